@@ -1,0 +1,52 @@
+# Everything runs in .venv; `make setup` is the only target that installs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup run test lint types format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## create .venv and install qexport, its backends and the test tools into it
+
+# A candidate has to start, be new enough and carry ensurepip: a pyenv shim or Debian without python3-venv does not.
+# torch goes first and alone: what is resolved after it keeps this build and does not fetch another.
+$(READY): pyproject.toml constraints.txt
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	  for python in python3.11 python3; do \
+	    if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \
+	      echo "creating $(VENV) with $$python"; $$python -m venv --clear $(VENV) && exit 0; exit 1; \
+	    fi; \
+	  done; \
+	  echo "no usable Python: install Python 3.10 or later and its venv module (Debian: apt-get install python3-venv)" >&2; \
+	  exit 1; \
+	fi
+	$(PY) -m pip install --quiet torch==2.13.0 -c constraints.txt
+	$(PY) -m pip install --quiet -e '.[all,dev]' -c constraints.txt
+	@touch $@
+
+run: setup  ## the main job on the embedded default: model, data set and report
+	$(VENV)/bin/qexport demo
+
+test: setup  ## all tests
+	$(PY) -m pytest
+
+lint: setup  ## style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup  ## types
+	$(PY) -m mypy
+
+format: setup  ## rewrite the code in house style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove what the other targets made, .venv included
+	rm -rf $(VENV) build dist runs qexport_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

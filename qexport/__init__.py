@@ -1,0 +1,3 @@
+"""qexport: INT8 and FP16 edge artifacts from YOLO checkpoints, with the evidence that they still work."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,64 @@
+"""The errors that end a run, each one line: what, where, and what to do about it.
+
+QexportError            exit 1   something failed that has no class of its own
+├── UsageError          exit 2   the command line or the config file
+├── InputError          exit 3   a model, data set, image or folder that cannot be used
+├── MissingExtraError   exit 4   a package that this format needs is not installed
+├── ConversionError     exit 5   a format could not be written
+├── VerificationError   exit 6   an artifact does not do what its plan says
+└── GateError           exit 7   a bound on accuracy, size or speed was not held
+"""
+
+from __future__ import annotations
+
+
+class QexportError(Exception):
+    """Base of all errors that the command line shows as one line.
+
+    Args:
+        what: what is wrong, naming the thing.
+        remedy: what the user can do, as a sentence without a full stop.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what}: {remedy}" if remedy else what)
+        self.what = what
+        self.remedy = remedy
+
+
+class UsageError(QexportError):
+    """The command line or the config file asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class InputError(QexportError):
+    """A file or folder that was given cannot be used."""
+
+    exit_code = 3
+
+
+class MissingExtraError(QexportError):
+    """A package that the asked format needs is not installed."""
+
+    exit_code = 4
+
+
+class ConversionError(QexportError):
+    """The runtime's converter refused the graph."""
+
+    exit_code = 5
+
+
+class VerificationError(QexportError):
+    """The written artifact differs from its plan or from the simulated program."""
+
+    exit_code = 6
+
+
+class GateError(QexportError):
+    """A measured figure broke a bound that the user set."""
+
+    exit_code = 7
