@@ -1,0 +1,309 @@
+"""Dataset YAMLs as Ultralytics reads them, and the image lists in them.
+
+Two differences, both on purpose: a relative `path` is looked for beside the YAML first, and a `download:`
+key is never acted on.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import InputError, UsageError
+
+SPLITS = ("train", "val", "test", "minival")
+# The list of ultralytics.data.utils.IMG_FORMATS, repeated so that reading a YAML does not import torch.
+_FORMATS = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset YAML with its paths made absolute.
+
+    Attributes:
+        yaml: the file that was read.
+        root: the folder that the splits are relative to; may be missing.
+        splits: split name → its sources: folders, `.txt` lists or images; may be missing.
+        names: class index → class name, indices 0 to n-1.
+        channels: colour channels of an image.
+        download: the `download:` key as written, never acted on here.
+    """
+
+    yaml: Path
+    root: Path
+    splits: Mapping[str, tuple[Path, ...]]
+    names: Mapping[int, str]
+    channels: int
+    download: str | None
+
+
+def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
+    """Read a dataset YAML; no image is looked at.
+
+    Args:
+        path: the YAML.
+        datasets_dir: where Ultralytics keeps its data sets; a relative `path` key is looked for there last.
+
+    Raises:
+        InputError: the file is missing, is not a YAML mapping, or a key has a value of the wrong kind.
+    """
+    path = path.absolute()
+    content = _read_mapping(path)
+    root = _root(content.get("path"), path, datasets_dir)
+    return Dataset(
+        yaml=path,
+        root=root,
+        splits=_splits(content, root, path),
+        names=_names(content, path),
+        channels=_integer(content.get("channels", 3), "channels", path),
+        download=None if content.get("download") is None else str(content["download"]),
+    )
+
+
+def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:
+    """Every image of a split: sorted by path, each once, hidden files left out.
+
+    Raises:
+        InputError: the split is not in the YAML, a path of it does not exist, or there is no image in it.
+    """
+    sources = dataset.splits.get(split)
+    if sources is None:
+        there = ", ".join(dataset.splits) or "none"
+        raise InputError(
+            f"{dataset.yaml} has no split '{split}' (splits in it: {there})",
+            f"add a line '{split}: <folder, list of folders or .txt>' or give another data set",
+        )
+    found = {image for source in sources for image in _images_of(source, dataset, split)}
+    if not found:
+        where = ", ".join(str(source) for source in sources)
+        raise InputError(
+            f"no images in split '{split}' of {dataset.yaml} ({where})",
+            f"put images there ({', '.join(sorted(IMAGE_SUFFIXES))}) or correct the path",
+        )
+    return tuple(sorted(found))
+
+
+def overlap(a: Sequence[Path], b: Sequence[Path]) -> tuple[Path, ...]:
+    """The images of `a` whose bytes are also those of an image of `b`, in the order of `a`.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    same_path = set(b)
+    b_by_size: dict[int, list[Path]] = {}
+    for image in b:
+        b_by_size.setdefault(_size(image), []).append(image)
+    digests: dict[int, set[bytes]] = {}
+    shared: list[Path] = []
+    for image in a:
+        if image in same_path:
+            shared.append(image)
+            continue
+        size = _size(image)
+        if size not in b_by_size:
+            continue
+        if size not in digests:
+            digests[size] = {_digest(other) for other in b_by_size[size]}
+        if _digest(image) in digests[size]:
+            shared.append(image)
+    return tuple(shared)
+
+
+def take(images: Sequence[Path], fraction: float = 1.0, count: int | None = None, seed: int = 0) -> tuple[Path, ...]:
+    """An evenly spread subset, in order, the same on every run.
+
+    Args:
+        images: what to choose from.
+        fraction: share to keep, more than 0 and at most 1; at least one image stays.
+        count: at most this many images; None for no limit.
+        seed: shifts the choice; another seed picks other images as evenly.
+
+    Raises:
+        UsageError: `fraction` or `count` is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"--fraction {fraction} is out of range", "give more than 0 and at most 1")
+    if count is not None and count < 1:
+        raise UsageError(f"--calib-images {count} is out of range", "give 1 or more")
+    total = len(images)
+    if total == 0:
+        return ()
+    kept = max(1, round(total * fraction))
+    if count is not None:
+        kept = min(kept, count)
+    # One image from each of `kept` equal stretches: whole numbers, so no platform rounds differently.
+    offset = (total // 2 + seed) % total
+    return tuple(images[(i * total + offset) // kept] for i in range(kept))
+
+
+def fingerprint(images: Sequence[Path]) -> str:
+    """32 hex digits that change with any name, byte or member, not with the order or the place of the folder.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    paths = [image.absolute() for image in images]
+    base = os.path.commonpath([image.parent for image in paths]) if paths else ""
+    total = hashlib.blake2b(digest_size=16)
+    for name, image in sorted((image.relative_to(base).as_posix(), image) for image in paths):
+        total.update(name.encode("utf-8", "surrogateescape") + b"\0" + _digest(image))
+    return total.hexdigest()
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder, not a dataset YAML", "give the .yaml file in it")
+    try:
+        text = path.read_text(encoding="utf-8", errors="ignore")
+    except FileNotFoundError:
+        raise InputError(f"dataset {path} does not exist", "give the path of a dataset YAML") from None
+    except OSError as error:
+        raise InputError(f"dataset {path} cannot be read ({error.strerror})", "check its permissions") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"dataset {path} is not valid YAML ({reason})", "correct it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"dataset {path} is not a YAML mapping", "give a file with 'train:', 'val:' and 'names:'")
+    return content
+
+
+def _root(value: Any, yaml: Path, datasets_dir: Path | None) -> Path:
+    if not value:
+        return yaml.parent
+    if not isinstance(value, str):
+        raise _wrong_kind("path", value, "a folder", yaml)
+    given = Path(value)
+    candidates = [yaml.parent / given, Path.cwd() / given]
+    if datasets_dir is not None:
+        candidates.append(datasets_dir / given)
+    return next((folder for folder in candidates if os.path.exists(folder)), candidates[0]).resolve()
+
+
+# os.path.exists rather than Path.exists throughout: below an unreadable folder it says no instead of raising.
+def _splits(content: Mapping[str, Any], root: Path, yaml: Path) -> dict[str, tuple[Path, ...]]:
+    splits: dict[str, tuple[Path, ...]] = {}
+    for split in SPLITS:
+        key = "validation" if split == "val" and "val" not in content else split
+        value = content.get(key)
+        if not value:
+            continue
+        sources = [value] if isinstance(value, str) else value
+        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+            raise _wrong_kind(key, value, "a path or a list of paths", yaml)
+        splits[split] = tuple(_source(source, root) for source in sources)
+    return splits
+
+
+def _source(text: str, root: Path) -> Path:
+    source = (root / text).resolve()
+    # Exports of labelling services write "../train/images" for a folder that lies beside the YAML.
+    if not os.path.exists(source) and text.startswith("../"):
+        return (root / text[3:]).resolve()
+    return source
+
+
+def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
+    names, classes = content.get("names"), content.get("nc")
+    if names is None and classes is None:
+        raise InputError(f"dataset {yaml} has neither 'names' nor 'nc'", "add 'names:' with the class names")
+    if names is None:
+        names = [f"class_{i}" for i in range(_integer(classes, "nc", yaml))]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    try:
+        numbered = {int(index): str(name) for index, name in names.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise _wrong_kind("names", names, "a list of names or a map from index to name", yaml) from None
+    if not numbered or sorted(numbered) != list(range(len(numbered))):
+        raise InputError(f"'names' in {yaml} are not numbered 0 to n-1", "number the classes without gaps")
+    if classes is not None and _integer(classes, "nc", yaml) != len(numbered):
+        raise InputError(f"{yaml} has {len(numbered)} names but 'nc: {classes}'", "make them agree")
+    return dict(sorted(numbered.items()))
+
+
+def _integer(value: Any, key: str, yaml: Path) -> int:
+    try:
+        number = float(value)
+        if number != int(number) or number < 1:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise _wrong_kind(key, value, "a whole number of 1 or more", yaml) from None
+    return int(number)
+
+
+def _wrong_kind(key: str, value: Any, expected: str, yaml: Path) -> InputError:
+    shown = " ".join(repr(value).split())
+    return InputError(f"'{key}' in {yaml} is {shown[:60]}", f"it has to be {expected}")
+
+
+def _images_of(source: Path, dataset: Dataset, split: str) -> list[Path]:
+    if os.path.isdir(source):
+        return _images_in_folder(source)
+    if not os.path.exists(source):
+        remedy = "correct the path in the YAML"
+        if dataset.download:
+            remedy += " or fetch the data yourself (its 'download:' key is never run)"
+        raise InputError(f"split '{split}' of {dataset.yaml}: {source} does not exist", remedy)
+    if source.suffix.lower() in IMAGE_SUFFIXES:
+        return [source]
+    return _images_in_list(source, dataset.root)
+
+
+def _images_in_folder(folder: Path) -> list[Path]:
+    # glob as Ultralytics uses it follows linked folders and leaves hidden files out; Path.rglob does neither.
+    found = glob.iglob(str(Path(glob.escape(str(folder))) / "**" / "*.*"), recursive=True)
+    return [Path(name) for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _images_in_list(listing: Path, root: Path) -> list[Path]:
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{listing} cannot be read as a list of images", "give one path per line") from error
+    written = [Path(line.strip()) for line in lines]
+    images = [_listed(path, listing, root) for path in written if path.suffix.lower() in IMAGE_SUFFIXES]
+    missing = [image for image in images if not os.path.isfile(image)]
+    if missing:
+        raise InputError(
+            f"{listing} names {len(missing)} images that do not exist, the first is {missing[0]}",
+            "correct the list",
+        )
+    return images
+
+
+def _listed(path: Path, listing: Path, root: Path) -> Path:
+    bases = (listing.parent, root, Path.cwd())
+    return next((base / path for base in bases if os.path.isfile(base / path)), bases[0] / path)
+
+
+def _size(image: Path) -> int:
+    try:
+        return image.stat().st_size
+    except OSError as error:
+        raise _unreadable(image, error) from error
+
+
+def _digest(image: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with image.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(image, error) from error
+    return digest.digest()
+
+
+def _unreadable(image: Path, error: OSError) -> InputError:
+    return InputError(f"image {image} cannot be read ({error.strerror})", "restore or remove it")

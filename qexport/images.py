@@ -1,0 +1,105 @@
+"""Images from file to network input, pixel for pixel as Ultralytics prepares them at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.errors import InputError
+
+_PADDING = 114
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to HxWx3 uint8 in BGR order, EXIF orientation applied.
+
+    Raises:
+        InputError: the file is missing, empty, cut off or not an image.
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"image {path} cannot be read ({error.strerror})", "restore or remove it") from error
+    if encoded.size == 0:
+        raise InputError(f"image {path} is empty", "restore or remove it")
+    image = _decode(encoded)
+    if image is None:
+        raise InputError(f"image {path} is corrupt or not an image", "restore or remove it")
+    return image
+
+
+def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an image into `shape` without distortion, centred on grey (114).
+
+    Args:
+        image: HxWx3 uint8.
+        shape: height and width of the result, in pixels.
+
+    Returns:
+        uint8 of `shape` x 3, the same bytes as `LetterBox(shape, auto=False, scaleup=True)` of Ultralytics.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = min(shape[0] / height, shape[1] / width)
+    # A very thin image must keep one pixel, or cv2 refuses to scale it.
+    scaled_width, scaled_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    scaled = image
+    if (width, height) != (scaled_width, scaled_height):
+        scaled = _uint8(cv2.resize(image, (scaled_width, scaled_height), interpolation=cv2.INTER_LINEAR))
+    # An odd margin puts its extra pixel at the bottom or right, which the 0.1 decides in Ultralytics too.
+    vertical, horizontal = (shape[0] - scaled_height) / 2, (shape[1] - scaled_width) / 2
+    top, bottom = round(vertical - 0.1), round(vertical + 0.1)
+    left, right = round(horizontal - 0.1), round(horizontal + 0.1)
+    grey = (_PADDING, _PADDING, _PADDING)
+    return _uint8(cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey))
+
+
+def to_tensor(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """HxWx3 uint8 BGR → contiguous 3xHxW float32 RGB in 0..1."""
+    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+    return planes.astype(np.float32) / np.float32(255)
+
+
+def stream(
+    paths: Iterable[Path], imgsz: tuple[int, int], on_skip: Callable[[Path, str], None]
+) -> Iterator[tuple[Path, NDArray[np.float32]]]:
+    """Yield every readable image as (path, 3xHxW float32 RGB in 0..1), one in memory at a time.
+
+    Args:
+        paths: image files, in the order in which they are wanted.
+        imgsz: height and width of the network input, in pixels.
+        on_skip: called with the path and the reason for each image that cannot be used.
+    """
+    for path in paths:
+        try:
+            image = read_image(path)
+        except InputError as error:
+            on_skip(path, error.what)
+            continue
+        yield path, to_tensor(letterbox(image, imgsz))
+
+
+def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    import cv2
+    from cv2.utils import logging
+
+    # On a corrupt file OpenCV writes lines of its own across progress bars; the error names the file instead.
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    finally:
+        logging.setLogLevel(level)
+    return None if decoded is None else _uint8(decoded)
+
+
+def _uint8(image: Any) -> NDArray[np.uint8]:
+    # OpenCV's own types say only "some number"; no copy is made.
+    return np.asarray(image, dtype=np.uint8)

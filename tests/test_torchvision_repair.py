@@ -1,0 +1,84 @@
+"""The repair of torchvision, each in a process of its own: it changes what torch knows for good."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+REPAIR = """
+import json
+from qexport.torchvision_repair import repair
+first, second = repair(), repair()
+import torch, torchvision
+boxes = torch.tensor([[0., 0., 10., 10.], [0., 0., 10., 8.], [0., 0., 10., 4.], [20., 20., 30., 30.]])
+scores = torch.tensor([0.6, 0.9, 0.8, 0.1])
+nms = lambda threshold: torchvision.ops.nms(boxes, scores, threshold).tolist()
+batched = torchvision.ops.batched_nms(boxes, scores, torch.tensor([0, 1, 1, 1]), 0.45).tolist()
+print(json.dumps([first, second, nms(0.45), nms(0.7), nms(0.85), batched]))
+"""
+
+HEALTHY = """
+import json, sys, types
+fake = sys.modules["torchvision"] = types.ModuleType("torchvision")
+from qexport import torchvision_repair
+declared = torchvision_repair.repair()
+print(json.dumps([
+    declared, sys.modules["torchvision"] is fake, sorted(vars(fake)), "torch" in sys.modules,
+    len(torchvision_repair._kept_alive),
+]))
+"""
+
+BROKEN_OTHERWISE = """
+import sys
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torchvision":
+            raise RuntimeError("something else is wrong")
+sys.meta_path.insert(0, Finder)
+from qexport.torchvision_repair import repair
+try:
+    repair()
+except RuntimeError as error:
+    print('"%s"' % error)
+"""
+
+
+def _run(program: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nms_gives_the_right_boxes_after_the_repair() -> None:
+    first, second, at_45, at_70, at_85, batched = _run(REPAIR)
+    assert isinstance(first, list)
+    assert second == []
+    # IoU with box 1 (area 80, best score): box 0 has 80/100 = 0.8, box 2 has 40/80 = 0.5, box 3 is apart.
+    # Box 2 (second best) has 40/100 = 0.4 with box 0.
+    assert at_45 == [1, 3]
+    assert at_70 == [1, 2, 3]
+    assert at_85 == [1, 2, 0, 3]
+    # In a class of its own, box 0 is no longer suppressed by box 1.
+    assert batched == [1, 0, 3]
+
+
+def test_a_healthy_installation_is_left_alone() -> None:
+    declared, same_module, attributes, torch_imported, kept_alive = _run(HEALTHY)
+    assert declared == []
+    assert same_module
+    assert attributes == ["__doc__", "__loader__", "__name__", "__package__", "__spec__"]
+    # Without torch in the process there is nothing that an operator could have been declared to.
+    assert not torch_imported
+    assert kept_alive == 0
+
+
+def test_another_failure_is_not_hidden() -> None:
+    assert _run(BROKEN_OTHERWISE) == "something else is wrong"
