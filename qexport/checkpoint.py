@@ -1,0 +1,112 @@
+"""Read a `.pt` checkpoint, without running what may hide in it, into a float module.
+
+A `.pt` file is a pickle: loading it runs code. Ultralytics keeps an allow-list of model classes for
+`torch.load(weights_only=True)`; everything else is refused by name unless the user trusts the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import InputError
+
+_REFUSED = re.compile(r"(?:GLOBAL|class|Unsupported global:)\s+([\w.]+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model and what its file says about itself.
+
+    Attributes:
+        module: Ultralytics model in eval mode, float32, not fused; `split_head` consumes it.
+        task: "detect", "segment", …
+        names: class index to class name.
+        stride: the largest stride in pixels; image sizes are multiples of it.
+        imgsz: the size that the model was trained at, in pixels.
+        fingerprint: SHA-256 of the file.
+    """
+
+    path: Path
+    module: Any
+    task: str
+    names: dict[int, str]
+    stride: int
+    channels: int
+    imgsz: int
+    fingerprint: str
+
+    @property
+    def has_end2end(self) -> bool:
+        """Whether there is an end-to-end head beside the one-to-many one."""
+        return getattr(self.module.model[-1], "one2one_cv2", None) is not None
+
+
+def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
+    """Load an Ultralytics checkpoint.
+
+    Args:
+        path: the `.pt` file.
+        trust: unpickle classes outside the allow-list, too (`--trust-checkpoint`).
+
+    Raises:
+        InputError: no such file, not a checkpoint, or one with classes that are not on the allow-list.
+    """
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}", "check the path")
+    content = _unpickle(path, trust)
+    candidate = content.get("ema") or content.get("model") if isinstance(content, dict) else None
+    if candidate is None or not hasattr(candidate, "model"):
+        raise InputError(f"{path} holds no Ultralytics model", "give the .pt file that a YOLO training wrote")
+    module = candidate.float().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    arguments = content.get("train_args") or {}
+    return Checkpoint(
+        path=path,
+        module=module,
+        task=str(getattr(module, "task", None) or arguments.get("task") or "detect"),
+        names={int(index): str(name) for index, name in dict(module.names).items()},
+        stride=int(max(module.stride)),
+        channels=int(module.yaml.get("channels", 3)),
+        imgsz=_training_size(arguments.get("imgsz", 640)),
+        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _training_size(value: Any) -> int:
+    return int(max(value)) if isinstance(value, list | tuple) else int(value)
+
+
+def _unpickle(path: Path, trust: bool) -> Any:
+    from ultralytics.nn.tasks import torch_safe_load
+
+    try:
+        content, _ = torch_safe_load(str(path), safe_only=not trust)
+    except (
+        AssertionError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ModuleNotFoundError,
+    ) as error:
+        raise _explained(path, error) from error
+    return content
+
+
+def _explained(path: Path, error: Exception) -> InputError:
+    reason = f"{error} {error.__cause__ or ''}"
+    refused = _REFUSED.search(reason)
+    if refused and "allow" in reason.lower():
+        return InputError(
+            f"{path} wants to load the class {refused.group(1)}, which is not on the allow-list",
+            "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code",
+        )
+    if "TorchScript" in reason:
+        return InputError(f"{path} is a TorchScript archive", "give the .pt checkpoint that it was exported from")
+    return InputError(f"{path} is not a checkpoint that can be read", "it may be cut short, or not a .pt file at all")

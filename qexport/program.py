@@ -1,0 +1,309 @@
+"""The float program: one graph with a stable name for every value.
+
+`torch.export` captures the module; SiLU is split into sigmoid and multiplication, because runtimes quantise the two
+separately; every node is then renamed after the module that it came from. Those names are the keys of calibration
+tables, plans, artifacts and reports, so they must not depend on the order of capture or on library versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from qexport.errors import ConversionError, InputError
+from qexport.heads import DetectionProgram
+
+aten = torch.ops.aten
+
+INPUT = "images"
+OPERATION_NAMES = {
+    aten.conv2d.default: "conv",
+    aten.conv_transpose2d.input: "conv_transpose",
+    aten.linear.default: "linear",
+    aten.sigmoid.default: "sigmoid",
+    aten.mul.Tensor: "mul",
+    aten.add.Tensor: "add",
+    aten.sub.Tensor: "sub",
+    aten.div.Tensor: "div",
+    aten.relu.default: "relu",
+    aten.matmul.default: "matmul",
+    aten.softmax.int: "softmax",
+    aten.cat.default: "cat",
+    aten.chunk.default: "chunk",
+    aten.split_with_sizes.default: "split",
+    aten.split.Tensor: "split",
+    operator.getitem: "part",
+    aten.max_pool2d.default: "max_pool",
+    aten.avg_pool2d.default: "avg_pool",
+    aten.upsample_nearest2d.vec: "resize",
+    aten.view.default: "reshape",
+    aten.reshape.default: "reshape",
+    aten.flatten.using_ints: "reshape",
+    aten.permute.default: "transpose",
+    aten.transpose.int: "transpose",
+}
+"""What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
+
+
+MOVES_DATA = frozenset({"part", "cat", "reshape", "transpose", "resize", "max_pool"})
+"""Operations whose result holds only elements of their inputs: calibration need not watch them."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor of the program.
+
+    Attributes:
+        name: stable key, made from the module path and the operation.
+        operation: entry of `OPERATION_NAMES`, "input", or the ATen name.
+        inputs: names of the tensors that it is computed from, weights left out.
+        weight: parameter that a convolution or linear layer multiplies with, "" for others.
+        shape: as traced, batch first.
+        region: "body", or "decode" for the float tail behind the raw outputs.
+        macs: multiply-accumulates to compute it once.
+    """
+
+    name: str
+    operation: str
+    inputs: tuple[str, ...]
+    weight: str
+    shape: tuple[int, ...]
+    region: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """The captured float program.
+
+    Attributes:
+        graph: callable, images (batch, channels, height, width) to the decoded output.
+        values: every tensor in order of computation, by name.
+        raw_boxes, raw_scores: names of the per-level values that the decode reads.
+        head: "end2end" or "one2many".
+        fingerprint: SHA-256 over structure and weights.
+    """
+
+    graph: GraphModule
+    values: dict[str, Value]
+    raw_boxes: tuple[str, ...]
+    raw_scores: tuple[str, ...]
+    head: str
+    imgsz: tuple[int, int]
+    batch: int
+    fingerprint: str
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[Value, ...]]:
+        """For every value the values computed from it."""
+        found: dict[str, list[Value]] = {name: [] for name in self.values}
+        for value in self.values.values():
+            for source in value.inputs:
+                found[source].append(value)
+        return {name: tuple(readers) for name, readers in found.items()}
+
+
+def capture(module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, channels: int = 3) -> Program:
+    """Trace `module` at a fixed shape and check that the program computes what the module does.
+
+    Raises:
+        InputError: the model cannot be traced.
+        ConversionError: the program's output differs from the module's.
+    """
+    example = torch.rand(batch, channels, *imgsz, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(example)
+        graph = _trace(module, example)
+        _normalise(graph)
+        _check_same(expected, graph(example))
+    values = {value.name: value for value in _describe(graph)}
+    raw = _raw_outputs(values)
+    return Program(
+        graph=graph,
+        values=values,
+        raw_boxes=raw[: len(raw) // 2],
+        raw_scores=raw[len(raw) // 2 :],
+        head="end2end" if module.decode.end2end else "one2many",
+        imgsz=imgsz,
+        batch=batch,
+        fingerprint=_fingerprint(graph),
+    )
+
+
+def _trace(module: nn.Module, example: Tensor) -> GraphModule:
+    try:
+        graph = torch.export.export(module, (example,), strict=False).module(check_guards=False)
+    except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.Unsupported) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"the model cannot be traced ({first})", "report its architecture") from error
+    assert isinstance(graph, GraphModule)
+    return graph
+
+
+def _normalise(graph: GraphModule) -> None:
+    _drop_guards(graph)
+    _split_silu(graph)
+    _rename(graph)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+
+
+def _drop_guards(graph: GraphModule) -> None:
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and not node.users:
+            graph.graph.erase_node(node)
+
+
+def _split_silu(graph: GraphModule) -> None:
+    """Replace x.silu() by x * sigmoid(x); the in-place form is safe because the convolution has no other user."""
+    for node in list(graph.graph.nodes):
+        if node.target not in (aten.silu.default, aten.silu_.default):
+            continue
+        source = node.args[0]
+        if node.target is aten.silu_.default and len(source.users) > 1:
+            raise ConversionError(f"{source.name} is overwritten in place and read again", "report its architecture")
+        with graph.graph.inserting_before(node):
+            gate = graph.graph.call_function(aten.sigmoid.default, (source,))
+            product = graph.graph.call_function(aten.mul.Tensor, (source, gate))
+        for made in (gate, product):
+            made.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.graph.erase_node(node)
+
+
+def _rename(graph: GraphModule) -> None:
+    used: Counter[str] = Counter()
+    modules: dict[Node, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            node._rename(INPUT)
+        if node.op != "call_function":
+            continue
+        modules[node] = _module_path(node, modules)
+        wanted = _identifier(f"{modules[node]}_{operation_of(node)}")
+        used[wanted] += 1
+        node._rename(wanted if used[wanted] == 1 else f"{wanted}_{used[wanted]}")
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"\W", "_", text)
+
+
+def _module_path(node: Node, known: dict[Node, str]) -> str:
+    """Module that a node came from; for activations, which models share between layers, that of the convolution."""
+    weight = weight_of(node)
+    if weight:
+        return weight.rsplit(".", 1)[0].removesuffix(".conv")
+    if _is_activation(node):
+        return known[node.args[0]]  # type: ignore[index]
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return paths[-1] if paths else "program"
+
+
+def _is_activation(node: Node) -> bool:
+    if node.target in (aten.sigmoid.default, aten.relu.default):
+        source = node.args[0]
+    elif node.target is aten.mul.Tensor and isinstance(node.args[1], Node):
+        source = node.args[0] if node.args[1].target is aten.sigmoid.default else None
+    else:
+        return False
+    return isinstance(source, Node) and bool(weight_of(source))
+
+
+def operation_of(node: Node) -> str:
+    """Return the plan's word for what a node computes."""
+    if node.op == "placeholder":
+        return "input"
+    known = OPERATION_NAMES.get(node.target)
+    return known or str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def weight_of(node: Node) -> str:
+    """Return the parameter path of a convolution's or linear layer's weight, "" for any other node."""
+    if node.op != "call_function" or operation_of(node) not in ("conv", "conv_transpose", "linear"):
+        return ""
+    weight = node.args[1]
+    return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else ""
+
+
+def tensor_inputs(node: Node) -> tuple[Node, ...]:
+    """Return the computed tensors that a node reads: no parameters, and for a part of a split the tensor split."""
+    found: dict[Node, None] = {}
+    for source in node.all_input_nodes:
+        if source.op not in ("call_function", "placeholder"):
+            continue
+        whole = isinstance(source.meta.get("val"), Tensor)
+        found.update(dict.fromkeys((source,) if whole else tensor_inputs(source)))
+    return tuple(found)
+
+
+def _describe(graph: GraphModule) -> Iterator[Value]:
+    for node in graph.graph.nodes:
+        traced = node.meta.get("val")
+        if node.op not in ("call_function", "placeholder") or not isinstance(traced, Tensor):
+            continue
+        yield Value(
+            name=node.name,
+            operation=operation_of(node),
+            inputs=tuple(n.name for n in tensor_inputs(node)),
+            weight=weight_of(node),
+            shape=tuple(int(size) for size in traced.shape),
+            region="decode" if node.name.startswith("decode_") else "body",
+            macs=_macs(node),
+        )
+
+
+def _macs(node: Node) -> int:
+    shape = node.meta["val"].shape
+    if weight_of(node):
+        weight: Any = node.args[1]
+        kernel = weight.meta["val"].shape if "val" in weight.meta else ()
+        return int(shape.numel() * torch.Size(kernel[1:]).numel())
+    if operation_of(node) == "matmul":
+        left: Any = node.args[0]
+        return int(shape.numel() * left.meta["val"].shape[-1])
+    return 0
+
+
+def observed_sources(program: Program, name: str) -> tuple[str, ...]:
+    """Return the values whose elements `name` consists of: itself, or what it was moved or gathered from."""
+    value = program.values[name]
+    if value.operation not in MOVES_DATA:
+        return (name,)
+    return tuple(dict.fromkeys(s for source in value.inputs for s in observed_sources(program, source)))
+
+
+def _raw_outputs(values: dict[str, Value]) -> tuple[str, ...]:
+    """Body values that the decode reads, in its order: boxes of each level, then class logits of each level."""
+    raw: dict[str, None] = {}
+    for value in values.values():
+        if value.region == "decode":
+            raw.update((name, None) for name in value.inputs if values[name].region == "body")
+    return tuple(raw)
+
+
+def _check_same(expected: Tensor, actual: Tensor) -> None:
+    error = float((expected - actual).abs().max())
+    allowed = 1e-3 * max(1.0, float(expected.abs().max()))
+    if not error <= allowed:
+        raise ConversionError(f"the captured program differs from the model by {error:.3g}", "report its architecture")
+
+
+def _fingerprint(graph: GraphModule) -> str:
+    digest = hashlib.sha256(str(graph.graph).encode())
+    for name, tensor in sorted(graph.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
