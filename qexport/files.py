@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qexport.errors import InputError
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it over `path` if the block succeeds, remove it if not.
+
+    The temporary name keeps the suffix, which some writers insist on.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and check that it can be written to.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"folder {path} cannot be written ({error.strerror or error})", "choose another --out"
+        ) from error
+    return path

@@ -1,0 +1,75 @@
+"""Watch one value of the program while calibration images pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qexport.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, widen
+
+MOST_SAMPLES = 32768
+"""Elements of a tensor that go into the histogram for each image; minimum and maximum see them all."""
+
+
+class Observer:
+    """Accumulate the `Statistics` of one value in constant memory."""
+
+    def __init__(self) -> None:
+        self._minimum = np.inf
+        self._maximum = -np.inf
+        self._sum_of_minima = 0.0
+        self._sum_of_maxima = 0.0
+        self._images = 0
+        self._limit = LEAST_LIMIT
+        self._counts = np.zeros(BINS, dtype=np.int64)
+
+    def update(self, tensor: Tensor) -> None:
+        """Add one image's tensor (any shape, float).
+
+        Raises:
+            ValueError: the tensor holds a value that is not finite.
+        """
+        low, high = (float(extreme) for extreme in torch.aminmax(tensor))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError("not finite")
+        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
+        self._sum_of_minima += low
+        self._sum_of_maxima += high
+        limit = limit_for(max(abs(low), abs(high)))
+        if self._images:
+            limit = max(self._limit, limit)
+            self._counts = widen(self._counts, self._limit, limit)
+        self._limit = limit
+        self._counts += histogram(self._sample(tensor), limit)
+        self._images += 1
+
+    def _sample(self, tensor: Tensor) -> Tensor:
+        """Every k-th element, starting elsewhere for each image so that no position is always left out."""
+        flat = tensor.reshape(-1)
+        step = -(-flat.numel() // MOST_SAMPLES)
+        # An even step would visit the same columns in every row of a feature map.
+        step += step > 1 and step % 2 == 0
+        return flat[self._images % step :: step]
+
+    def statistics(self) -> Statistics:
+        """Return what was seen so far; at least one image must have passed."""
+        if not self._images:
+            raise ValueError("no image was observed")
+        return Statistics(
+            minimum=self._minimum,
+            maximum=self._maximum,
+            mean_minimum=self._sum_of_minima / self._images,
+            mean_maximum=self._sum_of_maxima / self._images,
+            images=self._images,
+            limit=self._limit,
+            counts=self._counts.copy(),
+        )
+
+
+def histogram(values: Tensor, limit: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Count `values` (1-D float) into BINS equal bins over [-limit, limit]; int64 of shape (BINS,)."""
+    counted: np.ndarray[tuple[int], np.dtype[np.int64]] = (
+        torch.histc(values, bins=BINS, min=-limit, max=limit).numpy().astype(np.int64)
+    )
+    return counted
