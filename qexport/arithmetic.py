@@ -1,0 +1,79 @@
+"""Affine quantisation arithmetic: real = scale * (quantised - zero_point).
+
+Follows Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (2018): asymmetric per-tensor activations whose range always contains zero, symmetric per-channel weights.
+All arrays are NumPy; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+SMALLEST_SCALE = 1e-9
+"""Scale of an all-zero tensor: any positive number would do, runtimes refuse zero."""
+
+
+@dataclass(frozen=True)
+class IntegerType:
+    """A quantised number format: the integers from `low` to `high` inclusive."""
+
+    name: str
+    low: int
+    high: int
+
+    @property
+    def levels(self) -> int:
+        """Steps between the lowest and the highest integer."""
+        return self.high - self.low
+
+
+INT8 = IntegerType("int8", -128, 127)
+INT8_NARROW = IntegerType("int8", -127, 127)
+"""Weights leave -128 unused: symmetric, and the product of two extremes still fits the kernels' 16-bit sums."""
+UINT8 = IntegerType("uint8", 0, 255)
+INT16 = IntegerType("int16", -32768, 32767)
+
+
+def affine_parameters(low: float, high: float, kind: IntegerType) -> tuple[float, int]:
+    """Return (scale, zero point) that map the real range [low, high], widened to contain 0, onto `kind`.
+
+    Zero is represented exactly: padding and SiLU's floor must not become a bias.
+
+    Raises:
+        ValueError: a bound is not finite, or low exceeds high.
+    """
+    if not (np.isfinite(low) and np.isfinite(high)) or low > high:
+        raise ValueError(f"not a range: [{low}, {high}]")
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / kind.levels, SMALLEST_SCALE)
+    zero_point = round(kind.low - low / scale)
+    return scale, int(np.clip(zero_point, kind.low, kind.high))
+
+
+def symmetric_scale(peak: float, kind: IntegerType) -> float:
+    """Return the scale that maps [-peak, peak] onto `kind` with zero point 0."""
+    return max(abs(peak) / min(-kind.low, kind.high), SMALLEST_SCALE)
+
+
+def weight_scales(weight: FloatArray, axis: int, kind: IntegerType = INT8_NARROW) -> NDArray[np.float32]:
+    """Return one symmetric scale for each slice of `weight` along `axis` (float32, shape (weight.shape[axis],))."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    peaks = np.abs(weight).max(axis=others)
+    return np.array([symmetric_scale(float(p), kind) for p in peaks], dtype=np.float32)
+
+
+def quantise(real: FloatArray, scale: FloatArray | float, zero_point: int, kind: IntegerType) -> NDArray[np.int32]:
+    """Round half to even, shift by the zero point and saturate, as the runtimes' QUANTIZE operators do."""
+    shifted = np.rint(np.asarray(real, dtype=np.float64) / scale) + zero_point
+    quantised: NDArray[np.int32] = np.clip(shifted, kind.low, kind.high).astype(np.int32)
+    return quantised
+
+
+def dequantise(quantised: NDArray[np.integer], scale: FloatArray | float, zero_point: int) -> NDArray[np.float64]:
+    """Return scale * (quantised - zero_point) in float64."""
+    return (quantised.astype(np.float64) - zero_point) * scale

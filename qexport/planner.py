@@ -1,0 +1,217 @@
+"""Make a plan: program + calibration table + runtime profile → what every value becomes.
+
+Four steps, each a function: which operations run in integers, which values that touches, which of those share a
+scale, and which range each gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.arithmetic import affine_parameters, symmetric_scale, weight_scales
+from qexport.errors import InputError
+from qexport.plan import QuantPlan, TensorQuant
+from qexport.profile import FixedScale, RuntimeProfile, SharedScale
+from qexport.program import INPUT, Program, Value, observed_sources
+from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
+from qexport.statistics import Statistics, merge
+
+WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
+
+
+@dataclass(frozen=True)
+class RangeChoice:
+    """How ranges are chosen: a method of `qexport.ranges`, and whether SiLU's flat tail is left out."""
+
+    name: str
+    method: Callable[[Statistics], Range]
+
+
+METHODS: Mapping[str, RangeChoice] = {
+    choice.name: choice
+    for choice in (
+        RangeChoice("minmax", minmax),
+        RangeChoice("percentile", percentile),
+        RangeChoice("mse", least_error),
+    )
+}
+
+
+def make_plan(
+    program: Program,
+    statistics: Mapping[str, Statistics],
+    profile: RuntimeProfile,
+    method: str = "percentile",
+    float_values: frozenset[str] = frozenset(),
+) -> QuantPlan:
+    """Decide dtype, scale and zero point of every value and weight.
+
+    Args:
+        statistics: by value name, from `calibrate`.
+        method: entry of `METHODS`.
+        float_values: values whose operation the user wants in float.
+
+    Raises:
+        InputError: the table lacks a value that the plan needs.
+    """
+    integer = integer_values(program, profile, float_values)
+    touched = quantised_values(program, integer)
+    groups = scale_groups(program, profile, integer, touched)
+    tensors: dict[str, TensorQuant] = {}
+    for group in groups:
+        tensors.update(_group_tensors(program, profile, statistics, METHODS[method], group))
+    for value in program.values.values():
+        if value.name not in touched:
+            tensors[value.name] = TensorQuant("float32", why=_why_float(value, profile, float_values))
+        if value.weight:
+            tensors[value.weight] = _weight(program, profile, value, value.name in integer)
+    ordered = {name: tensors[name] for name in _order(program) if name in tensors}
+    return QuantPlan(profile.name, program.fingerprint, integer, ordered)
+
+
+def integer_values(program: Program, profile: RuntimeProfile, float_values: frozenset[str]) -> frozenset[str]:
+    """Names of the values whose operation runs in integers.
+
+    An operation that only moves data does so where what it moves is already quantised.
+    """
+    integer: set[str] = set()
+    stored: set[str] = {INPUT}
+    for value in program.values.values():
+        rule = profile.operations.get(value.operation)
+        if rule is None or value.region != "body" or value.name in float_values or _by_constant(value):
+            continue
+        moves = isinstance(rule, SharedScale) and value.operation != "cat"
+        if not moves or all(name in stored for name in value.inputs):
+            integer.add(value.name)
+            stored.add(value.name)
+    return frozenset(integer)
+
+
+def _by_constant(value: Value) -> bool:
+    return value.operation in ("mul", "add", "sub") and len(value.inputs) < 2
+
+
+def quantised_values(program: Program, integer: frozenset[str]) -> frozenset[str]:
+    """Values that integer operations write or read: the ones that need a scale."""
+    read = {name for value in program.values.values() if value.name in integer for name in value.inputs}
+    return frozenset(integer | read)
+
+
+def scale_groups(
+    program: Program, profile: RuntimeProfile, integer: frozenset[str], touched: frozenset[str]
+) -> list[tuple[str, ...]]:
+    """Partition `touched` into sets that must share a scale, each in order of computation."""
+    parent = {name: name for name in touched}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for value in program.values.values():
+        if value.name in integer and isinstance(profile.operations[value.operation], SharedScale):
+            for source in value.inputs:
+                parent[root(source)] = root(value.name)
+    groups: dict[str, list[str]] = {}
+    for name in program.values:
+        if name in touched:
+            groups.setdefault(root(name), []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def _group_tensors(
+    program: Program,
+    profile: RuntimeProfile,
+    statistics: Mapping[str, Statistics],
+    choice: RangeChoice,
+    group: tuple[str, ...],
+) -> dict[str, TensorQuant]:
+    fixed = _fixed_rule(program, profile, group)
+    if fixed is not None:
+        scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
+    elif INPUT in group:
+        (scale, zero_point), why = affine_parameters(0.0, 1.0, profile.activation), "pixels: one step each"
+    else:
+        (low, high), why = _group_range(program, statistics, choice, group)
+        if profile.symmetric_activations:
+            scale, zero_point = symmetric_scale(max(-low, high), profile.activation), 0
+        else:
+            scale, zero_point = affine_parameters(low, high, profile.activation)
+    label = group[0] if len(group) > 1 else ""
+    shared = f"; shared by {len(group)} values" if label else ""
+    tensor = TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), None, label, why + shared)
+    return dict.fromkeys(group, tensor)
+
+
+def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
+    rules = (profile.operations.get(program.values[name].operation) for name in group)
+    return next((rule for rule in rules if isinstance(rule, FixedScale)), None)
+
+
+def _group_range(
+    program: Program, statistics: Mapping[str, Statistics], choice: RangeChoice, group: tuple[str, ...]
+) -> tuple[Range, str]:
+    sources = dict.fromkeys(source for name in group for source in observed_sources(program, name))
+    missing = [name for name in sources if name not in statistics]
+    if missing:
+        raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
+    merged = merge(statistics[name] for name in sources)
+    if set(group) & set(program.raw_boxes):
+        chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
+    elif set(group) & set(program.raw_scores):
+        chosen = above(minmax(merged), LOGIT_FLOOR)
+        reason = "minmax above -8: confident scores are rare and must not be clipped"
+    elif all(_feeds_only_silu(program, name) for name in group):
+        chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
+    else:
+        chosen, reason = choice.method(merged), choice.name
+    return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
+
+
+def _feeds_only_silu(program: Program, name: str) -> bool:
+    readers = program.readers[name]
+    gates = [r for r in readers if r.operation == "sigmoid"]
+    return len(gates) == 1 and all(r is gates[0] or set(r.inputs) == {name, gates[0].name} for r in readers)
+
+
+def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
+    if value.name in float_values:
+        return "float as asked"
+    if value.region == "decode":
+        return "decode stays float: pixels and scores must not share a scale"
+    if value.operation in profile.kept_float:
+        return profile.kept_float[value.operation]
+    if _by_constant(value) or value.operation in profile.operations:
+        return "between float operations"
+    return f"{profile.name} has no integer kernel for {value.operation}"
+
+
+def _weight(program: Program, profile: RuntimeProfile, value: Value, integer: bool) -> TensorQuant:
+    if not integer:
+        return TensorQuant("float32", why=f"{value.name} stays float")
+    axis = WEIGHT_AXIS[value.operation]
+    scales = weight_scales(weight_array(program, value.weight), axis, profile.weight)
+    return TensorQuant(
+        "int8",
+        tuple(float(s) for s in scales),
+        (0,) * len(scales),
+        axis,
+        why="symmetric, one scale for each channel",
+    )
+
+
+def weight_array(program: Program, path: str) -> NDArray[np.float32]:
+    """Return a parameter of the program as float32."""
+    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
+    return array
+
+
+def _order(program: Program) -> Iterator[str]:
+    for value in program.values.values():
+        if value.weight:
+            yield value.weight
+        yield value.name
