@@ -1,0 +1,7 @@
+"""`python -m qexport`."""
+
+import sys
+
+from qexport.cli import main
+
+sys.exit(main())

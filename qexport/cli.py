@@ -1,0 +1,237 @@
+"""The command line. Nothing else prints, and nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from qexport import __version__
+from qexport.errors import QexportError
+
+if TYPE_CHECKING:
+    from qexport.job import ExportJob
+    from qexport.progress import Progress
+
+EPILOG = (
+    "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
+    "'qexport formats' lists the formats. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
+    "4 package missing, 5 conversion, 6 verification, 7 gate, 130 interrupted."
+)
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+
+
+def _option(text: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=False, **settings)
+
+
+@export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)
+def export_command(
+    model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
+    format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
+    int8: Annotated[bool | None, _option("INT8 weights and activations; needs --data.", "--int8")] = None,
+    half: Annotated[bool | None, _option("FP16.", "--half")] = None,
+    data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
+    eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
+    imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
+    batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
+    device: Annotated[str | None, _option("Where calibration runs. Default: cpu.", "--device")] = None,
+    fraction: Annotated[
+        float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
+    ] = None,
+    calib_images: Annotated[int | None, _option("At most this many calibration images.", "--calib-images")] = None,
+    nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
+    head: Annotated[
+        str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
+    ] = None,
+    ranges: Annotated[str | None, _option("percentile, minmax or mse. Default: percentile.", "--ranges")] = None,
+    threads: Annotated[int | None, _option("CPU threads to run artifacts with. Default: 2.", "--threads")] = None,
+    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
+    report: Annotated[Path | None, _option("Another place for report.json.", "--report")] = None,
+    calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
+    config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
+    no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
+    no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
+    trust_checkpoint: Annotated[
+        bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
+    ] = None,
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+    version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
+) -> None:
+    """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost.
+
+    qexport yolo26n.pt --format tflite --int8 --data coco8.yaml
+    """
+    if version:
+        print(__version__)
+        return
+    given = dict(locals(), format=format_)
+    from qexport.job import FIELDS, make_job
+
+    _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
+
+
+@verbs_app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("qexport_out/demo"),
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+) -> None:
+    """Run the main job offline on a small model and data set that come with qexport."""
+    from qexport.demo import demo_job
+
+    _run(demo_job(out), quiet, json_)
+
+
+@verbs_app.command()
+def formats() -> None:
+    """List the formats, their precisions, and whether this installation can write them."""
+    from qexport.backends import available_formats, find_backend
+    from qexport.errors import MissingExtraError
+
+    for name in available_formats():
+        try:
+            print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
+        except MissingExtraError as error:
+            print(f"{name}: not installed ({error.remedy})")
+
+
+def _run(job: ExportJob, quiet: bool, as_json: bool) -> None:
+    from qexport.offline import quiet_libraries
+
+    quiet_libraries()
+    with captured_stderr() as (terminal, log), _progress(terminal, hidden=quiet or as_json) as progress:
+        try:
+            from qexport.export import export
+
+            report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
+        except QexportError:
+            raise
+        except Exception as error:
+            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+    from qexport.report import to_json
+    from qexport.terminal import print_report
+
+    if as_json:
+        print(to_json(report), end="")
+    elif not quiet:
+        print_report(report, job.report or job.folder / "report.json", Console())
+
+
+@contextmanager
+def captured_stderr() -> Iterator[tuple[Console, Path]]:
+    """Send what libraries write to stderr to a file for the time of the block, warnings of compiled code included.
+
+    Yields:
+        A console on the real stderr, and the file.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        log = Path(folder) / "stderr.log"
+        with open(real, "w", encoding="utf-8") as terminal, log.open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+            try:
+                yield Console(file=terminal), log
+            finally:
+                sys.stderr.flush()
+                os.dup2(real, 2)
+
+
+class UnexpectedError(Exception):
+    """A fault of ours, with what libraries had to say before it."""
+
+    def __init__(self, error: Exception, output: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.output = output
+
+
+@contextmanager
+def _progress(console: Console, hidden: bool) -> Iterator[Progress]:
+    from qexport.progress import Silent
+
+    if hidden:
+        yield Silent()
+        return
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
+    with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+        yield Drawn(bar)
+
+
+class Drawn:
+    """Progress as bars; steps of unknown length spin."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Draw one bar for the time of the block."""
+        task = self._bar.add_task(title, total=total)
+        yield lambda: self._bar.advance(task)
+        self._bar.update(task, total=total or 1, completed=total or 1)
+
+
+VERBS = {"demo": verbs_app, "formats": verbs_app}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every expected error is one line on stderr."""
+    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
+    app = VERBS.get(words[0], export_app) if words else export_app
+    try:
+        code = app(words, prog_name="qexport", standalone_mode=False)
+        return int(code or 0)
+    except typer.TyperException as error:
+        return _fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
+    except QexportError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except MemoryError:
+        return _fail("out of memory: use a smaller --imgsz or --batch", 1)
+    except UnexpectedError as fault:
+        return _unexpected(fault.error, fault.output)
+    except Exception as error:
+        return _unexpected(error, "")
+
+
+def join_sizes(words: list[str]) -> list[str]:
+    """Let `--imgsz 480 640` mean what it means to `yolo`: click options take one word each."""
+    joined: list[str] = []
+    for word in words:
+        if word.isdigit() and len(joined) > 1 and joined[-2] == "--imgsz" and joined[-1].isdigit():
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"qexport: error: {line}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception, output: str) -> int:
+    """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
+    with tempfile.NamedTemporaryFile("w", prefix="qexport-", suffix=".log", delete=False, encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+        log.write(output)
+    first = next(iter(str(error).splitlines()), "")
+    return _fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)

@@ -1,0 +1,80 @@
+"""The evaluation images as a data set of their own, in a scratch folder.
+
+Ultralytics writes `.cache` files beside the labels it reads and finds labels by replacing a folder name in the image's
+path. Links in a scratch folder leave the user's folders untouched and let two data sets share an image's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from qexport.dataset import Dataset
+from qexport.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Images and labels that accuracy is measured on.
+
+    Attributes:
+        yaml: a data set YAML whose `val` split is these images.
+        images: the originals, in the order of evaluation.
+        labelled: how many of them have a label file.
+    """
+
+    yaml: Path
+    images: tuple[Path, ...]
+    labelled: int
+
+
+def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
+    """Link `images` and their labels below `folder`.
+
+    Raises:
+        InputError: no image has a label file.
+    """
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    labelled = 0
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.stem}"
+        _link(image, folder / "images" / f"{name}{image.suffix}")
+        label = label_path(image)
+        if label.is_file():
+            _link(label, folder / "labels" / f"{name}.txt")
+            labelled += 1
+    if not labelled:
+        raise InputError(
+            f"no label files for the images of {dataset.yaml} (looked for {label_path(images[0])})",
+            "accuracy needs labels: give --eval-data with labels, or --no-eval",
+        )
+    content = {
+        "path": str(folder),
+        "train": "images",
+        "val": "images",
+        "names": dict(dataset.names),
+        "channels": dataset.channels,
+    }
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return EvaluationSet(path, tuple(images), labelled)
+
+
+def label_path(image: Path) -> Path:
+    """Where Ultralytics looks for an image's labels: the last `images` folder in its path becomes `labels`."""
+    head, found, tail = str(image.absolute()).rpartition(f"{os.sep}images{os.sep}")
+    place = f"{head}{os.sep}labels{os.sep}{tail}" if found else str(image)
+    return Path(place).with_suffix(".txt")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copy(source, target)

@@ -1,0 +1,51 @@
+"""Which images a run calibrates with and which it evaluates on, listed before anything slow happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.dataset import Dataset, image_list, overlap, take
+from qexport.errors import InputError
+from qexport.job import ExportJob
+from qexport.resolve import resolve_data
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of one run.
+
+    Attributes:
+        calibration, evaluation: image files; empty where not needed.
+        evaluation_data: the data set that the evaluation images belong to.
+        both: evaluation images that are calibrated on, too.
+    """
+
+    calibration: tuple[Path, ...] = ()
+    evaluation: tuple[Path, ...] = ()
+    evaluation_data: Dataset | None = None
+    both: tuple[Path, ...] = ()
+
+    @property
+    def any(self) -> tuple[Path, ...]:
+        """Images to try an artifact on: calibration images where there are some."""
+        return self.calibration or self.evaluation
+
+
+def select_images(job: ExportJob) -> RunImages:
+    """List the images of a run.
+
+    Raises:
+        InputError: a data set, split or image folder is missing or empty.
+    """
+    data = resolve_data(job.data) if job.data else None
+    calibration: tuple[Path, ...] = ()
+    if data and (job.int8 or job.no_eval):
+        calibration = take(image_list(data, "train"), job.fraction, job.calib_images)
+    if job.no_eval:
+        return RunImages(calibration)
+    evaluation_data = resolve_data(job.eval_data) if job.eval_data else data
+    if evaluation_data is None:
+        raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
+    evaluation = image_list(evaluation_data, "val")
+    return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))

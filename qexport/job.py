@@ -1,0 +1,207 @@
+"""What is to be done: the command line and an optional config file, as one frozen value.
+
+Everything that can be refused without looking into a model is refused here, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import UsageError
+
+HEADS = ("end2end", "one2many")
+RANGE_METHODS = ("percentile", "minmax", "mse")
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One run. Field names are the option names, with underscores.
+
+    Attributes:
+        model: checkpoint path, or a name that Ultralytics knows.
+        format: backends to write for.
+        int8, half: precision of weights and activations; neither means float32.
+        data: data set YAML whose train split calibrates and whose val split evaluates.
+        eval_data: another YAML to evaluate on.
+        imgsz: (height, width) in pixels; None for the size that the model was trained at.
+        batch: images in one run of the artifact.
+        device: where calibration runs; only "cpu" so far.
+        fraction, calib_images: share and number of the calibration images to use.
+        nms: build non-maximum suppression into the artifact.
+        head: "end2end" or "one2many"; None for end-to-end where the model has it.
+        ranges: how activation ranges are chosen.
+        threads: CPU threads of runners.
+        out: folder for everything that is written; None for qexport_out/<model>.
+        report: another place for report.json.
+        calibration: a calibration.npz to use in place of a calibration pass.
+        no_eval, no_latency: leave out accuracy, latency.
+        trust_checkpoint: load pickled classes that are not on the allow-list.
+    """
+
+    model: str
+    format: tuple[str, ...] = ("tflite",)
+    int8: bool = False
+    half: bool = False
+    data: str | None = None
+    eval_data: str | None = None
+    imgsz: tuple[int, int] | None = None
+    batch: int = 1
+    device: str = "cpu"
+    fraction: float = 1.0
+    calib_images: int | None = None
+    nms: bool = False
+    head: str | None = None
+    ranges: str = "percentile"
+    threads: int = 2
+    out: Path | None = None
+    report: Path | None = None
+    calibration: Path | None = None
+    no_eval: bool = False
+    no_latency: bool = False
+    trust_checkpoint: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Precision of the artifact that is asked for."""
+        return "int8" if self.int8 else "fp16" if self.half else "fp32"
+
+    @property
+    def stem(self) -> str:
+        """What artifacts are named after."""
+        return Path(self.model).stem
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.out or Path("qexport_out") / self.stem
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}
+PATHS = ("out", "report", "calibration")
+
+
+def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJob:
+    """Merge a config file and the command line, which wins, and check the result.
+
+    Args:
+        options: by field name; None means not given.
+        config: YAML with the same names, hyphens or underscores.
+
+    Raises:
+        UsageError: an unknown name, a value of the wrong kind or out of range, or an impossible combination.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    merged = {**(read_config(config) if config else {}), **given}
+    if "model" not in merged:
+        raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
+    job = ExportJob(**{name: _converted(name, value) for name, value in merged.items()})
+    _check(job)
+    return job
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file into field names.
+
+    Raises:
+        UsageError: it cannot be read, is not a mapping, or has an unknown name.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"config {path} cannot be read ({reason})", "give a YAML file") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"config {path} is not a mapping of option names to values", "see configs/ for examples")
+    options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for name in options:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=1)
+            hint = f"did you mean {near[0]}" if near else f"known options are {', '.join(FIELDS)}"
+            raise UsageError(f"unknown option {name} in {path}", hint)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _converted(name: str, value: Any) -> Any:
+    """Bring a value from YAML or the command line into its field's type."""
+    kind = str(FIELDS[name].type)
+    try:
+        if name == "format":
+            names = value.split(",") if isinstance(value, str) else value
+            return tuple(dict.fromkeys(str(n).strip() for n in names))
+        if name == "imgsz":
+            return _image_size(value)
+        if name in PATHS:
+            return Path(value)
+        if kind == "bool":
+            return _boolean(value)
+        return (float if kind == "float" else int if kind.startswith("int") else str)(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--{name.replace('_', '-')} cannot be {value!r}", f"give {_wanted(kind)}") from error
+
+
+def _wanted(kind: str) -> str:
+    words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
+    return next((word for start, word in words.items() if kind.startswith(start)), "another value")
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    if isinstance(value, str):
+        value = value.replace("x", ",").split(",")
+    sizes = [int(part) for part in (value if isinstance(value, list | tuple) else [value])]
+    if len(sizes) not in (1, 2):
+        raise ValueError
+    return sizes[0], sizes[-1]
+
+
+def _check(job: ExportJob) -> None:
+    """Refuse what no model could make possible."""
+    _check_range("fraction", 0 < job.fraction <= 1, job.fraction, "more than 0 and at most 1")
+    _check_range("calib-images", job.calib_images is None or job.calib_images > 0, job.calib_images, "1 or more")
+    _check_range("batch", job.batch > 0, job.batch, "1 or more")
+    _check_range("threads", job.threads > 0, job.threads, "1 or more")
+    _check_range("head", job.head in (None, *HEADS), job.head, " or ".join(HEADS))
+    _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, " or ".join(RANGE_METHODS))
+    if job.device != "cpu":
+        raise UsageError(f"--device {job.device} is not supported", "this version runs on the CPU: leave it out")
+    if job.imgsz is not None:
+        _check_range("imgsz", min(job.imgsz) >= 32, "x".join(map(str, job.imgsz)), "32 pixels or more")
+    if job.int8 and job.half:
+        raise UsageError("--int8 and --half exclude each other", "give one of them")
+    if job.int8 and not (job.data or job.calibration):
+        raise UsageError("--int8 needs images to calibrate with", "add --data DATA.yaml (or --calibration FILE)")
+    if not job.no_eval and not (job.data or job.eval_data):
+        raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
+    for name in job.format:
+        _check_format(name, job)
+
+
+def _check_range(option: str, good: bool, value: object, wanted: str) -> None:
+    if not good:
+        raise UsageError(f"--{option} {value} is out of range", f"give {wanted}")
+
+
+def _check_format(name: str, job: ExportJob) -> None:
+    from qexport.backends import find_backend
+
+    backend = find_backend(name)
+    if job.precision not in backend.precisions:
+        able = ", ".join(sorted(backend.precisions))
+        raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
+    if job.nms:
+        raise UsageError(
+            f"--nms is not available for format {name}",
+            "use --head end2end, which needs no NMS, or leave it to the consumer",
+        )

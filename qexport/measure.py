@@ -1,0 +1,68 @@
+"""Accuracy and latency of everything that a run has written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.accuracy import Accuracy, Detections, evaluate
+from qexport.clock import Clock
+from qexport.evaluation_set import EvaluationSet, make_evaluation_set
+from qexport.inputs import RunImages
+from qexport.job import ExportJob
+from qexport.latency import ROUNDS, WARM_UP, Latency, measure_latency
+from qexport.lower import Written
+from qexport.program import Program
+from qexport.verify import sample_inputs
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one artifact; None where it was not asked for."""
+
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+
+def measure(
+    job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+) -> dict[Path, Figures]:
+    """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
+    latencies = _latencies(job, program, images, written, clock) if not job.no_latency else {}
+    accuracies = _accuracies(images, written, clock) if not job.no_eval else {}
+    paths = [item.artifact.path for item in written]
+    return {path: Figures(accuracies.get(path), latencies.get(path)) for path in paths}
+
+
+def _latencies(
+    job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+) -> dict[Path, Latency]:
+    batch = sample_inputs(images.any, program, count=1)[0]
+    runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in written}
+    with clock.step("latency", "Timing", WARM_UP + ROUNDS) as advance:
+        found = measure_latency(runners, batch, on_round=advance)
+    return {Path(path): latency for path, latency in found.items()}
+
+
+def _accuracies(images: RunImages, written: Sequence[Written], clock: Clock) -> dict[Path, Accuracy]:
+    assert images.evaluation_data is not None
+    found: dict[Path, Accuracy] = {}
+    references: dict[str, Detections] = {}
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        data = make_evaluation_set(images.evaluation_data, images.evaluation, Path(scratch) / "data")
+        for item in sorted(written, key=lambda w: w.artifact.precision != "fp32"):
+            accuracy = _accuracy(item, data, Path(scratch), references.get(item.backend.name), clock)
+            found[item.artifact.path] = accuracy
+            if item.artifact.precision == "fp32":
+                references[item.backend.name] = accuracy.detections
+    return found
+
+
+def _accuracy(
+    item: Written, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
+) -> Accuracy:
+    path = item.artifact.path
+    with clock.step(f"evaluate_{item.artifact.precision}", f"Scoring {path.name}", len(data.images)) as advance:
+        return evaluate(path, "detect", data, scratch, reference, advance)

@@ -1,0 +1,23 @@
+"""How long steps tell that they are alive: a seam, so that only the command line draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Shows the steps of a run."""
+
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Open a step of `total` parts (None: unknown); call what it yields after each part."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Do nothing."""
+        return nullcontext(lambda: None)

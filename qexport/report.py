@@ -1,0 +1,253 @@
+"""The report: every figure of a run as plain data. JSON is its form; tables and pages are renderings of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from qexport import __version__
+from qexport.accuracy import Accuracy
+from qexport.calibration_table import CalibrationTable
+from qexport.checkpoint import Checkpoint
+from qexport.dataset import fingerprint
+from qexport.files import write_text
+from qexport.inputs import RunImages
+from qexport.job import ExportJob
+from qexport.latency import Latency
+from qexport.lower import Written
+from qexport.measure import Figures
+from qexport.program import Program
+from qexport.verify import Verification
+
+SCHEMA = 1
+PACKAGES = (
+    "torch",
+    "ultralytics",
+    "litert-torch",
+    "ai-edge-litert",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+)
+FEW_IMAGES = 50
+WIDE_SPREAD = 0.20
+
+
+@dataclass(frozen=True)
+class ArtifactReport:
+    """Figures of one artifact; None where they were not measured."""
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    bytes: int
+    accuracy: dict[str, float | int | None] | None = None
+    latency_ms: dict[str, float] | None = None
+    latency_float_ms: dict[str, float] | None = None
+    speedup: float | None = None
+    int8_mac_coverage: float | None = None
+    verification: Verification | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run: what went in, where it ran, what came out.
+
+    Attributes:
+        command: the command line, as one string.
+        model, calibration, evaluation: paths and fingerprints.
+        seconds: wall-clock time of each step.
+        threads: CPU threads that artifacts ran with.
+        warnings: about the run as a whole.
+    """
+
+    command: str
+    model: dict[str, Any]
+    calibration: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    artifacts: tuple[ArtifactReport, ...]
+    seconds: dict[str, float]
+    threads: int
+    warnings: tuple[str, ...] = ()
+    environment: dict[str, Any] = field(default_factory=lambda: environment())
+    schema: int = SCHEMA
+    qexport: str = __version__
+
+
+def environment() -> dict[str, Any]:
+    """Machine and package versions that the figures were measured with."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def to_json(report: Report) -> str:
+    """Return the report as indented JSON."""
+    return json.dumps(dataclasses.asdict(report), indent=2, default=str) + "\n"
+
+
+def save_report(report: Report, path: Path) -> None:
+    """Write report.json whole or not at all."""
+    write_text(path, to_json(report))
+
+
+def make_report(
+    job: ExportJob,
+    command: str,
+    checkpoint: Checkpoint,
+    program: Program,
+    table: CalibrationTable | None,
+    images: RunImages,
+    written: Sequence[Written],
+    figures: Mapping[Path, Figures],
+    seconds: Mapping[str, float],
+) -> Report:
+    """Gather a run's figures."""
+    floats = {w.backend.name: figures[w.artifact.path] for w in written if w.artifact.precision == "fp32"}
+    entries = []
+    for item in written:
+        reference = floats.get(item.backend.name) if item.artifact.precision != "fp32" else None
+        entries.append(artifact_entry(item, figures[item.artifact.path], reference, images))
+    return Report(
+        command=command,
+        model=_model_entry(checkpoint, program),
+        calibration=_calibration_entry(job, table) if table else None,
+        evaluation=_evaluation_entry(job, images) if not job.no_eval else None,
+        artifacts=tuple(entries),
+        seconds=dict(seconds),
+        threads=job.threads,
+        warnings=_run_warnings(table),
+    )
+
+
+def artifact_entry(item: Written, figures: Figures, reference: Figures | None, images: RunImages) -> ArtifactReport:
+    """One artifact's figures, beside those of the float artifact of the same runtime."""
+    artifact, latency = item.artifact, figures.latency
+    float_latency = reference.latency if reference else None
+    warnings: list[str] = []
+    if figures.accuracy:
+        warnings += accuracy_warnings(figures.accuracy.images, len(images.both))
+    if latency:
+        warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+    return ArtifactReport(
+        path=str(artifact.path),
+        format=artifact.format,
+        precision=artifact.precision,
+        sha256=artifact.sha256,
+        bytes=artifact.bytes,
+        accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None),
+        latency_ms=_latency_entry(latency),
+        latency_float_ms=_latency_entry(float_latency),
+        speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
+        int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
+        verification=item.verification,
+        warnings=tuple(warnings),
+    )
+
+
+def _accuracy_entry(accuracy: Accuracy | None, reference: Accuracy | None) -> dict[str, float | int | None] | None:
+    if accuracy is None:
+        return None
+    return {
+        "map": round(accuracy.map, 5),
+        "map50": round(accuracy.map50, 5),
+        "map_float": round(reference.map, 5) if reference else None,
+        "map50_float": round(reference.map50, 5) if reference else None,
+        "retention": round(accuracy.map / reference.map, 5) if reference and reference.map else None,
+        "fidelity": None if accuracy.fidelity is None else round(accuracy.fidelity, 5),
+        "images": accuracy.images,
+    }
+
+
+def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
+    return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
+
+
+def accuracy_warnings(images: int, overlapping: int) -> tuple[str, ...]:
+    """What a reader must know before believing an accuracy."""
+    found = []
+    if images < FEW_IMAGES:
+        found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
+    if overlapping:
+        found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
+    return tuple(found)
+
+
+def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
+    """Say when the machine was too restless for its medians to be trusted."""
+    widest = max(latency.spread for latency in latencies)
+    if widest <= WIDE_SPREAD:
+        return ()
+    return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
+
+
+def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.fingerprint,
+        "task": checkpoint.task,
+        "head": program.head,
+        "imgsz": list(program.imgsz),
+        "batch": program.batch,
+        "classes": len(checkpoint.names),
+        "program": program.fingerprint,
+    }
+
+
+def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any]:
+    return {
+        "data": job.data,
+        "table": str(job.calibration) if job.calibration else None,
+        "images": len(table.image_names),
+        "fingerprint": table.images,
+        "preprocess": table.preprocess,
+        "skipped": [{"image": name, "reason": reason} for name, reason in table.skipped],
+        "ranges": job.ranges,
+    }
+
+
+def _evaluation_entry(job: ExportJob, images: RunImages) -> dict[str, Any]:
+    return {
+        "data": job.eval_data or job.data,
+        "images": len(images.evaluation),
+        "fingerprint": fingerprint(images.evaluation),
+        "also_calibrated_on": [path.name for path in images.both],
+    }
+
+
+def _run_warnings(table: CalibrationTable | None) -> tuple[str, ...]:
+    if table is None or not table.skipped:
+        return ()
+    named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
+    return (f"{len(table.skipped)} calibration images were skipped: {named}",)

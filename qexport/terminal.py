@@ -1,0 +1,88 @@
+"""The report as a table on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qexport.report import ArtifactReport, Report
+
+NOTHING = "–"
+
+
+def render(report: Report, saved: Path) -> RenderableType:
+    """Return the table, what it is of, and its warnings."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_title(report), title_justify="left")
+    table.add_column("artifact", overflow="fold", min_width=12)
+    for heading in (
+        "MB",
+        "mAP\n50-95",
+        "mAP\n50",
+        "reten-\ntion",
+        "fide-\nlity",
+        "ms\np50",
+        "speed-\nup",
+        "INT8\nMACs",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for artifact in report.artifacts:
+        table.add_row(*_row(artifact))
+    return Group(table, *_notes(report, saved))
+
+
+def _title(report: Report) -> str:
+    model, size = report.model, "×".join(map(str, report.model["imgsz"]))
+    parts = [f"{Path(model['path']).name}, {model['head']} head, {size}"]
+    if report.calibration:
+        parts.append(f"calibrated on {report.calibration['images']} images")
+    if report.evaluation:
+        parts.append(f"scored on {report.evaluation['images']}")
+    return ", ".join(parts)
+
+
+def _row(artifact: ArtifactReport) -> tuple[str, ...]:
+    accuracy = artifact.accuracy or {}
+    latency = artifact.latency_ms or {}
+    return (
+        Path(artifact.path).name,
+        f"{artifact.bytes / 1e6:.2f}",
+        _figure(accuracy.get("map"), ".4f"),
+        _figure(accuracy.get("map50"), ".4f"),
+        _figure(accuracy.get("retention"), ".1%"),
+        _figure(accuracy.get("fidelity"), ".3f"),
+        _figure(latency.get("p50"), ".1f"),
+        _figure(artifact.speedup, ".2f", "×"),
+        _figure(artifact.int8_mac_coverage, ".1%"),
+    )
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return NOTHING if value is None else f"{value:{form}}{unit}"
+
+
+def _notes(report: Report, saved: Path) -> list[Text]:
+    """Warnings, each once, and where the evidence is."""
+    warnings = dict.fromkeys((*report.warnings, *(w for a in report.artifacts for w in a.warnings)))
+    lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
+    lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines.append(Text(f"report: {saved}"))
+    return lines
+
+
+def _verified(artifact: ArtifactReport) -> str:
+    checked = artifact.verification
+    if checked is None:
+        return ""
+    return (
+        f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and "
+        f"{checked.agreement:.0%} of its detections on {checked.images} images are the simulated program's"
+    )
+
+
+def print_report(report: Report, saved: Path, console: Console) -> None:
+    """Show the report."""
+    console.print(render(report, saved))
