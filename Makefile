@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test lint types format clean
+.PHONY: help setup run test bench lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,9 @@ run: setup  ## the main job on the embedded default: model, data set and report
 
 test: setup  ## all tests
 	$(PY) -m pytest
+
+bench: setup  ## measure the main job on the real models in ../shared, against the bounds
+	$(PY) benchmarks/main_job.py
 
 lint: setup  ## style
 	$(PY) -m ruff check .

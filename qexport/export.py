@@ -71,7 +71,7 @@ def _capture(job: ExportJob, checkpoint: Checkpoint) -> Program:
         nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
         asked = "x".join(map(str, imgsz))
         raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
-    return capture(split_head(checkpoint.module, job.head, imgsz), imgsz, job.batch, checkpoint.channels)
+    return capture(split_head(checkpoint.module, job.head, imgsz, job.nms), imgsz, job.batch, checkpoint.channels)
 
 
 def _table(job: ExportJob, program: Program, images: RunImages, folder: Path, clock: Clock) -> CalibrationTable:

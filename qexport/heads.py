@@ -14,6 +14,13 @@ from torch import Tensor, nn
 
 from qexport.errors import InputError
 
+MAX_DETECTIONS = 300
+"""Rows that an end-to-end output has."""
+
+NMS_CANDIDATES = 512
+NMS_IOU = 0.7
+NMS_ROUNDS = 4
+
 
 class DetectionProgram(nn.Module):
     """The whole float program of a detector: backbone, neck, raw head outputs, decode.
@@ -22,12 +29,11 @@ class DetectionProgram(nn.Module):
     Output: see `Decode`.
     """
 
-    def __init__(self, model: Any, end2end: bool, imgsz: tuple[int, int], max_detections: int = 300) -> None:
+    def __init__(self, model: Any, end2end: bool, imgsz: tuple[int, int], nms: bool = False) -> None:
         super().__init__()
         self.model = model.model
         self.save = frozenset(model.save)
-        head = model.model[-1]
-        self.decode = Decode(head, end2end, imgsz, max_detections)
+        self.decode = Decode(model.model[-1], end2end, imgsz, nms)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the decoded output."""
@@ -61,9 +67,9 @@ def _inputs(sources: int | Sequence[int], latest: Any, kept: Sequence[Any]) -> A
 class Decode(nn.Module):
     """Turn raw per-level outputs into detections, in float.
 
-    End-to-end heads give (batch, max_detections, 6): x1, y1, x2, y2 in pixels, score, class index.
+    End-to-end heads give (batch, 300, 6): x1, y1, x2, y2 in pixels, score, class index.
     One-to-many heads give (batch, 4 + classes, anchors): centre x, centre y, width, height in pixels, class scores;
-    non-maximum suppression follows outside.
+    non-maximum suppression follows outside, or with `nms` inside, and the output is that of an end-to-end head.
 
     `unit` multiplies the boxes last. It is one; a backend whose consumers expect coordinates in 0..1 sets it to one
     over the image size.
@@ -73,18 +79,22 @@ class Decode(nn.Module):
     strides: Tensor
     unit: Tensor
     bins: Tensor
+    later: Tensor
 
-    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], max_detections: int) -> None:
+    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool) -> None:
         super().__init__()
         self.end2end = end2end
+        self.nms = nms
         self.classes = int(head.nc)
         self.reg_max = int(head.reg_max)
         anchors, strides = anchor_points([int(s) for s in head.stride], imgsz)
-        self.count = min(max_detections, anchors.shape[0])
+        self.count = min(NMS_CANDIDATES if nms else MAX_DETECTIONS, anchors.shape[0])
         self.register_buffer("anchors", anchors[None])
         self.register_buffer("strides", strides[None])
         self.register_buffer("unit", torch.ones(1, 1, 4))
         self.register_buffer("bins", torch.arange(self.reg_max, dtype=torch.float32)[:, None])
+        if nms:
+            self.register_buffer("later", torch.ones(self.count, self.count).triu(1)[None])
 
     def forward(self, boxes: list[Tensor], scores: list[Tensor]) -> Tensor:
         """Decode the raw outputs of all levels."""
@@ -94,8 +104,9 @@ class Decode(nn.Module):
             distances = self._expectation(distances)
         before, after = distances.split((2, 2), dim=-1)
         corners = self.anchors - before, self.anchors + after
-        if self.end2end:
-            return self._best(torch.cat(corners, dim=-1) * self.strides * self.unit, logits)
+        if self.end2end or self.nms:
+            rows = self._best(torch.cat(corners, dim=-1) * self.strides * self.unit, logits)
+            return self._suppressed(rows) if self.nms else rows
         centre, size = (corners[0] + corners[1]) * 0.5, corners[1] - corners[0]
         located = torch.cat((centre, size), dim=-1) * self.strides * self.unit
         return torch.cat((located, logits.sigmoid()), dim=-1).permute(0, 2, 1)
@@ -115,6 +126,33 @@ class Decode(nn.Module):
         label = pair - row * self.classes
         chosen = _rows(_rows(boxes, anchor), row)
         return torch.cat((chosen, best.sigmoid()[..., None], label[..., None].to(boxes.dtype)), dim=-1)
+
+    def _suppressed(self, rows: Tensor) -> Tensor:
+        """Give overlapped rows of the same class score 0 and keep the best.
+
+        Rounds of matrix products in place of a loop over boxes: Zheng et al., "Enhancing Geometric Factors in Model
+        Learning and Inference for Object Detection" (Cluster-NMS, 2020). Each round settles one more link in a chain
+        of overlaps; equal to greedy NMS where chains are no longer than `NMS_ROUNDS`.
+        """
+        boxes, scores, labels = rows.split((4, 1, 1), dim=-1)
+        overlaps = (_pairwise_iou(boxes) > NMS_IOU) & (labels == labels.transpose(1, 2))
+        beats = overlaps.to(rows.dtype) * self.later
+        kept = torch.ones_like(scores)
+        for _ in range(NMS_ROUNDS):
+            kept = 1 - (beats * kept).amax(dim=1)[..., None]
+        best = (scores * kept)[..., 0].topk(min(MAX_DETECTIONS, self.count), dim=1)
+        chosen = _rows(rows, best.indices)
+        return torch.cat((chosen[..., :4], best.values[..., None], chosen[..., 5:]), dim=-1)
+
+
+def _pairwise_iou(boxes: Tensor) -> Tensor:
+    """(batch, n, 4) corners to (batch, n, n) intersection over union."""
+    first, second = boxes[:, :, None], boxes[:, None]
+    sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    sides = sides.relu()
+    shared = sides[..., 0] * sides[..., 1]
+    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return shared / (areas[:, :, None] + areas[:, None] - shared + 1e-7)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -143,14 +181,14 @@ def anchor_points(strides: Sequence[int], imgsz: tuple[int, int]) -> tuple[Tenso
     return torch.cat(points), torch.cat(sizes)
 
 
-def split_head(model: Any, head: str | None, imgsz: tuple[int, int], max_detections: int = 300) -> DetectionProgram:
+def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool = False) -> DetectionProgram:
     """Select and fuse one head of an Ultralytics detection model and split it.
 
     Args:
         model: an unfused `DetectionModel` in eval mode; it is fused in place.
         head: "end2end", "one2many", or None for end-to-end where the model has it.
         imgsz: (height, width) in pixels.
-        max_detections: rows that the end-to-end head keeps.
+        nms: suppress overlaps inside the program; for the one-to-many head, which it selects unless `head` says so.
 
     Raises:
         InputError: the model has no such head, or one that cannot be split yet.
@@ -166,7 +204,9 @@ def split_head(model: Any, head: str | None, imgsz: tuple[int, int], max_detecti
         raise InputError("this checkpoint has no end-to-end head", "use --head one2many")
     if head == "one2many" and layer.cv2 is None:
         raise InputError("this checkpoint's one-to-many head was removed by fusion", "use --head end2end")
-    end2end = has_end2end if head is None else head == "end2end"
+    end2end = has_end2end and not nms if head is None else head == "end2end"
+    if end2end and nms:
+        raise InputError("the end-to-end head needs no NMS", "leave out --nms, or use --head one2many")
     layer.end2end = end2end
     fused = model.fuse(verbose=False)
-    return DetectionProgram(fused, end2end, imgsz, max_detections).eval()
+    return DetectionProgram(fused, end2end, imgsz, nms).eval()

@@ -178,6 +178,8 @@ def _check(job: ExportJob) -> None:
         raise UsageError(f"--device {job.device} is not supported", "this version runs on the CPU: leave it out")
     if job.imgsz is not None:
         _check_range("imgsz", min(job.imgsz) >= 32, "x".join(map(str, job.imgsz)), "32 pixels or more")
+    if job.nms and job.head == "end2end":
+        raise UsageError("--nms and --head end2end exclude each other", "the end-to-end head needs no NMS")
     if job.int8 and job.half:
         raise UsageError("--int8 and --half exclude each other", "give one of them")
     if job.int8 and not (job.data or job.calibration):
@@ -200,8 +202,3 @@ def _check_format(name: str, job: ExportJob) -> None:
     if job.precision not in backend.precisions:
         able = ", ".join(sorted(backend.precisions))
         raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
-    if job.nms:
-        raise UsageError(
-            f"--nms is not available for format {name}",
-            "use --head end2end, which needs no NMS, or leave it to the consumer",
-        )

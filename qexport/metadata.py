@@ -29,7 +29,7 @@ def artifact_metadata(
         "imgsz": list(program.imgsz),
         "names": checkpoint.names,
         "channels": checkpoint.channels,
-        "end2end": program.head == "end2end",
+        "end2end": program.final,
         "args": {"batch": program.batch, "quantize": {"int8": 8, "fp16": 16}.get(precision)},
         "precision": precision,
         "program": program.fingerprint,

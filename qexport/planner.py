@@ -20,6 +20,7 @@ from qexport.program import INPUT, Program, Value, observed_sources
 from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
 from qexport.statistics import Statistics, merge
 
+FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -58,7 +59,8 @@ def make_plan(
     Raises:
         InputError: the table lacks a value that the plan needs.
     """
-    integer = integer_values(program, profile, float_values)
+    boxes = float_boxes(program, profile)
+    integer = integer_values(program, profile, float_values | boxes)
     touched = quantised_values(program, integer)
     groups = scale_groups(program, profile, integer, touched)
     tensors: dict[str, TensorQuant] = {}
@@ -66,7 +68,8 @@ def make_plan(
         tensors.update(_group_tensors(program, profile, statistics, METHODS[method], group))
     for value in program.values.values():
         if value.name not in touched:
-            tensors[value.name] = TensorQuant("float32", why=_why_float(value, profile, float_values))
+            why = FLOAT_BOXES if value.name in boxes else _why_float(value, profile, float_values)
+            tensors[value.name] = TensorQuant("float32", why=why)
         if value.weight:
             tensors[value.weight] = _weight(program, profile, value, value.name in integer)
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
@@ -89,6 +92,13 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
             integer.add(value.name)
             stored.add(value.name)
     return frozenset(integer)
+
+
+def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
+    """Names of the raw boxes if they are cheap enough to compute in float, else none."""
+    total = sum(value.macs for value in program.values.values())
+    share = sum(program.values[name].macs for name in program.raw_boxes) / max(total, 1)
+    return frozenset(program.raw_boxes) if share <= profile.float_boxes else frozenset()
 
 
 def _by_constant(value: Value) -> bool:

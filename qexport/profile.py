@@ -42,6 +42,8 @@ class RuntimeProfile:
         kept_float: operations that stay float although the runtime could, with the reason.
         activation, weight: integer types; weights are symmetric and per output channel.
         symmetric_activations: zero point 0 for every activation.
+        float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
+            multiply-accumulates: INT8 steps of a box distance are up to two pixels.
         source: where the constraints are documented.
     """
 
@@ -51,6 +53,7 @@ class RuntimeProfile:
     activation: IntegerType = INT8
     weight: IntegerType = INT8_NARROW
     symmetric_activations: bool = False
+    float_boxes: float = 0.005
     source: str = ""
 
 

@@ -91,6 +91,7 @@ class Program:
         values: every tensor in order of computation, by name.
         raw_boxes, raw_scores: names of the per-level values that the decode reads.
         head: "end2end" or "one2many".
+        final: the output's rows are detections, (batch, 300, 6), and need no NMS.
         fingerprint: SHA-256 over structure and weights.
     """
 
@@ -99,6 +100,7 @@ class Program:
     raw_boxes: tuple[str, ...]
     raw_scores: tuple[str, ...]
     head: str
+    final: bool
     imgsz: tuple[int, int]
     batch: int
     fingerprint: str
@@ -134,6 +136,7 @@ def capture(module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, ch
         raw_boxes=raw[: len(raw) // 2],
         raw_scores=raw[len(raw) // 2 :],
         head="end2end" if module.decode.end2end else "one2many",
+        final=module.decode.end2end or module.decode.nms,
         imgsz=imgsz,
         batch=batch,
         fingerprint=_fingerprint(graph),

@@ -14,7 +14,7 @@ from qexport.statistics import Statistics
 Range = tuple[float, float]
 FloatArray = NDArray[np.float64]
 
-DEFAULT_PERCENTILE = 99.99
+DEFAULT_PERCENTILE = 99.997
 
 SILU_FLOOR = -6.25
 """Below this the sigmoid is less than half of its step of 1/256: SiLU is zero there in any case."""

@@ -218,6 +218,7 @@ def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "sha256": checkpoint.fingerprint,
         "task": checkpoint.task,
         "head": program.head,
+        "nms": program.final and program.head != "end2end",
         "imgsz": list(program.imgsz),
         "batch": program.batch,
         "classes": len(checkpoint.names),

@@ -143,17 +143,17 @@ def output_agreement(program: Program, plan: QuantPlan, runner: Runner, inputs: 
     with torch.no_grad():
         for batch in inputs:
             expected, actual = simulation(torch.from_numpy(batch)), torch.from_numpy(runner.run(batch))
-            for one, other in zip(*(detections(o, program.head) for o in (expected, actual)), strict=True):
+            for one, other in zip(*(detections(o, program.final) for o in (expected, actual)), strict=True):
                 both, number = agreement(one, other)
                 paired, total = paired + both, total + number
     return paired / total if total else 1.0
 
 
-def detections(output: Tensor, head: str) -> list[tuple[Tensor, Tensor]]:
+def detections(output: Tensor, final: bool) -> list[tuple[Tensor, Tensor]]:
     """(boxes, classes) of each image: the confident ones, or where there are none the best few."""
     from ultralytics.utils.nms import non_max_suppression
 
-    found = non_max_suppression(output.clone(), conf_thres=0.001, iou_thres=0.7, end2end=head == "end2end")
+    found = non_max_suppression(output.clone(), conf_thres=0.001, iou_thres=0.7, end2end=final)
     kept = []
     for rows in found:
         ranked = rows[rows[:, 4].argsort(descending=True)]

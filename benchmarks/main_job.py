@@ -1,0 +1,122 @@
+"""Measure the main job on the real YOLO26n and print the table of the README.
+
+    make bench            (or: .venv/bin/python benchmarks/main_job.py [--shared DIR])
+
+Runs the installed `qexport` for both heads, calibrated on coco128 and on the four training images of coco8, scored on
+coco-val100; then once more without evaluation for time and peak memory. Exits with 1 if a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+QEXPORT = Path(sys.executable).with_name("qexport")
+HEADS = ("end2end", "one2many")
+LEAST_FIDELITY = {"coco128": 0.90, "coco8": 0.88}
+LEAST_RETENTION = 0.965
+MOST_LATENCY_RATIO = 0.45
+MOST_BYTES = 3.2e6
+LEAST_COVERAGE = 0.95
+MOST_SECONDS = 60.0
+MOST_GIGABYTES = 2.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: what it was of and its figures, as in report.json."""
+
+    head: str
+    data: str
+    artifact: dict[str, Any]
+
+    @property
+    def ratio(self) -> float:
+        """INT8 latency as a share of FP32's, medians of one interleaved run."""
+        return float(self.artifact["latency_ms"]["p50"] / self.artifact["latency_float_ms"]["p50"])
+
+    def broken(self) -> list[str]:
+        """Bounds that this run does not hold."""
+        accuracy = self.artifact["accuracy"]
+        held = {
+            "fidelity": accuracy["fidelity"] >= LEAST_FIDELITY[self.data],
+            "retention": accuracy["retention"] >= LEAST_RETENTION,
+            "latency": self.ratio <= MOST_LATENCY_RATIO,
+            "size": self.artifact["bytes"] <= MOST_BYTES,
+            "coverage": self.artifact["int8_mac_coverage"] >= LEAST_COVERAGE,
+        }
+        return [f"{self.head} {self.data}: {name}" for name, good in held.items() if not good]
+
+
+def main() -> int:
+    """Run everything, print the table, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    shared = parser.parse_args().shared
+    with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
+        rows = [run(shared, head, data, Path(scratch)) for data in LEAST_FIDELITY for head in HEADS]
+        seconds, gigabytes = bare(shared, Path(scratch))
+    print_table(rows)
+    print(f"\nwithout evaluation: {seconds:.0f} s, peak memory {gigabytes:.2f} GB")
+    broken = [name for row in rows for name in row.broken()]
+    broken += ["time"] * (seconds > MOST_SECONDS) + ["memory"] * (gigabytes > MOST_GIGABYTES)
+    for name in broken:
+        print(f"BROKEN {name}")
+    return 1 if broken else 0
+
+
+def run(shared: Path, head: str, data: str, scratch: Path) -> Row:
+    """Export, score and time one configuration."""
+    out = scratch / f"{head}-{data}"
+    evaluation = shared / "datasets/coco-val100/coco-val100.yaml"
+    call(shared, data, out, "--head", head, "--eval-data", str(evaluation))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Row(head, data, next(a for a in report["artifacts"] if a["precision"] == "int8"))
+
+
+def bare(shared: Path, scratch: Path) -> tuple[float, float]:
+    """Wall-clock seconds and peak gigabytes of the command without evaluation."""
+    started = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        # In a child of its own, so that the peak is not that of the runs before.
+        call(shared, "coco128", scratch / "bare", "--no-eval")
+        os._exit(0)
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise SystemExit("the run without evaluation failed")
+    children: resource.struct_rusage = usage
+    return time.perf_counter() - started, children.ru_maxrss / 1e6
+
+
+def call(shared: Path, data: str, out: Path, *options: str) -> None:
+    """Run `qexport` on YOLO26n."""
+    words = [str(QEXPORT), str(shared / "models/yolo26n.pt"), "--format", "tflite", "--int8", "--quiet"]
+    words += ["--data", str(shared / f"datasets/{data}/{data}.yaml"), "--out", str(out), *options]
+    subprocess.run(words, check=True)
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print Markdown."""
+    print("| calibrated on | head | fidelity | retention | mAP50-95 FP32 → INT8 | INT8 / FP32 p50 | MB | INT8 MACs |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        accuracy = row.artifact["accuracy"]
+        print(
+            f"| {row.data} | {row.head} | {accuracy['fidelity']:.3f} | {accuracy['retention']:.1%} "
+            f"| {accuracy['map_float']:.4f} → {accuracy['map']:.4f} | {row.ratio:.2f} "
+            f"| {row.artifact['bytes'] / 1e6:.2f} | {row.artifact['int8_mac_coverage']:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
