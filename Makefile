@@ -7,6 +7,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
+# Threads that wait must not spin: see share_cores in qexport/offline.py.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: help setup run test bench lint types format clean
 
 help:  ## list the targets

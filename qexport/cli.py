@@ -112,8 +112,9 @@ def formats() -> None:
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> None:
-    from qexport.offline import quiet_libraries
+    from qexport.offline import quiet_libraries, share_cores
 
+    share_cores()
     quiet_libraries()
     with captured_stderr() as (terminal, log), _progress(terminal, hidden=quiet or as_json) as progress:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qexport.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, widen
@@ -45,12 +46,12 @@ class Observer:
         self._images += 1
 
     def _sample(self, tensor: Tensor) -> Tensor:
-        """Every k-th element, starting elsewhere for each image so that no position is always left out."""
+        """Every k-th element, the same positions for each image: the order of images must not matter."""
         flat = tensor.reshape(-1)
         step = -(-flat.numel() // MOST_SAMPLES)
         # An even step would visit the same columns in every row of a feature map.
         step += step > 1 and step % 2 == 0
-        return flat[self._images % step :: step]
+        return flat[::step]
 
     def statistics(self) -> Statistics:
         """Return what was seen so far; at least one image must have passed."""
@@ -67,9 +68,15 @@ class Observer:
         )
 
 
-def histogram(values: Tensor, limit: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Count `values` (1-D float) into BINS equal bins over [-limit, limit]; int64 of shape (BINS,)."""
-    counted: np.ndarray[tuple[int], np.dtype[np.int64]] = (
-        torch.histc(values, bins=BINS, min=-limit, max=limit).numpy().astype(np.int64)
-    )
+def histogram(values: Tensor, limit: float) -> NDArray[np.int64]:
+    """Count `values` (1-D float32, none beyond `limit`) into BINS equal bins over [-limit, limit].
+
+    Multiplying by a power of two is exact, so an element near an edge always falls on the same side of it and
+    widening loses nothing; `torch.histc` subtracts the lower limit first and does not promise that.
+
+    Returns:
+        int64 of shape (BINS,).
+    """
+    scaled = torch.floor(values * (BINS / (2 * limit))).to(torch.int64) + BINS // 2
+    counted: NDArray[np.int64] = torch.bincount(scaled.clamp_(0, BINS - 1), minlength=BINS).numpy()
     return counted

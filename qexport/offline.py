@@ -19,6 +19,15 @@ def quiet_ultralytics() -> None:
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
 
 
+def share_cores() -> None:
+    """Let threads that wait sleep instead of spin; call it before anything imports torch.
+
+    OpenMP's threads spin at the end of every operation. Where another process wants the cores as well, as in CI,
+    each spin burns a time slice: calibrating 30 images took 99 s that way, and 8 s like this.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def quiet_libraries() -> None:
     """For the command line: no warnings and no log lines below errors from any library.
 
