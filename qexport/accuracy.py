@@ -32,7 +32,7 @@ class Accuracy:
     Attributes:
         map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1.
         fidelity: mAP50-95 against the reference's detections, None without a reference.
-        images: evaluated images.
+        images: images that were scored; the validator leaves out those that it cannot read.
         detections: confident detections, the reference for other artifacts.
     """
 
@@ -86,7 +86,7 @@ def evaluate(
         map=float(metrics.box.map),
         map50=float(metrics.box.map50),
         fidelity=recorder.fidelity(),
-        images=len(data.images),
+        images=len(recorder.confident),
         detections=recorder.confident,
     )
 

@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexport.errors import InputError
 from qexport.files import write_whole
 from qexport.statistics import Statistics
 
 SCHEMA = 1
-SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "images", "limit")
+SCALARS = ("minimum", "maximum", "limit")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class CalibrationTable:
     Attributes:
         program: fingerprint of the float program.
         preprocess: how images became inputs, such as "letterbox 640x640".
-        images: fingerprint of the image list, names and bytes.
+        images: fingerprint of the images that were asked for, unusable ones included: names and bytes.
         image_names: file names in the order in which they passed.
         skipped: file name and reason for each image that could not be used.
         statistics: by value name.
@@ -65,12 +67,14 @@ def load_table(path: Path) -> CalibrationTable:
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            head = json.loads(str(content["head"]))
-            scalars, counts = content["scalars"], content["counts"]
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+            return _table(json.loads(str(content["head"])), content["scalars"], content["counts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} is not a calibration table ({error})", "give a calibration.npz of qexport") from error
-    if head.get("schema") != SCHEMA:
-        raise InputError(f"{path} has calibration schema {head.get('schema')}", "calibrate again")
+
+
+def _table(head: dict[str, Any], scalars: NDArray[np.float64], counts: NDArray[np.int64]) -> CalibrationTable:
+    if head["schema"] != SCHEMA:
+        raise ValueError(f"schema {head['schema']}, this version reads {SCHEMA}")
     statistics = {name: _statistics(*pair) for name, *pair in zip(head["values"], scalars, counts, strict=True)}
     return CalibrationTable(
         program=head["program"],
@@ -82,10 +86,9 @@ def load_table(path: Path) -> CalibrationTable:
     )
 
 
-def _statistics(scalars: np.ndarray, counts: np.ndarray) -> Statistics:
-    fields = {field: float(value) for field, value in zip(SCALARS, scalars, strict=True)}
-    images = int(fields.pop("images"))
-    return Statistics(images=images, counts=counts, **fields)
+def _statistics(scalars: NDArray[np.float64], counts: NDArray[np.int64]) -> Statistics:
+    minimum, maximum, limit = (float(value) for value in scalars)
+    return Statistics(minimum=minimum, maximum=maximum, limit=limit, counts=counts)
 
 
 def check_table(table: CalibrationTable, program: str, preprocess: str, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from qexport.errors import InputError
 
-_REFUSED = re.compile(r"(?:GLOBAL|class|Unsupported global:)\s+([\w.]+)")
+_REFUSED = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,6 @@ class Checkpoint:
     channels: int
     imgsz: int
     fingerprint: str
-
-    @property
-    def has_end2end(self) -> bool:
-        """Whether there is an end-to-end head beside the one-to-many one."""
-        return getattr(self.module.model[-1], "one2one_cv2", None) is not None
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
@@ -69,12 +64,17 @@ def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
         path=path,
         module=module,
         task=str(getattr(module, "task", None) or arguments.get("task") or "detect"),
-        names={int(index): str(name) for index, name in dict(module.names).items()},
+        names=_class_names(module.names),
         stride=int(max(module.stride)),
         channels=int(module.yaml.get("channels", 3)),
         imgsz=_training_size(arguments.get("imgsz", 640)),
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def _class_names(names: Any) -> dict[int, str]:
+    pairs = enumerate(names) if isinstance(names, list | tuple) else names.items()
+    return {int(index): str(name) for index, name in pairs}
 
 
 def _training_size(value: Any) -> int:
@@ -84,17 +84,10 @@ def _training_size(value: Any) -> int:
 def _unpickle(path: Path, trust: bool) -> Any:
     from ultralytics.nn.tasks import torch_safe_load
 
+    # An absolute path: of a bare name, Ultralytics would delete a damaged file to download it again.
     try:
-        content, _ = torch_safe_load(str(path), safe_only=not trust)
-    except (
-        AssertionError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ModuleNotFoundError,
-    ) as error:
+        content, _ = torch_safe_load(str(path.absolute()), safe_only=not trust)
+    except Exception as error:  # a damaged pickle can raise anything
         raise _explained(path, error) from error
     return content
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 7 gate, 130 interrupted."
+    "4 package missing, 5 conversion, 6 verification, 130 interrupted."
 )
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -112,10 +112,11 @@ def formats() -> None:
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> None:
-    from qexport.offline import quiet_libraries, share_cores
+    from qexport.inputs import check_paths
+    from qexport.offline import quiet_libraries
 
-    share_cores()
     quiet_libraries()
+    check_paths(job)
     with captured_stderr() as (terminal, log), _progress(terminal, hidden=quiet or as_json) as progress:
         try:
             from qexport.export import export

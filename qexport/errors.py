@@ -6,7 +6,6 @@ QexportError            exit 1   something failed that has no class of its own
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
-└── GateError           exit 7   a bound on accuracy, size or speed was not held
 """
 
 from __future__ import annotations
@@ -56,9 +55,3 @@ class VerificationError(QexportError):
     """The written artifact differs from its plan or from the simulated program."""
 
     exit_code = 6
-
-
-class GateError(QexportError):
-    """A measured figure broke a bound that the user set."""
-
-    exit_code = 7

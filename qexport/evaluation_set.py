@@ -15,7 +15,6 @@ from pathlib import Path
 import yaml
 
 from qexport.dataset import Dataset
-from qexport.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,35 +24,22 @@ class EvaluationSet:
     Attributes:
         yaml: a data set YAML whose `val` split is these images.
         images: the originals, in the order of evaluation.
-        labelled: how many of them have a label file.
     """
 
     yaml: Path
     images: tuple[Path, ...]
-    labelled: int
 
 
 def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
-    """Link `images` and their labels below `folder`.
-
-    Raises:
-        InputError: no image has a label file.
-    """
+    """Link `images` and their labels below `folder`."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
-    labelled = 0
     for index, image in enumerate(images):
         name = f"{index:06d}-{image.stem}"
         _link(image, folder / "images" / f"{name}{image.suffix}")
         label = label_path(image)
         if label.is_file():
             _link(label, folder / "labels" / f"{name}.txt")
-            labelled += 1
-    if not labelled:
-        raise InputError(
-            f"no label files for the images of {dataset.yaml} (looked for {label_path(images[0])})",
-            "accuracy needs labels: give --eval-data with labels, or --no-eval",
-        )
     content = {
         "path": str(folder),
         "train": "images",
@@ -63,7 +49,7 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
     }
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return EvaluationSet(path, tuple(images), labelled)
+    return EvaluationSet(path, tuple(images))
 
 
 def label_path(image: Path) -> Path:

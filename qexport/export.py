@@ -51,6 +51,8 @@ def _read_checkpoint(job: ExportJob) -> Checkpoint:
     path = resolve_model(job.model)
     repair()
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
+    if checkpoint.channels != 3:
+        raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
     if checkpoint.task != "detect":
         raise InputError(f"{path} is a {checkpoint.task} model", "this version exports detection models")
     return checkpoint
@@ -105,5 +107,5 @@ def _write_format(
             written.append(write_int8(job, checkpoint, program, plan, backend, images.any, folder))
     if table is None or not job.no_eval or not job.no_latency:
         with clock.step("lower_fp32", f"Writing {backend.name} FP32"):
-            written.append(write_float(job, checkpoint, program, backend, folder))
+            written.append(write_float(job, checkpoint, program, backend, images.any, folder))
     return written

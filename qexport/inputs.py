@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qexport.dataset import Dataset, image_list, overlap, take
 from qexport.errors import InputError
+from qexport.evaluation_set import label_path
 from qexport.job import ExportJob
 from qexport.resolve import resolve_data
 
@@ -48,4 +49,22 @@ def select_images(job: ExportJob) -> RunImages:
     if evaluation_data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
     evaluation = image_list(evaluation_data, "val")
+    if not any(label_path(image).is_file() for image in evaluation):
+        raise InputError(
+            f"no label files for the images of {evaluation_data.yaml} (looked for {label_path(evaluation[0])})",
+            "accuracy needs labels: give --eval-data with labels, or --no-eval",
+        )
     return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))
+
+
+def check_paths(job: ExportJob) -> None:
+    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+
+    Raises:
+        InputError: a path does not exist.
+    """
+    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data, "--calibration": job.calibration}
+    for option, given in options.items():
+        path = Path(given) if given else None
+        if path and not path.exists() and (option == "--calibration" or path.name != str(given)):
+            raise InputError(f"{option} {given} does not exist", "check the path")

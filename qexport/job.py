@@ -141,7 +141,7 @@ def _converted(name: str, value: Any) -> Any:
             return Path(value)
         if kind == "bool":
             return _boolean(value)
-        return (float if kind == "float" else int if kind.startswith("int") else str)(value)
+        return _number(value, whole=kind.startswith("int")) if kind[:3] in ("int", "flo") else _text(value)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--{name.replace('_', '-')} cannot be {value!r}", f"give {_wanted(kind)}") from error
 
@@ -155,6 +155,19 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
+
+
+def _number(value: Any, whole: bool) -> float:
+    number = float(value)
+    if isinstance(value, bool) or (whole and number != int(number)):
+        raise ValueError
+    return int(number) if whole else number
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | list | dict):
+        raise ValueError
+    return str(value)
 
 
 def _image_size(value: Any) -> tuple[int, int]:
@@ -182,10 +195,16 @@ def _check(job: ExportJob) -> None:
         raise UsageError("--nms and --head end2end exclude each other", "the end-to-end head needs no NMS")
     if job.int8 and job.half:
         raise UsageError("--int8 and --half exclude each other", "give one of them")
-    if job.int8 and not (job.data or job.calibration):
-        raise UsageError("--int8 needs images to calibrate with", "add --data DATA.yaml (or --calibration FILE)")
+    if job.int8 and not job.data and not (job.calibration and job.eval_data):
+        raise UsageError("--int8 needs images to calibrate with and to verify on", "add --data DATA.yaml")
     if not job.no_eval and not (job.data or job.eval_data):
         raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
+    if not job.no_latency and not (job.data or job.eval_data):
+        raise UsageError("latency is measured on an image", "add --data or --eval-data, or --no-latency")
+    if job.report and (job.report.is_dir() or not job.report.absolute().parent.is_dir()):
+        raise UsageError(f"--report {job.report} cannot be written", "give a file in a folder that exists")
+    if not job.format:
+        raise UsageError("--format names no format", "give one, such as tflite")
     for name in job.format:
         _check_format(name, job)
 

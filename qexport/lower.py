@@ -15,7 +15,7 @@ from qexport.metadata import artifact_metadata
 from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
 from qexport.program import Program
-from qexport.verify import Verification, sample_inputs, verify
+from qexport.verify import Verification, check_outputs, sample_inputs, verify
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,25 @@ class Written:
     verification: Verification | None = None
 
 
-def write_float(job: ExportJob, checkpoint: Checkpoint, program: Program, backend: Backend, folder: Path) -> Written:
-    """Write the float32 artifact."""
+def write_float(
+    job: ExportJob,
+    checkpoint: Checkpoint,
+    program: Program,
+    backend: Backend,
+    samples: Sequence[Path],
+    folder: Path,
+) -> Written:
+    """Write the float32 artifact; compare it with the program where there are images to do it on.
+
+    Raises:
+        ConversionError, VerificationError: the file is not kept.
+    """
     path = folder / f"{job.stem}_fp32{backend.suffix}"
     with write_whole(path) as temporary:
         backend.lower(program, None, artifact_metadata(checkpoint, program, "fp32", None), temporary)
+        inputs = sample_inputs(samples, program)
+        if inputs:
+            check_outputs(program.graph, program, backend.runner(temporary, job.threads), inputs, backend.name)
     return Written(describe_artifact(path, backend.name, "fp32"), backend)
 
 

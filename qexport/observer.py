@@ -19,9 +19,7 @@ class Observer:
     def __init__(self) -> None:
         self._minimum = np.inf
         self._maximum = -np.inf
-        self._sum_of_minima = 0.0
-        self._sum_of_maxima = 0.0
-        self._images = 0
+        self._seen = False
         self._limit = LEAST_LIMIT
         self._counts = np.zeros(BINS, dtype=np.int64)
 
@@ -35,15 +33,13 @@ class Observer:
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("not finite")
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
-        self._sum_of_minima += low
-        self._sum_of_maxima += high
         limit = limit_for(max(abs(low), abs(high)))
-        if self._images:
+        if self._seen:
             limit = max(self._limit, limit)
             self._counts = widen(self._counts, self._limit, limit)
         self._limit = limit
         self._counts += histogram(self._sample(tensor), limit)
-        self._images += 1
+        self._seen = True
 
     def _sample(self, tensor: Tensor) -> Tensor:
         """Every k-th element, the same positions for each image: the order of images must not matter."""
@@ -55,14 +51,11 @@ class Observer:
 
     def statistics(self) -> Statistics:
         """Return what was seen so far; at least one image must have passed."""
-        if not self._images:
+        if not self._seen:
             raise ValueError("no image was observed")
         return Statistics(
             minimum=self._minimum,
             maximum=self._maximum,
-            mean_minimum=self._sum_of_minima / self._images,
-            mean_maximum=self._sum_of_maxima / self._images,
-            images=self._images,
             limit=self._limit,
             counts=self._counts.copy(),
         )

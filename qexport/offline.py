@@ -19,21 +19,15 @@ def quiet_ultralytics() -> None:
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
 
 
-def share_cores() -> None:
-    """Let threads that wait sleep instead of spin; call it before anything imports torch.
-
-    OpenMP's threads spin at the end of every operation. Where another process wants the cores as well, as in CI,
-    each spin burns a time slice: calibrating 30 images took 99 s that way, and 8 s like this.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def quiet_libraries() -> None:
-    """For the command line: no warnings and no log lines below errors from any library.
+    """For the command line, before torch is imported: no warnings, no log lines below errors, no spinning threads.
 
-    The library use of qexport leaves these switches alone, so that a program's own settings hold.
+    OpenMP's threads spin at the end of every operation, and on a busy machine each spin burns a time slice. Whole
+    images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
+    program's own settings hold.
     """
     quiet_ultralytics()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     warnings.simplefilter("ignore")

@@ -28,11 +28,6 @@ def minmax(statistics: Statistics) -> Range:
     return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
 
 
-def mean_extremes(statistics: Statistics) -> Range:
-    """The extremes of single images, averaged: one odd image cannot coarsen the scale for all."""
-    return min(statistics.mean_minimum, 0.0), max(statistics.mean_maximum, 0.0)
-
-
 def percentile(statistics: Statistics, percent: float = DEFAULT_PERCENTILE) -> Range:
     """The range that leaves (100 - percent) % of the elements outside on either side.
 

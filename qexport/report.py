@@ -147,7 +147,7 @@ def make_report(
         artifacts=tuple(entries),
         seconds=dict(seconds),
         threads=job.threads,
-        warnings=_run_warnings(table),
+        warnings=_run_warnings(job, checkpoint, table, images),
     )
 
 
@@ -157,7 +157,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
     float_latency = reference.latency if reference else None
     warnings: list[str] = []
     if figures.accuracy:
-        warnings += accuracy_warnings(figures.accuracy.images, len(images.both))
+        warnings += accuracy_warnings(figures.accuracy.images, len(images.evaluation), len(images.both))
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
     return ArtifactReport(
@@ -194,9 +194,11 @@ def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
     return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
 
 
-def accuracy_warnings(images: int, overlapping: int) -> tuple[str, ...]:
+def accuracy_warnings(images: int, asked: int, overlapping: int) -> tuple[str, ...]:
     """What a reader must know before believing an accuracy."""
     found = []
+    if images < asked:
+        found.append(f"{asked - images} of {asked} evaluation images or their labels could not be read")
     if images < FEW_IMAGES:
         found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
     if overlapping:
@@ -247,8 +249,16 @@ def _evaluation_entry(job: ExportJob, images: RunImages) -> dict[str, Any]:
     }
 
 
-def _run_warnings(table: CalibrationTable | None) -> tuple[str, ...]:
-    if table is None or not table.skipped:
-        return ()
-    named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
-    return (f"{len(table.skipped)} calibration images were skipped: {named}",)
+def _run_warnings(
+    job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
+) -> tuple[str, ...]:
+    found = []
+    if table is not None and table.skipped:
+        named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
+        found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
+    if job.calibration and not images.calibration and images.evaluation:
+        found.append("evaluation images were not compared with those of --calibration: add --data to do so")
+    data = images.evaluation_data
+    if data is not None and list(data.names.values()) != list(checkpoint.names.values()):
+        found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
+    return tuple(found)

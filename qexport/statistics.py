@@ -25,17 +25,12 @@ class Statistics:
 
     Attributes:
         minimum, maximum: exact extremes over every element of every image.
-        mean_minimum, mean_maximum: the extremes of single images, averaged over images.
-        images: how many images were seen.
         limit: the histogram covers [-limit, limit].
         counts: int64 of shape (BINS,), elements sampled into each bin.
     """
 
     minimum: float
     maximum: float
-    mean_minimum: float
-    mean_maximum: float
-    images: int
     limit: float
     counts: NDArray[np.int64]
 
@@ -74,9 +69,6 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     return Statistics(
         minimum=min(s.minimum for s in every),
         maximum=max(s.maximum for s in every),
-        mean_minimum=min(s.mean_minimum for s in every),
-        mean_maximum=max(s.mean_maximum for s in every),
-        images=max(s.images for s in every),
         limit=limit,
         counts=np.sum([widen(s.counts, s.limit, limit) for s in every], axis=0),
     )

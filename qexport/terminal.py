@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.report import ArtifactReport, Report
+from qexport.verify import Verification
 
 NOTHING = "–"
 
@@ -77,10 +78,13 @@ def _verified(artifact: ArtifactReport) -> str:
     checked = artifact.verification
     if checked is None:
         return ""
-    return (
-        f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and "
-        f"{checked.agreement:.0%} of its detections on {checked.images} images are the simulated program's"
-    )
+    return f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and {_shared(checked)}"
+
+
+def _shared(checked: Verification) -> str:
+    if checked.agreement is None:
+        return f"finds nothing on {checked.images} images, like the simulated program"
+    return f"{checked.agreement:.0%} of its detections on {checked.images} images are the simulated program's"
 
 
 def print_report(report: Report, saved: Path, console: Console) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.fx import GraphModule
 
 from qexport.accuracy import agreement
-from qexport.arithmetic import INT8_NARROW, quantise
+from qexport.arithmetic import INT8_NARROW
 from qexport.backends import Runner, StoredGraph, StoredTensor
 from qexport.errors import VerificationError
 from qexport.plan import QuantPlan, TensorQuant
@@ -21,11 +23,17 @@ from qexport.program import Program
 from qexport.simulate import simulated
 
 LEAST_AGREEMENT = 0.75
-"""Share of detections that simulation and runtime must have in common.
+"""Share of detections that program and runtime must have in common.
 
-Kernels round differently, and a score near the threshold falls on one side or the other; a wrong scale anywhere
-leaves next to nothing in common.
+Kernels round differently, and a score near the threshold falls on one side or the other.
 """
+SAME_BOX = 0.8
+"""Intersection over union from which two boxes are the same detection."""
+LEAST_NAMED = 0.85
+"""Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
+HALF_A_STEP = 0.51
+"""A weight lies at most half a step from its integer; the rest is float rounding."""
+COVERAGE_TOLERANCE = 0.005
 CONFIDENCE = 0.25
 FEW = 20
 SCALE_TOLERANCE = 1e-5
@@ -39,14 +47,15 @@ class Verification:
     Attributes:
         tensors: planned tensors found in the file with dtype, scale and zero point as planned.
         unnamed: planned tensors that the converter merged into another kernel, so that no name is left to check.
-        agreement: share of detections that simulation and runtime have in common, 0..1.
+        agreement: share of detections that simulation and runtime have in common, 0..1; None when neither finds
+            anything on the sample images.
         images: images that the agreement is of.
         coverage: share of multiply-accumulates in integer kernels, 0..1, counted from the file.
     """
 
     tensors: int
     unnamed: int
-    agreement: float
+    agreement: float | None
     images: int
     coverage: float
 
@@ -67,25 +76,56 @@ def verify(
         VerificationError: a tensor differs from the plan, a planned tensor stayed float, or outputs disagree.
     """
     found = check_plan(program, plan, stored)
-    shared = output_agreement(program, plan, runner, inputs)
-    if shared < LEAST_AGREEMENT:
-        raise VerificationError(
-            f"{plan.profile}: only {shared:.0%} of the detections agree with the simulated program",
-            "the runtime computes something else than the plan: report the model and the runtime's version",
-        )
+    check_coverage(program, plan, stored)
+    shared = check_outputs(simulated(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    return Verification(found, planned - found, shared, len(inputs), stored.coverage)
+    return Verification(found, planned - found, shared, len(inputs) * program.batch, stored.coverage)
+
+
+def check_outputs(
+    reference: GraphModule, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+) -> float | None:
+    """Compare a runtime's detections with those of a graph; return their agreement, None if there are none.
+
+    Raises:
+        VerificationError: there is no image to compare on, or too few detections agree.
+    """
+    if not inputs:
+        raise VerificationError(f"{runtime}: no image to verify with", "add --data")
+    shared = output_agreement(reference, program, runner, inputs)
+    if shared is not None and shared < LEAST_AGREEMENT:
+        raise VerificationError(
+            f"{runtime}: only {shared:.0%} of the detections agree with the program's",
+            "the runtime computes something else: report the model and the runtime's version",
+        )
+    return shared
+
+
+def check_coverage(program: Program, plan: QuantPlan, stored: StoredGraph) -> None:
+    """Compare the integer share of multiply-accumulates, counted from the file, with the planned one.
+
+    Raises:
+        VerificationError: more or fewer run in integers than planned.
+    """
+    total = sum(value.macs for value in program.values.values())
+    planned = sum(value.macs for value in program.values.values() if value.name in plan.integer) / max(total, 1)
+    if abs(stored.coverage - planned) > COVERAGE_TOLERANCE:
+        raise VerificationError(
+            f"{plan.profile}: {stored.coverage:.1%} of the arithmetic is in integers, {planned:.1%} was planned",
+            "the converter did not obey the plan: report the model and the converter's version",
+        )
 
 
 def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
     """Compare every planned tensor that the file names; return how many were found.
 
     Raises:
-        VerificationError: some differ, or fewer than half are named at all.
+        VerificationError: some differ, or too few are named at all.
     """
     wrong, found = [], 0
-    planned = [(key, name, t) for key, name, t in _planned(program, plan) if key in stored.tensors]
-    for key, name, tensor in planned:
+    for key, name, tensor in _planned(program, plan):
+        if key not in stored.tensors:
+            continue
         difference = _difference(program, name, tensor, stored.tensors[key])
         if difference:
             wrong.append(f"{name}: {difference}")
@@ -96,20 +136,18 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
             f"{plan.profile}: the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}",
             "the converter did not obey the plan: report the model and the converter's version",
         )
-    if 2 * found < sum(not t.is_float for t in plan.tensors.values()):
+    if found < LEAST_NAMED * sum(not t.is_float for t in plan.tensors.values()):
         raise VerificationError(f"{plan.profile}: only {found} planned tensors are in the file", "report the model")
     return found
 
 
-def _planned(program: Program, plan: QuantPlan) -> list[tuple[str, str, TensorQuant]]:
+def _planned(program: Program, plan: QuantPlan) -> Iterator[tuple[str, str, TensorQuant]]:
     """(key in the file, name in the plan, decision) for every tensor that an integer operation writes or holds."""
-    rows = []
     for value in program.values.values():
         if value.name in plan.integer:
-            rows.append((value.name, value.name, plan.tensors[value.name]))
+            yield value.name, value.name, plan.tensors[value.name]
             if value.weight:
-                rows.append((f"{value.name}.weight", value.weight, plan.tensors[value.weight]))
-    return rows
+                yield f"{value.name}.weight", value.weight, plan.tensors[value.weight]
 
 
 def _difference(program: Program, name: str, planned: TensorQuant, stored: StoredTensor) -> str:
@@ -131,22 +169,23 @@ def _weight_difference(weight: NDArray[np.float32], planned: TensorQuant, intege
     shape = [1] * weight.ndim
     shape[planned.axis] = -1
     scales = np.array(planned.scale, dtype=np.float32).reshape(shape)
-    # A value in the middle between two integers may be rounded either way.
-    furthest = int(np.abs(quantise(weight, scales, 0, INT8_NARROW) - integers.astype(np.int32)).max())
-    return f"weights are {furthest} steps away" if furthest > 1 else ""
+    low, high = INT8_NARROW.low, INT8_NARROW.high
+    furthest = float(np.abs(np.clip(weight / scales, low, high) - integers).max())
+    return f"weights are {furthest:.2f} steps away" if furthest > HALF_A_STEP else ""
 
 
-def output_agreement(program: Program, plan: QuantPlan, runner: Runner, inputs: Sequence[NDArray[np.float32]]) -> float:
-    """Return the share of detections that the simulated program and the runtime have in common, 0..1."""
-    simulation = simulated(program, plan)
+def output_agreement(
+    reference: GraphModule, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
+) -> float | None:
+    """Return the share of detections that a graph and a runtime have in common, 0..1; None if there are none."""
     paired = total = 0
     with torch.no_grad():
         for batch in inputs:
-            expected, actual = simulation(torch.from_numpy(batch)), torch.from_numpy(runner.run(batch))
+            expected, actual = reference(torch.from_numpy(batch)), torch.from_numpy(runner.run(batch))
             for one, other in zip(*(detections(o, program.final) for o in (expected, actual)), strict=True):
-                both, number = agreement(one, other)
+                both, number = agreement(one, other, SAME_BOX)
                 paired, total = paired + both, total + number
-    return paired / total if total else 1.0
+    return paired / total if total else None
 
 
 def detections(output: Tensor, final: bool) -> list[tuple[Tensor, Tensor]]:
@@ -163,9 +202,10 @@ def detections(output: Tensor, final: bool) -> list[tuple[Tensor, Tensor]]:
 
 
 def sample_inputs(paths: Sequence[Path], program: Program, count: int = 4) -> list[NDArray[np.float32]]:
-    """Read the first `count` images as batches of the program's shape."""
+    """Read up to `count` batches of different images, each of the program's shape; a short last one is filled up."""
     from qexport.images import stream
 
-    shape = program.values["images"].shape
-    read = stream(paths[: 2 * count], program.imgsz, lambda *_: None)
-    return [np.broadcast_to(pixels, shape).copy() for (_, pixels), _ in zip(read, range(count), strict=False)]
+    read = stream(paths, program.imgsz, lambda *_: None)
+    pixels = [image for _, image in islice(read, count * program.batch)]
+    batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
+    return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.errors import UsageError
-from qexport.plan import QuantPlan
 from qexport.profile import RuntimeProfile
-from qexport.program import Program
+
+if TYPE_CHECKING:
+    from qexport.plan import QuantPlan
+    from qexport.program import Program
 
 GROUP = "qexport.backends"
 

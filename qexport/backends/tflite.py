@@ -11,18 +11,22 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
-from qexport.plan import QuantPlan
 from qexport.profile import TFLITE, RuntimeProfile
-from qexport.program import Program
 
+if TYPE_CHECKING:
+    from qexport.plan import QuantPlan
+    from qexport.program import Program
+
+_PACKAGES = ("litert_torch", "ai_edge_litert", "torchao", "flatbuffers")
 _TAG = "qexport"
 _VALUE = re.compile(rf"{_TAG}_(\w+)")
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
@@ -39,10 +43,9 @@ class TFLiteBackend:
     precisions = frozenset({"fp32", "int8"})
 
     def __init__(self) -> None:
-        try:
-            import ai_edge_litert.interpreter  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError(f"format tflite needs {error.name}", "pip install 'qexport[tflite]'") from error
+        missing = [package for package in _PACKAGES if find_spec(package) is None]
+        if missing:
+            raise MissingExtraError(f"format tflite needs {', '.join(missing)}", "pip install 'qexport[tflite]'")
 
     def lower(self, program: Program, plan: QuantPlan | None, metadata: Mapping[str, Any], path: Path) -> None:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
@@ -127,7 +130,7 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
     try:
         with torch.no_grad():
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
-    except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # the converter raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(f"litert-torch cannot convert this model ({first})", "try another format") from error
 
