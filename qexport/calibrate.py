@@ -118,6 +118,8 @@ def _merged(everyone: Sequence[_Watched]) -> dict[str, Statistics]:
 
 def _check_usable(total: int, skipped: Sequence[tuple[str, str]]) -> None:
     usable = total - len(skipped)
+    if not total:
+        raise InputError("no calibration images", "add --data with images in its train split")
     if usable < max(1, LEAST_USABLE * total):
         name, reason = skipped[0]
         raise InputError(

@@ -66,7 +66,7 @@ def load_table(path: Path) -> CalibrationTable:
         InputError: missing, unreadable, or of another schema.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return _table(json.loads(str(content["head"])), content["scalars"], content["counts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} is not a calibration table ({error})", "give a calibration.npz of qexport") from error

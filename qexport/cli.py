@@ -195,8 +195,8 @@ VERBS = {"demo": verbs_app, "formats": verbs_app}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
-    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
-    app = VERBS.get(words[0], export_app) if words else export_app
+    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
+    app = VERBS.get(words[0], export_app)
     try:
         code = app(words, prog_name="qexport", standalone_mode=False)
         return int(code or 0)

@@ -134,7 +134,7 @@ def _converted(name: str, value: Any) -> Any:
     try:
         if name == "format":
             names = value.split(",") if isinstance(value, str) else value
-            return tuple(dict.fromkeys(str(n).strip() for n in names))
+            return tuple(dict.fromkeys(_text(name).strip() for name in _sequence(names)))
         if name == "imgsz":
             return _image_size(value)
         if name in PATHS:
@@ -142,7 +142,7 @@ def _converted(name: str, value: Any) -> Any:
         if kind == "bool":
             return _boolean(value)
         return _number(value, whole=kind.startswith("int")) if kind[:3] in ("int", "flo") else _text(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"--{name.replace('_', '-')} cannot be {value!r}", f"give {_wanted(kind)}") from error
 
 
@@ -164,6 +164,12 @@ def _number(value: Any, whole: bool) -> float:
     return int(number) if whole else number
 
 
+def _sequence(value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    return value
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool | list | dict):
         raise ValueError
@@ -173,7 +179,7 @@ def _text(value: Any) -> str:
 def _image_size(value: Any) -> tuple[int, int]:
     if isinstance(value, str):
         value = value.replace("x", ",").split(",")
-    sizes = [int(part) for part in (value if isinstance(value, list | tuple) else [value])]
+    sizes = [int(_number(part, whole=True)) for part in (value if isinstance(value, list | tuple) else [value])]
     if len(sizes) not in (1, 2):
         raise ValueError
     return sizes[0], sizes[-1]
@@ -199,8 +205,6 @@ def _check(job: ExportJob) -> None:
         raise UsageError("--int8 needs images to calibrate with and to verify on", "add --data DATA.yaml")
     if not job.no_eval and not (job.data or job.eval_data):
         raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
-    if not job.no_latency and not (job.data or job.eval_data):
-        raise UsageError("latency is measured on an image", "add --data or --eval-data, or --no-latency")
     if job.report and (job.report.is_dir() or not job.report.absolute().parent.is_dir()):
         raise UsageError(f"--report {job.report} cannot be written", "give a file in a folder that exists")
     if not job.format:

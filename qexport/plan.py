@@ -96,7 +96,7 @@ def load_plan(path: Path) -> QuantPlan:
         integer = frozenset(name for name, entry in entries.items() if entry.pop("integer"))
         tensors = {name: _tensor(entry) for name, entry in entries.items()}
         return QuantPlan(content["profile"], content["program"], integer, tensors)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
         ) from error

@@ -1,0 +1,149 @@
+"""Fixtures and small hand-made models that several test files share."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qexport.calibrate import calibrate
+from qexport.calibration_table import CalibrationTable
+from qexport.checkpoint import Checkpoint, load_checkpoint
+from qexport.heads import split_head
+from qexport.images import letterbox, read_image, to_tensor
+from qexport.offline import quiet_ultralytics
+from qexport.program import Program, capture
+from qexport.statistics import BINS, Statistics
+from qexport.torchvision_repair import repair
+
+quiet_ultralytics()  # before any test imports ultralytics; nothing above does
+
+DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
+SMALL = (96, 96)
+"""Image size at which the demo model is captured where its accuracy does not matter: 189 anchors."""
+
+
+class TinyDecode(nn.Module):
+    """Stands in for the real decode: the same place in the program, next to no arithmetic."""
+
+    end2end = False
+    nms = False
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """(1, 4 + classes, anchors)."""
+        return torch.cat((boxes.flatten(2), scores.flatten(2).sigmoid()), dim=1)
+
+
+class TinyDetector(nn.Module):
+    """Every constraint of a plan in a few layers: SiLU, split, sum, concatenation, pooling, resizing, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.left = nn.Conv2d(4, 4, 1, groups=2)
+        self.deep = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.neck = nn.Conv2d(16, 8, 1)
+        self.box = nn.Conv2d(8, 4, 1)
+        self.cls = nn.Conv2d(8, 2, 1)
+        self.act = nn.SiLU(inplace=True)
+        self.decode = TinyDecode()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what `TinyDecode` makes of it."""
+        first, second = self.act(self.stem(images)).chunk(2, 1)
+        second = second + self.act(self.left(second))
+        shallow = torch.cat((first, second), 1)
+        deep = nn.functional.max_pool2d(self.deep(shallow), 3, 1, 1)
+        tokens = deep.reshape(1, 8, -1)
+        tokens = tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)
+        deep = deep + tokens.reshape(deep.shape)
+        deep = nn.functional.interpolate(deep, scale_factor=2.0, mode="nearest")
+        neck = self.act(self.neck(torch.cat((shallow, deep), 1)))
+        decoded: Tensor = self.decode(self.box(neck), self.cls(neck))
+        return decoded
+
+
+def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill a module's parameters from a seed of their own, so that no other test moves them."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+        parameter.requires_grad_(False)
+    return module.eval()
+
+
+def captured(module: Any, imgsz: tuple[int, int] = (8, 8), batch: int = 1) -> Program:
+    """Capture a hand-made module that only looks like a `DetectionProgram`."""
+    return capture(module, imgsz, batch)
+
+
+def statistics_of(data: NDArray[np.floating], limit: float) -> Statistics:
+    """Statistics of an array, counted by NumPy's own histogram."""
+    counts, _ = np.histogram(data, bins=BINS, range=(-limit, limit))
+    return Statistics(float(data.min()), float(data.max()), limit, counts.astype(np.int64))
+
+
+def synthetic_statistics(names: Iterable[str]) -> dict[str, Statistics]:
+    """Evenly spread values between bounds that depend on nothing but each name."""
+    made = {}
+    for name in names:
+        digest = hashlib.sha256(name.encode()).digest()
+        low, high = -(1 + digest[0] % 12), 2 + digest[1] % 13
+        made[name] = statistics_of(np.linspace(low, high, 20_001), 16.0)
+    return made
+
+
+@cache
+def _loaded() -> Checkpoint:
+    repair()
+    return load_checkpoint(DEMO / "shapes26.pt")
+
+
+def demo_checkpoint() -> Checkpoint:
+    """The demo checkpoint with a module of its own: splitting a head fuses it in place."""
+    return replace(_loaded(), module=copy.deepcopy(_loaded().module))
+
+
+def demo_images(split: str, count: int) -> list[Path]:
+    """The first images of a split of the demo data set."""
+    return sorted((DEMO / "shapes" / "images" / split).glob("*.jpg"))[:count]
+
+
+def demo_image(imgsz: tuple[int, int], index: int = 0) -> Tensor:
+    """A validation image of the demo data set as a batch of one."""
+    path = demo_images("val", index + 1)[index]
+    return torch.from_numpy(to_tensor(letterbox(read_image(path), imgsz)))[None]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Program:
+    """The program of `TinyDetector` at 8 by 8 pixels."""
+    return captured(seeded(TinyDetector()))
+
+
+@pytest.fixture(scope="session")
+def demo_program() -> Program:
+    """The demo model with its end-to-end head, small."""
+    return capture(split_head(demo_checkpoint().module, "end2end", SMALL), SMALL)
+
+
+@pytest.fixture(scope="session")
+def demo_one2many() -> Program:
+    """The demo model with its one-to-many head, at the size that it was trained for."""
+    return capture(split_head(demo_checkpoint().module, "one2many", (320, 320)), (320, 320))
+
+
+@pytest.fixture(scope="session")
+def demo_table(demo_one2many: Program) -> CalibrationTable:
+    """Statistics of the one-to-many demo program over four training images."""
+    return calibrate(demo_one2many, demo_images("train", 4), lambda: None)

@@ -1,0 +1,110 @@
+"""Agreement of detections by hand; fidelity against what it must be for known detections."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import demo_checkpoint
+from torch import Tensor
+
+from qexport.accuracy import TRUTH_CONFIDENCE, Detections, _Recorder, agreement
+
+Found = tuple[Tensor, Tensor]
+
+
+def found(*rows: tuple[float, float, float, float, int]) -> Found:
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return table[:, :4], table[:, 4]
+
+
+A = (0.0, 0.0, 10.0, 10.0, 0)
+A_SHIFTED = (0.0, 0.0, 10.0, 6.0, 0)  # 60 of 100 pixels: IoU 0.6
+A_HALF = (0.0, 0.0, 10.0, 4.0, 0)  # IoU 0.4
+B = (50.0, 50.0, 60.0, 60.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([A, B], [B, A], (4, 4)),
+        ([A], [A_SHIFTED], (2, 2)),
+        ([A], [A_HALF], (0, 2)),
+        ([A], [(*A[:4], 1)], (0, 2)),  # another class
+        ([A, B], [A], (2, 3)),
+        ([A, A], [A], (2, 3)),  # one detection pairs once
+        ([A], [A_HALF, A_SHIFTED], (2, 3)),  # with the better of the two
+        ([], [A, B], (0, 2)),
+        ([A], [], (0, 1)),
+        ([], [], (0, 0)),
+    ],
+)
+def test_agreement_by_hand(one: list[Any], other: list[Any], expected: tuple[int, int]) -> None:
+    assert agreement(found(*one), found(*other)) == expected
+    assert agreement(found(*other), found(*one)) == expected
+
+
+def test_agreement_at_a_stricter_overlap() -> None:
+    assert agreement(found(A), found(A_SHIFTED), iou=0.7) == (0, 2)
+    assert agreement(found(A), found(A_SHIFTED), iou=0.59) == (2, 2)
+
+
+def fidelity_of(predictions: dict[str, tuple[Found, Tensor]], reference: Detections) -> float | None:
+    """Feed predictions (boxes, classes) with confidences to the recorder, as the validator does."""
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    demo_checkpoint()  # repairs torchvision where it needs it
+    validator: Any = DetectionValidator()
+    validator.metrics.names = {0: "circle", 1: "square"}
+    validator.niou = 10
+    validator.iouv = torch.linspace(0.5, 0.95, 10)
+    recorder = _Recorder(reference)
+    for name, ((boxes, classes), confidence) in predictions.items():
+        recorder.record(
+            validator,
+            [{"bboxes": boxes, "cls": classes, "conf": confidence}],
+            {"im_file": [f"/somewhere/{name}"]},
+        )
+    return recorder.fidelity()
+
+
+def test_the_references_own_detections_have_fidelity_one() -> None:
+    reference = {"a.jpg": found(A, B), "b.jpg": found(A)}
+    same = {name: (boxes, torch.full((len(boxes[0]),), 0.9)) for name, boxes in reference.items()}
+    assert fidelity_of(same, reference) == pytest.approx(0.995, abs=1e-6)  # what Ultralytics' mAP gives a perfect model
+
+
+def test_missing_detections_and_looser_boxes_cost_fidelity() -> None:
+    reference = {"a.jpg": found(A), "b.jpg": found(A)}
+    half = {"a.jpg": (found(A), torch.tensor([0.9])), "b.jpg": (found(), torch.zeros(0))}
+    assert fidelity_of(half, reference) == pytest.approx(0.5, abs=0.01)
+    # IoU 0.6 counts at the thresholds 0.5, 0.55 (and perhaps 0.6) of ten.
+    loose = {name: (found(A_SHIFTED), torch.tensor([0.9])) for name in reference}
+    score = fidelity_of(loose, reference)
+    assert score is not None
+    assert 0.19 < score < 0.31
+
+
+def test_without_a_reference_or_without_anything_in_it_there_is_no_fidelity() -> None:
+    prediction = {"a.jpg": (found(A), torch.tensor([0.9]))}
+    assert fidelity_of(prediction, {"a.jpg": found()}) is None
+    assert _Recorder(None).fidelity() is None
+
+
+def test_only_confident_detections_become_a_reference() -> None:
+    recorder = _Recorder(None)
+    confidence = torch.tensor([0.9, TRUTH_CONFIDENCE, 0.2])
+    prediction = {
+        "bboxes": torch.arange(12.0).reshape(3, 4),
+        "cls": torch.tensor([0.0, 1, 2]),
+        "conf": confidence,
+    }
+    validator = SimpleNamespace(metrics=SimpleNamespace(names={}))
+    recorder.record(validator, [prediction], {"im_file": ["/x/a.jpg"]})
+    boxes, classes = recorder.confident["a.jpg"]
+    assert classes.tolist() == [0.0, 1.0]
+    assert boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    prediction["bboxes"].zero_()
+    assert boxes[1].tolist() == [4, 5, 6, 7]  # a copy: the validator scales boxes in place afterwards

@@ -1,0 +1,198 @@
+"""The installed command: help, verbs, option words, config files and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+import qexport
+from qexport.cli import join_sizes, main
+from qexport.job import make_job, read_config
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = str(Path(sys.executable).with_name("qexport"))
+MODULE = (sys.executable, "-m", "qexport")
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+HEAVY = ("torch", "ultralytics", "numpy", "cv2", "ai_edge_litert", "litert_torch", "tensorflow")
+
+
+@pytest.fixture(autouse=True)
+def logging_level() -> Iterator[None]:
+    """The command line silences the root logger for good, which is right for a process of its own only."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def imported_by(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after running `code`."""
+    done = run(sys.executable, "-c", f"import sys\n{code}\nprint('loaded', *sys.modules)")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def options(name: str) -> dict[str, object]:
+    return read_config(ROOT / "configs" / name)
+
+
+def test_help_is_there_at_once() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert run(COMMAND, "--help").returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = imported_by("from qexport.cli import main\nassert main(['--help']) == 0")
+    assert "qexport.cli" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_a_refused_job_imports_nothing_heavy() -> None:
+    loaded = imported_by("from qexport.cli import main\nassert main(['m.pt', '--int8', '--no-eval']) == 2")
+    assert "qexport.job" in loaded
+    assert loaded.isdisjoint({"torch", "ultralytics"})
+
+
+def test_help_names_every_option_and_exit_code() -> None:
+    shown = run(COMMAND, "--help").stdout
+    named = "--format --int8 --half --data --imgsz --batch --device --fraction --nms --eval-data --calib-images --out"
+    ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json"
+    for option in f"{named} {ours}".split():
+        assert f"{option} " in shown
+    joined = " ".join(shown.split())
+    for code in ("0 done", "1 failed", "2 usage", "3 model or data", "4 package missing", "6 verification"):
+        assert code in joined
+
+
+@pytest.mark.parametrize("verb", ["demo", "formats"])
+def test_every_verb_has_help(verb: str) -> None:
+    done = run(COMMAND, verb, "--help")
+    assert done.returncode == 0
+    assert f"qexport {verb}" in done.stdout
+    assert verb in run(COMMAND, "--help").stdout
+
+
+def test_the_help_of_a_verb_fits_80_columns() -> None:
+    assert max(len(line) for line in run(COMMAND, "--help").stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("command", [(COMMAND,), MODULE], ids=["installed", "python -m"])
+def test_version(command: Sequence[str]) -> None:
+    done = run(*command, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{qexport.__version__}\n", "")
+
+
+def test_formats() -> None:
+    done = run(COMMAND, "formats")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert {"fp32", "int8"} <= set(lines["tflite"].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("formats",), 0),
+        (("demo", "--help"), 0),
+        (("-h",), 0),
+        (("--bogus",), 2),
+        (("formats", "extra"), 2),
+        (("demo", "--bogus"), 2),
+        (("absent.pt", "--no-eval"), 3),
+        (("absent.pt", "--int8", "--no-eval"), 2),
+    ],
+)
+def test_exit_codes_in_process(words: tuple[str, ...], code: int) -> None:
+    assert main(words) == code
+
+
+@pytest.mark.parametrize("command", [(COMMAND,), MODULE], ids=["installed", "python -m"])
+@pytest.mark.parametrize(
+    ("words", "code"), [(("--bogus",), 2), (("no/such.pt", "--no-eval"), 3)], ids=["usage", "input"]
+)
+def test_exit_codes_reach_the_shell(command: Sequence[str], words: tuple[str, ...], code: int) -> None:
+    done = run(*command, *words)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("qexport: error: ")
+
+
+def test_no_argument_shows_the_help() -> None:
+    done = run(COMMAND)
+    assert "Usage: qexport" in done.stdout + done.stderr
+    assert done.returncode in (0, 2)
+    assert "qexport: error:" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "joined"),
+    [
+        (["m.pt", "--imgsz", "480", "640", "--int8"], ["m.pt", "--imgsz", "480,640", "--int8"]),
+        (["--imgsz", "480", "640", "m.pt"], ["--imgsz", "480,640", "m.pt"]),
+        (["--imgsz", "480", "m.pt"], ["--imgsz", "480", "m.pt"]),
+        (["--imgsz", "480,640"], ["--imgsz", "480,640"]),
+        (["--batch", "4", "--imgsz", "640"], ["--batch", "4", "--imgsz", "640"]),
+        (["--calib-images", "4", "8"], ["--calib-images", "4", "8"]),
+        ([], []),
+    ],
+)
+def test_two_sizes_are_one_word(words: list[str], joined: list[str]) -> None:
+    assert join_sizes(words) == joined
+
+
+@pytest.mark.parametrize("imgsz", [("480", "640"), ("480,640",), ("480x640",)], ids=str)
+def test_sizes_arrive_as_height_and_width(capsys: pytest.CaptureFixture[str], imgsz: tuple[str, ...]) -> None:
+    # Too small a height is refused, and the refusal shows how both were read.
+    small = [size.replace("480", "16") for size in imgsz]
+    assert main(["m.pt", "--no-eval", "--imgsz", *small]) == 2
+    assert "--imgsz 16x640" in capsys.readouterr().err
+
+
+def test_the_examples_are_all_here() -> None:
+    assert {path.name for path in CONFIGS} >= {"tflite_int8.yaml", "tflite_fp32.yaml", "ci_fast.yaml"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_example_is_a_valid_job(path: Path) -> None:
+    given = read_config(path)
+    assert len(given) == len(yaml.safe_load(path.read_text()))
+    # The names that an example leaves to the command line are given here.
+    job = make_job({"model": given.get("model", "best.pt"), "data": given.get("data", "mine.yaml")}, path)
+    assert job.format == ("tflite",)
+
+
+def test_the_main_example_is_the_main_job() -> None:
+    job = make_job({}, ROOT / "configs" / "tflite_int8.yaml")
+    assert (job.model, job.precision, job.imgsz, job.calib_images) == ("yolo26n.pt", "int8", (640, 640), 128)
+    assert (job.data, job.eval_data, job.no_eval) == ("coco128.yaml", "coco8.yaml", False)
+
+
+def test_the_float_example_is_float() -> None:
+    assert make_job({}, ROOT / "configs" / "tflite_fp32.yaml").precision == "fp32"
+
+
+def test_the_fast_example_measures_nothing() -> None:
+    given = options("ci_fast.yaml")
+    assert (given["no_eval"], given["no_latency"], given["int8"]) == (True, True, True)
+    assert given["calib_images"] == 16
+    assert given["imgsz"] == 320
+
+
+def test_the_command_line_wins_over_the_example() -> None:
+    path = ROOT / "configs" / "tflite_int8.yaml"
+    job = make_job({"imgsz": "320", "calib_images": 4, "model": None}, path)
+    assert (job.imgsz, job.calib_images, job.model) == ((320, 320), 4, "yolo26n.pt")

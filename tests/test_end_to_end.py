@@ -1,0 +1,243 @@
+"""Whole runs of the installed command on the demo model, and what they leave behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = str(Path(sys.executable).with_name("qexport"))
+DEMO = ROOT / "calibration_data"
+SHAPES = DEMO / "shapes"
+MODEL = str(DEMO / "shapes26.pt")
+JOB = (MODEL, "--format", "tflite", "--int8", "--data", str(SHAPES / "shapes.yaml"), "--imgsz", "320")
+UNMEASURED = ("--no-eval", "--no-latency")
+IMAGES = {"train": 128, "val": 100}
+FULL = {"shapes26_int8.tflite", "shapes26_fp32.tflite", "calibration.npz", "plan.json", "report.json"}
+
+VALIDATE = """
+import sys
+from qexport.offline import quiet_libraries
+quiet_libraries()
+from qexport.torchvision_repair import repair
+repair()
+from ultralytics import YOLO
+model, data, project = sys.argv[1:]
+metrics = YOLO(model).val(data=data, imgsz=320, device="cpu", plots=False, verbose=False, project=project)
+print("map", float(metrics.box.map))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of the command."""
+
+    folder: Path
+    output: str
+    errors: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        return content
+
+    def artifact(self, precision: str) -> dict[str, Any]:
+        (found,) = (entry for entry in self.report["artifacts"] if entry["precision"] == precision)
+        return dict(found)
+
+    def bytes_of(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+
+def run(folder: Path, *words: str) -> Run:
+    command = [COMMAND, *words, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder.parent, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return Run(folder, done.stdout, done.stderr)
+
+
+def below(folder: Path) -> set[str]:
+    """Everything in a folder, hidden files and subfolders included."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`qexport demo`, with a check that it writes nowhere but to its folder."""
+    parent = tmp_path_factory.mktemp("demo")
+    before = below(DEMO)
+    finished = run(parent / "out", "demo")
+    assert below(DEMO) == before
+    assert {path.name for path in parent.iterdir()} == {"out"}
+    return finished
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The demo's job spelled out, calibrated anew, not measured, reported as JSON."""
+    return run(tmp_path_factory.mktemp("again") / "out", *JOB, *UNMEASURED, "--json")
+
+
+@pytest.fixture(scope="module")
+def one2many(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The other head, scored, in silence."""
+    return run(tmp_path_factory.mktemp("one2many") / "out", *JOB, "--head", "one2many", "--no-latency", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def shapes_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo data in a place where Ultralytics may leave its caches."""
+    folder = tmp_path_factory.mktemp("copy") / "shapes"
+    shutil.copytree(SHAPES, folder)
+    content = {**yaml.safe_load((SHAPES / "shapes.yaml").read_text()), "path": str(folder)}
+    (folder / "shapes.yaml").write_text(yaml.safe_dump(content))
+    return folder / "shapes.yaml"
+
+
+def validated(model: Path, data: Path, scratch: Path) -> float:
+    """mAP50-95 as a user of Ultralytics computes it, in a process of its own."""
+    words = [sys.executable, "-c", VALIDATE, str(model), str(data), str(scratch)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=scratch, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.splitlines()[-1].removeprefix("map "))
+
+
+def test_the_folder_holds_these_files_and_no_others(demo: Run) -> None:
+    assert below(demo.folder) == FULL
+
+
+def test_the_report_says_what_went_in_and_where_it_ran(demo: Run) -> None:
+    report = demo.report
+    assert report["schema"] == 1
+    assert report["environment"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "ultralytics", "litert-torch", "ai-edge-litert"} <= set(report["environment"]["packages"])
+    assert report["model"]["sha256"] == hashlib.sha256(Path(MODEL).read_bytes()).hexdigest()
+    assert (report["model"]["head"], report["model"]["imgsz"], report["model"]["classes"]) == ("end2end", [320, 320], 6)
+    assert report["calibration"]["images"] == IMAGES["train"]
+    assert report["evaluation"]["images"] == IMAGES["val"]
+    assert report["calibration"]["fingerprint"] != report["evaluation"]["fingerprint"]
+    assert report["evaluation"]["also_calibrated_on"] == []
+    assert report["command"].startswith("qexport demo --out ")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_the_report_describes_the_files(demo: Run, precision: str) -> None:
+    entry = demo.artifact(precision)
+    content = Path(entry["path"]).read_bytes()
+    assert Path(entry["path"]) == demo.folder / f"shapes26_{precision}.tflite"
+    assert entry["format"] == "tflite"
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert entry["bytes"] == len(content)
+    assert entry["warnings"] == [] or all(isinstance(text, str) for text in entry["warnings"])
+
+
+def test_int8_is_as_accurate_as_it_has_to_be(demo: Run) -> None:
+    accuracy = demo.artifact("int8")["accuracy"]
+    assert accuracy["images"] == IMAGES["val"]
+    assert accuracy["map_float"] == demo.artifact("fp32")["accuracy"]["map"]
+    assert accuracy["map_float"] >= 0.80
+    assert accuracy["retention"] == pytest.approx(accuracy["map"] / accuracy["map_float"], abs=1e-4)
+    assert accuracy["retention"] >= 0.95
+    assert 0.85 <= accuracy["fidelity"] <= 1
+
+
+def test_int8_is_small_and_runs_in_integers(demo: Run) -> None:
+    int8, fp32 = demo.artifact("int8"), demo.artifact("fp32")
+    assert int8["bytes"] < fp32["bytes"] / 2
+    assert 0.9 <= int8["int8_mac_coverage"] <= 1
+    assert int8["verification"]["tensors"] > 100
+    assert int8["verification"]["agreement"] >= 0.75
+
+
+def test_latencies_are_ordered_and_the_speedup_is_their_ratio(demo: Run) -> None:
+    int8, fp32 = demo.artifact("int8"), demo.artifact("fp32")
+    for latency in (int8["latency_ms"], fp32["latency_ms"]):
+        assert 0 < latency["min"] <= latency["p50"] <= latency["p95"]
+    assert int8["latency_float_ms"] == fp32["latency_ms"]
+    ratio = int8["latency_float_ms"]["p50"] / int8["latency_ms"]["p50"]
+    assert int8["speedup"] == pytest.approx(ratio, rel=0.02)
+
+
+def test_the_terminal_shows_the_figures_of_the_report_in_80_columns(demo: Run) -> None:
+    lines = demo.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    accuracy, coverage = demo.artifact("int8")["accuracy"], demo.artifact("int8")["int8_mac_coverage"]
+    for figure in (f"{accuracy['map']:.4f}", f"{accuracy['retention']:.1%}", f"{coverage:.1%}"):
+        assert figure in demo.output
+    assert str(demo.folder / "report.json") in demo.output.replace("\n", "")
+
+
+def test_no_library_talks_on_stderr(demo: Run) -> None:
+    strange = [line for line in demo.errors.splitlines() if line.strip() and not line.startswith("✓ ")]
+    assert strange == []
+
+
+def test_ultralytics_validates_the_file_to_the_same_figure(demo: Run, shapes_copy: Path, tmp_path: Path) -> None:
+    found = validated(demo.folder / "shapes26_int8.tflite", shapes_copy, tmp_path)
+    assert found == pytest.approx(demo.artifact("int8")["accuracy"]["map"], abs=1e-3)
+
+
+def test_the_same_for_the_one_to_many_head(one2many: Run, shapes_copy: Path, tmp_path: Path) -> None:
+    found = validated(one2many.folder / "shapes26_int8.tflite", shapes_copy, tmp_path)
+    assert found == pytest.approx(one2many.artifact("int8")["accuracy"]["map"], abs=1e-3)
+
+
+def test_the_one_to_many_head_is_as_accurate_as_it_has_to_be(one2many: Run) -> None:
+    entry = one2many.artifact("int8")
+    assert one2many.report["model"]["head"] == "one2many"
+    assert entry["accuracy"]["retention"] >= 0.95
+    assert entry["accuracy"]["fidelity"] >= 0.85
+    assert entry["int8_mac_coverage"] >= 0.9
+    assert entry["latency_ms"] is None
+
+
+def test_quiet_prints_nothing(one2many: Run) -> None:
+    assert (one2many.output, one2many.errors) == ("", "")
+
+
+def test_json_prints_the_report_and_nothing_else(again: Run) -> None:
+    assert again.output.encode() == again.bytes_of("report.json")
+    assert again.errors == ""
+
+
+def test_an_unmeasured_run_writes_no_float_file(again: Run) -> None:
+    assert below(again.folder) == FULL - {"shapes26_fp32.tflite"}
+    (entry,) = again.report["artifacts"]
+    assert entry["precision"] == "int8"
+    assert (entry["accuracy"], entry["latency_ms"], entry["speedup"]) == (None, None, None)
+    assert again.report["evaluation"] is None
+
+
+@pytest.mark.parametrize("name", ["plan.json", "calibration.npz", "shapes26_int8.tflite"])
+def test_two_runs_write_equal_files(demo: Run, again: Run, name: str) -> None:
+    assert again.bytes_of(name) == demo.bytes_of(name)
+
+
+def test_a_saved_calibration_gives_the_same_plan_and_file(demo: Run, tmp_path: Path) -> None:
+    table = str(demo.folder / "calibration.npz")
+    reused = run(tmp_path / "out", *JOB, *UNMEASURED, "--calibration", table)
+    assert reused.bytes_of("plan.json") == demo.bytes_of("plan.json")
+    assert reused.bytes_of("shapes26_int8.tflite") == demo.bytes_of("shapes26_int8.tflite")
+    assert reused.report["calibration"]["table"] == table
+    assert "calibrate" not in reused.report["seconds"]
+
+
+def test_float_export_without_data(tmp_path: Path) -> None:
+    finished = run(tmp_path / "out", MODEL, "--imgsz", "96", "128", *UNMEASURED, "--report", str(tmp_path / "r.json"))
+    assert below(finished.folder) == {"shapes26_fp32.tflite"}
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["model"]["imgsz"] == [96, 128]
+    assert report["calibration"] is None
+    assert report["artifacts"][0]["precision"] == "fp32"
+    assert report["artifacts"][0]["int8_mac_coverage"] is None

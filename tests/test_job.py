@@ -1,0 +1,244 @@
+"""What is to be done: merging, converting and every refusal that needs no model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qexport.errors import MissingExtraError, UsageError
+from qexport.job import ExportJob, make_job, read_config
+
+GOOD: dict[str, Any] = {"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    job = make_job({"model": "a/yolo26n.pt", "data": "coco8.yaml"})
+    assert job == ExportJob(model="a/yolo26n.pt", data="coco8.yaml")
+    assert (job.format, job.precision, job.imgsz, job.head, job.batch) == (("tflite",), "fp32", None, None, 1)
+    assert (job.fraction, job.calib_images, job.ranges, job.threads) == (1.0, None, "percentile", 2)
+    assert (job.stem, job.folder) == ("yolo26n", Path("qexport_out/yolo26n"))
+    assert make_job({**GOOD, "out": "build"}).folder == Path("build")
+    assert make_job(GOOD).precision == "int8"
+
+
+def test_a_job_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        make_job(GOOD).batch = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fraction": 0.0}, r"--fraction 0\.0 is out of range: give more than 0 and at most 1"),
+        ({"fraction": -0.5}, r"--fraction -0\.5 is out of range"),
+        ({"fraction": 1.01}, r"--fraction 1\.01 is out of range"),
+        ({"fraction": float("nan")}, r"--fraction nan is out of range"),
+        ({"calib_images": 0}, r"--calib-images 0 is out of range: give 1 or more"),
+        ({"batch": 0}, r"--batch 0 is out of range: give 1 or more"),
+        ({"batch": -3}, r"--batch -3 is out of range"),
+        ({"threads": 0}, r"--threads 0 is out of range"),
+        ({"head": "both"}, r"--head both is out of range: give end2end or one2many"),
+        ({"ranges": "average"}, r"--ranges average is out of range: give percentile or minmax or mse"),
+        ({"device": "cuda:0"}, r"--device cuda:0 is not supported"),
+        ({"imgsz": 16}, r"--imgsz 16x16 is out of range: give 32 pixels or more"),
+        ({"imgsz": "640,0"}, r"--imgsz 640x0 is out of range"),
+        ({"half": True}, r"--int8 and --half exclude each other"),
+        (
+            {"data": None, "eval_data": "val.yaml"},
+            r"--int8 needs images to calibrate with and to verify on: add --data",
+        ),
+        ({"data": None, "calibration": "c.npz", "no_eval": True}, r"--int8 needs images to calibrate with and"),
+        ({"data": None, "int8": False}, r"accuracy needs a data set: add --data or --eval-data, or --no-eval"),
+        (
+            {"data": None, "int8": False, "no_eval": True},
+            r"latency is measured on an image: add --data or .*--no-latency",
+        ),
+        ({"report": "gone/report.json"}, r"--report gone/report\.json cannot be written: give a file in a folder"),
+        ({"report": "."}, r"--report \. cannot be written"),
+        ({"format": []}, r"--format names no format"),
+        ({"nms": True, "head": "end2end"}, r"--nms and --head end2end exclude each other"),
+        ({"format": "tensorrtx"}, r"unknown format tensorrtx: choose from .*tflite"),
+        ({"format": "tflite,coreml9"}, r"unknown format coreml9"),
+        ({"int8": False, "half": True}, r"format tflite cannot be written as fp16: it can as fp32, int8"),
+        ({"model": None}, r"no model given: qexport MODEL\.pt"),
+    ],
+)
+def test_what_no_model_could_make_possible_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}") as caught:
+        make_job({**GOOD, **changes})
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fraction": 1.0},
+        {"fraction": 1e-6},
+        {"calib_images": 1},
+        {"imgsz": 32},
+        {"head": "one2many", "nms": True},
+        {"data": None, "int8": False, "no_eval": True, "no_latency": True},
+        {"data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
+        {"ranges": "mse"},
+    ],
+)
+def test_what_lies_just_inside_the_bounds_is_accepted(changes: dict[str, Any]) -> None:
+    job = make_job({**GOOD, **changes})
+    for name, value in changes.items():
+        if name not in ("imgsz", "calibration"):
+            assert getattr(job, name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        (640, (640, 640)),
+        ("640", (640, 640)),
+        ("480,640", (480, 640)),
+        ("480x640", (480, 640)),
+        ([480, 640], (480, 640)),
+        ((96, 64), (96, 64)),
+        ([320], (320, 320)),
+    ],
+)
+def test_image_sizes_are_height_and_width(given: object, size: tuple[int, int]) -> None:
+    assert make_job({**GOOD, "imgsz": given}).imgsz == size
+
+
+@pytest.mark.parametrize("given", ["", "big", "640,640,3", "640x", [], [1, 2, 3], {"a": 1}])
+def test_what_is_no_image_size_is_refused(given: object) -> None:
+    with pytest.raises(UsageError, match=r"^--imgsz cannot be "):
+        make_job({**GOOD, "imgsz": given})
+
+
+@pytest.mark.parametrize(
+    ("given", "formats"),
+    [("tflite", ("tflite",)), ("tflite, tflite", ("tflite",)), (["tflite"], ("tflite",))],
+)
+def test_formats_are_a_list_or_separated_by_commas(given: object, formats: tuple[str, ...]) -> None:
+    assert make_job({**GOOD, "format": given}).format == formats
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("batch", "two", "a whole number"),
+        ("threads", [1], "a whole number"),
+        ("calib_images", "many", "a whole number"),
+        ("fraction", "half", "a number"),
+        ("int8", "yes", "true or false"),
+        ("no_eval", 1, "true or false"),
+        ("out", 5, "another value"),
+        ("format", 5, "another value"),
+        ("batch", 2.7, "a whole number"),
+        ("threads", True, "a whole number"),
+        ("fraction", True, "a number"),
+        ("imgsz", 640.9, "another value"),
+        ("batch", float("inf"), "a whole number"),
+        ("data", ["a.yaml", "b.yaml"], "another value"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, wanted: str) -> None:
+    option = name.replace("_", "-")
+    with pytest.raises(UsageError, match=rf"^--{option} cannot be .*: give {wanted}"):
+        make_job({**GOOD, name: value})
+
+
+def test_the_command_line_wins_over_the_config(tmp_path: Path) -> None:
+    path = config(tmp_path, "data: a.yaml\nint8: true\nbatch: 4\nimgsz: [480, 640]\n")
+    job = make_job({"model": "m.pt", "batch": 2, "data": None}, path)
+    assert (job.batch, job.data, job.int8, job.imgsz) == (2, "a.yaml", True, (480, 640))
+
+
+def test_a_false_on_the_command_line_wins_too(tmp_path: Path) -> None:
+    path = config(tmp_path, "data: a.yaml\nint8: true\nno-eval: true\n")
+    job = make_job({"model": "m.pt", "no_eval": False}, path)
+    assert (job.int8, job.no_eval) == (True, False)
+
+
+def test_the_model_may_stand_in_the_config(tmp_path: Path) -> None:
+    assert make_job({"model": None}, config(tmp_path, "model: m.pt\ndata: a.yaml\n")).model == "m.pt"
+
+
+def test_hyphens_and_underscores_are_the_same_and_empty_is_not_given(tmp_path: Path) -> None:
+    text = "calib-images: 16\nno_eval: true\neval-data:\nout: build\n"
+    assert read_config(config(tmp_path, text)) == {"calib_images": 16, "no_eval": True, "out": "build"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fractoin: 0.5", r"unknown option fractoin in .*job\.yaml: did you mean fraction"),
+        ("calib-image: 3", r"unknown option calib_image in .*: did you mean calib_images"),
+        ("qqq: 1", r"unknown option qqq in .*: known options are model, format"),
+        ("- int8", r"config .*job\.yaml is not a mapping"),
+        ("", r"config .*job\.yaml is not a mapping"),
+        ("a: [1", r"config .*job\.yaml cannot be read \("),
+    ],
+)
+def test_a_config_with_a_fault_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}") as caught:
+        make_job(GOOD, config(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.yaml cannot be read"):
+        make_job(GOOD, tmp_path / "gone.yaml")
+    (tmp_path / "job.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"job\.yaml cannot be read"):
+        make_job(GOOD, tmp_path / "job.yaml")
+
+
+def test_values_of_a_config_are_checked_like_those_of_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--fraction 2\.0 is out of range"):
+        make_job(GOOD, config(tmp_path, "fraction: 2"))
+
+
+def test_every_config_in_the_repository_is_a_job() -> None:
+    configs = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert configs
+    for path in configs:
+        job = make_job({"model": "m.pt", "data": "d.yaml"}, path)
+        assert job.format == ("tflite",)
+
+
+def test_a_format_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qexport.backends import tflite
+
+    monkeypatch.setattr(tflite, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'qexport\[tflite\]'"):
+        make_job(GOOD)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "batch=0",
+        "config=1",
+        "half=True",
+        "format='unknown'",
+        "",
+    ],
+    ids=["range", "name", "precision", "format", "accepted"],
+)
+def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
+    code = (
+        "import sys\nfrom qexport.job import make_job\n"
+        f"try:\n make_job(dict(model='m.pt', data='d.yaml', {changes}))\nexcept Exception:\n pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
