@@ -168,7 +168,8 @@ class UnexpectedError(Exception):
 def _progress(console: Console, hidden: bool) -> Iterator[Progress]:
     from qexport.progress import Silent
 
-    if hidden:
+    # In a log file a bar is noise, and an error has to be the only line.
+    if hidden or not console.is_terminal:
         yield Silent()
         return
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))

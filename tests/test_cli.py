@@ -112,8 +112,8 @@ def test_formats() -> None:
         (("--bogus",), 2),
         (("formats", "extra"), 2),
         (("demo", "--bogus"), 2),
-        (("absent.pt", "--no-eval"), 3),
-        (("absent.pt", "--int8", "--no-eval"), 2),
+        (("absent.pt", "--no-eval", "--no-latency"), 3),
+        (("absent.pt", "--int8", "--no-eval", "--no-latency"), 2),
     ],
 )
 def test_exit_codes_in_process(words: tuple[str, ...], code: int) -> None:
@@ -122,7 +122,7 @@ def test_exit_codes_in_process(words: tuple[str, ...], code: int) -> None:
 
 @pytest.mark.parametrize("command", [(COMMAND,), MODULE], ids=["installed", "python -m"])
 @pytest.mark.parametrize(
-    ("words", "code"), [(("--bogus",), 2), (("no/such.pt", "--no-eval"), 3)], ids=["usage", "input"]
+    ("words", "code"), [(("--bogus",), 2), (("no/such.pt", "--no-eval", "--no-latency"), 3)], ids=["usage", "input"]
 )
 def test_exit_codes_reach_the_shell(command: Sequence[str], words: tuple[str, ...], code: int) -> None:
     done = run(*command, *words)

@@ -20,7 +20,6 @@ import yaml
 
 from qexport.calibration_table import CalibrationTable, save_table
 from qexport.cli import main
-from qexport.statistics import BINS, Statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "calibration_data" / "shapes26.pt"
@@ -29,7 +28,8 @@ DATA = str(SHAPES / "shapes.yaml")
 COMMAND = Path(sys.executable).with_name("qexport")
 USAGE, INPUT = 2, 3  # as documented in qexport/errors.py
 PREFIX = "qexport: error: "
-FLOAT = (str(MODEL), "--no-eval", "--no-latency")
+UNMEASURED = ("--no-eval", "--no-latency")
+FLOAT = (str(MODEL), *UNMEASURED)
 INT8 = (*FLOAT, "--int8", "--imgsz", "96")
 CORRUPT = b"\xff\xd8\xff\xe0 this is no JPEG"
 
@@ -184,7 +184,7 @@ def test_config_numbers_that_are_not_whole_are_not_rounded(
 ) -> None:
     config = description(tmp_path / "config.yaml", content)
     (name,) = content
-    assert name.replace("_", "-") in refused("absent.pt", "--no-eval", "--config", str(config), code=USAGE)
+    assert name.replace("_", "-") in refused("absent.pt", *UNMEASURED, "--config", str(config), code=USAGE)
 
 
 def test_config_that_is_no_yaml(refused: Refusal, tmp_path: Path) -> None:
@@ -197,12 +197,12 @@ def test_no_model(refused: Refusal) -> None:
 
 
 def test_missing_model(refused: Refusal) -> None:
-    assert "no/such.pt" in refused("no/such.pt", "--no-eval", code=INPUT)
+    assert "no/such.pt" in refused("no/such.pt", *UNMEASURED, code=INPUT)
 
 
 def test_folder_as_model(refused: Refusal, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").mkdir()
-    line = refused("weights.pt", "--no-eval", code=INPUT)
+    line = refused("weights.pt", *UNMEASURED, code=INPUT)
     assert "weights.pt" in line
     assert "folder" in line
 
@@ -214,14 +214,14 @@ def test_folder_as_model(refused: Refusal, tmp_path: Path) -> None:
 )
 def test_not_a_checkpoint(refused: Refusal, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.pt").write_bytes(content)
-    line = refused("broken.pt", "--no-eval", code=INPUT)
+    line = refused("broken.pt", *UNMEASURED, code=INPUT)
     assert "broken.pt" in line
     assert ".pt" in line.partition(": ")[2]
 
 
 def test_weights_without_a_model(refused: Refusal, tmp_path: Path) -> None:
     torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "weights.pt")
-    assert "weights.pt holds no Ultralytics model" in refused("weights.pt", "--no-eval", code=INPUT)
+    assert "weights.pt holds no Ultralytics model" in refused("weights.pt", *UNMEASURED, code=INPUT)
 
 
 @pytest.mark.parametrize("form", ["archive", "plain pickle"])
@@ -232,7 +232,7 @@ def test_a_pickled_call_is_named_and_not_made(refused: Refusal, tmp_path: Path, 
         torch.save({"model": payload}, tmp_path / "evil.pt")
     else:
         (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": payload}, protocol=2))
-    line = refused("evil.pt", "--no-eval", code=INPUT)
+    line = refused("evil.pt", *UNMEASURED, code=INPUT)
     assert not Path(payload.marker).exists()
     assert "evil.pt" in line
     assert f"{os.system.__module__}.system" in line
@@ -241,7 +241,7 @@ def test_a_pickled_call_is_named_and_not_made(refused: Refusal, tmp_path: Path, 
 
 def test_an_unknown_class_is_named(refused: Refusal, tmp_path: Path) -> None:
     torch.save({"model": Stranger()}, tmp_path / "foreign.pt")
-    line = refused("foreign.pt", "--no-eval", code=INPUT)
+    line = refused("foreign.pt", *UNMEASURED, code=INPUT)
     assert f"{__name__}.Stranger" in line
     assert "--trust-checkpoint" in line
 
@@ -258,13 +258,13 @@ def test_torchscript(refused: Refusal, tmp_path: Path) -> None:
             name = item.filename.partition("/")[2]
             script.writestr(f"script/{name}", plain.read(item))
         script.writestr("script/constants.pkl", b"\x80\x02).")
-    line = refused("script.pt", "--no-eval", code=INPUT)
+    line = refused("script.pt", *UNMEASURED, code=INPUT)
     assert "script.pt is a TorchScript archive" in line
     assert "checkpoint" in line.partition(": ")[2]
 
 
 def test_end2end_head_that_is_not_there(refused: Refusal, model_without_end2end: Path) -> None:
-    line = refused(str(model_without_end2end), "--no-eval", "--head", "end2end", code=INPUT)
+    line = refused(str(model_without_end2end), *UNMEASURED, "--head", "end2end", code=INPUT)
     assert "end-to-end" in line
     assert "--head one2many" in line
 
@@ -286,7 +286,8 @@ def test_dataset_without_the_split(refused: Refusal, tmp_path: Path, split: str)
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_split_without_images(refused: Refusal, tmp_path: Path, split: str) -> None:
-    config = dataset(tmp_path / "data", **{"train": 2, "val": 2, split: 0})
+    counts = {"train": 2, "val": 2} | {split: 0}
+    config = dataset(tmp_path / "data", train=counts["train"], val=counts["val"])
     line = refused(str(MODEL), "--int8", "--data", str(config), code=INPUT)
     assert f"no images in split '{split}'" in line
 
@@ -327,13 +328,9 @@ def test_unwritable_place(refused: Refusal, tmp_path: Path, option: str) -> None
     assert option in line
 
 
-def test_calibration_of_another_model(refused: Refusal, tmp_path: Path) -> None:
-    counts = np.zeros(BINS, dtype=np.int64)
-    counts[BINS // 2] = 1
-    seen = {"conv": Statistics(0.0, 1.0, 0.0, 1.0, 1, 1.0, counts)}
-    table = CalibrationTable("f" * 64, "letterbox 96x96, RGB, 0..1", "0" * 32, ("a.jpg",), (), seen)
-    save_table(table, tmp_path / "other.npz")
-    line = refused(*INT8, "--calibration", "other.npz", code=INPUT)
+def test_calibration_of_another_model(refused: Refusal, tmp_path: Path, demo_table: CalibrationTable) -> None:
+    save_table(demo_table, tmp_path / "other.npz")  # of the other head, and of 320 pixels
+    line = refused(*INT8, "--data", DATA, "--calibration", "other.npz", code=INPUT)
     assert "other.npz" in line
     assert "another model" in line
 
@@ -350,7 +347,7 @@ def test_calibration_that_is_none(refused: Refusal, tmp_path: Path, kind: str) -
             np.save(stream, np.zeros(3))
     elif kind == "no table":
         np.savez(path, head=np.array(json.dumps([1])), scalars=np.zeros(1), counts=np.zeros(1))
-    line = refused(*INT8, "--calibration", "table.npz", code=INPUT)
+    line = refused(*INT8, "--data", DATA, "--calibration", "table.npz", code=INPUT)
     assert "table.npz" in line
     assert "calibration" in line
 
@@ -397,8 +394,8 @@ def run_offline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (("yolo26n.pt", "--no-eval"), "yolo26n.pt"),
-        ((str(MODEL), "--int8", "--no-eval", "--data", "coco8.yaml"), "coco8.yaml"),
+        (("yolo26n.pt", *UNMEASURED), "yolo26n.pt"),
+        ((str(MODEL), "--int8", *UNMEASURED, "--data", "coco8.yaml"), "coco8.yaml"),
     ],
 )
 def test_names_that_would_be_downloaded_without_network(tmp_path: Path, arguments: tuple[str, ...], name: str) -> None:
@@ -410,7 +407,7 @@ def test_names_that_would_be_downloaded_without_network(tmp_path: Path, argument
 
 
 def test_a_name_that_nobody_knows_through_the_installed_command(tmp_path: Path) -> None:
-    done = run_offline(tmp_path, "yolo26nn.pt", "--no-eval")
+    done = run_offline(tmp_path, "yolo26nn.pt", *UNMEASURED)
     line = one_line(done.returncode, done.stdout, done.stderr, INPUT, tmp_path / "out")
     assert "yolo26nn.pt" in line
     assert "yolo26n.pt" in line.replace("yolo26nn.pt", "")
