@@ -7,7 +7,8 @@ chance than mAP does, so it is the figure to compare quantisations by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class Accuracy:
     Attributes:
         map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1.
         fidelity: mAP50-95 against the reference's detections, None without a reference.
-        images: images that were scored; the validator leaves out those that it cannot read.
+        images: how many images were scored.
+        unread: images that the validator left out because it could not read them or their labels.
         detections: confident detections, the reference for other artifacts.
     """
 
@@ -40,6 +42,7 @@ class Accuracy:
     map50: float
     fidelity: float | None
     images: int
+    unread: tuple[str, ...]
     detections: Detections
 
 
@@ -71,24 +74,39 @@ def evaluate(
 
     model = YOLO(str(artifact), task=task)
     model.add_callback("on_val_batch_end", lambda _: on_image())
-    metrics = model.val(
-        validator=Validator,
-        data=str(data.yaml),
-        batch=1,
-        device="cpu",
-        plots=False,
-        verbose=False,
-        project=str(scratch),
-        name="val",
-        exist_ok=True,
-    )
+    with _without_fonts():
+        metrics = model.val(
+            validator=Validator,
+            data=str(data.yaml),
+            batch=1,
+            device="cpu",
+            plots=False,
+            verbose=False,
+            project=str(scratch),
+            name="val",
+            exist_ok=True,
+        )
     return Accuracy(
         map=float(metrics.box.map),
         map50=float(metrics.box.map50),
         fidelity=recorder.fidelity(),
         images=len(recorder.confident),
+        unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
         detections=recorder.confident,
     )
+
+
+@contextmanager
+def _without_fonts() -> Iterator[None]:
+    """Keep the validator from downloading a font for plots that it does not draw."""
+    from ultralytics.data import utils
+
+    original = vars(utils)["check_font"]
+    vars(utils)["check_font"] = lambda *_: None
+    try:
+        yield
+    finally:
+        vars(utils)["check_font"] = original
 
 
 class _Recorder:

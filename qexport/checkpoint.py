@@ -7,6 +7,7 @@ A `.pt` file is a pickle: loading it runs code. Ultralytics keeps an allow-list 
 from __future__ import annotations
 
 import hashlib
+import pickletools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from qexport.errors import InputError
 
+_TRUSTED = frozenset({"torch", "ultralytics", "collections"})
 _REFUSED = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
@@ -95,11 +97,28 @@ def _unpickle(path: Path, trust: bool) -> Any:
 def _explained(path: Path, error: Exception) -> InputError:
     reason = f"{error} {error.__cause__ or ''}"
     refused = _REFUSED.search(reason)
-    if refused and "allow" in reason.lower():
+    name = refused.group(1) if refused else _pickled_name(path)
+    if name:
         return InputError(
-            f"{path} wants to load the class {refused.group(1)}, which is not on the allow-list",
+            f"{path} wants to load {name}, which is not on the allow-list",
             "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code",
         )
     if "TorchScript" in reason:
         return InputError(f"{path} is a TorchScript archive", "give the .pt checkpoint that it was exported from")
     return InputError(f"{path} is not a checkpoint that can be read", "it may be cut short, or not a .pt file at all")
+
+
+def _pickled_name(path: Path) -> str:
+    """Return the first class or function that a bare pickle asks for outside torch and Ultralytics, "" if none."""
+    strings: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(path.read_bytes()):
+            if operation.name == "GLOBAL":
+                strings += str(argument).split(" ")[:2]
+            elif isinstance(argument, str):
+                strings.append(argument)
+            if operation.name in ("GLOBAL", "STACK_GLOBAL") and strings[-2].partition(".")[0] not in _TRUSTED:
+                return ".".join(strings[-2:])
+    except (ValueError, IndexError, OSError):
+        return ""  # not a pickle at all: the caller has a line for that
+    return ""

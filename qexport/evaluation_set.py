@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +23,21 @@ class EvaluationSet:
 
     Attributes:
         yaml: a data set YAML whose `val` split is these images.
-        images: the originals, in the order of evaluation.
+        links: file name below the scratch folder → the original image.
     """
 
     yaml: Path
-    images: tuple[Path, ...]
+    links: Mapping[str, Path]
 
 
 def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
     """Link `images` and their labels below `folder`."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
+    links: dict[str, Path] = {}
     for index, image in enumerate(images):
         name = f"{index:06d}-{image.stem}"
+        links[f"{name}{image.suffix}"] = image
         _link(image, folder / "images" / f"{name}{image.suffix}")
         label = label_path(image)
         if label.is_file():
@@ -49,7 +51,7 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
     }
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return EvaluationSet(path, tuple(images))
+    return EvaluationSet(path, links)
 
 
 def label_path(image: Path) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.errors import UsageError
+from qexport.errors import InputError, UsageError
 
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
@@ -206,7 +206,7 @@ def _check(job: ExportJob) -> None:
     if not job.no_eval and not (job.data or job.eval_data):
         raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
     if job.report and (job.report.is_dir() or not job.report.absolute().parent.is_dir()):
-        raise UsageError(f"--report {job.report} cannot be written", "give a file in a folder that exists")
+        raise InputError(f"--report {job.report} cannot be written", "give a file in a folder that exists")
     if not job.format:
         raise UsageError("--format names no format", "give one, such as tflite")
     for name in job.format:

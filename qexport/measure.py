@@ -68,5 +68,5 @@ def _accuracy(
     item: Written, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
 ) -> Accuracy:
     path = item.artifact.path
-    with clock.step(f"evaluate_{item.artifact.precision}", f"Scoring {path.name}", len(data.images)) as advance:
+    with clock.step(f"evaluate_{item.artifact.precision}", f"Scoring {path.name}", len(data.links)) as advance:
         return evaluate(path, "detect", data, scratch, reference, advance)

@@ -157,7 +157,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
     float_latency = reference.latency if reference else None
     warnings: list[str] = []
     if figures.accuracy:
-        warnings += accuracy_warnings(figures.accuracy.images, len(images.evaluation), len(images.both))
+        warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
     return ArtifactReport(
@@ -194,11 +194,11 @@ def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
     return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
 
 
-def accuracy_warnings(images: int, asked: int, overlapping: int) -> tuple[str, ...]:
+def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:
     """What a reader must know before believing an accuracy."""
     found = []
-    if images < asked:
-        found.append(f"{asked - images} of {asked} evaluation images or their labels could not be read")
+    if unread:
+        found.append(f"{len(unread)} evaluation images or their labels could not be read: {', '.join(unread)}")
     if images < FEW_IMAGES:
         found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
     if overlapping:

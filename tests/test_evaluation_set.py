@@ -34,7 +34,8 @@ def everything(root: Path) -> dict[str, bytes]:
 def test_images_and_labels_are_linked_in_order_and_pair_up(tmp_path: Path) -> None:
     dataset, images = user_data(tmp_path / "user")
     made = make_evaluation_set(dataset, images, tmp_path / "scratch")
-    assert made.images == tuple(images)
+    assert tuple(made.links.values()) == tuple(images)
+    assert sorted(made.links) == list(made.links)
     linked = sorted((tmp_path / "scratch" / "images").iterdir())
     assert [p.read_bytes() for p in linked] == [b"image 0", b"image 1", b"image 2"]
     for index, link in enumerate(linked):

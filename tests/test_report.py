@@ -30,8 +30,8 @@ FP32 = Artifact(Path("out/demo_fp32.tflite"), "tflite", "fp32", "b" * 64, 2_345_
 
 def figures() -> dict[Path, Figures]:
     return {
-        INT8.path: Figures(Accuracy(0.396, 0.55, 0.912345678, 100, {}), Latency(12.5, 14.0, 12.0, 40)),
-        FP32.path: Figures(Accuracy(0.4, 0.56, None, 100, {}), Latency(40.0, 41.0, 39.0, 40)),
+        INT8.path: Figures(Accuracy(0.396, 0.55, 0.912345678, 100, (), {}), Latency(12.5, 14.0, 12.0, 40)),
+        FP32.path: Figures(Accuracy(0.4, 0.56, None, 100, (), {}), Latency(40.0, 41.0, 39.0, 40)),
     }
 
 
@@ -140,8 +140,10 @@ def test_few_images_are_warned_of(demo_one2many: Program, demo_table: Calibratio
     few = {path: replace(f, accuracy=replace(f.accuracy, images=49)) for path, f in figures().items() if f.accuracy}
     made = make(demo_one2many, demo_table, figures=few)
     assert all("49 images only" in " ".join(artifact.warnings) for artifact in made.artifacts)
-    assert accuracy_warnings(50, 50, 0) == ()
-    assert accuracy_warnings(98, 100, 0) == ("2 of 100 evaluation images or their labels could not be read",)
+    assert accuracy_warnings(50, (), 0) == ()
+    assert accuracy_warnings(98, ("a.jpg", "b.jpg"), 0) == (
+        "2 evaluation images or their labels could not be read: a.jpg, b.jpg",
+    )
 
 
 def test_an_overlap_is_warned_of_and_named(demo_one2many: Program, demo_table: CalibrationTable) -> None:
@@ -193,7 +195,7 @@ def test_a_float_model_that_finds_nothing_has_no_retention(
     demo_one2many: Program, demo_table: CalibrationTable
 ) -> None:
     measured = figures()
-    measured[FP32.path] = Figures(Accuracy(0.0, 0.0, None, 100, {}))
+    measured[FP32.path] = Figures(Accuracy(0.0, 0.0, None, 100, (), {}))
     accuracy = make(demo_one2many, demo_table, figures=measured).artifacts[0].accuracy
     assert accuracy is not None
     assert accuracy["retention"] is None
