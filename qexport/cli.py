@@ -173,7 +173,7 @@ def _progress(console: Console, hidden: bool) -> Iterator[Progress]:
         yield Silent()
         return
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
-    with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+    with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console, redirect_stderr=False) as bar:
         yield Drawn(bar)
 
 
