@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# OpenMP's threads spin at barriers; on a busy machine that makes small tensor work a hundred times slower.
+# Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
 export OMP_NUM_THREADS := 1
 
 .PHONY: help setup run test bench lint types format clean

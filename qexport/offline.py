@@ -20,9 +20,9 @@ def quiet_ultralytics() -> None:
 
 
 def quiet_libraries() -> None:
-    """For the command line, before torch is imported: no warnings, no log lines below errors, no spinning threads.
+    """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread.
 
-    OpenMP's threads spin at the end of every operation, and on a busy machine each spin burns a time slice. Whole
+    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (ARCHITECTURE.md). Whole
     images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
     program's own settings hold.
     """
