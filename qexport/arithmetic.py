@@ -35,6 +35,8 @@ class IntegerType:
 INT8 = IntegerType("int8", -128, 127)
 INT8_NARROW = IntegerType("int8", -127, 127)
 """Weights leave -128 unused: symmetric, and the product of two extremes still fits the kernels' 16-bit sums."""
+INT7_NARROW = IntegerType("int8", -64, 64)
+"""Seven bits in eight: two products with unsigned bytes still fit 16 bits, where AVX2 adds them."""
 UINT8 = IntegerType("uint8", 0, 255)
 INT16 = IntegerType("int16", -32768, 32767)
 

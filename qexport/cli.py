@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 130 interrupted."
+    "4 package missing, 5 conversion, 6 verification, 8 TensorRT engine not built, 130 interrupted. "
+    "Where a format of several fails, the others are written and its code is returned."
 )
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -69,21 +70,30 @@ def export_command(
     trust_checkpoint: Annotated[
         bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
     ] = None,
+    opset: Annotated[int | None, _option("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
+    dynamic: Annotated[bool | None, _option("Leave the number of images in a run open.", "--dynamic")] = None,
+    cpu: Annotated[
+        str | None, _option("CPU to choose integer types for: vnni, avx2 or arm. Default: this one.", "--cpu")
+    ] = None,
+    no_build: Annotated[bool | None, _option("Do not build a TensorRT engine from the graph.", "--no-build")] = None,
+    workspace: Annotated[float | None, _option("GiB for TensorRT's builder.", "--workspace")] = None,
+    timing_cache: Annotated[Path | None, _option("File for TensorRT's kernel timings.", "--timing-cache")] = None,
+    dla: Annotated[int | None, _option("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
-) -> None:
+) -> int:
     """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost.
 
     qexport yolo26n.pt --format tflite --int8 --data coco8.yaml
     """
     if version:
         print(__version__)
-        return
+        return 0
     given = dict(locals(), format=format_)
     from qexport.job import FIELDS, make_job
 
-    _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
 
 
 @verbs_app.command()
@@ -91,11 +101,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("qexport_out/demo"),
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
-) -> None:
+) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.demo import demo_job
 
-    _run(demo_job(out), quiet, json_)
+    return _run(demo_job(out), quiet, json_)
 
 
 @verbs_app.command()
@@ -111,7 +121,8 @@ def formats() -> None:
             print(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, quiet: bool, as_json: bool) -> None:
+def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
+    """Run a job, show its report, and return the exit code: that of the first format that failed, or 0."""
     from qexport.inputs import check_paths
     from qexport.offline import quiet_libraries
 
@@ -133,6 +144,9 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> None:
         print(to_json(report), end="")
     elif not quiet:
         print_report(report, job.report or job.folder / "report.json", Console())
+    for failure in report.failures:
+        _fail(f"{failure.format}: {failure.reason}", failure.exit_code)
+    return next((failure.exit_code for failure in report.failures), 0)
 
 
 @contextmanager

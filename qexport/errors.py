@@ -6,6 +6,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
+├── EngineNotBuiltError exit 8   the graph is written, the engine for it could not be built here
 """
 
 from __future__ import annotations
@@ -55,3 +56,9 @@ class VerificationError(QexportError):
     """The written artifact differs from its plan or from the simulated program."""
 
     exit_code = 6
+
+
+class EngineNotBuiltError(QexportError):
+    """The graph for an engine is written, but the engine could not be built on this machine."""
+
+    exit_code = 8

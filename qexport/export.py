@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from qexport.backends import Backend, find_backend
+from qexport.backends import Backend, EngineBuilder, find_backend
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoint import Checkpoint, load_checkpoint
 from qexport.clock import Clock
 from qexport.dataset import fingerprint
-from qexport.errors import InputError, UsageError
+from qexport.errors import InputError, QexportError, UsageError
 from qexport.files import make_folder
 from qexport.heads import split_head
 from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
-from qexport.lower import Written, plan_for, write_float, write_int8
+from qexport.lower import Source, Written, build_engine, write_float, write_int8
 from qexport.measure import measure
 from qexport.program import Program, capture
 from qexport.progress import Progress
@@ -38,11 +39,9 @@ def export(job: ExportJob, progress: Progress, command: str = "") -> Report:
         folder = make_folder(job.folder)
         program = _capture(job, checkpoint)
     table = _table(job, program, images, folder, clock) if job.int8 else None
-    written: list[Written] = []
-    for name in job.format:
-        written += _write_format(job, checkpoint, program, table, images, find_backend(name), folder, clock)
+    written, failures = _write_all(Source(job, checkpoint, program, images.any, folder), table, clock)
     figures = measure(job, program, images, written, clock)
-    report = make_report(job, command, checkpoint, program, table, images, written, figures, clock.seconds)
+    report = make_report(job, command, checkpoint, program, table, images, written, figures, clock.seconds, failures)
     save_report(report, job.report or folder / "report.json")
     return report
 
@@ -73,7 +72,8 @@ def _capture(job: ExportJob, checkpoint: Checkpoint) -> Program:
         nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
         asked = "x".join(map(str, imgsz))
         raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
-    return capture(split_head(checkpoint.module, job.head, imgsz, job.nms), imgsz, job.batch, checkpoint.channels)
+    module = split_head(checkpoint.module, job.head, imgsz, job.nms)
+    return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 
 
 def _table(job: ExportJob, program: Program, images: RunImages, folder: Path, clock: Clock) -> CalibrationTable:
@@ -89,23 +89,38 @@ def _table(job: ExportJob, program: Program, images: RunImages, folder: Path, cl
     return table
 
 
-def _write_format(
-    job: ExportJob,
-    checkpoint: Checkpoint,
-    program: Program,
-    table: CalibrationTable | None,
-    images: RunImages,
-    backend: Backend,
-    folder: Path,
-    clock: Clock,
-) -> list[Written]:
-    """INT8 where it is asked for, and float where it is the result or needed to compare with."""
-    written = []
-    if table is not None:
-        plan = plan_for(job, program, table, backend, folder)
-        with clock.step("lower_int8", f"Writing {backend.name} INT8"):
-            written.append(write_int8(job, checkpoint, program, plan, backend, images.any, folder))
-    if table is None or not job.no_eval or not job.no_latency:
-        with clock.step("lower_fp32", f"Writing {backend.name} FP32"):
-            written.append(write_float(job, checkpoint, program, backend, images.any, folder))
-    return written
+def _write_all(
+    source: Source, table: CalibrationTable | None, clock: Clock
+) -> tuple[list[Written], list[tuple[str, QexportError]]]:
+    """Write every format; one that fails does not lose the others.
+
+    Raises:
+        QexportError: nothing could be written at all.
+    """
+    written: list[Written] = []
+    failures: list[tuple[str, QexportError]] = []
+    for name in source.job.format:
+        try:
+            for item in _write_format(source, table, find_backend(name), clock):
+                written.append(item)
+        except QexportError as error:
+            failures.append((name, error))
+    if not written:
+        raise failures[0][1]
+    return written, failures
+
+
+def _write_format(source: Source, table: CalibrationTable | None, backend: Backend, clock: Clock) -> Iterator[Written]:
+    """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
+    job, precision = source.job, source.job.precision
+    with clock.step(f"lower_{backend.name}_{precision}", f"Writing {backend.name} {precision.upper()}"):
+        asked = write_int8(source, backend, table) if table is not None else write_float(source, backend, precision)
+    yield asked
+    if precision != "fp32" and (not job.no_eval or (backend.timed and not job.no_latency)):
+        with clock.step(f"lower_{backend.name}_fp32", f"Writing {backend.name} FP32"):
+            yield write_float(source, backend, "fp32")
+    if isinstance(backend, EngineBuilder):
+        backend.write_script(source.folder)
+        if not job.no_build:
+            with clock.step(f"build_{backend.name}", f"Building {backend.name} engine"):
+                yield build_engine(source, asked)

@@ -24,7 +24,13 @@ def write_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        if path.is_dir() and not path.is_symlink():
+            # A folder with files in it cannot be replaced at once: the old one makes way first.
+            os.replace(path, old := path.with_name(f".{uuid.uuid4().hex}"))
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
     finally:

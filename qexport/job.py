@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.cpu import KINDS
 from qexport.errors import InputError, UsageError
+
+OPSETS = range(18, 24)
+"""ONNX operator sets that torch.onnx writes without converting."""
 
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
@@ -36,6 +40,13 @@ class ExportJob:
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
         ranges: how activation ranges are chosen.
         threads: CPU threads of runners.
+        opset: ONNX operator set; None for the one that suits each runtime.
+        dynamic: leave the number of images in a run open.
+        cpu: kind of CPU that integer types are chosen for; "auto" for this machine's.
+        no_build: stop at the graph where a format builds an engine from it.
+        workspace: GiB that TensorRT may use while it builds.
+        timing_cache: file that TensorRT keeps kernel timings in.
+        dla: DLA core of a Jetson to build for.
         out: folder for everything that is written; None for qexport_out/<model>.
         report: another place for report.json.
         calibration: a calibration.npz to use in place of a calibration pass.
@@ -58,6 +69,13 @@ class ExportJob:
     head: str | None = None
     ranges: str = "percentile"
     threads: int = 2
+    opset: int | None = None
+    dynamic: bool = False
+    cpu: str = "auto"
+    no_build: bool = False
+    workspace: float | None = None
+    timing_cache: Path | None = None
+    dla: int | None = None
     out: Path | None = None
     report: Path | None = None
     calibration: Path | None = None
@@ -82,7 +100,7 @@ class ExportJob:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}
-PATHS = ("out", "report", "calibration")
+PATHS = ("out", "report", "calibration", "timing_cache")
 
 
 def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJob:
@@ -191,6 +209,10 @@ def _check(job: ExportJob) -> None:
     _check_range("calib-images", job.calib_images is None or job.calib_images > 0, job.calib_images, "1 or more")
     _check_range("batch", job.batch > 0, job.batch, "1 or more")
     _check_range("threads", job.threads > 0, job.threads, "1 or more")
+    _check_range("opset", job.opset is None or job.opset in OPSETS, job.opset, f"{OPSETS[0]} to {OPSETS[-1]}")
+    _check_range("cpu", job.cpu in ("auto", *KINDS), job.cpu, f"auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    _check_range("workspace", job.workspace is None or job.workspace > 0, job.workspace, "more than 0 GiB")
+    _check_range("dla", job.dla is None or job.dla >= 0, job.dla, "the number of a core, 0 or more")
     _check_range("head", job.head in (None, *HEADS), job.head, " or ".join(HEADS))
     _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, " or ".join(RANGE_METHODS))
     if job.device != "cpu":
@@ -225,3 +247,5 @@ def _check_format(name: str, job: ExportJob) -> None:
     if job.precision not in backend.precisions:
         able = ", ".join(sorted(backend.precisions))
         raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
+    if job.dynamic and not backend.dynamic:
+        raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

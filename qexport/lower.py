@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qexport.backends import Artifact, Backend, describe_artifact
+from qexport.backends import (
+    Artifact,
+    Backend,
+    EngineBuilder,
+    EngineOptions,
+    LowerOptions,
+    describe_artifact,
+    profile_for,
+)
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
+from qexport.cpu import cpu_kind
 from qexport.files import write_text, write_whole
 from qexport.job import ExportJob
 from qexport.metadata import artifact_metadata
@@ -19,60 +28,109 @@ from qexport.verify import Verification, check_outputs, sample_inputs, verify
 
 
 @dataclass(frozen=True)
+class Source:
+    """What every artifact of a run is written from.
+
+    Attributes:
+        samples: images to try artifacts on.
+        folder: where they are written.
+    """
+
+    job: ExportJob
+    checkpoint: Checkpoint
+    program: Program
+    samples: Sequence[Path]
+    folder: Path
+
+    def path(self, backend: Backend, precision: str) -> Path:
+        """Where an artifact goes."""
+        return self.folder / f"{self.job.stem}_{precision}{backend.suffix}"
+
+
+@dataclass(frozen=True)
 class Written:
-    """An artifact that is on disk, and what was verified of it (None for float ones)."""
+    """An artifact that is on disk.
+
+    Attributes:
+        verification: what was verified of it, None for float ones.
+        plan: the file that its plan was saved to, None for float ones.
+        quantisation: integer types and the kind of CPU that they were chosen for.
+    """
 
     artifact: Artifact
     backend: Backend
     verification: Verification | None = None
+    plan: Path | None = None
+    quantisation: dict[str, str] | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the runtime that it is for runs here, so that latency means something."""
+        engine = isinstance(self.backend, EngineBuilder) and self.artifact.path.suffix == self.backend.engine_suffix
+        return self.backend.timed or engine
 
 
-def write_float(
-    job: ExportJob,
-    checkpoint: Checkpoint,
-    program: Program,
-    backend: Backend,
-    samples: Sequence[Path],
-    folder: Path,
-) -> Written:
-    """Write the float32 artifact; compare it with the program where there are images to do it on.
+def write_float(source: Source, backend: Backend, precision: str) -> Written:
+    """Write an artifact in "fp32" or "fp16"; compare it with the program where there are images to do it on.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
     """
-    path = folder / f"{job.stem}_fp32{backend.suffix}"
+    path = source.path(backend, precision)
     with write_whole(path) as temporary:
-        backend.lower(program, None, artifact_metadata(checkpoint, program, "fp32", None), temporary)
-        inputs = sample_inputs(samples, program)
+        _lower(source, backend, None, precision, temporary)
+        inputs = sample_inputs(source.samples, source.program)
         if inputs:
-            check_outputs(program.graph, program, backend.runner(temporary, job.threads), inputs, backend.name)
-    return Written(describe_artifact(path, backend.name, "fp32"), backend)
+            runner = backend.runner(temporary, source.job.threads)
+            check_outputs(source.program.graph, source.program, runner, inputs, backend.name)
+    return Written(describe_artifact(path, backend.name, precision), backend)
 
 
-def plan_for(job: ExportJob, program: Program, table: CalibrationTable, backend: Backend, folder: Path) -> QuantPlan:
-    """Plan for a backend's runtime and save the plan."""
-    plan = make_plan(program, table.statistics, backend.profile, job.ranges)
-    write_text(folder / "plan.json", to_json(plan))
-    return plan
-
-
-def write_int8(
-    job: ExportJob,
-    checkpoint: Checkpoint,
-    program: Program,
-    plan: QuantPlan,
-    backend: Backend,
-    samples: Sequence[Path],
-    folder: Path,
-) -> Written:
-    """Write the INT8 artifact and verify it against its plan on `samples`.
+def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Written:
+    """Plan for the backend's runtime, save the plan, write the INT8 artifact and verify it against the plan.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
     """
-    path = folder / f"{job.stem}_int8{backend.suffix}"
+    job, path = source.job, source.path(backend, "int8")
+    cpu = cpu_kind() if job.cpu == "auto" else job.cpu
+    profile = profile_for(backend, cpu)
+    plan = make_plan(source.program, table.statistics, profile, job.ranges)
+    saved = source.folder / plan_name(job, backend)
+    write_text(saved, to_json(plan))
     with write_whole(path) as temporary:
-        backend.lower(program, plan, artifact_metadata(checkpoint, program, "int8", plan), temporary)
-        inputs = sample_inputs(samples, program)
-        verification = verify(program, plan, backend.read(temporary), backend.runner(temporary, job.threads), inputs)
-    return Written(describe_artifact(path, backend.name, "int8"), backend, verification)
+        _lower(source, backend, plan, "int8", temporary)
+        inputs = sample_inputs(source.samples, source.program)
+        runner = backend.runner(temporary, job.threads)
+        verification = verify(source.program, plan, backend.read(temporary), runner, inputs)
+    types = {
+        "activations": profile.activation.name,
+        "weights": f"{profile.weight.name}, {profile.weight.low} to {profile.weight.high}",
+        "cpu": cpu if len(backend.profiles) > 1 else "any",
+    }
+    return Written(describe_artifact(path, backend.name, "int8"), backend, verification, saved, types)
+
+
+def plan_name(job: ExportJob, backend: Backend) -> str:
+    """`plan.json`, with the format in its name where a run writes several."""
+    return "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+
+
+def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
+    backend.lower(source.program, plan, metadata, path, LowerOptions(opset=source.job.opset))
+
+
+def build_engine(source: Source, graph: Written) -> Written:
+    """Build the engine of a graph that was written; the graph stays.
+
+    Raises:
+        EngineNotBuiltError: not on this machine.
+    """
+    job, builder, precision = source.job, graph.backend, graph.artifact.precision
+    assert isinstance(builder, EngineBuilder)
+    path = source.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
+    options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
+    builder.build(graph.artifact.path, path, metadata, options)
+    return replace(graph, artifact=describe_artifact(path, builder.name, precision))

@@ -44,7 +44,9 @@ def _latencies(
     # Without any image a grey one does: what these kernels take does not depend on the pixels.
     grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
     batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
-    runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in written}
+    runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in written if w.timed}
+    if not runners:
+        return {}
     with clock.step("latency", "Timing", WARM_UP + ROUNDS) as advance:
         found = measure_latency(runners, batch, on_round=advance)
     return {Path(path): latency for path, latency in found.items()}
@@ -68,5 +70,6 @@ def _accuracy(
     item: Written, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
 ) -> Accuracy:
     path = item.artifact.path
-    with clock.step(f"evaluate_{item.artifact.precision}", f"Scoring {path.name}", len(data.links)) as advance:
+    title = f"evaluate_{item.backend.name}_{item.artifact.precision}", f"Scoring {path.name}"
+    with clock.step(*title, len(data.links)) as advance, item.backend.validation():
         return evaluate(path, "detect", data, scratch, reference, advance)

@@ -49,12 +49,14 @@ class QuantPlan:
         integer: names of the values whose operation runs in integers; other quantised values are converted
             where an integer operation reads them.
         tensors: activations by value name, weights by parameter path.
+        integer_bias: biases of integer convolutions are stored as INT32 with the product of the two scales.
     """
 
     profile: str
     program: str
     integer: frozenset[str]
     tensors: Mapping[str, TensorQuant]
+    integer_bias: bool = False
 
     def is_quantised(self, name: str) -> bool:
         """Whether the plan gives `name` integers."""
@@ -73,7 +75,9 @@ def to_json(plan: QuantPlan) -> str:
     for name, tensor in plan.tensors.items():
         entry = {"integer": name in plan.integer, **_compact(tensor)}
         rows.append(f"    {json.dumps(name)}: {json.dumps(entry)}")
-    head = {"schema": SCHEMA, "profile": plan.profile, "program": plan.program}
+    head: dict[str, Any] = {"schema": SCHEMA, "profile": plan.profile, "program": plan.program}
+    if plan.integer_bias:
+        head["integer_bias"] = True
     opening = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in head.items())
     return "{\n" + opening + ',\n  "tensors": {\n' + ",\n".join(rows) + "\n  }\n}\n"
 
@@ -95,7 +99,7 @@ def load_plan(path: Path) -> QuantPlan:
         entries: dict[str, dict[str, Any]] = content["tensors"]
         integer = frozenset(name for name, entry in entries.items() if entry.pop("integer"))
         tensors = {name: _tensor(entry) for name, entry in entries.items()}
-        return QuantPlan(content["profile"], content["program"], integer, tensors)
+        return QuantPlan(content["profile"], content["program"], integer, tensors, content.get("integer_bias", False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"

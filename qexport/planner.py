@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.arithmetic import affine_parameters, symmetric_scale, weight_scales
+from qexport.arithmetic import UINT8, affine_parameters, symmetric_scale, weight_scales
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.profile import FixedScale, RuntimeProfile, SharedScale
@@ -60,8 +60,7 @@ def make_plan(
         InputError: the table lacks a value that the plan needs.
     """
     boxes = float_boxes(program, profile)
-    integer = integer_values(program, profile, float_values | boxes)
-    touched = quantised_values(program, integer)
+    integer, touched = _chosen(program, profile, float_values | boxes)
     groups = scale_groups(program, profile, integer, touched)
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
@@ -73,7 +72,40 @@ def make_plan(
         if value.weight:
             tensors[value.weight] = _weight(program, profile, value, value.name in integer)
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
-    return QuantPlan(profile.name, program.fingerprint, integer, ordered)
+    return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
+
+
+def _chosen(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Values whose operation runs in integers, and values that are stored as integers."""
+    if profile.fused_activations:
+        return demanded_values(program, profile, float_values)
+    integer = integer_values(program, profile, float_values)
+    return integer, quantised_values(program, integer)
+
+
+def demanded_values(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The same for runtimes whose convolutions take integers and give what is wanted of them.
+
+    Goes from the outputs to the input: convolutions want their inputs as integers; what only moves data, and sums
+    where the profile says so, hand that wish on; a SiLU whose product is wanted belongs to its convolution's kernel.
+    """
+    integer: set[str] = set()
+    wanted: set[str] = set()
+    for value in reversed(program.values.values()):
+        rule = profile.operations.get(value.operation)
+        if rule is None or value.region != "body" or value.name in float_values or _by_constant(value):
+            continue
+        hands_on = isinstance(rule, SharedScale) or (value.operation == "add" and profile.quantised_sums)
+        if value.weight or (value.name in wanted and hands_on):
+            integer.add(value.name)
+            wanted.update(value.inputs)
+        elif value.name in wanted:
+            integer.add(value.name)
+    return frozenset(integer), frozenset(wanted)
 
 
 def integer_values(program: Program, profile: RuntimeProfile, float_values: frozenset[str]) -> frozenset[str]:
@@ -144,7 +176,7 @@ def _group_tensors(
     if fixed is not None:
         scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
     elif INPUT in group:
-        (scale, zero_point), why = affine_parameters(0.0, 1.0, profile.activation), "pixels: one step each"
+        return dict.fromkeys(group, _pixels(profile))
     else:
         (low, high), why = _group_range(program, statistics, choice, group)
         if profile.symmetric_activations:
@@ -153,8 +185,27 @@ def _group_tensors(
             scale, zero_point = affine_parameters(low, high, profile.activation)
     label = group[0] if len(group) > 1 else ""
     shared = f"; shared by {len(group)} values" if label else ""
-    tensor = TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), None, label, why + shared)
+    tensor = TensorQuant(profile.activation.name, (_stored(scale, profile),), (zero_point,), None, label, why + shared)
     return dict.fromkeys(group, tensor)
+
+
+def _pixels(profile: RuntimeProfile) -> TensorQuant:
+    """The input, 0..1: every pixel value is one step, where the type has 256 of them for it."""
+    why = "pixels: one step each"
+    if profile.unsigned_pixels:
+        return TensorQuant(UINT8.name, (float(np.float32(1 / 255)),), (0,), why=why)
+    if profile.symmetric_activations:
+        scale = symmetric_scale(1.0, profile.activation)
+        return TensorQuant(profile.activation.name, (_stored(scale, profile),), (0,), why="pixels: symmetric")
+    scale, zero_point = affine_parameters(0.0, 1.0, profile.activation)
+    return TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), why=why)
+
+
+def _stored(scale: float, profile: RuntimeProfile) -> float:
+    """The scale as the file can hold it."""
+    if profile.half_scales:
+        return float(max(np.float16(scale), np.finfo(np.float16).smallest_subnormal))
+    return float(np.float32(scale))
 
 
 def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
@@ -207,7 +258,7 @@ def _weight(program: Program, profile: RuntimeProfile, value: Value, integer: bo
     scales = weight_scales(weight_array(program, value.weight), axis, profile.weight)
     return TensorQuant(
         "int8",
-        tuple(float(s) for s in scales),
+        tuple(_stored(s, profile) for s in scales),
         (0,) * len(scales),
         axis,
         why="symmetric, one scale for each channel",

@@ -6,9 +6,9 @@ A profile is a table, not code: the planner reads it, golden tests print it, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from qexport.arithmetic import INT8, INT8_NARROW, IntegerType
+from qexport.arithmetic import INT7_NARROW, INT8, INT8_NARROW, UINT8, IntegerType
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class RuntimeProfile:
         kept_float: operations that stay float although the runtime could, with the reason.
         activation, weight: integer types; weights are symmetric and per output channel.
         symmetric_activations: zero point 0 for every activation.
+        unsigned_pixels: the input is stored in 0..255 although other activations are signed and symmetric.
+        fused_activations: a convolution's kernel computes its SiLU too, and gives floats where no integer operation
+            reads the result: only what integer kernels read is quantised, nothing in between.
+        quantised_sums: both inputs of an addition are quantised where its result is.
+        half_scales: scales are stored in FP16, and chosen so that they can be.
+        integer_bias: biases are stored as INT32 with the product of input and weight scales.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
         source: where the constraints are documented.
@@ -53,6 +59,11 @@ class RuntimeProfile:
     activation: IntegerType = INT8
     weight: IntegerType = INT8_NARROW
     symmetric_activations: bool = False
+    unsigned_pixels: bool = False
+    fused_activations: bool = False
+    quantised_sums: bool = True
+    integer_bias: bool = False
+    half_scales: bool = False
     float_boxes: float = 0.005
     source: str = ""
 
@@ -85,3 +96,40 @@ TFLITE = RuntimeProfile(
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
     source="LiteRT 8-bit quantization specification",
 )
+
+ONNXRUNTIME = RuntimeProfile(
+    name="onnx",
+    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 256, 0), "cat": OWN},
+    kept_float=TFLITE.kept_float,
+    activation=UINT8,
+    integer_bias=True,
+    source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
+)
+"""ONNX Runtime's CPU kernels: the whole chain in integers, a concatenation requantises its inputs."""
+
+FUSED = {name: rule for name, rule in TFLITE.operations.items() if name != "sigmoid"}
+"""Operations of runtimes that compute a SiLU inside the convolution's kernel."""
+
+OPENVINO = RuntimeProfile(
+    name="openvino",
+    operations=FUSED,
+    kept_float=TFLITE.kept_float,
+    activation=UINT8,
+    fused_activations=True,
+    source="OpenVINO low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)",
+)
+
+TENSORRT = RuntimeProfile(
+    name="tensorrt",
+    operations=FUSED,
+    kept_float=TFLITE.kept_float,
+    symmetric_activations=True,
+    fused_activations=True,
+    half_scales=True,
+    source="TensorRT developer guide, working with quantized types: explicit quantization",
+)
+
+
+def careful(profile: RuntimeProfile) -> RuntimeProfile:
+    """The same with 7-bit weights, for CPUs that add pairs of products in 16 bits: they would saturate."""
+    return replace(profile, weight=INT7_NARROW)

@@ -8,6 +8,7 @@ tables, plans, artifacts and reports, so they must not depend on the order of ca
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import re
 from collections import Counter
@@ -55,6 +56,9 @@ OPERATION_NAMES = {
 """What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
 
 
+MOST_IMAGES = 1024
+"""Largest batch of a dynamic program."""
+
 MOVES_DATA = frozenset({"part", "cat", "reshape", "transpose", "resize", "max_pool"})
 """Operations whose result holds only elements of their inputs: calibration need not watch them."""
 
@@ -92,7 +96,9 @@ class Program:
         raw_boxes, raw_scores: names of the per-level values that the decode reads.
         head: "end2end" or "one2many".
         final: the output's rows are detections, (batch, 300, 6), and need no NMS.
+        batch: images in one run; 1 where `dynamic`, and shapes are those of one image.
         fingerprint: SHA-256 over structure and weights.
+        dynamic: any number of images can be run at once.
     """
 
     graph: GraphModule
@@ -104,6 +110,7 @@ class Program:
     imgsz: tuple[int, int]
     batch: int
     fingerprint: str
+    dynamic: bool = False
 
     @cached_property
     def readers(self) -> dict[str, tuple[Value, ...]]:
@@ -115,17 +122,24 @@ class Program:
         return {name: tuple(readers) for name, readers in found.items()}
 
 
-def capture(module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, channels: int = 3) -> Program:
+def capture(
+    module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, channels: int = 3, dynamic: bool = False
+) -> Program:
     """Trace `module` at a fixed shape and check that the program computes what the module does.
+
+    Args:
+        dynamic: leave the number of images open; `batch` is then 1.
 
     Raises:
         InputError: the model cannot be traced.
         ConversionError: the program's output differs from the module's.
     """
-    example = torch.rand(batch, channels, *imgsz, generator=torch.Generator().manual_seed(0))
+    # torch.export takes a size of 1 for a constant.
+    count = 2 if dynamic else batch
+    example = torch.rand(count, channels, *imgsz, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = module(example)
-        graph = _trace(module, example)
+        graph = _trace(module, example, dynamic)
         _normalise(graph)
         _check_same(expected, graph(example))
     values = {value.name: value for value in _describe(graph)}
@@ -138,14 +152,21 @@ def capture(module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, ch
         head="end2end" if module.decode.end2end else "one2many",
         final=module.decode.end2end or module.decode.nms,
         imgsz=imgsz,
-        batch=batch,
+        batch=1 if dynamic else batch,
         fingerprint=_fingerprint(graph),
+        dynamic=dynamic,
     )
 
 
-def _trace(module: nn.Module, example: Tensor) -> GraphModule:
+def batch_shapes(dynamic: bool) -> Any:
+    """What `torch.export` is told of the input's shape: nothing, or that the number of images is open."""
+    return ({0: torch.export.Dim("batch", min=1, max=MOST_IMAGES)},) if dynamic else None
+
+
+def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
     try:
-        graph = torch.export.export(module, (example,), strict=False).module(check_guards=False)
+        exported = torch.export.export(module, (example,), dynamic_shapes=batch_shapes(dynamic), strict=False)
+        graph = exported.module(check_guards=False)
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.Unsupported) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"the model cannot be traced ({first})", "report its architecture") from error
@@ -245,7 +266,7 @@ def tensor_inputs(node: Node) -> tuple[Node, ...]:
     """Return the computed tensors that a node reads: no parameters, and for a part of a split the tensor split."""
     found: dict[Node, None] = {}
     for source in node.all_input_nodes:
-        if source.op not in ("call_function", "placeholder"):
+        if source.op not in ("call_function", "placeholder") or isinstance(source.meta.get("val"), torch.SymInt):
             continue
         whole = isinstance(source.meta.get("val"), Tensor)
         found.update(dict.fromkeys((source,) if whole else tensor_inputs(source)))
@@ -262,21 +283,33 @@ def _describe(graph: GraphModule) -> Iterator[Value]:
             operation=operation_of(node),
             inputs=tuple(n.name for n in tensor_inputs(node)),
             weight=weight_of(node),
-            shape=tuple(int(size) for size in traced.shape),
+            shape=_shape(traced),
             region="decode" if node.name.startswith("decode_") else "body",
             macs=_macs(node),
         )
 
 
+def _shape(traced: Tensor) -> tuple[int, ...]:
+    """A tensor's shape; what depends on the number of images is as for one."""
+    return tuple(map(_for_one_image, traced.shape))
+
+
+def _for_one_image(size: int | torch.SymInt) -> int:
+    if not isinstance(size, torch.SymInt):
+        return size
+    expression: Any = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
 def _macs(node: Node) -> int:
-    shape = node.meta["val"].shape
+    elements = math.prod(_shape(node.meta["val"]))
     if weight_of(node):
         weight: Any = node.args[1]
         kernel = weight.meta["val"].shape if "val" in weight.meta else ()
-        return int(shape.numel() * torch.Size(kernel[1:]).numel())
+        return elements * math.prod(map(int, kernel[1:]))
     if operation_of(node) == "matmul":
         left: Any = node.args[0]
-        return int(shape.numel() * left.meta["val"].shape[-1])
+        return elements * int(left.meta["val"].shape[-1])
     return 0
 
 

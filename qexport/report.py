@@ -17,6 +17,7 @@ from qexport.accuracy import Accuracy
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
 from qexport.dataset import fingerprint
+from qexport.errors import QexportError
 from qexport.files import write_text
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
@@ -55,8 +56,19 @@ class ArtifactReport:
     latency_float_ms: dict[str, float] | None = None
     speedup: float | None = None
     int8_mac_coverage: float | None = None
+    quantisation: dict[str, str] | None = None
+    plan: str | None = None
     verification: Verification | None = None
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A format that was not written, or not to its end: why, and the exit code that it leads to."""
+
+    format: str
+    reason: str
+    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Report:
         seconds: wall-clock time of each step.
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole.
+        failures: formats that did not come to their end; the others did.
     """
 
     command: str
@@ -79,6 +92,7 @@ class Report:
     seconds: dict[str, float]
     threads: int
     warnings: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
     environment: dict[str, Any] = field(default_factory=lambda: environment())
     schema: int = SCHEMA
     qexport: str = __version__
@@ -132,6 +146,7 @@ def make_report(
     written: Sequence[Written],
     figures: Mapping[Path, Figures],
     seconds: Mapping[str, float],
+    failures: Sequence[tuple[str, QexportError]] = (),
 ) -> Report:
     """Gather a run's figures."""
     floats = {w.backend.name: figures[w.artifact.path] for w in written if w.artifact.precision == "fp32"}
@@ -148,6 +163,7 @@ def make_report(
         seconds=dict(seconds),
         threads=job.threads,
         warnings=_run_warnings(job, checkpoint, table, images),
+        failures=tuple(Failure(name, str(error), error.exit_code) for name, error in failures),
     )
 
 
@@ -160,6 +176,8 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+    if latency and float_latency and latency.p50 > float_latency.p50:
+        warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
     return ArtifactReport(
         path=str(artifact.path),
         format=artifact.format,
@@ -171,6 +189,8 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         latency_float_ms=_latency_entry(float_latency),
         speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
         int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
+        quantisation=item.quantisation,
+        plan=str(item.plan) if item.plan else None,
         verification=item.verification,
         warnings=tuple(warnings),
     )

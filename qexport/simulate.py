@@ -13,18 +13,17 @@ import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decompo
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qexport.arithmetic import INT8, INT8_NARROW, INT16, IntegerType
+from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.errors import ConversionError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.program import Program, weight_of
+from qexport.tags import OWNER
 
 operations = torch.ops.quantized_decomposed
 
-OWNER = "qexport_value"
-"""Key in a node's meta: the value that an inserted node belongs to, where that is not the one before it."""
-
 ACTIVATION_TYPES: dict[str, tuple[torch.dtype, IntegerType]] = {
     "int8": (torch.int8, INT8),
+    "uint8": (torch.uint8, UINT8),
     "int16": (torch.int16, INT16),
 }
 

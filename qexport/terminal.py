@@ -18,7 +18,7 @@ NOTHING = "–"
 def render(report: Report, saved: Path) -> RenderableType:
     """Return the table, what it is of, and its warnings."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_title(report), title_justify="left")
-    table.add_column("artifact", overflow="fold", min_width=12)
+    table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
         "mAP\n50-95",
@@ -32,6 +32,8 @@ def render(report: Report, saved: Path) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact in report.artifacts:
         table.add_row(*_row(artifact))
+    for failure in report.failures:
+        table.add_row(f"{failure.format} ✗", *[NOTHING] * (len(table.columns) - 1))
     return Group(table, *_notes(report, saved))
 
 
@@ -49,7 +51,7 @@ def _row(artifact: ArtifactReport) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
     return (
-        Path(artifact.path).name,
+        f"{artifact.format} {artifact.precision}" + (" engine" if artifact.path.endswith(".engine") else ""),
         f"{artifact.bytes / 1e6:.2f}",
         _figure(accuracy.get("map"), ".4f"),
         _figure(accuracy.get("map50"), ".4f"),
@@ -69,9 +71,16 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     """Warnings, each once, and where the evidence is."""
     warnings = dict.fromkeys((*report.warnings, *(w for a in report.artifacts for w in a.warnings)))
     lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
+    lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
     lines.append(Text(f"report: {saved}"))
     return lines
+
+
+def saved_in(report: Report) -> Path:
+    """The folder that the artifacts are in."""
+    return Path(report.artifacts[0].path).parent
 
 
 def _verified(artifact: ArtifactReport) -> str:

@@ -123,10 +123,13 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
         VerificationError: some differ, or too few are named at all.
     """
     wrong, found = [], 0
-    for key, name, tensor in _planned(program, plan):
-        if key not in stored.tensors:
+    for key, name, tensor in _planned(program, plan, stored.complete):
+        kept = stored.tensors.get(key) or stored.tensors.get(name)
+        if kept is None:
+            if stored.complete:
+                wrong.append(f"{name}: missing")
             continue
-        difference = _difference(program, name, tensor, stored.tensors[key])
+        difference = _difference(program, name, tensor, kept)
         if difference:
             wrong.append(f"{name}: {difference}")
         found += 1
@@ -141,13 +144,16 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
     return found
 
 
-def _planned(program: Program, plan: QuantPlan) -> Iterator[tuple[str, str, TensorQuant]]:
-    """(key in the file, name in the plan, decision) for every tensor that an integer operation writes or holds."""
+def _planned(program: Program, plan: QuantPlan, every: bool) -> Iterator[tuple[str, str, TensorQuant]]:
+    """(key in the file, name in the plan, decision) for quantised tensors that an integer operation writes or holds.
+
+    With `every`, those too that float operations write and integer ones read.
+    """
     for value in program.values.values():
-        if value.name in plan.integer:
+        if plan.is_quantised(value.name) and (every or value.name in plan.integer):
             yield value.name, value.name, plan.tensors[value.name]
-            if value.weight:
-                yield f"{value.name}.weight", value.weight, plan.tensors[value.weight]
+        if value.weight and value.name in plan.integer:
+            yield f"{value.name}.weight", value.weight, plan.tensors[value.weight]
 
 
 def _difference(program: Program, name: str, planned: TensorQuant, stored: StoredTensor) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.cpu import ANY
 from qexport.errors import UsageError
 from qexport.profile import RuntimeProfile
 
@@ -61,12 +63,14 @@ class StoredGraph:
         tensors: by plan name; only those the file still names.
         integer_macs, total_macs: multiply-accumulates by the kernels' tensor types, counted from the file.
         operators: kernel name → how often it occurs.
+        complete: the format keeps every name, so that a planned tensor that is not here is missing.
     """
 
     tensors: Mapping[str, StoredTensor]
     integer_macs: int
     total_macs: int
     operators: Mapping[str, int]
+    complete: bool = False
 
     @property
     def coverage(self) -> float:
@@ -74,16 +78,73 @@ class StoredGraph:
         return self.integer_macs / self.total_macs if self.total_macs else 0.0
 
 
+@dataclass(frozen=True)
+class LowerOptions:
+    """How a file is written, beside what is in it.
+
+    Attributes:
+        opset: ONNX operator set; None for the one that suits the runtime.
+    """
+
+    opset: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is built from a graph: see `qexport.backends.build_engine.Options`."""
+
+    workspace: float | None = None
+    timing_cache: Path | None = None
+    most_images: int = 16
+    likely_images: int = 1
+    dla: int | None = None
+
+
+@runtime_checkable
+class EngineBuilder(Protocol):
+    """A backend whose files are built into an engine on the machine that they are for."""
+
+    engine_suffix: str
+
+    def write_script(self, folder: Path) -> None:
+        """Write what builds the engine elsewhere."""
+        ...
+
+    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
+        """Build the engine; raise `EngineNotBuiltError` where that cannot be done here."""
+        ...
+
+
 class Backend(Protocol):
-    """One export format and the runtime that executes it."""
+    """One export format and the runtime that executes it.
+
+    Attributes:
+        suffix: what an artifact's name ends with.
+        profiles: by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
+        precisions: what it can be written as.
+        dynamic: whether the number of images in a run can be left open.
+        timed: whether `runner` is the runtime that the artifact is for, so that its latency means something.
+    """
 
     name: str
     suffix: str
-    profile: RuntimeProfile
+    profiles: Mapping[str, RuntimeProfile]
     precisions: frozenset[str]
+    dynamic: bool
+    timed: bool
 
-    def lower(self, program: Program, plan: QuantPlan | None, metadata: Mapping[str, Any], path: Path) -> None:
-        """Write the artifact; with a plan obey it, without one write float. Raise `ConversionError` if it cannot."""
+    def lower(
+        self,
+        program: Program,
+        plan: QuantPlan | None,
+        metadata: Mapping[str, Any],
+        path: Path,
+        options: LowerOptions = ...,
+    ) -> None:
+        """Write the artifact; with a plan obey it, without one write float. Raise `ConversionError` if it cannot.
+
+        `metadata["precision"]` is "fp32", "fp16" or "int8".
+        """
         ...
 
     def read(self, path: Path) -> StoredGraph:
@@ -92,6 +153,10 @@ class Backend(Protocol):
 
     def runner(self, path: Path, threads: int) -> Runner:
         """Load an artifact for execution on the CPU."""
+        ...
+
+    def validation(self) -> AbstractContextManager[None]:
+        """Conditions that Ultralytics' validator has to run the artifact under."""
         ...
 
 
@@ -107,9 +172,16 @@ class Artifact:
 
 
 def describe_artifact(path: Path, format_name: str, precision: str) -> Artifact:
-    """Hash and measure a written file."""
-    content = path.read_bytes()
-    return Artifact(path, format_name, precision, hashlib.sha256(content).hexdigest(), len(content))
+    """Hash and measure a written file, or the files of a folder in the order of their names."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    contents = [file.read_bytes() for file in files]
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    return Artifact(path, format_name, precision, digest, sum(map(len, contents)))
+
+
+def profile_for(backend: Backend, cpu: str) -> RuntimeProfile:
+    """The backend's profile for a kind of CPU."""
+    return backend.profiles.get(cpu, backend.profiles[ANY])
 
 
 def available_formats() -> tuple[str, ...]:

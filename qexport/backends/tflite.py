@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import StoredGraph, StoredTensor
+from qexport.backends import LowerOptions, StoredGraph, StoredTensor
+from qexport.cpu import ANY
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
 from qexport.profile import TFLITE, RuntimeProfile
 
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from qexport.program import Program
 
 _PACKAGES = ("litert_torch", "ai_edge_litert", "torchao", "flatbuffers")
-_TAG = "qexport"
-_VALUE = re.compile(rf"{_TAG}_(\w+)")
+_VALUE = re.compile(r"qexport_(\w+)")
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
 _INTEGER_TYPES = {"INT8", "UINT8", "INT16"}
 _METADATA = "metadata.json"
@@ -39,26 +39,36 @@ class TFLiteBackend:
 
     name = "tflite"
     suffix = ".tflite"
-    profile: RuntimeProfile = TFLITE
+    profiles: Mapping[str, RuntimeProfile] = {ANY: TFLITE}
     precisions = frozenset({"fp32", "int8"})
+    dynamic = False
+    timed = True
 
     def __init__(self) -> None:
         missing = [package for package in _PACKAGES if find_spec(package) is None]
         if missing:
             raise MissingExtraError(f"format tflite needs {', '.join(missing)}", "pip install 'qexport[tflite]'")
 
-    def lower(self, program: Program, plan: QuantPlan | None, metadata: Mapping[str, Any], path: Path) -> None:
+    def lower(
+        self,
+        program: Program,
+        plan: QuantPlan | None,
+        metadata: Mapping[str, Any],
+        path: Path,
+        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+    ) -> None:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
         from qexport.simulate import copied, simulated
+        from qexport.tags import tag_values
 
         graph = simulated(program, plan) if plan else copied(program)
         if not metadata["end2end"]:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
             height, width = program.imgsz
             graph.get_buffer("decode.unit").div_(torch.tensor([width, height, width, height]))
-        _name_tensors(graph, program)
+        tag_values(graph, program)
         example = torch.zeros(program.values["images"].shape)
         with _silence():
             _convert(graph, example, quantised=plan is not None).export(str(path))
@@ -75,6 +85,10 @@ class TFLiteBackend:
     def runner(self, path: Path, threads: int) -> LiteRunner:
         """Load the file into LiteRT."""
         return LiteRunner(path, threads)
+
+    def validation(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing special."""
+        return contextlib.nullcontext()
 
 
 class LiteRunner:
@@ -106,17 +120,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         content: dict[str, Any] = json.loads(archive.read(_METADATA))
     return content
-
-
-def _name_tensors(graph: Any, program: Program) -> None:
-    """Give every tensor in the file its plan name: the converter builds names from the module stack."""
-    from qexport.simulate import OWNER
-
-    value = ""
-    for node in graph.graph.nodes:
-        value = node.name if node.name in program.values else value
-        if node.op == "call_function":
-            node.meta["nn_module_stack"] = {_TAG: (node.meta.get(OWNER, value), _TAG)}
 
 
 def _convert(graph: Any, example: Any, quantised: bool) -> Any:

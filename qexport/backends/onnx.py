@@ -1,0 +1,158 @@
+"""ONNX for ONNX Runtime's CPU kernels: Q/DQ pairs around the whole chain, checked in the optimised graph."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends import LowerOptions, StoredGraph
+from qexport.cpu import ANY, AVX2
+from qexport.errors import ConversionError, MissingExtraError
+from qexport.profile import ONNXRUNTIME, RuntimeProfile, careful
+
+if TYPE_CHECKING:
+    from qexport.plan import QuantPlan
+    from qexport.program import Program
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+OPSET = 18
+"""The newest whose operators ONNX Runtime has on every execution provider (Resize-19 is missing on CUDA)."""
+_INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
+
+
+class OnnxBackend:
+    """Writes `.onnx` files that ONNX Runtime and Ultralytics load."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    profiles: Mapping[str, RuntimeProfile] = {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}
+    precisions = frozenset({"fp32", "fp16", "int8"})
+    dynamic = True
+    timed = True
+
+    def __init__(self) -> None:
+        check_packages(self.name, PACKAGES)
+
+    def lower(
+        self,
+        program: Program,
+        plan: QuantPlan | None,
+        metadata: Mapping[str, Any],
+        path: Path,
+        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
+        write_onnx(program, plan, metadata, path, options.opset or OPSET, metadata.get("precision") == "fp16")
+
+    def read(self, path: Path) -> StoredGraph:
+        """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
+        import onnx_ir as ir
+
+        from qexport.backends.onnx_read import read_onnx
+
+        content = read_onnx(ir.load(path))
+        integer = integer_kernels(path)
+        return StoredGraph(
+            content.tensors,
+            sum(macs for name, macs in content.macs.items() if name in integer),
+            sum(content.macs.values()),
+            content.operators,
+            complete=True,
+        )
+
+    def runner(self, path: Path, threads: int) -> OnnxRunner:
+        """Load the file into ONNX Runtime."""
+        return OnnxRunner(path, threads)
+
+    def validation(self) -> AbstractContextManager[None]:
+        """Nothing special."""
+        return nullcontext()
+
+
+class OnnxRunner:
+    """An `.onnx` file in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, threads: int, fused: bool = True) -> None:
+        self._session = session(path, threads, fused=fused)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one batch."""
+        output: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+        return output
+
+
+def check_packages(name: str, packages: tuple[str, ...]) -> None:
+    """Raise `MissingExtraError` where a package of a format is not installed."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingExtraError(f"format {name} needs {', '.join(missing)}", f"pip install 'qexport[{name}]'")
+
+
+def write_onnx(
+    program: Program, plan: QuantPlan | None, metadata: Mapping[str, Any], path: Path, opset: int, half: bool
+) -> None:
+    """Export, quantise by the plan, check and save."""
+    import onnx
+    import onnx_ir as ir
+
+    from qexport.backends.onnx_graph import onnx_graph, set_metadata
+    from qexport.backends.qdq import insert_qdq
+
+    model = onnx_graph(program, opset, half)
+    if plan is not None:
+        insert_qdq(model, program, plan)
+    set_metadata(model, metadata)
+    proto = ir.serde.serialize_model(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise ConversionError(f"the ONNX graph is not valid ({first})", "try another --opset") from error
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def session_options(threads: int, fused: bool = True) -> Any:
+    """Settings of a session; without `fused` Q/DQ pairs are computed as they stand, in float."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not fused:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+def session(path: Path, threads: int, optimised: Path | None = None, fused: bool = True) -> Any:
+    """Load a file into ONNX Runtime on the CPU; optionally save the graph that it really runs."""
+    import onnxruntime
+
+    options = session_options(threads, fused)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors share no base
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(f"ONNX Runtime cannot load the graph ({first})", "try another --opset") from error
+
+
+def integer_kernels(path: Path) -> frozenset[str]:
+    """Names of the values that ONNX Runtime computes in integer kernels, from its optimised graph."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        optimised = Path(scratch) / "optimised.onnx"
+        session(path, 1, optimised)
+        nodes = onnx.load(optimised, load_external_data=False).graph.node
+    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
+    return frozenset(match["value"] for match in names if match)

@@ -1,0 +1,85 @@
+"""Read an ONNX file with Q/DQ pairs back: which tensors are integers, with which scales, and what the arithmetic is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qexport.backends import StoredTensor
+
+MAC_OPERATORS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+
+
+@dataclass(frozen=True)
+class OnnxContent:
+    """What a Q/DQ graph says.
+
+    Attributes:
+        tensors: by plan name; weights as `<value>.weight`.
+        macs: multiply-accumulates for one image, by the name of the value that they compute.
+        operators: kind → how often it occurs.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    macs: Mapping[str, int]
+    operators: Mapping[str, int]
+
+
+def read_onnx(model: ir.Model) -> OnnxContent:
+    """Collect types, scales and INT8 weights from the graph's structure, not from its names."""
+    tensors: dict[str, StoredTensor] = {}
+    macs: dict[str, int] = {}
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            name = str(node.inputs[0].name).split("/")[0]  # type: ignore[union-attr]
+            tensors[name] = _stored(node)
+        if node.op_type in MAC_OPERATORS:
+            name = str(node.outputs[0].name)
+            macs[name] = _macs(node)
+            weight = node.inputs[1].producer() if node.inputs[1] is not None else None
+            if weight is not None and weight.op_type == "DequantizeLinear" and _array(weight.inputs[0]) is not None:
+                tensors[f"{name}.weight"] = _stored(weight)
+    return OnnxContent(tensors, macs, dict(sorted(Counter(node.op_type for node in model.graph).items())))
+
+
+def _stored(node: ir.Node) -> StoredTensor:
+    """Type and scale of a Q node's result, or of a DQ node's constant."""
+    integers = _array(node.inputs[0])
+    scale, zero_point = _array(node.inputs[1]), _array(node.inputs[2])
+    assert scale is not None
+    assert zero_point is not None
+    return StoredTensor(
+        str(zero_point.dtype),
+        tuple(float(s) for s in scale.reshape(-1)),
+        tuple(int(z) for z in zero_point.reshape(-1)),
+        integers,
+    )
+
+
+def _array(value: ir.Value | None) -> np.ndarray | None:
+    if value is None or value.const_value is None:
+        return None
+    array: np.ndarray = value.const_value.numpy()
+    return array
+
+
+def _macs(node: ir.Node) -> int:
+    """Multiply-accumulates for one image; a dimension that is open counts as one."""
+    elements = math.prod(_sizes(node.outputs[0]))
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return elements * math.prod(_sizes(node.inputs[1])[1:])
+    return elements * _sizes(node.inputs[0])[-1]
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...]:
+    assert value is not None
+    if value.shape is None:
+        producer = value.producer()
+        assert producer is not None
+        return _sizes(producer.inputs[0])  # a dequantised constant has its integers' shape
+    return tuple(size if isinstance(size, int) else 1 for size in value.shape)

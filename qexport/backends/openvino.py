@@ -1,0 +1,187 @@
+"""OpenVINO IR: Q/DQ around convolutions, read back from the IR and from the model as the CPU plugin compiled it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from qexport.backends import LowerOptions, StoredGraph, StoredTensor
+from qexport.backends.onnx import PACKAGES as ONNX_PACKAGES
+from qexport.backends.onnx import check_packages, write_onnx
+from qexport.cpu import ANY, AVX2
+from qexport.errors import ConversionError
+from qexport.profile import OPENVINO, RuntimeProfile, careful
+
+if TYPE_CHECKING:
+    from qexport.plan import QuantPlan
+    from qexport.program import Program
+
+OPSET = 18
+MODEL = "model.xml"
+METADATA = "metadata.yaml"
+MAC_LAYERS = {"Convolution", "Deconvolution", "MatMul", "FullyConnected"}
+DEQUANTISED = ".dequantised"
+
+
+class OpenVINOBackend:
+    """Writes IR folders that OpenVINO and Ultralytics load."""
+
+    name = "openvino"
+    suffix = "_openvino_model"
+    profiles: Mapping[str, RuntimeProfile] = {ANY: OPENVINO, AVX2: careful(OPENVINO)}
+    precisions = frozenset({"fp32", "fp16", "int8"})
+    dynamic = True
+    timed = True
+
+    def __init__(self) -> None:
+        check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
+
+    def lower(
+        self,
+        program: Program,
+        plan: QuantPlan | None,
+        metadata: Mapping[str, Any],
+        path: Path,
+        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
+        openvino = _openvino()
+        path.mkdir()
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            graph = Path(scratch) / "graph.onnx"
+            write_onnx(program, plan, metadata, graph, options.opset or OPSET, half=False)
+            try:
+                model = openvino.Core().read_model(graph)
+                openvino.save_model(model, path / MODEL, compress_to_fp16=metadata.get("precision") == "fp16")
+            except RuntimeError as error:
+                shutil.rmtree(path)
+                first = next(iter(str(error).splitlines()), "")
+                raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
+        (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
+
+    def read(self, path: Path) -> StoredGraph:
+        """Read scales from the IR, and which arithmetic is in integers from the compiled model."""
+        model = _openvino().Core().read_model(path / MODEL)
+        macs = _macs(model)
+        integer = integer_layers(path)
+        return StoredGraph(
+            _stored_tensors(model),
+            sum(count for name, count in macs.items() if name in integer),
+            sum(macs.values()),
+            dict(sorted(Counter(op.get_type_name() for op in model.get_ops()).items())),
+            complete=True,
+        )
+
+    def runner(self, path: Path, threads: int) -> OpenVINORunner:
+        """Compile the IR for the CPU."""
+        return OpenVINORunner(path, threads)
+
+    def validation(self) -> AbstractContextManager[None]:
+        """Nothing special."""
+        return nullcontext()
+
+
+class OpenVINORunner:
+    """An IR folder on OpenVINO's CPU plugin, as Ultralytics runs it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._request = compiled(path, threads).create_infer_request()
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one batch."""
+        output: NDArray[np.float32] = self._request.infer({0: batch})[0]
+        return output.copy()
+
+
+def _openvino() -> Any:
+    # Set before the import: the package reports its use to its maker otherwise.
+    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    import openvino
+
+    return openvino
+
+
+def compiled(path: Path, threads: int) -> Any:
+    """Compile the IR in `path` for the CPU."""
+    core = _openvino().Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    try:
+        return core.compile_model(core.read_model(path / MODEL), "CPU", settings)
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise ConversionError(f"OpenVINO cannot compile the model ({last})", "report the model") from error
+
+
+def integer_layers(path: Path) -> frozenset[str]:
+    """Names of the values whose multiply-accumulates the CPU plugin runs in INT8 kernels."""
+    found: set[str] = set()
+    for op in compiled(path, 1).get_runtime_model().get_ordered_ops():
+        facts = {key: value.astype(str) for key, value in op.get_rt_info().items()}
+        if facts.get("layerType") in MAC_LAYERS and facts["primitiveType"].lower().endswith("i8"):
+            found.update(name.removesuffix("/WithoutBiases") for name in facts["originalLayersNames"].split(","))
+    return frozenset(found)
+
+
+def _macs(model: Any) -> dict[str, int]:
+    """Multiply-accumulates for one image by value name; a dimension that is open counts as one."""
+    found = {}
+    for op in model.get_ops():
+        kind = op.get_type_name()
+        if kind not in ("Convolution", "GroupConvolution", "MatMul"):
+            continue
+        elements = int(np.prod(_sizes(op.output(0))))
+        shape = _sizes(op.input_value(0) if kind == "MatMul" else op.input_value(1))
+        # Weights are (out, in, …), with groups (groups, out, in, …).
+        depth = shape[-1] if kind == "MatMul" else int(np.prod(shape[2 if kind == "GroupConvolution" else 1 :]))
+        if kind == "MatMul" and op.get_attributes()["transpose_a"]:
+            depth = shape[-2]
+        found[op.get_friendly_name().removesuffix("/WithoutBiases")] = elements * depth
+    return found
+
+
+def _sizes(port: Any) -> list[int]:
+    return [size.get_length() if size.is_static else 1 for size in port.get_partial_shape()]
+
+
+def _stored_tensors(model: Any) -> dict[str, StoredTensor]:
+    """Every dequantisation in the IR, by the name of the tensor that it gives back."""
+    found = {}
+    for op in model.get_ops():
+        name = op.get_friendly_name()
+        if op.get_type_name() == "Multiply" and name.endswith(DEQUANTISED):
+            found[name.removesuffix(DEQUANTISED).split("/")[0]] = _dequantisation(op)
+    return found
+
+
+def _dequantisation(multiply: Any) -> StoredTensor:
+    scale = _constant(multiply.input_value(1).get_node())
+    source = multiply.input_value(0).get_node()
+    zero_point = np.zeros(scale.shape, dtype=np.int64)
+    if source.get_type_name() == "Subtract":
+        zero_point = _constant(source.input_value(1).get_node())
+        source = source.input_value(0).get_node()
+    integers = source.input_value(0) if source.get_type_name() == "Convert" else source.output(0)
+    constant = integers.get_node()
+    return StoredTensor(
+        integers.get_element_type().to_dtype().name,
+        tuple(float(s) for s in scale.reshape(-1)),
+        tuple(int(z) for z in zero_point.reshape(-1)),
+        constant.data.copy() if constant.get_type_name() == "Constant" else None,
+    )
+
+
+def _constant(node: Any) -> NDArray[Any]:
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+    array: NDArray[Any] = node.data.copy()
+    return array

@@ -1,0 +1,26 @@
+"""What integer instructions this machine's CPU has, as far as profiles depend on it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+ANY, VNNI, AVX2, ARM = "any", "vnni", "avx2", "arm"
+KINDS = (VNNI, AVX2, ARM)
+VNNI_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_kind(cpuinfo: Path = CPUINFO, machine: str = "") -> str:
+    """Return "vnni", "avx2" or "arm"; x86 CPUs that cannot be asked count as "avx2", the careful choice.
+
+    Without VNNI, x86 kernels add pairs of 8-bit products in 16 bits and saturate there.
+    """
+    if (machine or platform.machine()).lower() in ("aarch64", "arm64"):
+        return ARM
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return AVX2
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    return VNNI if flags & VNNI_FLAGS else AVX2
