@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench lint types format clean
+.PHONY: help setup run test bench bench-formats lint types format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(READY)  ## create .venv and install qexport, its backends and the test tools into it
 
@@ -41,6 +41,9 @@ test: setup  ## all tests
 
 bench: setup  ## measure the main job on the real models in ../shared, against the bounds
 	$(PY) benchmarks/main_job.py
+
+bench-formats: setup  ## compare ONNX, OpenVINO and TensorRT files with Ultralytics' own exports
+	$(PY) benchmarks/against_incumbent.py
 
 lint: setup  ## style
 	$(PY) -m ruff check .

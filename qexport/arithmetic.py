@@ -35,8 +35,6 @@ class IntegerType:
 INT8 = IntegerType("int8", -128, 127)
 INT8_NARROW = IntegerType("int8", -127, 127)
 """Weights leave -128 unused: symmetric, and the product of two extremes still fits the kernels' 16-bit sums."""
-INT7_NARROW = IntegerType("int8", -64, 64)
-"""Seven bits in eight: two products with unsigned bytes still fit 16 bits, where AVX2 adds them."""
 UINT8 = IntegerType("uint8", 0, 255)
 INT16 = IntegerType("int16", -32768, 32767)
 
@@ -67,6 +65,27 @@ def weight_scales(weight: FloatArray, axis: int, kind: IntegerType = INT8_NARROW
     others = tuple(i for i in range(weight.ndim) if i != axis)
     peaks = np.abs(weight).max(axis=others)
     return np.array([symmetric_scale(float(p), kind) for p in peaks], dtype=np.float32)
+
+
+def pair_safe_scales(weight: FloatArray, scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Widen weight scales (axis 0) until two neighbouring products with unsigned bytes fit 16 bits.
+
+    x86 kernels without VNNI add the products of two neighbouring input channels in 16 bits (VPMADDUBSW), which hold
+    255 * 128. Weights of opposite sign relieve each other, so that most channels keep almost all of their steps,
+    where 7-bit weights, the usual remedy, give up half of them in every channel.
+
+    Args:
+        weight: (out, in, …); where the number of input channels is odd, neighbours are not known: 7 bits it is.
+        scales: symmetric scales (out,) for 127 steps.
+    """
+    least = scales * np.float32(127 / 64)
+    if weight.shape[1] % 2:
+        return least
+    left, right = weight[:, 0::2], weight[:, 1::2]
+    sums = [np.maximum(sign * left, 0) + np.maximum(sign * right, 0) for sign in (1, -1)]
+    peaks = np.maximum(*sums).reshape(len(weight), -1).max(axis=1)
+    safe: NDArray[np.float32] = np.clip((peaks / 127).astype(np.float32), scales, least)
+    return safe
 
 
 def quantise(real: FloatArray, scale: FloatArray | float, zero_point: int, kind: IntegerType) -> NDArray[np.int32]:

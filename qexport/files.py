@@ -24,11 +24,8 @@ def write_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            # A folder with files in it cannot be replaced at once: the old one makes way first.
-            os.replace(path, old := path.with_name(f".{uuid.uuid4().hex}"))
-            os.replace(temporary, path)
-            shutil.rmtree(old)
+        if temporary.is_dir() and path.is_dir():
+            _replace_folder(temporary, path)
         else:
             os.replace(temporary, path)
     except OSError as error:
@@ -38,6 +35,18 @@ def write_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """A folder with files in it cannot be replaced at once: the old one makes way, and comes back on failure."""
+    old = path.with_name(f".{uuid.uuid4().hex}")
+    os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
 
 
 def write_text(path: Path, text: str) -> None:

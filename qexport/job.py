@@ -211,7 +211,7 @@ def _check(job: ExportJob) -> None:
     _check_range("threads", job.threads > 0, job.threads, "1 or more")
     _check_range("opset", job.opset is None or job.opset in OPSETS, job.opset, f"{OPSETS[0]} to {OPSETS[-1]}")
     _check_range("cpu", job.cpu in ("auto", *KINDS), job.cpu, f"auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    _check_range("workspace", job.workspace is None or job.workspace > 0, job.workspace, "more than 0 GiB")
+    _check_range("workspace", job.workspace is None or 0 < job.workspace < 4096, job.workspace, "more than 0 GiB")
     _check_range("dla", job.dla is None or job.dla >= 0, job.dla, "the number of a core, 0 or more")
     _check_range("head", job.head in (None, *HEADS), job.head, " or ".join(HEADS))
     _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, " or ".join(RANGE_METHODS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.backends import (
@@ -105,7 +105,7 @@ def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Wri
         verification = verify(source.program, plan, backend.read(temporary), runner, inputs)
     types = {
         "activations": profile.activation.name,
-        "weights": f"{profile.weight.name}, {profile.weight.low} to {profile.weight.high}",
+        "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
         "cpu": cpu if len(backend.profiles) > 1 else "any",
     }
     return Written(describe_artifact(path, backend.name, "int8"), backend, verification, saved, types)
@@ -133,4 +133,4 @@ def build_engine(source: Source, graph: Written) -> Written:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
     options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
     builder.build(graph.artifact.path, path, metadata, options)
-    return replace(graph, artifact=describe_artifact(path, builder.name, precision))
+    return Written(describe_artifact(path, builder.name, precision), builder, None, graph.plan, graph.quantisation)

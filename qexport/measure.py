@@ -70,6 +70,7 @@ def _accuracy(
     item: Written, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
 ) -> Accuracy:
     path = item.artifact.path
-    title = f"evaluate_{item.backend.name}_{item.artifact.precision}", f"Scoring {path.name}"
+    kind = "engine" if path.suffix == ".engine" else item.backend.name
+    title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with clock.step(*title, len(data.links)) as advance, item.backend.validation():
         return evaluate(path, "detect", data, scratch, reference, advance)

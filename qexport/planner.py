@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.arithmetic import UINT8, affine_parameters, symmetric_scale, weight_scales
+from qexport.arithmetic import UINT8, affine_parameters, pair_safe_scales, symmetric_scale, weight_scales
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.profile import FixedScale, RuntimeProfile, SharedScale
@@ -21,6 +21,7 @@ from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, m
 from qexport.statistics import Statistics, merge
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
+FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -68,6 +69,8 @@ def make_plan(
     for value in program.values.values():
         if value.name not in touched:
             why = FLOAT_BOXES if value.name in boxes else _why_float(value, profile, float_values)
+            if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
+                why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
         if value.weight:
             tensors[value.weight] = _weight(program, profile, value, value.name in integer)
@@ -239,6 +242,11 @@ def _feeds_only_silu(program: Program, name: str) -> bool:
     return len(gates) == 1 and all(r is gates[0] or set(r.inputs) == {name, gates[0].name} for r in readers)
 
 
+def _feeds_only_silu_product(program: Program, value: Value) -> bool:
+    source = value.inputs[0] if value.operation == "sigmoid" and value.region == "body" else ""
+    return bool(source) and bool(program.values[source].weight) and _feeds_only_silu(program, source)
+
+
 def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
     if value.name in float_values:
         return "float as asked"
@@ -255,13 +263,16 @@ def _weight(program: Program, profile: RuntimeProfile, value: Value, integer: bo
     if not integer:
         return TensorQuant("float32", why=f"{value.name} stays float")
     axis = WEIGHT_AXIS[value.operation]
-    scales = weight_scales(weight_array(program, value.weight), axis, profile.weight)
+    array = weight_array(program, value.weight)
+    scales, why = weight_scales(array, axis, profile.weight), "symmetric, one scale for each channel"
+    if profile.pair_sums and axis == 0:
+        scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
     return TensorQuant(
         "int8",
         tuple(_stored(s, profile) for s in scales),
         (0,) * len(scales),
         axis,
-        why="symmetric, one scale for each channel",
+        why=why,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qexport.arithmetic import INT7_NARROW, INT8, INT8_NARROW, UINT8, IntegerType
+from qexport.arithmetic import INT8, INT8_NARROW, UINT8, IntegerType
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class RuntimeProfile:
         fused_activations: a convolution's kernel computes its SiLU too, and gives floats where no integer operation
             reads the result: only what integer kernels read is quantised, nothing in between.
         quantised_sums: both inputs of an addition are quantised where its result is.
+        pair_sums: kernels add the products of two neighbouring input channels in 16 bits and saturate there.
         half_scales: scales are stored in FP16, and chosen so that they can be.
         integer_bias: biases are stored as INT32 with the product of input and weight scales.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
@@ -63,6 +64,7 @@ class RuntimeProfile:
     fused_activations: bool = False
     quantised_sums: bool = True
     integer_bias: bool = False
+    pair_sums: bool = False
     half_scales: bool = False
     float_boxes: float = 0.005
     source: str = ""
@@ -97,9 +99,12 @@ TFLITE = RuntimeProfile(
     source="LiteRT 8-bit quantization specification",
 )
 
+WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
+"""ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""
+
 ONNXRUNTIME = RuntimeProfile(
     name="onnx",
-    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 256, 0), "cat": OWN},
+    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "cat": OWN},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=True,
@@ -107,7 +112,7 @@ ONNXRUNTIME = RuntimeProfile(
 )
 """ONNX Runtime's CPU kernels: the whole chain in integers, a concatenation requantises its inputs."""
 
-FUSED = {name: rule for name, rule in TFLITE.operations.items() if name != "sigmoid"}
+FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
 """Operations of runtimes that compute a SiLU inside the convolution's kernel."""
 
 OPENVINO = RuntimeProfile(
@@ -131,5 +136,5 @@ TENSORRT = RuntimeProfile(
 
 
 def careful(profile: RuntimeProfile) -> RuntimeProfile:
-    """The same with 7-bit weights, for CPUs that add pairs of products in 16 bits: they would saturate."""
-    return replace(profile, weight=INT7_NARROW)
+    """The same for CPUs whose kernels add pairs of products in 16 bits."""
+    return replace(profile, pair_sums=True)

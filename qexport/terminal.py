@@ -51,7 +51,7 @@ def _row(artifact: ArtifactReport) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
     return (
-        f"{artifact.format} {artifact.precision}" + (" engine" if artifact.path.endswith(".engine") else ""),
+        f"{'engine' if artifact.path.endswith('.engine') else artifact.format} {artifact.precision}",
         f"{artifact.bytes / 1e6:.2f}",
         _figure(accuracy.get("map"), ".4f"),
         _figure(accuracy.get("map50"), ".4f"),

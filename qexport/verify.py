@@ -22,7 +22,7 @@ from qexport.planner import weight_array
 from qexport.program import Program
 from qexport.simulate import simulated
 
-LEAST_AGREEMENT = 0.75
+LEAST_AGREEMENT = 0.65
 """Share of detections that program and runtime must have in common.
 
 Kernels round differently, and a score near the threshold falls on one side or the other.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from refusals import Refusal
 from torch import Tensor, nn
 
 from qexport.calibrate import calibrate
@@ -147,3 +149,20 @@ def demo_one2many() -> Program:
 def demo_table(demo_one2many: Program) -> CalibrationTable:
     """Statistics of the one-to-many demo program over four training images."""
     return calibrate(demo_one2many, demo_images("train", 4), lambda: None)
+
+
+@pytest.fixture
+def logging_level() -> Iterator[None]:
+    """The command line silences the root logger for good, which is right for a process of its own only."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logging_level: None
+) -> Refusal:
+    """Run the command line in a folder of its own, where it has to refuse."""
+    monkeypatch.chdir(tmp_path)
+    return Refusal(capfd, tmp_path / "out")

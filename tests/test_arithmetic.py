@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qexport.arithmetic import (
     INT8,
@@ -17,6 +18,7 @@ from qexport.arithmetic import (
     IntegerType,
     affine_parameters,
     dequantise,
+    pair_safe_scales,
     quantise,
     symmetric_scale,
     weight_scales,
@@ -167,3 +169,73 @@ def test_the_number_formats() -> None:
         ("uint8", 0, 255, 255),
         ("int16", -32768, 32767, 65535),
     ]
+
+
+def pair_sums(integers: NDArray[np.integer]) -> int:
+    """Furthest sum of two neighbouring input channels' products with unsigned bytes, either of them 0 to 255."""
+    pairs = integers.astype(np.int64).reshape(len(integers), integers.shape[1] // 2, 2, -1)
+    above, below = np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2)
+    return 255 * int(max(above.max(), below.max()))
+
+
+def rounded(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Integers of a weight with one scale for each output channel."""
+    return quantise(weight, scales.reshape(-1, *[1] * (weight.ndim - 1)), 0, INT8_NARROW)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n), st.sampled_from([1, 3])),
+    power=st.sampled_from([1, 3, 9]),
+    shift=st.sampled_from([-1.0, 0.0, 1.0]),
+    size=st.floats(1e-5, 1e3),
+)
+def test_pairs_of_products_fit_16_bits(
+    seed: int, shape: tuple[int, int, int], power: int, shift: float, size: float
+) -> None:
+    """Odd powers make a few weights large and the others small; the shift gives neighbours one sign."""
+    out, inputs, kernel = shape
+    drawn = np.random.default_rng(seed).uniform(-1, 1, (out, inputs, kernel, kernel))
+    weight = (size * (drawn**power + shift)).astype(np.float32)
+    given_scales = weight_scales(weight, 0)
+    scales = pair_safe_scales(weight, given_scales)
+    assert pair_sums(rounded(weight, scales)) <= 32767
+    assert (scales >= given_scales).all()
+    assert (scales <= given_scales * np.float32(127 / 64)).all()
+    assert scales.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("pair", "scale"),
+    [
+        ((127.0, -127.0), 1.0),  # opposite signs relieve each other
+        ((127.0, 0.0), 1.0),
+        ((100.0, 27.0), 1.0),
+        ((127.0, 64.0), 191 / 127),
+        ((-127.0, -64.0), 191 / 127),
+        ((127.0, 127.0), 127 / 64),  # 64 + 64 steps, as with seven bits
+    ],
+)
+def test_pair_scales_by_hand(pair: tuple[float, float], scale: float) -> None:
+    peak = np.ones(1, np.float32) * np.float32(max(map(abs, pair)) / 127)
+    weight = np.array([pair], np.float32)
+    assert pair_safe_scales(weight, peak).tolist() == pytest.approx([scale])
+
+
+def test_the_worst_pair_of_each_output_channel_decides() -> None:
+    weight = np.zeros((3, 4, 1, 2), np.float32)
+    weight[0, 1:3, 0, 0] = 127  # channels 1 and 2 are neighbours, but of different pairs
+    weight[1, 0, 0, 0] = weight[1, 1, 0, 1] = 127  # one pair, but at different places of the kernel
+    weight[2, 2:, 0, 1] = (100, 60)
+    weight[2, 0, 0, 0] = 127
+    scales = pair_safe_scales(weight, weight_scales(weight, 0))
+    np.testing.assert_allclose(scales, [1, 1, 160 / 127], rtol=1e-6)
+    assert pair_sums(rounded(weight, scales)) <= 32767
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 5])
+def test_an_odd_number_of_channels_gets_seven_bits(inputs: int) -> None:
+    weight = np.random.default_rng(inputs).normal(size=(4, inputs, 3, 3)).astype(np.float32)
+    scales = pair_safe_scales(weight, weight_scales(weight, 0))
+    np.testing.assert_allclose(scales, np.abs(weight).max(axis=(1, 2, 3)) / 64, rtol=1e-6)
+    assert np.abs(rounded(weight, scales)).max(axis=(1, 2, 3)).tolist() == [64] * 4

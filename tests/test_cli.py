@@ -71,10 +71,13 @@ def test_help_names_every_option_and_exit_code() -> None:
     shown = run(COMMAND, "--help").stdout
     named = "--format --int8 --half --data --imgsz --batch --device --fraction --nms --eval-data --calib-images --out"
     ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json"
-    for option in f"{named} {ours}".split():
+    onnx = "--opset --dynamic --cpu --no-build --workspace --timing-cache --dla"
+    for option in f"{named} {ours} {onnx}".split():
         assert f"{option} " in shown
     joined = " ".join(shown.split())
-    for code in ("0 done", "1 failed", "2 usage", "3 model or data", "4 package missing", "6 verification"):
+    for code in ("0 done", "1 failed", "2 usage", "3 model or data", "4 package missing", "5 conversion"):
+        assert code in joined
+    for code in ("6 verification", "8 TensorRT engine not built", "130 interrupted"):
         assert code in joined
 
 
@@ -100,7 +103,10 @@ def test_formats() -> None:
     done = run(COMMAND, "formats")
     assert (done.returncode, done.stderr) == (0, "")
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
-    assert {"fp32", "int8"} <= set(lines["tflite"].split(", "))
+    assert set(lines) >= {"onnx", "openvino", "tensorrt", "tflite"}
+    assert set(lines["tflite"].split(", ")) == {"fp32", "int8"}
+    for name in ("onnx", "openvino", "tensorrt"):
+        assert set(lines[name].split(", ")) == {"fp16", "fp32", "int8"}
 
 
 @pytest.mark.parametrize(

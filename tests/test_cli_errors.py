@@ -1,37 +1,22 @@
-"""Bad input: one line on stderr that names the thing and the remedy, the documented exit code, nothing left behind."""
+"""Bad input: one line on stderr that names the thing and the remedy, the documented exit code, nothing left behind.
+
+What can be wrong with data is in test_cli_data_errors.py.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
+from refusals import DATA, FLOAT, INPUT, MODEL, UNMEASURED, USAGE, Refusal, description, one_line
 
-from qexport.calibration_table import CalibrationTable, save_table
-from qexport.cli import main
-
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "calibration_data" / "shapes26.pt"
-SHAPES = ROOT / "calibration_data" / "shapes"
-DATA = str(SHAPES / "shapes.yaml")
 COMMAND = Path(sys.executable).with_name("qexport")
-USAGE, INPUT = 2, 3  # as documented in qexport/errors.py
-PREFIX = "qexport: error: "
-UNMEASURED = ("--no-eval", "--no-latency")
-FLOAT = (str(MODEL), *UNMEASURED)
-INT8 = (*FLOAT, "--int8", "--imgsz", "96")
-CORRUPT = b"\xff\xd8\xff\xe0 this is no JPEG"
 
 
 class Payload:
@@ -45,70 +30,6 @@ class Payload:
 
 class Stranger:
     """A class that no checkpoint of Ultralytics holds."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Runs the command line in this process and checks everything that every refusal has in common."""
-
-    capture: pytest.CaptureFixture[str]
-    out: Path
-
-    def __call__(self, *arguments: str, code: int) -> str:
-        self.capture.readouterr()
-        found = main([*arguments, "--out", str(self.out)])
-        output, errors = self.capture.readouterr()
-        return one_line(found, output, errors, code, self.out)
-
-
-def one_line(found: int, output: str, errors: str, code: int, out: Path) -> str:
-    """Return the message after checking exit code, streams and folder."""
-    assert found == code, errors
-    assert output == ""
-    lines = errors.splitlines()
-    assert len(lines) == 1, errors
-    assert lines[0].startswith(PREFIX)
-    assert "unexpected" not in lines[0]
-    message = lines[0].removeprefix(PREFIX)
-    assert ": " in message, "what is wrong and what to do about it"
-    assert not files_in(out)
-    return message
-
-
-def files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-
-
-def dataset(folder: Path, train: int, val: int, corrupt: dict[str, int] | None = None) -> Path:
-    """Copy the first images and labels of the demo data; the first `corrupt[split]` images are damaged."""
-    for split, count in {"train": train, "val": val}.items():
-        for kind, suffix in {"images": "jpg", "labels": "txt"}.items():
-            (folder / kind / split).mkdir(parents=True)
-            for file in sorted((SHAPES / kind / split).glob(f"*.{suffix}"))[:count]:
-                shutil.copy(file, folder / kind / split / file.name)
-        for file in sorted((folder / "images" / split).iterdir())[: (corrupt or {}).get(split, 0)]:
-            file.write_bytes(CORRUPT)
-    content = yaml.safe_load((SHAPES / "shapes.yaml").read_text())
-    return description(folder / "data.yaml", content)
-
-
-def description(path: Path, content: object) -> Path:
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def logging_level() -> Iterator[None]:
-    """The command line silences the root logger for good, which is right for a process of its own only."""
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
-
-
-@pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
-    monkeypatch.chdir(tmp_path)
-    return Refusal(capfd, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +69,14 @@ def model_without_end2end(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--int8", *FLOAT), ("--int8", "--data")),
         (("--int8", "--half", "--data", DATA, *FLOAT), ("--int8", "--half")),
         (("--half", *FLOAT), ("tflite", "fp16", "int8")),
+        (("--half", "--format", "onnx,tflite", *FLOAT), ("tflite", "fp16", "int8")),
+        (("--dynamic", "--format", "onnx,tflite", *FLOAT), ("tflite", "--dynamic")),
+        (("--format", "onnx,tflyte", *FLOAT), ("tflyte", "openvino", "tensorrt")),
+        (("--opset", "17", *FLOAT), ("--opset 17", "18 to 23")),
+        (("--opset", "new", *FLOAT), ("--opset", "integer")),
+        (("--cpu", "sparc", *FLOAT), ("--cpu sparc", "vnni", "avx2", "arm")),
+        (("--workspace", "0", *FLOAT), ("--workspace 0", "more than 0")),
+        (("--dla", "-1", *FLOAT), ("--dla -1", "0 or more")),
         ((str(MODEL),), ("--data", "--no-eval")),
         (("--config", "missing.yaml", *FLOAT), ("missing.yaml", "YAML")),
     ],
@@ -269,53 +198,6 @@ def test_end2end_head_that_is_not_there(refused: Refusal, model_without_end2end:
     assert "--head one2many" in line
 
 
-def test_missing_dataset(refused: Refusal) -> None:
-    assert "no/such.yaml" in refused(*INT8, "--data", "no/such.yaml", code=INPUT)
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_dataset_without_the_split(refused: Refusal, tmp_path: Path, split: str) -> None:
-    content = yaml.safe_load((SHAPES / "shapes.yaml").read_text())
-    content["path"] = str(SHAPES)
-    del content[split]
-    config = str(description(tmp_path / "lacking.yaml", content))
-    line = refused(str(MODEL), "--int8", "--data", config, code=INPUT)
-    assert f"no split '{split}'" in line
-    assert "lacking.yaml" in line
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_split_without_images(refused: Refusal, tmp_path: Path, split: str) -> None:
-    counts = {"train": 2, "val": 2} | {split: 0}
-    config = dataset(tmp_path / "data", train=counts["train"], val=counts["val"])
-    line = refused(str(MODEL), "--int8", "--data", str(config), code=INPUT)
-    assert f"no images in split '{split}'" in line
-
-
-def test_images_without_labels(refused: Refusal, tmp_path: Path) -> None:
-    config = dataset(tmp_path / "data", train=2, val=2)
-    shutil.rmtree(tmp_path / "data" / "labels")
-    # Known before anything slow: the run need not have written a model to find out.
-    line = refused(str(MODEL), "--imgsz", "96", "--no-latency", "--data", str(config), code=INPUT)
-    assert "label" in line
-    assert "--no-eval" in line
-
-
-def test_dataset_of_other_classes(refused: Refusal, tmp_path: Path) -> None:
-    content = yaml.safe_load((SHAPES / "shapes.yaml").read_text())
-    content.update(path=str(SHAPES), names=["cat", "dog"])
-    line = refused(str(MODEL), "--data", str(description(tmp_path / "pets.yaml", content)), code=INPUT)
-    assert "pets.yaml has 2 classes" in line
-    assert "has 6" in line
-
-
-def test_dataset_mostly_corrupt(refused: Refusal, tmp_path: Path) -> None:
-    config = dataset(tmp_path / "data", train=4, val=1, corrupt={"train": 3})
-    line = refused(*INT8, "--data", str(config), code=INPUT)
-    assert "1 of 4" in line
-    assert "corrupt" in line
-
-
 @pytest.mark.parametrize("option", ["--out", "--report"])
 def test_unwritable_place(refused: Refusal, tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -326,58 +208,6 @@ def test_unwritable_place(refused: Refusal, tmp_path: Path, option: str) -> None
     )
     assert "file" in line
     assert option in line
-
-
-def test_calibration_of_another_model(refused: Refusal, tmp_path: Path, demo_table: CalibrationTable) -> None:
-    save_table(demo_table, tmp_path / "other.npz")  # of the other head, and of 320 pixels
-    line = refused(*INT8, "--data", DATA, "--calibration", "other.npz", code=INPUT)
-    assert "other.npz" in line
-    assert "another model" in line
-
-
-@pytest.mark.parametrize("kind", ["missing", "text", "other npz", "npy", "no table"])
-def test_calibration_that_is_none(refused: Refusal, tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "table.npz"
-    if kind == "text":
-        path.write_text("hello")
-    elif kind == "other npz":
-        np.savez(path, weights=np.zeros(3))
-    elif kind == "npy":
-        with path.open("wb") as stream:
-            np.save(stream, np.zeros(3))
-    elif kind == "no table":
-        np.savez(path, head=np.array(json.dumps([1])), scalars=np.zeros(1), counts=np.zeros(1))
-    line = refused(*INT8, "--data", DATA, "--calibration", "table.npz", code=INPUT)
-    assert "table.npz" in line
-    assert "calibration" in line
-
-
-@pytest.mark.slow
-def test_a_corrupt_calibration_image_is_skipped_counted_and_named(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = dataset(tmp_path / "data", train=6, val=1, corrupt={"train": 1})
-    (damaged,) = (file for file in (tmp_path / "data" / "images" / "train").iterdir() if file.read_bytes() == CORRUPT)
-    assert main([*INT8, "--data", str(config), "--out", str(tmp_path / "out")]) == 0
-    calibration = json.loads((tmp_path / "out" / "report.json").read_text())["calibration"]
-    assert calibration["images"] == 5
-    assert [entry["image"] for entry in calibration["skipped"]] == [damaged.name]
-    assert "corrupt" in calibration["skipped"][0]["reason"]
-    shown = " ".join(capfd.readouterr().out.split())
-    assert "warning: 1 calibration image" in shown
-    assert damaged.name in shown
-
-
-@pytest.mark.slow
-def test_a_corrupt_evaluation_image_is_skipped_counted_and_named(tmp_path: Path) -> None:
-    config = dataset(tmp_path / "data", train=1, val=5, corrupt={"val": 1})
-    (damaged,) = (file for file in (tmp_path / "data" / "images" / "val").iterdir() if file.read_bytes() == CORRUPT)
-    arguments = [str(MODEL), "--imgsz", "96", "--no-latency", "--data", str(config), "--out", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    text = (tmp_path / "out" / "report.json").read_text()
-    report = json.loads(text)
-    assert report["artifacts"][0]["accuracy"]["images"] == 4
-    assert damaged.name in text
 
 
 def run_offline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -52,6 +52,50 @@ def test_a_folder_may_be_written_whole_too(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model_openvino"]
 
 
+def test_a_folder_with_files_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model_openvino"
+    target.mkdir()
+    (target / "old.xml").write_text("old")
+    with write_whole(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new.xml").write_text("new")
+        assert names(target) == ["old.xml"]
+    assert names(target) == ["new.xml"]
+    assert names(tmp_path) == ["model_openvino"]
+
+
+@pytest.mark.parametrize("fault", [ValueError("no"), KeyboardInterrupt(), InputError("no")])
+def test_a_failed_block_leaves_an_old_folder_as_it_was(tmp_path: Path, fault: BaseException) -> None:
+    target = tmp_path / "model_openvino"
+    target.mkdir()
+    (target / "old.xml").write_text("old")
+    with pytest.raises(type(fault)), write_whole(target) as temporary:  # noqa: PT012  (both belong together)
+        temporary.mkdir()
+        (temporary / "new.xml").write_text("half")
+        raise fault
+    assert names(tmp_path) == ["model_openvino"]
+    assert (target / "old.xml").read_text() == "old"
+
+
+def test_a_block_that_writes_nothing_leaves_an_old_folder_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "model_openvino"
+    target.mkdir()
+    (target / "old.xml").write_text("old")
+    with pytest.raises(InputError, match="model_openvino cannot be written"), write_whole(target):
+        pass
+    assert names(tmp_path) == ["model_openvino"]
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"report\.json cannot be written"):
+        write_text(target, "text")
+    assert (target / "mine.txt").read_text() == "mine"
+    assert names(tmp_path) == ["report.json"]
+
+
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"plan\.json cannot be written"),

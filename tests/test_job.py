@@ -28,6 +28,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert job == ExportJob(model="a/yolo26n.pt", data="coco8.yaml")
     assert (job.format, job.precision, job.imgsz, job.head, job.batch) == (("tflite",), "fp32", None, None, 1)
     assert (job.fraction, job.calib_images, job.ranges, job.threads) == (1.0, None, "percentile", 2)
+    assert (job.opset, job.dynamic, job.cpu, job.no_build) == (None, False, "auto", False)
+    assert (job.workspace, job.timing_cache, job.dla) == (None, None, None)
     assert (job.stem, job.folder) == ("yolo26n", Path("qexport_out/yolo26n"))
     assert make_job({**GOOD, "out": "build"}).folder == Path("build")
     assert make_job(GOOD).precision == "int8"
@@ -58,6 +60,15 @@ def test_a_job_cannot_be_changed() -> None:
         ({"head": "both"}, r"--head both is out of range: give end2end or one2many"),
         ({"ranges": "average"}, r"--ranges average is out of range: give percentile or minmax or mse"),
         ({"device": "cuda:0"}, r"--device cuda:0 is not supported"),
+        ({"opset": 17}, r"--opset 17 is out of range: give 18 to 23$"),
+        ({"opset": 24}, r"--opset 24 is out of range"),
+        ({"cpu": "sparc"}, r"--cpu sparc is out of range: give auto, vnni, avx2 or arm$"),
+        ({"cpu": "any"}, r"--cpu any is out of range"),
+        ({"workspace": 0}, r"--workspace 0\.0 is out of range: give more than 0 GiB"),
+        ({"workspace": -1.5}, r"--workspace -1\.5 is out of range"),
+        ({"workspace": float("nan")}, r"--workspace nan is out of range"),
+        ({"workspace": float("inf")}, r"--workspace inf is out of range"),
+        ({"dla": -1}, r"--dla -1 is out of range: give the number of a core, 0 or more"),
         ({"imgsz": 16}, r"--imgsz 16x16 is out of range: give 32 pixels or more"),
         ({"imgsz": "640,0"}, r"--imgsz 640x0 is out of range"),
         ({"half": True}, r"--int8 and --half exclude each other"),
@@ -72,6 +83,12 @@ def test_a_job_cannot_be_changed() -> None:
         ({"format": "tensorrtx"}, r"unknown format tensorrtx: choose from .*tflite"),
         ({"format": "tflite,coreml9"}, r"unknown format coreml9"),
         ({"int8": False, "half": True}, r"format tflite cannot be written as fp16: it can as fp32, int8"),
+        (
+            {"int8": False, "half": True, "format": "onnx,tflite"},
+            r"format tflite cannot be written as fp16: it can as fp32, int8",
+        ),
+        ({"dynamic": True}, r"format tflite has a fixed number of images: leave out --dynamic, or the format"),
+        ({"dynamic": True, "format": "onnx,openvino,tflite"}, r"format tflite has a fixed number of images"),
         ({"model": None}, r"no model given: qexport MODEL\.pt"),
     ],
 )
@@ -93,6 +110,17 @@ def test_what_no_model_could_make_possible_is_refused(changes: dict[str, Any], m
         {"data": None, "int8": False, "no_eval": True, "no_latency": True},
         {"data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
         {"ranges": "mse"},
+        {"opset": 18},
+        {"opset": 23},
+        {"cpu": "vnni"},
+        {"cpu": "avx2"},
+        {"cpu": "arm"},
+        {"workspace": 0.001},
+        {"dla": 0},
+        {"no_build": True},
+        {"format": ("onnx", "openvino", "tensorrt", "tflite")},
+        {"format": ("onnx", "openvino", "tensorrt"), "dynamic": True},
+        {"format": ("onnx", "openvino", "tensorrt"), "dynamic": True, "batch": 8},
     ],
 )
 def test_what_lies_just_inside_the_bounds_is_accepted(changes: dict[str, Any]) -> None:
@@ -126,7 +154,14 @@ def test_what_is_no_image_size_is_refused(given: object) -> None:
 
 @pytest.mark.parametrize(
     ("given", "formats"),
-    [("tflite", ("tflite",)), ("tflite, tflite", ("tflite",)), (["tflite"], ("tflite",))],
+    [
+        ("tflite", ("tflite",)),
+        ("tflite, tflite", ("tflite",)),
+        (["tflite"], ("tflite",)),
+        ("tensorrt,onnx", ("tensorrt", "onnx")),
+        ("openvino, onnx,openvino", ("openvino", "onnx")),
+        (["onnx", "tflite"], ("onnx", "tflite")),
+    ],
 )
 def test_formats_are_a_list_or_separated_by_commas(given: object, formats: tuple[str, ...]) -> None:
     assert make_job({**GOOD, "format": given}).format == formats
@@ -148,6 +183,16 @@ def test_formats_are_a_list_or_separated_by_commas(given: object, formats: tuple
         ("fraction", True, "a number"),
         ("imgsz", 640.9, "another value"),
         ("batch", float("inf"), "a whole number"),
+        ("opset", "latest", "a whole number"),
+        ("opset", 18.5, "a whole number"),
+        ("dla", "first", "a whole number"),
+        ("dla", True, "a whole number"),
+        ("workspace", "big", "a number"),
+        ("workspace", True, "a number"),
+        ("dynamic", "batch", "true or false"),
+        ("no_build", 1, "true or false"),
+        ("cpu", ["vnni"], "another value"),
+        ("timing_cache", 5, "another value"),
         ("data", ["a.yaml", "b.yaml"], "another value"),
     ],
 )
@@ -155,6 +200,19 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, wanted: 
     option = name.replace("_", "-")
     with pytest.raises(UsageError, match=rf"^--{option} cannot be .*: give {wanted}"):
         make_job({**GOOD, name: value})
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "tensorrt"])
+def test_half_precision_is_for_the_formats_that_have_it(name: str) -> None:
+    job = make_job({**GOOD, "int8": False, "half": True, "format": name})
+    assert (job.precision, job.format) == ("fp16", (name,))
+
+
+def test_options_of_tensorrt_come_from_a_config_too(tmp_path: Path) -> None:
+    text = "format: [onnx, tensorrt]\nworkspace: 2\ntiming-cache: t.bin\ndla: 1\nno-build: true\nopset: 20\ncpu: arm\n"
+    job = make_job(GOOD, config(tmp_path, text))
+    assert (job.format, job.workspace, job.timing_cache) == (("onnx", "tensorrt"), 2.0, Path("t.bin"))
+    assert (job.dla, job.no_build, job.opset, job.cpu) == (1, True, 20, "arm")
 
 
 def test_the_command_line_wins_over_the_config(tmp_path: Path) -> None:
@@ -231,9 +289,11 @@ def test_a_format_whose_package_is_missing_says_how_to_install_it(monkeypatch: p
         "config=1",
         "half=True",
         "format='unknown'",
+        "dynamic=True",
         "",
+        "format='onnx,openvino,tensorrt,tflite'",
     ],
-    ids=["range", "name", "precision", "format", "accepted"],
+    ids=["range", "name", "precision", "format", "batch", "accepted", "every format"],
 )
 def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
     code = (

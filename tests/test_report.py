@@ -15,6 +15,7 @@ from qexport.accuracy import Accuracy
 from qexport.backends import Artifact, find_backend
 from qexport.calibration_table import CalibrationTable
 from qexport.dataset import Dataset
+from qexport.errors import ConversionError, EngineNotBuiltError
 from qexport.inputs import RunImages
 from qexport.job import ExportJob, make_job
 from qexport.latency import Latency
@@ -26,6 +27,7 @@ from qexport.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
 FP32 = Artifact(Path("out/demo_fp32.tflite"), "tflite", "fp32", "b" * 64, 2_345_678)
+TYPES = {"activations": "int8", "weights": "int8, full range", "cpu": "any"}
 
 
 def figures() -> dict[Path, Figures]:
@@ -48,7 +50,7 @@ def images(both: int = 0, evaluation: int = 100) -> RunImages:
 def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Report:
     backend = find_backend("tflite")
     written = [
-        Written(INT8, backend, Verification(123, 4, 0.97, 4, 0.987654)),
+        Written(INT8, backend, Verification(123, 4, 0.97, 4, 0.987654), Path("out/plan.json"), TYPES),
         Written(FP32, backend),
     ]
     settings = {"images": images(), "written": written, "figures": figures(), "job": job(), **changes}
@@ -97,7 +99,11 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
         "images": 4,
         "coverage": 0.987654,
     }
+    assert int8["plan"] == "out/plan.json"
+    assert int8["quantisation"] == {"activations": "int8", "weights": "int8, full range", "cpu": "any"}
+    assert fp32["plan"] is fp32["quantisation"] is fp32["verification"] is None
     assert int8["warnings"] == fp32["warnings"] == []
+    assert content["failures"] == []
     assert fp32["latency_float_ms"] is fp32["speedup"] is fp32["int8_mac_coverage"] is None
     assert fp32["accuracy"]["map"] == 0.4
     assert fp32["accuracy"]["retention"] is None
@@ -129,6 +135,35 @@ def test_the_json_says_where_and_of_what_the_figures_are(
     assert (evaluation["data"], evaluation["images"]) == ("shapes.yaml", 100)
     assert len(evaluation["fingerprint"]) == 32
     assert evaluation["also_calibrated_on"] == []
+
+
+def test_formats_that_failed_are_named_with_their_reason_and_exit_code(
+    demo_one2many: Program, demo_table: CalibrationTable
+) -> None:
+    failures = [
+        ("openvino", ConversionError("no such kernel", "try another")),
+        ("tensorrt", EngineNotBuiltError("no TensorRT")),
+    ]
+    assert json.loads(to_json(make(demo_one2many, demo_table, failures=failures)))["failures"] == [
+        {"format": "openvino", "reason": "no such kernel: try another", "exit_code": 5},
+        {"format": "tensorrt", "reason": "no TensorRT", "exit_code": 8},
+    ]
+
+
+def test_each_format_is_compared_with_its_own_float_file(demo_one2many: Program, demo_table: CalibrationTable) -> None:
+    onnx = find_backend("onnx")
+    int8 = replace(INT8, path=Path("out/demo_int8.onnx"), format="onnx")
+    fp32 = replace(FP32, path=Path("out/demo_fp32.onnx"), format="onnx")
+    lite = find_backend("tflite")
+    written = [Written(INT8, lite), Written(FP32, lite), Written(int8, onnx), Written(fp32, onnx)]
+    measured = figures()
+    measured[int8.path] = Figures(Accuracy(0.3, 0.4, 0.8, 100, (), {}), Latency(20.0, 21.0, 19.0, 40))
+    measured[fp32.path] = Figures(Accuracy(0.5, 0.6, None, 100, (), {}), Latency(30.0, 31.0, 29.0, 40))
+    made = make(demo_one2many, demo_table, written=written, figures=measured)
+    rows = [(entry.format, entry.precision, entry.speedup) for entry in made.artifacts]
+    assert rows == [("tflite", "int8", 3.2), ("tflite", "fp32", None), ("onnx", "int8", 1.5), ("onnx", "fp32", None)]
+    retained = [(entry.accuracy or {}).get("retention") for entry in made.artifacts]
+    assert retained == [0.99, None, 0.6, None]
 
 
 def test_the_file_is_the_json(report: Report, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qexport.report import ArtifactReport, Report
+from qexport.report import ArtifactReport, Failure, Report
 from qexport.terminal import print_report
 from qexport.verify import Verification
 
@@ -47,10 +47,6 @@ def printed(report: Report, width: int = 80) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def column(lines: list[str], start: int, stop: int) -> str:
-    return "".join(line[start:stop].strip() for line in lines)
-
-
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_nothing_is_wider_than_the_terminal_or_cut_off(width: int) -> None:
     lines = printed(REPORT, width)
@@ -63,19 +59,45 @@ def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
     text = "\n".join(lines)
     for figure in ("2.91", "0.4012", "0.5634", "97.9%", "0.912", "12.5", "3.19×", "98.8%"):
         assert re.search(rf"(?<!\S){re.escape(figure)}(?!\S)", text), figure
-    row = next(index for index, line in enumerate(lines) if "2.91" in line)
-    # A long name may be folded, but all of it is there: from its row to the next artifact's.
-    first = lines[row].index("2.91")
-    end = next(index for index, line in enumerate(lines) if "9.81" in line)
-    assert column(lines[row:end], 0, first) == "yolo26n_int8.tflite"
+    row = next(line for line in lines if "2.91" in line)
+    assert row.startswith(" tflite int8 ")
+    assert next(line for line in lines if "9.81" in line).startswith(" tflite fp32 ")
 
 
-def test_a_very_long_name_is_folded_and_not_cut() -> None:
+def test_an_engine_is_told_from_its_graph() -> None:
+    graph = replace(INT8, path="x/a_int8_tensorrt.onnx", format="tensorrt", bytes=1_110_000)
+    engine = replace(graph, path="x/a_int8.engine", bytes=2_220_000)
+    lines = printed(replace(REPORT, artifacts=(graph, engine)))
+    assert next(line for line in lines if "1.11" in line).split()[:3] == ["tensorrt", "int8", "1.11"]
+    assert next(line for line in lines if "2.22" in line).split()[:3] == ["engine", "int8", "2.22"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_format_that_failed_has_a_row_and_its_reason() -> None:
+    failures = (Failure("openvino", "no such kernel: try another", 5), Failure("tensorrt", "no TensorRT here", 8))
+    lines = printed(replace(REPORT, failures=failures))
+    rows = [index for index, line in enumerate(lines) if line.startswith(" openvino ✗")]
+    assert len(rows) == 1
+    assert lines[rows[0]].split() == ["openvino", "✗", *["–"] * 8]
+    assert lines[rows[0] - 1].startswith(" tflite fp32 ")
+    assert lines[rows[0] + 1].startswith(" tensorrt ✗")
+    assert lines.count("openvino: no such kernel: try another") == 1
+    assert lines.count("tensorrt: no TensorRT here") == 1
+    assert not any("✗" in line for line in printed(REPORT))
+
+
+def test_the_reason_of_a_failure_is_red() -> None:
+    stream = io.StringIO()
+    failing = replace(REPORT, failures=(Failure("openvino", "no such kernel", 5),))
+    console = Console(file=stream, width=80, force_terminal=True, color_system="standard", no_color=False)
+    print_report(failing, Path("out/report.json"), console)
+    assert "\x1b[31mopenvino: no such kernel\x1b[0m" in stream.getvalue()
+
+
+def test_where_everything_was_written_is_said_with_whole_names() -> None:
     name = "a_model_with_a_name_that_somebody_took_their_time_to_think_of_int8.tflite"
-    lines = printed(replace(REPORT, artifacts=(replace(INT8, path=f"x/{name}", verification=None),)))
-    row = next(index for index, line in enumerate(lines) if "2.91" in line)
-    end = next(index for index, line in enumerate(lines) if line.startswith("warning"))
-    assert column(lines[row:end], 0, lines[row].index("2.91")) == name
+    text = " ".join(printed(replace(REPORT, artifacts=(replace(INT8, path=f"x/{name}", verification=None), FP32))))
+    assert f"wrote {name}, yolo26n_fp32.tflite to x" in " ".join(text.split())
 
 
 def test_the_title_says_what_the_figures_are_of() -> None:

@@ -242,3 +242,44 @@ def test_samples_have_the_programs_shape_and_skip_what_cannot_be_read(demo_one2m
     assert [s.shape for s in samples] == [(1, 3, 320, 320)] * 2
     np.testing.assert_array_equal(samples[0], demo_image((320, 320), 0).numpy())
     np.testing.assert_array_equal(samples[1], demo_image((320, 320), 1).numpy())
+
+
+def complete(stored: StoredGraph, plan: QuantPlan) -> StoredGraph:
+    """A file of a format that keeps every name, and calls weights by their parameter paths."""
+    floats = {name for name, tensor in plan.tensors.items() if not tensor.is_float and tensor.axis is None}
+    inputs = {n: StoredTensor("int8", plan.tensors[n].scale, plan.tensors[n].zero_point) for n in floats - plan.integer}
+    return replace(stored, tensors={**stored.tensors, **inputs}, complete=True)
+
+
+def test_a_complete_file_that_obeys_passes_with_every_tensor(
+    demo_one2many: Program, plan: QuantPlan, stored: StoredGraph
+) -> None:
+    every = sum(not tensor.is_float for tensor in plan.tensors.values())
+    assert check_plan(demo_one2many, plan, complete(stored, plan)) == every
+    # Others are not asked for what float operations write.
+    assert check_plan(demo_one2many, plan, replace(complete(stored, plan), complete=False)) < every
+
+
+@pytest.mark.parametrize(("key", "name"), [("images", "images"), (VALUE, VALUE), (WEIGHT, r"model\.3\.conv\.weight")])
+def test_a_tensor_that_a_complete_file_lacks_is_missing(
+    demo_one2many: Program, plan: QuantPlan, stored: StoredGraph, key: str, name: str
+) -> None:
+    whole = complete(stored, plan)
+    lacking = replace(whole, tensors={k: v for k, v in whole.tensors.items() if k != key})
+    with pytest.raises(VerificationError, match=f"the file differs from the plan in {name}: missing"):
+        check_plan(demo_one2many, plan, lacking)
+    # Of other formats nobody asks what became of it.
+    whole_found, found = (check_plan(demo_one2many, plan, replace(s, complete=False)) for s in (whole, lacking))
+    assert found == whole_found - (key in plan.integer or key == WEIGHT)
+
+
+def test_weights_are_found_by_their_parameter_path_too(
+    demo_one2many: Program, plan: QuantPlan, stored: StoredGraph
+) -> None:
+    path = demo_one2many.values[VALUE].weight
+    renamed = {path if key == WEIGHT else key: tensor for key, tensor in stored.tensors.items()}
+    moved = replace(stored, tensors=renamed)
+    assert check_plan(demo_one2many, plan, moved) == check_plan(demo_one2many, plan, stored)
+    wrong = with_tensor(moved, path, scale=tuple(2 * s for s in stored.tensors[WEIGHT].scale))
+    with pytest.raises(VerificationError, match=r"model\.3\.conv\.weight: scale"):
+        check_plan(demo_one2many, plan, wrong)

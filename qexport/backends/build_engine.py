@@ -59,18 +59,18 @@ def build(trt: Any, graph: Path, engine: Path, metadata: Mapping[str, Any], opti
     network = builder.create_network(_network_flags(trt, options))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):
-        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        reasons = "; ".join(" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors))
         raise BuildError(f"the ONNX parser refused {graph.name} ({reasons})")
     config = builder.create_builder_config()
     _configure(trt, builder, network, config, options, major)
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
         raise BuildError("no engine came out; TensorRT's own messages are above")
-    _keep_timings(config, options)
     header = json.dumps(dict(metadata)).encode()
     temporary = engine.with_name(f".{engine.name}.part")
     temporary.write_bytes(len(header).to_bytes(4, "little") + header + bytes(serialised))
     temporary.replace(engine)
+    _keep_timings(config, options)
 
 
 def _network_flags(trt: Any, options: Options) -> int:
@@ -106,17 +106,24 @@ def _use_dla(trt: Any, config: Any, core: int, major: int) -> None:
 
 
 def _keep_timings(config: Any, options: Options) -> None:
-    if options.timing_cache is not None:
+    if options.timing_cache is None:
+        return
+    try:
         options.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    except OSError as error:
+        raise BuildError(f"the engine is built, but {options.timing_cache} cannot be written ({error})") from error
 
 
 def read_metadata(graph: Path) -> dict[str, Any]:
     """Metadata of an ONNX file, read without the package `onnx`: field 14 of the model, pairs of texts."""
     found: dict[str, Any] = {}
-    for number, content in _fields(graph.read_bytes()):
-        if number == 14:
-            pair = {key: value.decode() for key, value in _fields(content)}
-            found[pair[1]] = _value(pair.get(2, ""))
+    try:
+        for number, content in _fields(graph.read_bytes()):
+            if number == 14:
+                pair = {key: value.decode() for key, value in _fields(content)}
+                found[pair[1]] = _value(pair.get(2, ""))
+    except (IndexError, KeyError, UnicodeDecodeError) as error:
+        raise BuildError(f"{graph} is not an ONNX file") from error
     return found
 
 

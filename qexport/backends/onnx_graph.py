@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTPUT = "output0"
 SCOPES = "pkg.torch.onnx.name_scopes"
-_exported: dict[tuple[str, int, bool], bytes] = {}
+_exported: dict[tuple[object, ...], bytes] = {}
 
 
 def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
@@ -31,9 +31,10 @@ def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
     Raises:
         ConversionError: torch.onnx cannot export it.
     """
-    key = (program.fingerprint, opset, half)
+    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half)
     if key not in _exported:
-        _exported.clear()  # one program at a time: it is the formats of one run that share it
+        if _exported and next(iter(_exported))[0] != program.fingerprint:
+            _exported.clear()  # one program at a time: it is the formats of one run that share it
         _exported[key] = ir.serde.serialize_model(_export(program, opset, half)).SerializeToString()
     import onnx
 
@@ -42,6 +43,7 @@ def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
 
 def _export(program: Program, opset: int, half: bool) -> ir.Model:
     graph = copied(program)
+    graph.training = False  # an exported module cannot be switched, but the exporter asks
     if half:
         from qexport.half import halve
 

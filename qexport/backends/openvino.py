@@ -30,6 +30,13 @@ OPSET = 18
 MODEL = "model.xml"
 METADATA = "metadata.yaml"
 MAC_LAYERS = {"Convolution", "Deconvolution", "MatMul", "FullyConnected"}
+MAC_OPERATIONS = {
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+}
 DEQUANTISED = ".dequantised"
 
 
@@ -62,6 +69,7 @@ class OpenVINOBackend:
             write_onnx(program, plan, metadata, graph, options.opset or OPSET, half=False)
             try:
                 model = openvino.Core().read_model(graph)
+                _number_operations(model)
                 openvino.save_model(model, path / MODEL, compress_to_fp16=metadata.get("precision") == "fp16")
             except RuntimeError as error:
                 shutil.rmtree(path)
@@ -111,12 +119,19 @@ def _openvino() -> Any:
     return openvino
 
 
+def _number_operations(model: Any) -> None:
+    """Name unnamed operations by their position: OpenVINO counts them through the process, and files would differ."""
+    for position, op in enumerate(model.get_ordered_ops()):
+        if op.get_friendly_name().startswith(f"{op.get_type_name()}_"):
+            op.set_friendly_name(f"{op.get_type_name()}_{position}")
+
+
 def compiled(path: Path, threads: int) -> Any:
     """Compile the IR in `path` for the CPU."""
     core = _openvino().Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     try:
-        return core.compile_model(core.read_model(path / MODEL), "CPU", settings)
+        return core.compile_model(core.read_model(next(path.glob("*.xml"))), "CPU", settings)
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         raise ConversionError(f"OpenVINO cannot compile the model ({last})", "report the model") from error
@@ -137,12 +152,12 @@ def _macs(model: Any) -> dict[str, int]:
     found = {}
     for op in model.get_ops():
         kind = op.get_type_name()
-        if kind not in ("Convolution", "GroupConvolution", "MatMul"):
+        if kind not in MAC_OPERATIONS:
             continue
         elements = int(np.prod(_sizes(op.output(0))))
         shape = _sizes(op.input_value(0) if kind == "MatMul" else op.input_value(1))
         # Weights are (out, in, …), with groups (groups, out, in, …).
-        depth = shape[-1] if kind == "MatMul" else int(np.prod(shape[2 if kind == "GroupConvolution" else 1 :]))
+        depth = shape[-1] if kind == "MatMul" else int(np.prod(shape[2 if kind.startswith("Group") else 1 :]))
         if kind == "MatMul" and op.get_attributes()["transpose_a"]:
             depth = shape[-2]
         found[op.get_friendly_name().removesuffix("/WithoutBiases")] = elements * depth

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from qexport.arithmetic import INT8_NARROW
 from qexport.errors import ConversionError
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.program import INPUT, Program
+from qexport.planner import weight_array
+from qexport.program import INPUT, Program, Value
 
 DTYPES = {"int8": np.int8, "uint8": np.uint8}
 INT32 = np.iinfo(np.int32)
@@ -29,12 +30,13 @@ def insert_qdq(model: ir.Model, program: Program, plan: QuantPlan) -> None:
     values = {value.name: value for value in _values(model)}
     for value in program.values.values():
         if value.weight and plan.is_quantised(value.weight):
-            _quantise_weight(model, value.name, value.weight, plan)
+            _quantise_weight(model, program, value, plan)
     for name in program.values:
         if plan.is_quantised(name):
             if name not in values:
                 raise ConversionError(f"{name} is not in the ONNX graph", "report the model")
             _quantise_activation(model, values[name], plan)
+    _drop_unused(model)
     model.graph.sort()
 
 
@@ -86,25 +88,31 @@ def _float_of(value: ir.Value) -> type[np.floating]:
     return np.float16 if value.dtype == ir.DataType.FLOAT16 else np.float32
 
 
-def _quantise_weight(model: ir.Model, name: str, weight: str, plan: QuantPlan) -> None:
-    quant = plan.tensors[weight]
-    node = _writer(model, name)
+def _quantise_weight(model: ir.Model, program: Program, value: Value, plan: QuantPlan) -> None:
+    node = _writer(model, value.name)
+    scales = np.array(plan.tensors[value.weight].scale, dtype=np.float32)
+    node.replace_input_with(1, _dequantised_weight(model, program, node, value.weight, plan.tensors[value.weight]))
+    if plan.integer_bias and len(node.inputs) > 2 and node.inputs[2] is not None:
+        _quantise_bias(model, node, plan, scales)
+
+
+def _dequantised_weight(model: ir.Model, program: Program, node: ir.Node, weight: str, quant: TensorQuant) -> ir.Value:
+    known = model.graph.initializers.get(f"{weight}.quantised")
+    if known is not None:  # a layer that is used more than once
+        return next(reader for reader, _ in known.uses()).outputs[0]
     stored = node.inputs[1]
     assert stored is not None
     assert stored.const_value is not None
-    array = stored.const_value.numpy()
+    # The graph's own may be FP16 already: round once, from float32.
     scales = np.array(quant.scale, dtype=np.float32)
-    integers = quantised_weight(array, scales, quant)
+    integers = quantised_weight(weight_array(program, weight), scales, quant)
     parameters = [
-        _constant(model, f"{weight}.scale", scales.astype(array.dtype)),
+        _constant(model, f"{weight}.scale", scales.astype(stored.const_value.numpy().dtype)),
         _constant(model, f"{weight}.zero_point", np.zeros(len(scales), dtype=np.int8)),
     ]
     constant = _constant(model, f"{weight}.quantised", integers)
     real = _node(model, "DequantizeLinear", [constant, *parameters], f"{weight}.dequantised", axis=quant.axis)
-    node.replace_input_with(1, real)
-    _forget(model, stored)
-    if plan.integer_bias and len(node.inputs) > 2 and node.inputs[2] is not None:
-        _quantise_bias(model, node, plan, scales)
+    return real
 
 
 def quantised_weight(array: NDArray[np.floating], scales: NDArray[np.float32], quant: TensorQuant) -> NDArray[np.int8]:
@@ -124,14 +132,13 @@ def _quantise_bias(model: ir.Model, node: ir.Node, plan: QuantPlan, weight_scale
     assert bias.const_value is not None
     scales = np.float32(plan.tensors[str(source.name)].scale[0]) * weight_scales
     integers = np.clip(np.rint(bias.const_value.numpy() / scales.astype(np.float64)), INT32.min, INT32.max)
-    constant = _constant(model, f"{bias.name}.quantised", integers.astype(np.int32))
+    name = f"{node.name}.bias"  # a layer that is used twice has a bias for each of its inputs' scales
+    constant = _constant(model, f"{name}.quantised", integers.astype(np.int32))
     parameters = [
-        _constant(model, f"{bias.name}.scale", scales.astype(np.float32)),
-        _constant(model, f"{bias.name}.zero_point", np.zeros(len(scales), dtype=np.int32)),
+        _constant(model, f"{name}.scale", scales.astype(np.float32)),
+        _constant(model, f"{name}.zero_point", np.zeros(len(scales), dtype=np.int32)),
     ]
-    real = _node(model, "DequantizeLinear", [constant, *parameters], f"{bias.name}.dequantised", axis=0)
-    node.replace_input_with(2, real)
-    _forget(model, bias)
+    node.replace_input_with(2, _node(model, "DequantizeLinear", [constant, *parameters], f"{name}.dequantised", axis=0))
 
 
 def _writer(model: ir.Model, name: str) -> ir.Node:
@@ -158,6 +165,8 @@ def _node(model: ir.Model, kind: str, inputs: list[ir.Value], name: str, axis: i
     return node.outputs[0]
 
 
-def _forget(model: ir.Model, stored: ir.Value) -> None:
-    if not stored.uses():
-        del model.graph.initializers[str(stored.name)]
+def _drop_unused(model: ir.Model) -> None:
+    """Remove the float weights and biases that integers have taken the place of."""
+    for name, stored in list(model.graph.initializers.items()):
+        if not stored.uses():
+            del model.graph.initializers[name]

@@ -50,7 +50,7 @@ def _array(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _symmetry(node: ir.Node) -> list[str]:
-    scale, zero_point = _array(node.inputs[1]), _array(node.inputs[2])
+    scale, zero_point = _array(node.inputs[1]), _array(node.inputs[2] if len(node.inputs) > 2 else None)
     broken = []
     if zero_point is None or zero_point.dtype != np.int8 or np.any(zero_point):
         broken.append(f"{node.name}: the zero point is not an INT8 0")

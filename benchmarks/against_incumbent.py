@@ -1,0 +1,238 @@
+"""Compare qexport's ONNX, OpenVINO and TensorRT files with Ultralytics' own exports, side by side.
+
+    make bench-formats    (or: .venv/bin/python benchmarks/against_incumbent.py [--shared DIR] [--keep DIR] [MODEL …])
+
+For each model: both tools export FP32 and INT8, calibrated on coco128 and scored on coco-val100, each INT8 file against
+the FP32 file of its own tool and format (fidelity, retention); then all files are timed in turns in one run. At last
+four formats are written in one run without evaluation, for its time. Exits with 1 if a bound is broken.
+`--keep` keeps the files, and a second call takes what is there and only times it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_OFFLINE", "true")
+
+QEXPORT = Path(sys.executable).with_name("qexport")
+MODELS = ("yolo26n", "yolo11n", "yolov8n")
+FORMATS = ("onnx", "openvino", "tensorrt")
+LEAST_FIDELITY = {"onnx": 0.91, "openvino": 0.94, "tensorrt": 0.91}
+LEAST_RETENTION = 0.965
+LEAST_COVERAGE = 0.90
+MOST_OF_FLOAT = {"onnx": 0.75}
+MOST_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
+MOST_SECONDS = 90.0
+
+
+@dataclass
+class Row:
+    """One file and its figures."""
+
+    model: str
+    tool: str
+    format: str
+    precision: str
+    path: str
+    map: float
+    fidelity: float | None = None
+    coverage: float | None = None
+    ms: float | None = None
+
+
+def main() -> int:
+    """Run everything, print the tables, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--no-timing", action="store_true", help="export and score only")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
+        folder = (given.keep or Path(scratch)).resolve()
+        rows = [row for model in given.models for row in rows_of(given.shared.resolve(), model, folder / model)]
+        if given.no_timing:
+            return 0
+        for model in given.models:
+            time_rows([row for row in rows if row.model == model], given.shared)
+        seconds = four_formats(given.shared, folder)
+    print(f"{machine()}\n")
+    broken = print_rows(rows)
+    print(f"\nfour formats without evaluation: {seconds:.0f} s")
+    broken += ["time of four formats"] * (seconds > MOST_SECONDS)
+    for name in broken:
+        print(f"BROKEN {name}")
+    return 1 if broken else 0
+
+
+def rows_of(shared: Path, model: str, folder: Path) -> list[Row]:
+    """Export with both tools and score; kept rows are taken as they are."""
+    saved = folder / "rows.json"
+    if not saved.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = ours(shared, model, folder) + incumbents(shared, model, folder)
+        saved.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    return [Row(**entry) for entry in json.loads(saved.read_text(encoding="utf-8"))]
+
+
+def ours(shared: Path, model: str, folder: Path) -> list[Row]:
+    """Run `qexport` and read its report."""
+    call(shared, model, folder / "qexport", FORMATS, "--no-latency", "--eval-data", str(yaml_of(shared, "coco-val100")))
+    report = json.loads((folder / "qexport/report.json").read_text(encoding="utf-8"))
+    return [
+        Row(
+            model,
+            "qexport",
+            entry["format"],
+            entry["precision"],
+            entry["path"],
+            entry["accuracy"]["map"],
+            entry["accuracy"]["fidelity"],
+            entry["int8_mac_coverage"],
+        )
+        for entry in report["artifacts"]
+    ]
+
+
+def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
+    """Export with Ultralytics and score with the same code as ours."""
+    from qexport.torchvision_repair import repair
+
+    repair()
+    from ultralytics.models import YOLO
+
+    from qexport.accuracy import evaluate
+    from qexport.dataset import image_list, load_dataset
+    from qexport.evaluation_set import make_evaluation_set
+
+    logging.getLogger("ultralytics").setLevel(logging.ERROR)
+    dataset = load_dataset(yaml_of(shared, "coco-val100"))
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
+        data = make_evaluation_set(dataset, image_list(dataset, "val"), Path(scratch) / "data")
+        for name in ("onnx", "openvino"):
+            reference = None
+            for precision in ("fp32", "int8"):
+                path = exported(YOLO, shared, model, name, precision, folder / "ultralytics")
+                found = evaluate(path, "detect", data, Path(scratch), reference)
+                reference = reference or found.detections
+                rows.append(Row(model, "ultralytics", name, precision, str(path), found.map, found.fidelity))
+    return rows
+
+
+def exported(yolo: Any, shared: Path, model: str, name: str, precision: str, folder: Path) -> Path:
+    """One export of Ultralytics, moved to a name of its own: the next one would overwrite it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{model}.pt"
+    shutil.copyfile(shared / f"models/{model}.pt", checkpoint)
+    made = Path(
+        yolo(str(checkpoint)).export(
+            format=name, quantize=8 if precision == "int8" else None, data=str(yaml_of(shared, "coco128")), device="cpu"
+        )
+    )
+    kept = folder / f"{model}_{precision}{'_openvino_model' if made.is_dir() else made.suffix}"
+    shutil.move(made, kept)
+    return kept
+
+
+def time_rows(rows: list[Row], shared: Path) -> None:
+    """Time the files of one model in turns, two threads each."""
+    from qexport.backends.onnx import OnnxRunner
+    from qexport.backends.openvino import OpenVINORunner
+    from qexport.images import letterbox, read_image, to_tensor
+    from qexport.latency import measure_latency
+
+    image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
+    batch = to_tensor(letterbox(read_image(image), (640, 640)))[None]
+    kinds = {"onnx": OnnxRunner, "openvino": OpenVINORunner}
+    timed = [row for row in rows if row.format in kinds]
+    found = measure_latency({row.path: kinds[row.format](Path(row.path), 2) for row in timed}, batch)
+    for row in timed:
+        row.ms = found[row.path].p50
+
+
+def four_formats(shared: Path, folder: Path) -> float:
+    """Seconds of one run that writes four formats without evaluation."""
+    started = time.perf_counter()
+    call(shared, "yolo26n", folder / "four", ("onnx", "openvino", "tensorrt", "tflite"), "--no-eval")
+    report = json.loads((folder / "four/report.json").read_text(encoding="utf-8"))
+    assert [step for step in report["seconds"] if step.startswith("calibrate")] == ["calibrate"]
+    return time.perf_counter() - started
+
+
+def call(shared: Path, model: str, out: Path, formats: tuple[str, ...], *options: str) -> None:
+    """Run `qexport`."""
+    words = [str(QEXPORT), str(shared / f"models/{model}.pt"), "--format", ",".join(formats), "--int8", "--quiet"]
+    words += ["--data", str(yaml_of(shared, "coco128")), "--no-build", "--out", str(out), *options]
+    subprocess.run(words, check=True)
+
+
+def yaml_of(shared: Path, name: str) -> Path:
+    """A data set's YAML."""
+    return shared / f"datasets/{name}/{name}.yaml"
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    from qexport.cpu import cpu_kind
+    from qexport.report import processor_name
+
+    return f"{processor_name()} ({cpu_kind()}), {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
+
+
+def print_rows(rows: list[Row]) -> list[str]:
+    """Print Markdown, and return the bounds that are broken."""
+    print(
+        "| model | format | tool | fidelity | retention | mAP50-95 | INT8 MACs | INT8 ms | of FP32 | of incumbent's |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    broken = []
+    found = {(row.model, row.tool, row.format, row.precision): row for row in rows}
+    for row in (row for row in rows if row.precision == "int8"):
+        whole = found[row.model, row.tool, row.format, "fp32"]
+        other = found.get((row.model, "ultralytics", row.format, "int8"))
+        retention = row.map / whole.map
+        of_float = row.ms / whole.ms if row.ms and whole.ms else None
+        of_other = row.ms / other.ms if row.ms and other and other.ms and other is not row else None
+        figures = (row.coverage, row.ms, of_float, of_other)
+        cells = [shown(value, form) for value, form in zip(figures, (".1%", ".1f", ".2f", ".2f"), strict=True)]
+        print(
+            f"| {row.model} | {row.format} | {row.tool} | {shown(row.fidelity, '.3f')} | {retention:.1%} "
+            f"| {whole.map:.4f} → {row.map:.4f} | {' | '.join(cells)} |"
+        )
+        if row.tool == "qexport":
+            broken += broken_bounds(row, retention, of_float, of_other)
+    return broken
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else f"{value:{form}}"
+
+
+def broken_bounds(row: Row, retention: float, of_float: float | None, of_other: float | None) -> list[str]:
+    """Names of the bounds that one of our files does not hold."""
+    held = {
+        "fidelity": (row.fidelity or 0) >= LEAST_FIDELITY[row.format],
+        "retention": retention >= LEAST_RETENTION,
+        "coverage": (row.coverage or 0) >= LEAST_COVERAGE,
+        "latency against FP32": (of_float or 0) <= MOST_OF_FLOAT.get(row.format, 99.0),
+        "latency against the incumbent": (of_other or 0) <= MOST_OF_INCUMBENT.get(row.format, 99.0),
+    }
+    return [f"{row.model} {row.format}: {name}" for name, good in held.items() if not good]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Whole runs of the installed command over several formats: one calibration, and a plan for each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASURED
+
+from qexport.backends import find_backend
+
+COMMAND = str(Path(sys.executable).with_name("qexport"))
+SIZE = ("--imgsz", "192")
+DATASET = ("--data", DATA, "--calib-images", "32")
+FEW = ("--data", DATA, "--calib-images", "4")
+ALL = ("onnx", "openvino", "tensorrt", "tflite")
+ONNX_BASED = ("onnx", "openvino", "tensorrt")
+SUFFIXES = {"onnx": ".onnx", "openvino": "_openvino_model", "tensorrt": "_tensorrt.onnx", "tflite": ".tflite"}
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of the command."""
+
+    folder: Path
+    output: str
+    errors: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        return content
+
+    def artifact(self, name: str, precision: str) -> dict[str, Any]:
+        entries = self.report["artifacts"]
+        (found,) = (entry for entry in entries if (entry["format"], entry["precision"]) == (name, precision))
+        return dict(found)
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+def run(folder: Path, *words: str, code: int = 0) -> Run:
+    command = [COMMAND, str(MODEL), *SIZE, *words, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder.parent, timeout=500)
+    assert done.returncode == code, done.stderr
+    return Run(folder, done.stdout, done.stderr)
+
+
+def artifacts(names: tuple[str, ...], *precisions: str) -> set[str]:
+    return {f"shapes26_{precision}{SUFFIXES[name]}" for name in names for precision in precisions}
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """INT8 in every format, scored."""
+    folder = tmp_path_factory.mktemp("every") / "out"
+    return run(folder, "--format", ",".join(ALL), "--int8", *DATASET, "--no-latency", "--no-build")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """FP16 in every format that has it, scored."""
+    folder = tmp_path_factory.mktemp("half") / "out"
+    return run(folder, "--format", ",".join(ONNX_BASED), "--half", "--data", DATA, "--no-latency", "--no-build")
+
+
+def test_every_format_is_written_beside_its_plan(every: Run) -> None:
+    beside = {"calibration.npz", "report.json", "build_engine.py", *(f"plan_{name}.json" for name in ALL)}
+    assert every.files == artifacts(ALL, "int8", "fp32") | beside
+    for name in ALL:
+        plan = every.artifact(name, "int8")["plan"]
+        assert plan == str(every.folder / f"plan_{name}.json")
+        assert json.loads(Path(plan).read_text())["profile"] == name
+
+
+def test_all_formats_share_one_calibration(every: Run) -> None:
+    report = every.report
+    assert report["calibration"]["images"] == 32
+    assert [step for step in report["seconds"] if "calibrat" in step] == ["calibrate"]
+    for name in ALL:
+        steps = {f"{step}_{name}_{precision}" for step in ("lower", "evaluate") for precision in ("int8", "fp32")}
+        assert steps <= set(report["seconds"])
+    assert report["failures"] == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_int8_is_as_accurate_as_it_has_to_be(every: Run, name: str) -> None:
+    entry = every.artifact(name, "int8")
+    accuracy = entry["accuracy"]
+    assert accuracy["images"] == 100
+    assert accuracy["map_float"] == every.artifact(name, "fp32")["accuracy"]["map"]
+    assert accuracy["map_float"] >= 0.65
+    assert accuracy["retention"] >= 0.92
+    assert 0.9 <= accuracy["fidelity"] <= 1
+    assert 0.9 <= entry["int8_mac_coverage"] <= 1
+    assert entry["verification"]["agreement"] >= 0.7
+
+
+def test_float_files_of_all_formats_find_the_same(every: Run) -> None:
+    scores = [every.artifact(name, "fp32")["accuracy"]["map"] for name in ALL]
+    assert max(scores) - min(scores) < 1e-3
+
+
+@pytest.mark.parametrize(("name", "activations"), [("tflite", "int8"), ("tensorrt", "int8"), ("onnx", "uint8")])
+def test_the_report_says_which_integers_were_chosen(every: Run, name: str, activations: str) -> None:
+    entry = every.artifact(name, "int8")
+    assert entry["quantisation"]["activations"] == activations
+    assert entry["quantisation"]["weights"].startswith("int8")
+    assert every.artifact(name, "fp32")["quantisation"] is None
+
+
+def test_the_table_has_a_row_for_each_artifact_in_80_columns(every: Run) -> None:
+    lines = every.output.splitlines()
+    rows = [" ".join(line.split()[:2]) for line in lines if line.startswith(tuple(f" {name} " for name in ALL))]
+    assert rows == [f"{name} {precision}" for name in ALL for precision in ("int8", "fp32")]
+    assert max(map(len, lines)) <= 80
+    assert every.errors == ""
+
+
+@pytest.mark.parametrize("name", ONNX_BASED)
+def test_half_precision_loses_next_to_nothing(half: Run, name: str) -> None:
+    entry = half.artifact(name, "fp16")
+    single = half.artifact(name, "fp32")
+    assert entry["accuracy"]["map_float"] == single["accuracy"]["map"]
+    assert entry["accuracy"]["map"] == pytest.approx(single["accuracy"]["map"], abs=0.01)
+    assert entry["accuracy"]["fidelity"] >= 0.97
+    assert entry["int8_mac_coverage"] is None
+    assert entry["bytes"] < 0.85 * single["bytes"]
+
+
+def test_half_precision_needs_no_calibration(half: Run) -> None:
+    assert half.files == artifacts(ONNX_BASED, "fp16", "fp32") | {"report.json", "build_engine.py"}
+    assert half.report["calibration"] is None
+
+
+def test_without_tensorrt_the_graph_is_written_and_the_run_says_how_to_build(every: Run, tmp_path: Path) -> None:
+    table = str(every.folder / "calibration.npz")
+    words = ("--format", "tensorrt,onnx", "--int8", *DATASET, "--calibration", table, *UNMEASURED)
+    stopped = run(tmp_path / "out", *words, code=NOT_BUILT)
+    (line,) = stopped.errors.splitlines()
+    assert line.startswith(f"{PREFIX}tensorrt: shapes26_int8_tensorrt.onnx is ready")
+    assert "build_engine.py shapes26_int8_tensorrt.onnx" in line
+    assert "--no-build" in line
+    report = stopped.report
+    assert [entry["format"] for entry in report["artifacts"]] == ["tensorrt", "onnx"]
+    assert [(entry["format"], entry["exit_code"]) for entry in report["failures"]] == [("tensorrt", NOT_BUILT)]
+    for text in (" tensorrt int8 ", " onnx int8 ", " tensorrt ✗"):
+        assert text in stopped.output
+    assert {"build_engine.py", *artifacts(("onnx", "tensorrt"), "int8")} <= stopped.files
+    # What the run before wrote, from the same calibration.
+    for name in artifacts(("onnx", "tensorrt"), "int8"):
+        assert (stopped.folder / name).read_bytes() == (every.folder / name).read_bytes()
+
+
+def test_a_format_that_cannot_be_converted_does_not_lose_the_other(tmp_path: Path) -> None:
+    """Operator set 18 has no FP16 scales, which TensorRT's graph is made of."""
+    words = ("--format", "tensorrt,onnx", "--opset", "18", "--int8", *FEW, *UNMEASURED, "--no-build")
+    partly = run(tmp_path / "out", *words, code=CONVERSION)
+    (line,) = partly.errors.splitlines()
+    assert line.startswith(f"{PREFIX}tensorrt: ")
+    assert "--opset" in line
+    assert [entry["format"] for entry in partly.report["artifacts"]] == ["onnx"]
+    assert [entry["format"] for entry in partly.report["failures"]] == ["tensorrt"]
+    assert artifacts(("onnx",), "int8") <= partly.files
+    assert not artifacts(("tensorrt",), "int8") & partly.files
+
+
+def test_a_place_that_is_taken_does_not_lose_the_other_format(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    taken = tmp_path / "out" / "shapes26_fp32_openvino_model"
+    taken.write_text("a file of the user's")
+    partly = run(tmp_path / "out", "--format", "openvino,onnx", *UNMEASURED, code=INPUT)
+    assert "shapes26_fp32_openvino_model cannot be written" in partly.errors
+    assert partly.files == {"shapes26_fp32.onnx", "shapes26_fp32_openvino_model", "report.json"}
+    assert taken.read_text() == "a file of the user's"
+
+
+def test_a_format_that_fails_alone_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shapes26_fp32_openvino_model").write_text("a file of the user's")
+    failed = run(tmp_path / "out", "--format", "openvino", *UNMEASURED, code=INPUT)
+    assert failed.output == ""
+    assert failed.files == {"shapes26_fp32_openvino_model"}
+
+
+def test_the_number_of_images_can_be_left_open(tmp_path: Path) -> None:
+    words = ("--format", "onnx,openvino", "--int8", "--dynamic", *FEW, *UNMEASURED)
+    finished = run(tmp_path / "out", *words)
+    images = np.random.default_rng(0).random((3, 3, 192, 192), dtype=np.float32)
+    for name in ("onnx", "openvino"):
+        path = Path(finished.artifact(name, "int8")["path"])
+        opened = find_backend(name).runner(path, 2)
+        three = opened.run(images)
+        assert three.shape == (3, 300, 6)
+        # Rows are ranked by score, so that scores are what can be compared across batch sizes.
+        one = opened.run(images[1:2])
+        np.testing.assert_allclose(three[1, :20, 4], one[0, :20, 4], atol=0.02)
+    assert finished.report["evaluation"] is None
