@@ -16,12 +16,13 @@ from qexport.arithmetic import UINT8, affine_parameters, pair_safe_scales, symme
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.profile import FixedScale, RuntimeProfile, SharedScale
-from qexport.program import INPUT, Program, Value, observed_sources
+from qexport.program import INPUT, MOVES_DATA, Program, Value, observed_sources
 from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
 from qexport.statistics import Statistics, merge
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
+MOVED = "moves integers of one scale: the pairs in front of it are enough"
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -74,6 +75,8 @@ def make_plan(
             tensors[value.name] = TensorQuant("float32", why=why)
         if value.weight:
             tensors[value.weight] = _weight(program, profile, value, value.name in integer)
+    if profile.bare_movers:
+        tensors.update(_bare_movers(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
     return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
 
@@ -190,6 +193,18 @@ def _group_tensors(
     shared = f"; shared by {len(group)} values" if label else ""
     tensor = TensorQuant(profile.activation.name, (_stored(scale, profile),), (zero_point,), None, label, why + shared)
     return dict.fromkeys(group, tensor)
+
+
+def _bare_movers(
+    program: Program, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
+) -> dict[str, TensorQuant]:
+    """Values that only move elements that are integers of one scale already: their inputs' pairs are enough."""
+    bare: dict[str, TensorQuant] = {}
+    for value in program.values.values():
+        moved = value.name in integer and value.operation in MOVES_DATA and not tensors[value.name].is_float
+        if moved and all(source in bare or not tensors[source].is_float for source in value.inputs):
+            bare[value.name] = TensorQuant("float32", group=tensors[value.name].group, why=MOVED)
+    return bare
 
 
 def _pixels(profile: RuntimeProfile) -> TensorQuant:

@@ -48,6 +48,7 @@ class RuntimeProfile:
         quantised_sums: both inputs of an addition are quantised where its result is.
         pair_sums: kernels add the products of two neighbouring input channels in 16 bits and saturate there.
         half_scales: scales are stored in FP16, and chosen so that they can be.
+        bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
         integer_bias: biases are stored as INT32 with the product of input and weight scales.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
@@ -63,6 +64,7 @@ class RuntimeProfile:
     unsigned_pixels: bool = False
     fused_activations: bool = False
     quantised_sums: bool = True
+    bare_movers: bool = False
     integer_bias: bool = False
     pair_sums: bool = False
     half_scales: bool = False
@@ -121,6 +123,7 @@ OPENVINO = RuntimeProfile(
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     fused_activations=True,
+    bare_movers=True,
     source="OpenVINO low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)",
 )
 

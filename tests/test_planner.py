@@ -244,7 +244,7 @@ def test_raw_boxes_are_float_where_they_are_cheap(tiny: Program) -> None:
         assert plan.is_quantised("neck_mul")  # what it reads is integers either way
 
 
-FUSED = (OPENVINO, TENSORRT)
+FUSED = (replace(OPENVINO, bare_movers=False), TENSORRT)
 
 
 @pytest.fixture(scope="module", params=FUSED, ids=lambda profile: profile.name)
@@ -302,6 +302,21 @@ def test_what_only_moves_data_shares_a_scale_in_a_fused_plan(tiny: Program, fuse
     assert {n for n, t in fused.tensors.items() if t.group == "deep_conv"} == {"deep_conv", "program_max_pool"}
 
 
+def test_moved_integers_get_no_pair_of_their_own_in_openvino(tiny: Program) -> None:
+    plan, paired = planned(tiny, profile=OPENVINO), planned(tiny, profile=FUSED[0])
+    bare = {name for name in tiny.values if paired.is_quantised(name) and not plan.is_quantised(name)}
+    # Both halves of the split, both concatenations, pooling, reshaping, resizing: they move integers of one scale.
+    resized = next(v.name for v in tiny.values.values() if v.operation == "resize")
+    named = {"program_part", "program_part_2", "program_cat", "program_cat_2", "program_max_pool", "program_reshape_2"}
+    assert bare == named | {resized}
+    assert plan.integer == paired.integer
+    for name in bare:
+        assert plan.tensors[name].group == paired.tensors[name].group != ""
+        assert all(source in bare or plan.is_quantised(source) for source in tiny.values[name].inputs)
+    kept = {name: tensor for name, tensor in paired.tensors.items() if name not in bare}
+    assert {name: plan.tensors[name] for name in kept} == kept
+
+
 def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: QuantPlan) -> None:
     sums = [value for value in tiny.values.values() if value.operation == "add" and value.region == "body"]
     assert [value.name for value in sums] == ["program_add", "program_add_2"]
@@ -312,7 +327,7 @@ def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: Quan
 
 
 def test_sums_can_be_left_to_the_convolutions_kernel(tiny: Program) -> None:
-    plan = planned(tiny, profile=replace(OPENVINO, quantised_sums=False))
+    plan = planned(tiny, profile=replace(FUSED[0], quantised_sums=False))
     assert plan.is_quantised("program_add")
     assert plan.is_quantised("program_part_2")  # a convolution reads it too
     for name in ("left_mul", "program_reshape_2", "program_matmul_2", "program_max_pool", "deep_conv"):
