@@ -44,12 +44,15 @@ def _latencies(
     # Without any image a grey one does: what these kernels take does not depend on the pixels.
     grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
     batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
-    runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in written if w.timed}
-    if not runners:
-        return {}
-    with clock.step("latency", "Timing", WARM_UP + ROUNDS) as advance:
-        found = measure_latency(runners, batch, on_round=advance)
-    return {Path(path): latency for path, latency in found.items()}
+    found: dict[Path, Latency] = {}
+    # One runtime at a time: idle threads of one may spin for a while, at the cost of whatever runs next.
+    for name in dict.fromkeys(item.backend.name for item in written if item.timed):
+        paths = [item for item in written if item.timed and item.backend.name == name]
+        runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in paths}
+        with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
+            timed = measure_latency(runners, batch, on_round=advance)
+        found.update((Path(path), latency) for path, latency in timed.items())
+    return found
 
 
 def _accuracies(images: RunImages, written: Sequence[Written], clock: Clock) -> dict[Path, Accuracy]:
