@@ -159,7 +159,7 @@ def time_rows(rows: list[Row], shared: Path) -> None:
     kinds = {"onnx": OnnxRunner, "openvino": OpenVINORunner}
     for name, kind in kinds.items():
         timed = [row for row in rows if row.format == name]
-        # One runtime at a time: idle threads of one may spin for a while, at the cost of whatever runs next.
+        # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
         found = measure_latency({row.path: kind(Path(row.path), 2) for row in timed}, batch)
         for row in timed:
             row.ms = found[row.path].p50

@@ -45,7 +45,7 @@ def _latencies(
     grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
     batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
     found: dict[Path, Latency] = {}
-    # One runtime at a time: idle threads of one may spin for a while, at the cost of whatever runs next.
+    # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
     for name in dict.fromkeys(item.backend.name for item in written if item.timed):
         paths = [item for item in written if item.timed and item.backend.name == name]
         runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in paths}
