@@ -5,6 +5,8 @@ Pixel coordinates need float32: FP16 has steps of half a pixel from 512 on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.fx import GraphModule
 
@@ -40,8 +42,7 @@ def _attribute(graph: GraphModule, path: str) -> torch.Tensor:
     return tensor
 
 
-def _cast_behind(graph: GraphModule, node: torch.fx.Node, dtype: torch.dtype, wanted: object) -> None:
-    assert callable(wanted)
+def _cast_behind(graph: GraphModule, node: torch.fx.Node, dtype: torch.dtype, wanted: Callable[[str], bool]) -> None:
     readers = [reader for reader in node.users if wanted(reader.name)]
     with graph.graph.inserting_after(node):
         cast = graph.graph.call_function(aten.to.dtype, (node, dtype))

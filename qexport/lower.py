@@ -23,6 +23,7 @@ from qexport.job import ExportJob
 from qexport.metadata import artifact_metadata
 from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
+from qexport.profile import RuntimeProfile
 from qexport.program import Program
 from qexport.verify import Verification, check_outputs, sample_inputs, verify
 
@@ -93,8 +94,7 @@ def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Wri
         ConversionError, VerificationError: the file is not kept.
     """
     job, path = source.job, source.path(backend, "int8")
-    cpu = cpu_kind() if job.cpu == "auto" else job.cpu
-    profile = profile_for(backend, cpu)
+    cpu, profile = chosen_profile(job, backend)
     plan = make_plan(source.program, table.statistics, profile, job.ranges)
     saved = source.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
@@ -109,6 +109,12 @@ def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Wri
         "cpu": cpu if len(backend.profiles) > 1 else "any",
     }
     return Written(describe_artifact(path, backend.name, "int8"), backend, verification, saved, types)
+
+
+def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
+    """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
+    cpu = cpu_kind() if job.cpu == "auto" else job.cpu
+    return cpu, profile_for(backend, cpu)
 
 
 def plan_name(job: ExportJob, backend: Backend) -> str:

@@ -291,7 +291,7 @@ def test_the_backend_builds_with_the_tensorrt_that_is_installed(
     assert (tmp_path / "times.bin").is_file()
 
 
-def not_built(graph: Path, options: EngineOptions = EngineOptions()) -> str:  # noqa: B008 (frozen)
+def not_built(graph: Path, options: EngineOptions = EngineOptions()) -> str:
     """The only line of a backend that did not build."""
     with pytest.raises(EngineNotBuiltError) as caught:
         TensorRTBackend().build(graph, graph.with_name("demo.engine"), METADATA, options)

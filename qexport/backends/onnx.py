@@ -47,7 +47,7 @@ class OnnxBackend:
         plan: QuantPlan | None,
         metadata: Mapping[str, Any],
         path: Path,
-        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+        options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         write_onnx(program, plan, metadata, path, options.opset or OPSET, metadata.get("precision") == "fp16")

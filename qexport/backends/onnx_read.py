@@ -36,7 +36,9 @@ def read_onnx(model: ir.Model) -> OnnxContent:
     macs: dict[str, int] = {}
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
-            name = str(node.inputs[0].name).split("/")[0]  # type: ignore[union-attr]
+            source = node.inputs[0]
+            assert source is not None
+            name = str(source.name).split("/")[0]  # an FP16 graph quantises the input behind its cast
             tensors[name] = _stored(node)
         if node.op_type in MAC_OPERATORS:
             name = str(node.outputs[0].name)

@@ -59,7 +59,7 @@ class OpenVINOBackend:
         plan: QuantPlan | None,
         metadata: Mapping[str, Any],
         path: Path,
-        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+        options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
         openvino = _openvino()

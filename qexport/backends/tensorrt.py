@@ -47,7 +47,7 @@ class TensorRTBackend:
         plan: QuantPlan | None,
         metadata: Mapping[str, Any],
         path: Path,
-        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+        options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write the graph: strongly typed, FP16 where it is not integers (except for "fp32"), and check the rules."""
         import onnx_ir as ir

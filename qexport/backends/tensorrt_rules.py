@@ -68,7 +68,8 @@ def _weighted(node: ir.Node) -> list[str]:
     if not weight:
         return []
     broken = []
-    dequantise = node.inputs[1].producer()  # type: ignore[union-attr]
+    stored = node.inputs[1]
+    dequantise = stored.producer() if stored is not None else None
     assert dequantise is not None
     scale = _array(dequantise.inputs[1])
     axis = dequantise.attributes.get_int("axis", 1)

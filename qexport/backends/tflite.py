@@ -55,7 +55,7 @@ class TFLiteBackend:
         plan: QuantPlan | None,
         metadata: Mapping[str, Any],
         path: Path,
-        options: LowerOptions = LowerOptions(),  # noqa: B008 (frozen)
+        options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch

@@ -1,0 +1,59 @@
+"""Which profile a run plans for, and that each runtime is timed by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qexport import lower, measure
+from qexport.backends import Runner, find_backend
+from qexport.clock import Clock
+from qexport.inputs import RunImages
+from qexport.job import ExportJob
+from qexport.latency import Latency
+from qexport.progress import Silent
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("asked", "machine", "pairs"),
+    [
+        ("auto", "avx2", True),
+        ("auto", "vnni", False),
+        ("vnni", "avx2", False),
+        ("avx2", "vnni", True),
+        ("arm", "avx2", False),
+    ],
+)
+def test_weights_are_made_for_the_cpu_that_is_asked_for(
+    name: str, asked: str, machine: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lower, "cpu_kind", lambda: machine)
+    cpu, profile = lower.chosen_profile(ExportJob("a.pt", cpu=asked), find_backend(name))
+    assert cpu == (machine if asked == "auto" else asked)
+    assert (profile.name, profile.pair_sums) == (name, pairs)
+
+
+def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[set[str]] = []
+
+    def timed(runners: Mapping[str, Runner], batch: NDArray[np.float32], on_round: object) -> dict[str, Latency]:
+        together.append(set(runners))
+        return {path: Latency(2.0, 3.0, 1.0, 40) for path in runners}
+
+    def written(backend: str, path: str) -> Any:
+        runtime = SimpleNamespace(name=backend, runner=lambda *_: None)
+        return SimpleNamespace(backend=runtime, timed=backend != "tensorrt", artifact=SimpleNamespace(path=Path(path)))
+
+    monkeypatch.setattr(measure, "measure_latency", timed)
+    items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
+    program: Any = SimpleNamespace(values={"images": SimpleNamespace(shape=(1, 3, 32, 32))}, imgsz=(32, 32), batch=1)
+    found = measure.measure(ExportJob("a.pt", no_eval=True), program, RunImages(), items, Clock(Silent()))
+    assert together == [{"a", "d"}, {"c"}]
+    assert {str(path) for path, figures in found.items() if figures.latency} == {"a", "c", "d"}

@@ -1,0 +1,237 @@
+"""Plans for ONNX Runtime, OpenVINO and TensorRT: fused activations, moved integers, symmetry, CPUs without VNNI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import statistics_of, synthetic_statistics
+
+from qexport.plan import QuantPlan, TensorQuant
+from qexport.planner import make_plan
+from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile, careful
+from qexport.program import Program
+
+
+def planned(
+    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: frozenset[str]
+) -> QuantPlan:
+    return make_plan(program, synthetic_statistics(program.values), profile, method, **settings)
+
+
+def only(tensor: TensorQuant) -> tuple[float, int]:
+    assert len(tensor.scale) == len(tensor.zero_point) == 1
+    return tensor.scale[0], tensor.zero_point[0]
+
+
+FUSED = (replace(OPENVINO, bare_movers=False), TENSORRT)
+
+
+@pytest.fixture(scope="module", params=FUSED, ids=lambda profile: profile.name)
+def fused(request: pytest.FixtureRequest, tiny: Program) -> QuantPlan:
+    """The plan of the tiny detector for a runtime whose convolutions compute their SiLU."""
+    return planned(tiny, profile=request.param)
+
+
+def test_nothing_between_a_convolution_and_its_silu_is_quantised(tiny: Program, fused: QuantPlan) -> None:
+    for layer in ("stem", "left", "neck"):
+        assert fused.tensors[f"{layer}_conv"].is_float
+        assert fused.tensors[f"{layer}_sigmoid"].is_float
+        assert fused.is_quantised(f"{layer}_mul")
+        assert {f"{layer}_conv", f"{layer}_mul"} <= fused.integer
+        assert f"{layer}_sigmoid" not in fused.integer
+
+
+def test_what_a_fused_plan_quantises_by_hand(tiny: Program, fused: QuantPlan) -> None:
+    """From the outputs back: what convolutions read, and what is handed to them by moves and sums."""
+    moved = {"program_part", "program_part_2", "program_cat", "program_max_pool", "program_resize", "program_cat_2"}
+    attention = {"program_matmul_2", "program_reshape_2"}
+    computed = {"images", "stem_mul", "left_mul", "program_add", "deep_conv", "program_add_2", "neck_mul"}
+    assert {name for name in tiny.values if fused.is_quantised(name)} == moved | attention | computed
+
+
+def test_raw_outputs_stay_float_although_their_convolutions_run_in_integers(fused: QuantPlan) -> None:
+    for layer in ("box", "cls"):
+        assert f"{layer}_conv" in fused.integer
+        assert fused.tensors[f"{layer}_conv"].is_float
+        assert fused.tensors[f"{layer}.weight"].dtype == "int8"
+
+
+def test_attention_stays_float_in_a_fused_plan(tiny: Program, fused: QuantPlan) -> None:
+    products = [v.name for v in tiny.values.values() if v.operation in ("matmul", "softmax")]
+    assert len(products) == 3
+    assert not fused.integer & set(products)
+    # Its inputs are moved in float; its result is quantised because the integer sum behind it wants integers.
+    for name in ("program_reshape", "program_transpose", "program_matmul", "program_softmax"):
+        assert fused.tensors[name].is_float
+        assert name not in fused.integer
+    assert fused.tensors["program_softmax"].why.startswith("attention products")
+
+
+def test_what_only_moves_data_shares_a_scale_in_a_fused_plan(tiny: Program, fused: QuantPlan) -> None:
+    checked = 0
+    for value in tiny.values.values():
+        moves = value.operation in ("part", "cat", "max_pool", "resize", "reshape", "transpose")
+        if moves and fused.is_quantised(value.name):
+            shared = {only(fused.tensors[name]) for name in (value.name, *value.inputs)}
+            assert len(shared) == 1, value.name
+            assert fused.tensors[value.name].group != ""
+            checked += 1
+    assert checked == 7
+    # The pooling behind a convolution without a SiLU, and nothing else, reads that convolution.
+    assert {n for n, t in fused.tensors.items() if t.group == "deep_conv"} == {"deep_conv", "program_max_pool"}
+
+
+def test_moved_integers_get_no_pair_of_their_own_in_openvino(tiny: Program) -> None:
+    plan, paired = planned(tiny, profile=OPENVINO), planned(tiny, profile=FUSED[0])
+    bare = {name for name in tiny.values if paired.is_quantised(name) and not plan.is_quantised(name)}
+    # Both halves of the split, both concatenations, pooling, reshaping, resizing: they move integers of one scale.
+    resized = next(v.name for v in tiny.values.values() if v.operation == "resize")
+    named = {"program_part", "program_part_2", "program_cat", "program_cat_2", "program_max_pool", "program_reshape_2"}
+    assert bare == named | {resized}
+    assert plan.integer == paired.integer
+    for name in bare:
+        assert plan.tensors[name].group == paired.tensors[name].group != ""
+        assert all(source in bare or plan.is_quantised(source) for source in tiny.values[name].inputs)
+    kept = {name: tensor for name, tensor in paired.tensors.items() if name not in bare}
+    assert {name: plan.tensors[name] for name in kept} == kept
+
+
+def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: QuantPlan) -> None:
+    sums = [value for value in tiny.values.values() if value.operation == "add" and value.region == "body"]
+    assert [value.name for value in sums] == ["program_add", "program_add_2"]
+    for value in sums:
+        assert fused.is_quantised(value.name)
+        assert len(value.inputs) == 2
+        assert all(fused.is_quantised(name) for name in value.inputs)
+
+
+def test_sums_can_be_left_to_the_convolutions_kernel(tiny: Program) -> None:
+    plan = planned(tiny, profile=replace(FUSED[0], quantised_sums=False))
+    assert plan.is_quantised("program_add")
+    assert plan.is_quantised("program_part_2")  # a convolution reads it too
+    for name in ("left_mul", "program_reshape_2", "program_matmul_2", "program_max_pool", "deep_conv"):
+        assert plan.tensors[name].is_float, name
+
+
+def test_fused_plans_keep_in_float_what_the_user_wants(tiny: Program) -> None:
+    plan = planned(tiny, profile=OPENVINO, float_values=frozenset({"box_conv", "cls_conv"}))
+    for name in ("box_conv", "cls_conv"):
+        assert name not in plan.integer
+        assert plan.tensors[name] == TensorQuant("float32", why="float as asked")
+        assert plan.tensors[tiny.values[name].weight].is_float
+    # Nobody wants integers of what only they read.
+    assert plan.tensors["neck_mul"].is_float
+    assert "neck_conv" in plan.integer
+
+
+def test_every_input_of_an_integer_convolution_is_quantised(demo_program: Program) -> None:
+    """With cheap raw boxes in float, as for every runtime."""
+    for profile in (*FUSED, ONNXRUNTIME):
+        plan = planned(demo_program, profile=profile)
+        convolutions = [v for v in demo_program.values.values() if v.weight and v.name in plan.integer]
+        assert len(convolutions) == sum(v.operation == "conv" for v in demo_program.values.values()) - 3
+        assert all(plan.is_quantised(name) for value in convolutions for name in value.inputs)
+        assert all(plan.is_quantised(value.weight) for value in convolutions)
+        assert all(plan.tensors[name].is_float for name in demo_program.raw_boxes)
+
+
+def test_a_symmetric_plan_has_zero_points_of_zero_and_scales_that_fp16_holds(tiny: Program) -> None:
+    plan = planned(tiny, profile=TENSORRT)
+    quantised = [tensor for tensor in plan.tensors.values() if not tensor.is_float]
+    assert {zero_point for tensor in quantised for zero_point in tensor.zero_point} == {0}
+    assert {tensor.dtype for tensor in quantised} == {"int8"}
+    for tensor in quantised:
+        np.testing.assert_array_equal(np.array(tensor.scale, np.float16).astype(np.float64), tensor.scale)
+
+
+def test_symmetric_scales_by_hand(tiny: Program) -> None:
+    statistics = {**synthetic_statistics(tiny.values), "neck_mul": statistics_of(np.array([-12.7, 3.0]), 16.0)}
+    plan = make_plan(tiny, statistics, TENSORRT, "minmax")
+    assert only(plan.tensors["neck_mul"]) == (float(np.float16(0.1)), 0)
+    assert only(plan.tensors["images"]) == (float(np.float16(1 / 127)), 0)
+    weight = tiny.graph.state_dict()["neck.weight"].numpy()
+    peaks = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    assert plan.tensors["neck.weight"].scale == tuple((peaks / 127).astype(np.float16).astype(float))
+
+
+def test_a_scale_too_small_for_fp16_is_the_smallest_that_is_not_zero(tiny: Program) -> None:
+    statistics = {**synthetic_statistics(tiny.values), "neck_mul": statistics_of(np.zeros(10), 1.0)}
+    plan = make_plan(tiny, statistics, TENSORRT, "minmax")
+    assert only(plan.tensors["neck_mul"]) == (2.0**-24, 0)
+
+
+@pytest.mark.parametrize(
+    ("profile", "dtype", "scale"),
+    [
+        (ONNXRUNTIME, "uint8", 1 / 255),
+        (OPENVINO, "uint8", 1 / 255),
+        (TENSORRT, "int8", 1 / 127),
+        (replace(TENSORRT, unsigned_pixels=True), "uint8", 1 / 255),
+    ],
+)
+def test_pixels_of_each_runtime(tiny: Program, profile: RuntimeProfile, dtype: str, scale: float) -> None:
+    plan = planned(tiny, profile=profile)
+    assert plan.tensors["images"].dtype == dtype
+    assert only(plan.tensors["images"]) == pytest.approx((scale, 0), rel=1e-3)
+    # Unsigned pixels say nothing about what the layers behind them compute.
+    assert plan.tensors["neck_mul"].dtype == profile.activation.name
+
+
+def test_onnx_runtime_computes_the_whole_chain_in_unsigned_integers(tiny: Program) -> None:
+    plan, tflite = planned(tiny, profile=ONNXRUNTIME), planned(tiny)
+    assert plan.integer == tflite.integer
+    assert plan.integer_bias
+    assert not tflite.integer_bias
+    activations = {name for name in tiny.values if plan.is_quantised(name)}
+    assert {plan.tensors[name].dtype for name in activations} == {"uint8"}
+    gates = [name for name in plan.integer if tiny.values[name].operation == "sigmoid"]
+    assert len(gates) == 3
+    assert all(only(plan.tensors[name]) == (1 / 256, 0) for name in gates)
+    # Its concatenation rescales what it reads; TFLite's does not.
+    shared = {only(plan.tensors[name]) for name in ("program_part", "program_add", "program_cat")}
+    assert len(shared) > 1
+    assert plan.tensors["program_add"].group == plan.tensors["program_cat"].group == ""
+
+
+@pytest.mark.parametrize("profile", [ONNXRUNTIME, OPENVINO], ids=lambda profile: profile.name)
+def test_careful_plans_differ_in_weight_scales_alone(demo_program: Program, profile: RuntimeProfile) -> None:
+    plain, safe = planned(demo_program, profile=profile), planned(demo_program, profile=careful(profile))
+    assert (safe.integer, safe.integer_bias, safe.profile) == (plain.integer, plain.integer_bias, plain.profile)
+    weights = {v.weight for v in demo_program.values.values() if v.weight and plain.is_quantised(v.weight)}
+    assert weights
+    for name, tensor in plain.tensors.items():
+        if name not in weights:
+            assert safe.tensors[name] == tensor
+            continue
+        wider = np.array(safe.tensors[name].scale) / tensor.scale
+        assert (wider >= 1).all()
+        assert (wider <= 127 / 64 * (1 + 1e-6)).all()
+
+
+def test_careful_weights_fit_the_sums_of_kernels_without_vnni(demo_program: Program) -> None:
+    plan, parameters = planned(demo_program, profile=careful(ONNXRUNTIME)), demo_program.graph.state_dict()
+    steps = []
+    for value in demo_program.values.values():
+        if not value.weight or value.name not in plan.integer:
+            continue
+        weight = parameters[value.weight].numpy()
+        scale = np.array(plan.tensors[value.weight].scale, np.float32).reshape(-1, 1, 1, 1)
+        integers = np.rint(weight / scale).astype(int)
+        steps.append(np.abs(integers).max())
+        if weight.shape[1] % 2:
+            assert steps[-1] <= 64
+            continue
+        for signed in (np.maximum(integers, 0), np.maximum(-integers, 0)):
+            assert 255 * (signed[:, 0::2] + signed[:, 1::2]).max() <= 32767, value.name
+    # Seven bits everywhere would be 64.
+    assert np.mean(steps) > 80
+
+
+def test_plans_for_vnni_keep_all_steps_of_a_weight(tiny: Program) -> None:
+    weight = tiny.graph.state_dict()["stem.weight"].numpy()
+    peaks = np.abs(weight).max(axis=(1, 2, 3))
+    for profile, steps in ((ONNXRUNTIME, 127), (careful(ONNXRUNTIME), 64)):  # three input channels: an odd number
+        scale = planned(tiny, profile=profile).tensors["stem.weight"].scale
+        np.testing.assert_allclose(scale, peaks / steps, rtol=1e-6)
