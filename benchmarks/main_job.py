@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -84,25 +82,44 @@ def run(shared: Path, head: str, data: str, scratch: Path) -> Row:
 
 
 def bare(shared: Path, scratch: Path) -> tuple[float, float]:
-    """Wall-clock seconds and peak gigabytes of the command without evaluation."""
-    started = time.perf_counter()
-    pid = os.fork()
-    if pid == 0:
-        # In a child of its own, so that the peak is not that of the runs before.
-        call(shared, "coco128", scratch / "bare", "--no-eval")
-        os._exit(0)
-    _, status, usage = os.wait4(pid, 0)
-    if status:
+    """Wall-clock seconds of the command without evaluation, and the peak of what its processes hold, gigabytes."""
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen(words(shared, "coco128", scratch / "bare", "--no-eval"))
+    while process.poll() is None:
+        peak = max(peak, sum(map(held, tree(process.pid))))
+        time.sleep(0.2)
+    if process.returncode:
         raise SystemExit("the run without evaluation failed")
-    children: resource.struct_rusage = usage
-    return time.perf_counter() - started, children.ru_maxrss / 1e6
+    return time.perf_counter() - started, peak / 1e6
+
+
+def tree(pid: int) -> list[int]:
+    """A process and those that it started (Linux)."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+    return [pid, *(each for child in children for each in tree(int(child)))]
+
+
+def held(pid: int) -> int:
+    """Kilobytes that a process holds; what it shares with others counts in parts."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def call(shared: Path, data: str, out: Path, *options: str) -> None:
     """Run `qexport` on YOLO26n."""
-    words = [str(QEXPORT), str(shared / "models/yolo26n.pt"), "--format", "tflite", "--int8", "--quiet"]
-    words += ["--data", str(shared / f"datasets/{data}/{data}.yaml"), "--out", str(out), *options]
-    subprocess.run(words, check=True)
+    subprocess.run(words(shared, data, out, *options), check=True)
+
+
+def words(shared: Path, data: str, out: Path, *options: str) -> list[str]:
+    """The command line."""
+    given = [str(QEXPORT), str(shared / "models/yolo26n.pt"), "--format", "tflite", "--int8", "--quiet"]
+    return [*given, "--data", str(shared / f"datasets/{data}/{data}.yaml"), "--out", str(out), *options]
 
 
 def print_table(rows: list[Row]) -> None:

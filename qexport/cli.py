@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,14 +125,20 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Run a job, show its report, and return the exit code: that of the first format that failed, or 0."""
     from qexport.inputs import check_paths
     from qexport.offline import quiet_libraries
+    from qexport.second_process import formats_apart, second_process
 
     quiet_libraries()
     check_paths(job)
-    with captured_stderr() as (terminal, log), _progress(terminal, hidden=quiet or as_json) as progress:
+    beside = second_process() if formats_apart(job) else nullcontext()
+    with (
+        captured_stderr() as (terminal, log),
+        _progress(terminal, hidden=quiet or as_json) as progress,
+        beside as ask,
+    ):
         try:
             from qexport.export import export
 
-            report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
+            report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
         except QexportError:
             raise
         except Exception as error:

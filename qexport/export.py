@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import Future
+from contextlib import suppress
 
-from qexport.backends import Backend, EngineBuilder, find_backend
+from qexport.backends import Backend, EngineBuilder, find_backend, find_class
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoint import Checkpoint, load_checkpoint
+from qexport.checkpoint import Checkpoint
 from qexport.clock import Clock
 from qexport.dataset import fingerprint
-from qexport.errors import InputError, QexportError, UsageError
+from qexport.errors import InputError, QexportError
 from qexport.files import make_folder
-from qexport.heads import split_head
 from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
-from qexport.lower import Source, Written, build_engine, write_float, write_int8
+from qexport.lower import Written, build_engine, write_float, write_int8
 from qexport.measure import measure
-from qexport.program import Program, capture
 from qexport.progress import Progress
 from qexport.report import Report, make_report, save_report
 from qexport.resolve import resolve_model
-from qexport.torchvision_repair import repair
+from qexport.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
+from qexport.source import Source, read_source
+
+Pending = dict[tuple[str, str], "Future[Written]"]
+"""What a second process was asked to write, by format and precision."""
 
 
-def export(job: ExportJob, progress: Progress, command: str = "") -> Report:
+def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | None = None) -> Report:
     """Do one run and return its report, which is also saved.
+
+    Args:
+        ask: a second process, where the caller has one, that writes `formats_apart(job)` beside this one.
 
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
@@ -34,27 +40,21 @@ def export(job: ExportJob, progress: Progress, command: str = "") -> Report:
     clock = Clock(progress)
     with clock.step("read", "Reading model and data"):
         images = select_images(job)
-        checkpoint = _read_checkpoint(job)
-        _check_classes(checkpoint, images)
-        folder = make_folder(job.folder)
-        program = _capture(job, checkpoint)
-    table = _table(job, program, images, folder, clock) if job.int8 else None
-    written, failures = _write_all(Source(job, checkpoint, program, images.any, folder), table, clock)
-    figures = measure(job, program, images, written, clock)
-    report = make_report(job, command, checkpoint, program, table, images, written, figures, clock.seconds, failures)
-    save_report(report, job.report or folder / "report.json")
+        path = resolve_model(job.model)
+        if ask:
+            ask(ReadSource(job, path, images.any))
+        source = read_source(job, path, images.any)
+        _check_classes(source.checkpoint, images)
+        make_folder(job.folder)
+    pending = _ask_for_float(job, ask) if ask else {}
+    table = _table(source, images, clock) if job.int8 else None
+    if ask and len(job.format) > 1:
+        pending |= {(name, "int8"): ask(WriteArtifact(name, "int8", table)) for name in formats_apart(job)}
+    written, failures = _write_all(source, table, pending, clock)
+    figures = measure(job, source.program, images, written, clock)
+    report = make_report(source, command, table, images, written, figures, clock.seconds, failures)
+    save_report(report, job.report or job.folder / "report.json")
     return report
-
-
-def _read_checkpoint(job: ExportJob) -> Checkpoint:
-    path = resolve_model(job.model)
-    repair()
-    checkpoint = load_checkpoint(path, job.trust_checkpoint)
-    if checkpoint.channels != 3:
-        raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
-    if checkpoint.task != "detect":
-        raise InputError(f"{path} is a {checkpoint.task} model", "this version exports detection models")
-    return checkpoint
 
 
 def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
@@ -66,17 +66,14 @@ def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
         )
 
 
-def _capture(job: ExportJob, checkpoint: Checkpoint) -> Program:
-    imgsz, stride = job.imgsz or (checkpoint.imgsz, checkpoint.imgsz), checkpoint.stride
-    if any(size % stride for size in imgsz):
-        nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
-        asked = "x".join(map(str, imgsz))
-        raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
-    module = split_head(checkpoint.module, job.head, imgsz, job.nms)
-    return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
+def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:
+    """FP32 files need no calibration: the second process starts with them."""
+    wanted = (name for name in formats_apart(job) if job.compares(find_class(name).timed))
+    return {(name, "fp32"): ask(WriteArtifact(name, "fp32")) for name in wanted}
 
 
-def _table(job: ExportJob, program: Program, images: RunImages, folder: Path, clock: Clock) -> CalibrationTable:
+def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:
+    job, program = source.job, source.program
     if job.calibration:
         table = load_table(job.calibration)
         check_table(table, program.fingerprint, preprocess_name(program.imgsz), job.calibration)
@@ -85,42 +82,56 @@ def _table(job: ExportJob, program: Program, images: RunImages, folder: Path, cl
         return table
     with clock.step("calibrate", "Calibrating", len(images.calibration)) as advance:
         table = calibrate(program, images.calibration, advance)
-        save_table(table, folder / "calibration.npz")
+        save_table(table, job.folder / "calibration.npz")
     return table
 
 
 def _write_all(
-    source: Source, table: CalibrationTable | None, clock: Clock
+    source: Source, table: CalibrationTable | None, pending: Pending, clock: Clock
 ) -> tuple[list[Written], list[tuple[str, QexportError]]]:
-    """Write every format; one that fails does not lose the others.
+    """Write every format; one that fails does not lose the others. What a second process writes is waited for last.
 
     Raises:
         QexportError: nothing could be written at all.
     """
-    written: list[Written] = []
-    failures: list[tuple[str, QexportError]] = []
-    for name in source.job.format:
+    written: dict[str, list[Written]] = {name: [] for name in source.job.format}
+    errors: dict[str, QexportError] = {}
+    for name in sorted(source.job.format, key=lambda name: (name, "int8") in pending):
         try:
-            for item in _write_format(source, table, find_backend(name), clock):
-                written.append(item)
+            for item in _write_format(source, table, find_backend(name), pending, clock):
+                written[name].append(item)
         except QexportError as error:
-            failures.append((name, error))
-    if not written:
+            errors[name] = error
+    failures = [(name, errors[name]) for name in source.job.format if name in errors]
+    if not any(written.values()):
         raise failures[0][1]
-    return written, failures
+    return [item for items in written.values() for item in items], failures
 
 
-def _write_format(source: Source, table: CalibrationTable | None, backend: Backend, clock: Clock) -> Iterator[Written]:
+def _write_format(
+    source: Source, table: CalibrationTable | None, backend: Backend, pending: Pending, clock: Clock
+) -> Iterator[Written]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision = source.job, source.job.precision
     with clock.step(f"lower_{backend.name}_{precision}", f"Writing {backend.name} {precision.upper()}"):
-        asked = write_int8(source, backend, table) if table is not None else write_float(source, backend, precision)
+        asked = _write(source, table, backend, precision, pending)
     yield asked
-    if precision != "fp32" and (not job.no_eval or (backend.timed and not job.no_latency)):
+    if job.compares(backend.timed):
         with clock.step(f"lower_{backend.name}_fp32", f"Writing {backend.name} FP32"):
-            yield write_float(source, backend, "fp32")
+            yield _write(source, None, backend, "fp32", pending)
     if isinstance(backend, EngineBuilder):
-        backend.write_script(source.folder)
+        backend.write_script(job.folder)
         if not job.no_build:
             with clock.step(f"build_{backend.name}", f"Building {backend.name} engine"):
                 yield build_engine(source, asked)
+
+
+def _write(
+    source: Source, table: CalibrationTable | None, backend: Backend, precision: str, pending: Pending
+) -> Written:
+    """Wait for the second process, or write it here; here, too, where that process is gone."""
+    reply = pending.get((backend.name, precision))
+    if reply is not None:
+        with suppress(EndedError):
+            return reply.result()
+    return write_int8(source, backend, table) if table is not None else write_float(source, backend, precision)

@@ -88,6 +88,10 @@ class ExportJob:
         """Precision of the artifact that is asked for."""
         return "int8" if self.int8 else "fp16" if self.half else "fp32"
 
+    def compares(self, timed: bool) -> bool:
+        """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
+        return self.precision != "fp32" and (not self.no_eval or (timed and not self.no_latency))
+
     @property
     def stem(self) -> str:
         """What artifacts are named after."""

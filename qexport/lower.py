@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from qexport.backends import (
     profile_for,
 )
 from qexport.calibration_table import CalibrationTable
-from qexport.checkpoint import Checkpoint
 from qexport.cpu import cpu_kind
 from qexport.files import write_text, write_whole
 from qexport.job import ExportJob
@@ -24,28 +22,8 @@ from qexport.metadata import artifact_metadata
 from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
 from qexport.profile import RuntimeProfile
-from qexport.program import Program
+from qexport.source import Source
 from qexport.verify import Verification, check_outputs, sample_inputs, verify
-
-
-@dataclass(frozen=True)
-class Source:
-    """What every artifact of a run is written from.
-
-    Attributes:
-        samples: images to try artifacts on.
-        folder: where they are written.
-    """
-
-    job: ExportJob
-    checkpoint: Checkpoint
-    program: Program
-    samples: Sequence[Path]
-    folder: Path
-
-    def path(self, backend: Backend, precision: str) -> Path:
-        """Where an artifact goes."""
-        return self.folder / f"{self.job.stem}_{precision}{backend.suffix}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Wri
     job, path = source.job, source.path(backend, "int8")
     cpu, profile = chosen_profile(job, backend)
     plan = make_plan(source.program, table.statistics, profile, job.ranges)
-    saved = source.folder / plan_name(job, backend)
+    saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with write_whole(path) as temporary:
         _lower(source, backend, plan, "int8", temporary)
@@ -135,7 +113,7 @@ def build_engine(source: Source, graph: Written) -> Written:
     """
     job, builder, precision = source.job, graph.backend, graph.artifact.precision
     assert isinstance(builder, EngineBuilder)
-    path = source.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
+    path = source.job.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
     options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
     builder.build(graph.artifact.path, path, metadata, options)

@@ -7,6 +7,7 @@ tables, plans, artifacts and reports, so they must not depend on the order of ca
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import operator
@@ -311,6 +312,11 @@ def _macs(node: Node) -> int:
         left: Any = node.args[0]
         return elements * int(left.meta["val"].shape[-1])
     return 0
+
+
+def copied(program: Program) -> GraphModule:
+    """Return the float graph as a copy that may be changed."""
+    return copy.deepcopy(program.graph)
 
 
 def observed_sources(program: Program, name: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from qexport.latency import Latency
 from qexport.lower import Written
 from qexport.measure import Figures
 from qexport.program import Program
+from qexport.source import Source
 from qexport.verify import Verification
 
 SCHEMA = 1
@@ -78,7 +79,7 @@ class Report:
     Attributes:
         command: the command line, as one string.
         model, calibration, evaluation: paths and fingerprints.
-        seconds: wall-clock time of each step.
+        seconds: wall-clock time of each step; of what a second process did, only what was waited for.
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole.
         failures: formats that did not come to their end; the others did.
@@ -137,10 +138,8 @@ def save_report(report: Report, path: Path) -> None:
 
 
 def make_report(
-    job: ExportJob,
+    source: Source,
     command: str,
-    checkpoint: Checkpoint,
-    program: Program,
     table: CalibrationTable | None,
     images: RunImages,
     written: Sequence[Written],
@@ -149,6 +148,7 @@ def make_report(
     failures: Sequence[tuple[str, QexportError]] = (),
 ) -> Report:
     """Gather a run's figures."""
+    job, checkpoint = source.job, source.checkpoint
     floats = {w.backend.name: figures[w.artifact.path] for w in written if w.artifact.precision == "fp32"}
     entries = []
     for item in written:
@@ -156,7 +156,7 @@ def make_report(
         entries.append(artifact_entry(item, figures[item.artifact.path], reference, images))
     return Report(
         command=command,
-        model=_model_entry(checkpoint, program),
+        model=_model_entry(checkpoint, source.program),
         calibration=_calibration_entry(job, table) if table else None,
         evaluation=_evaluation_entry(job, images) if not job.no_eval else None,
         artifacts=tuple(entries),

@@ -6,8 +6,6 @@ converter lowers to integer kernels.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decomposed operators)
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch.fx import GraphModule, Node
 from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.errors import ConversionError
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.program import Program, weight_of
+from qexport.program import Program, copied, weight_of
 from qexport.tags import OWNER
 
 operations = torch.ops.quantized_decomposed
@@ -26,11 +24,6 @@ ACTIVATION_TYPES: dict[str, tuple[torch.dtype, IntegerType]] = {
     "uint8": (torch.uint8, UINT8),
     "int16": (torch.int16, INT16),
 }
-
-
-def copied(program: Program) -> GraphModule:
-    """Return the float graph as a copy that a backend may change."""
-    return copy.deepcopy(program.graph)
 
 
 def simulated(program: Program, plan: QuantPlan) -> GraphModule:

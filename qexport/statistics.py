@@ -45,6 +45,11 @@ class Statistics:
         return (np.arange(BINS, dtype=np.float64) + 0.5) * (2 * self.limit / BINS) - self.limit
 
 
+def unit_interval() -> Statistics:
+    """Statistics of a value that may be anything in 0..1."""
+    return Statistics(0.0, 1.0, 1.0, np.repeat(np.array([0, 1], dtype=np.int64), BINS // 2))
+
+
 def limit_for(peak: float) -> float:
     """Return the smallest power of two that is at least `peak`."""
     return max(LEAST_LIMIT, 2.0 ** math.ceil(math.log2(peak))) if peak > 0 else LEAST_LIMIT

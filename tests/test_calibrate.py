@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,17 @@ import torch
 from conftest import TinyDetector, captured, demo_image, demo_images, seeded
 from PIL import Image
 from torch import Tensor
+from torch.fx import Interpreter, Node
 
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable
 from qexport.dataset import fingerprint
 from qexport.errors import InputError
+from qexport.images import stream
 from qexport.observer import Observer
 from qexport.program import MOVES_DATA, Program
+from qexport.ranges import percentile
+from qexport.statistics import BINS
 
 
 def nothing() -> None:
@@ -150,7 +155,41 @@ def test_a_fixed_batch_is_filled_with_one_image() -> None:
     for name, statistics in alone.items():
         assert doubled[name].minimum == pytest.approx(statistics.minimum, rel=1e-4, abs=1e-5), name
         assert doubled[name].maximum == pytest.approx(statistics.maximum, rel=1e-4, abs=1e-5), name
-        assert doubled[name].counts.sum() == 2 * statistics.counts.sum()
+        times = 1 if two.values[name].operation == "sigmoid" else 2  # those are not counted
+        assert doubled[name].counts.sum() == times * statistics.counts.sum()
+
+
+def test_sigmoids_span_0_to_1_whatever_the_images_show(tiny: Program) -> None:
+    statistics = calibrate(tiny, demo_images("train", 1), nothing).statistics
+    gates = [value.name for value in tiny.values.values() if value.operation == "sigmoid" and value.region == "body"]
+    assert gates
+    for name in gates:
+        assert (statistics[name].minimum, statistics[name].maximum, statistics[name].limit) == (0.0, 1.0, 1.0)
+        assert percentile(statistics[name]) == (0.0, 1.0)
+        assert not statistics[name].counts[: BINS // 2].any()
+
+
+def test_statistics_are_those_of_the_program_run_as_it_is(tiny: Program) -> None:
+    """Against torch.fx's own interpreter, which moves no channels."""
+    found: dict[str, tuple[float, float]] = {}
+
+    class Recording(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, Tensor):
+                found[n.name] = (float(result.min()), float(result.max()))
+            return result
+
+    image = demo_images("train", 1)
+    (pixels,) = (pixels for _, pixels in stream(image, tiny.imgsz, lambda *_: None))
+    with torch.no_grad():
+        Recording(tiny.graph).run(torch.from_numpy(pixels)[None])
+    statistics = calibrate(tiny, image, nothing).statistics
+    watched = [name for name in statistics if tiny.values[name].operation != "sigmoid"]
+    assert len(watched) > 8
+    for name in watched:
+        seen = (statistics[name].minimum, statistics[name].maximum)
+        assert seen == pytest.approx(found[name], rel=1e-4, abs=1e-5), name
 
 
 def test_values_are_freed_as_soon_as_nothing_reads_them(tiny: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,20 +17,24 @@ from qexport.clock import Clock
 from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, VerificationError
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
-from qexport.lower import Source, Written
+from qexport.lower import Written
 from qexport.measure import measure
 from qexport.program import Program
 from qexport.progress import Silent
+from qexport.second_process import EndedError
+from qexport.source import Source
 
 REFUSED = ConversionError("no such kernel", "try another")
 WRONG = VerificationError("another plan")
 NO_ENGINE = EngineNotBuiltError("no TensorRT")
 
 
-def outcomes(monkeypatch: pytest.MonkeyPatch, **found: list[str | Exception]) -> tuple[list[str], list[Any]]:
+def outcomes(
+    monkeypatch: pytest.MonkeyPatch, pending: export.Pending | None = None, **found: list[str | Exception]
+) -> tuple[list[str], list[Any]]:
     """Walk over formats that each yield names, and may raise an error after them."""
 
-    def write(source: Source, table: None, backend: Any, clock: Clock) -> Iterator[str]:
+    def write(source: Source, table: None, backend: Any, pending: export.Pending, clock: Clock) -> Iterator[str]:
         for item in found[backend.name]:
             if isinstance(item, Exception):
                 raise item
@@ -39,7 +44,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch, **found: list[str | Exception]) ->
     monkeypatch.setattr(export, "_write_format", write)
     source: Any = SimpleNamespace(job=SimpleNamespace(format=tuple(found)))
     written: Any
-    written, failures = export._write_all(source, None, Clock(Silent()))
+    written, failures = export._write_all(source, None, pending or {}, Clock(Silent()))
     return written, failures
 
 
@@ -62,6 +67,49 @@ def test_where_all_fail_the_first_error_counts(monkeypatch: pytest.MonkeyPatch) 
 def test_a_fault_of_ours_is_not_taken_for_a_format_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         outcomes(monkeypatch, one=["a"], two=[ZeroDivisionError()])
+
+
+def test_what_a_second_process_writes_is_waited_for_last_and_listed_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    def find(name: str) -> Any:
+        order.append(name)
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(export, "_write_format", lambda source, table, backend, *_: iter([backend.name.upper()]))
+    monkeypatch.setattr(export, "find_backend", find)
+    source: Any = SimpleNamespace(job=SimpleNamespace(format=("slow", "one", "two")))
+    pending: export.Pending = {("slow", "int8"): Future(), ("slow", "fp32"): Future()}
+    written: Any
+    written, _ = export._write_all(source, None, pending, Clock(Silent()))
+    assert order == ["one", "two", "slow"]
+    assert written == ["SLOW", "ONE", "TWO"]
+
+
+@pytest.mark.parametrize("failure", [None, REFUSED, EndedError("killed")])
+def test_a_file_is_written_here_where_the_second_process_is_gone(
+    failure: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply is taken as it is, an error too; only where there is none does this process do the work."""
+    theirs, ours = (Written(Artifact(Path(name), "tflite", "fp32", "", 0), find_backend("tflite")) for name in "ab")
+    monkeypatch.setattr(export, "write_float", lambda *_: ours)
+    reply: Future[Written] = Future()
+    if failure:
+        reply.set_exception(failure)
+    else:
+        reply.set_result(theirs)
+    source: Any = None
+
+    def write() -> Written:
+        return export._write(source, None, find_backend("tflite"), "fp32", {("tflite", "fp32"): reply})
+
+    if failure is REFUSED:
+        with pytest.raises(ConversionError, match="no such kernel"):
+            write()
+    else:
+        assert write() is (ours if failure else theirs)
 
 
 class Counted:

@@ -1,4 +1,4 @@
-"""The quick decomposition of programs gives the very files that the converter's own gives."""
+"""Exporting directly and decomposing locally gives the very files that the converter's own gives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qexport.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 decompositions = pytest.importorskip("qexport.backends.litert_decompositions")
+exports = pytest.importorskip("qexport.backends.litert_export")
 
 pytestmark = pytest.mark.skipif(not decompositions.is_tested(), reason="other versions use the converter as it is")
 
@@ -27,16 +28,21 @@ def both_ways(
     """The file written with local decompositions, and with the converter's own."""
     metadata = {"end2end": True}
     calls: list[str] = []
-    original = decompositions.run_decompositions
+    original, export = decompositions.run_decompositions, exports.exported_program
 
     def counted(*given: object, **named: object) -> object:
         calls.append("")
         return original(*given, **named)
 
+    def directly(*given: object) -> object:
+        calls.append("export")
+        return export(*given)
+
     with monkeypatch.context() as patch:
         patch.setattr(decompositions, "run_decompositions", counted)
+        patch.setattr(exports, "exported_program", directly)
         TFLiteBackend().lower(program, plan, metadata, folder / "quick.tflite")
-    assert len(calls) == 4  # it ran, four times, and to its end
+    assert calls == ["export", "", "", "", ""]  # it ran, decomposed four times, and came to its end
     with monkeypatch.context() as patch:
         patch.setattr(decompositions, "is_tested", lambda: False)
         TFLiteBackend().lower(program, plan, metadata, folder / "own.tflite")

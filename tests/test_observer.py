@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.observer import MOST_SAMPLES, Observer, histogram
+from qexport.observer import MOST_SAMPLES, Observer, histogram, samples_each
 from qexport.statistics import BINS, LEAST_LIMIT, Statistics
 
 
@@ -111,3 +111,26 @@ def test_statistics_are_a_copy_that_later_images_leave_alone() -> None:
     early = observer.statistics()
     observer.update(torch.ones(10))
     assert early.counts.sum() == 10
+
+
+def test_images_share_a_million_samples_of_each_value() -> None:
+    """128 × 8192 is 2**20; few images give more each, many not less than a histogram has bins."""
+    assert {n: samples_each(n) for n in (0, 1, 4, 16, 32, 128, 5000)} == {
+        0: 65536, 1: 65536, 4: 65536, 16: 65536, 32: 32768, 128: 8192, 5000: 8192,
+    }  # fmt: skip
+
+
+def test_fewer_samples_where_they_are_asked_for() -> None:
+    observer = Observer(samples=100)
+    observer.update(torch.arange(1000.0))
+    seen = observer.statistics()
+    assert seen.counts.sum() == 91  # every 11th: ten is even
+    assert (seen.minimum, seen.maximum) == (0.0, 999.0)
+
+
+def test_the_order_of_channels_in_memory_changes_no_statistic() -> None:
+    feature = torch.randn(1, 5, 7, 6, generator=torch.Generator().manual_seed(3))
+    one, other = watch(feature), watch(feature.contiguous(memory_format=torch.channels_last))
+    assert (one.minimum, one.maximum, one.limit) == (other.minimum, other.maximum, other.limit)
+    np.testing.assert_array_equal(one.counts, other.counts)
+    assert one.counts.sum() == feature.numel()

@@ -23,6 +23,7 @@ from qexport.lower import Written
 from qexport.measure import Figures
 from qexport.program import Program
 from qexport.report import Report, accuracy_warnings, latency_warnings, make_report, save_report, to_json
+from qexport.source import Source
 from qexport.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
@@ -53,11 +54,11 @@ def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Re
         Written(INT8, backend, Verification(123, 4, 0.97, 4, 0.987654), Path("out/plan.json"), TYPES),
         Written(FP32, backend),
     ]
-    settings = {"images": images(), "written": written, "figures": figures(), "job": job(), **changes}
+    settings = {"images": images(), "written": written, "figures": figures(), **changes}
+    source = Source(settings.pop("job", job()), demo_checkpoint(), program, ())
     return make_report(
+        source,
         command="qexport demo.pt --int8",
-        checkpoint=demo_checkpoint(),
-        program=program,
         table=table,
         seconds={"read": 1.25, "calibrate": 2.5},
         **settings,

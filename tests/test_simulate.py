@@ -15,8 +15,8 @@ from qexport.errors import ConversionError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.planner import make_plan
 from qexport.profile import TFLITE
-from qexport.program import Program
-from qexport.simulate import copied, simulated
+from qexport.program import Program, copied
+from qexport.simulate import simulated
 
 Array = NDArray[np.float64]
 

@@ -123,6 +123,7 @@ class Backend(Protocol):
         profiles: by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
         precisions: what it can be written as.
         dynamic: whether the number of images in a run can be left open.
+        apart: whether writing it is slow and shares nothing with other formats, so that a second process may do it.
         timed: whether `runner` is the runtime that the artifact is for, so that its latency means something.
     """
 
@@ -131,6 +132,7 @@ class Backend(Protocol):
     profiles: Mapping[str, RuntimeProfile]
     precisions: frozenset[str]
     dynamic: bool
+    apart: bool
     timed: bool
 
     def lower(
@@ -189,14 +191,24 @@ def available_formats() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
-def find_backend(name: str) -> Backend:
-    """Import and return the backend called `name`.
+def find_class(name: str) -> type[Backend]:
+    """Import the class of the backend called `name`.
 
     Raises:
         UsageError: no such backend.
     """
     for entry in entry_points(group=GROUP):
         if entry.name == name:
-            backend: Backend = entry.load()()
-            return backend
+            found: type[Backend] = entry.load()
+            return found
     raise UsageError(f"unknown format {name}", f"choose from {', '.join(available_formats())}")
+
+
+def find_backend(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Raises:
+        UsageError: no such backend.
+        MissingExtraError: packages that it needs are not installed.
+    """
+    return find_class(name)()

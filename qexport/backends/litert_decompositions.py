@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -39,9 +41,13 @@ def local_decompositions() -> Iterator[None]:
     from litert_torch import fx_infra
     from litert_torch.fx_infra import _safe_run_decompositions as original
 
-    kept = original.safe_run_decompositions
+    kept, known = original.safe_run_decompositions, Known({}, {})
+
+    def quick(exported: Any, table: Table | None = None, can_skip: bool = True) -> Any:
+        return run_decompositions(exported, table, known)
+
     for module in (fx_infra, original):
-        vars(module)["safe_run_decompositions"] = run_decompositions
+        vars(module)["safe_run_decompositions"] = quick
     try:
         yield
     finally:
@@ -49,21 +55,35 @@ def local_decompositions() -> Iterator[None]:
             vars(module)["safe_run_decompositions"] = kept
 
 
-def run_decompositions(exported: Any, table: Table | None = None, can_skip: bool = True) -> Any:
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs of one conversion found out.
+
+    Attributes:
+        results: node → its operator and arguments when its result's type and shape were computed.
+        expansions: operator and its arguments' types and shapes → the operators that it consists of, in one run.
+    """
+
+    results: dict[Node, tuple[Any, ...]]
+    expansions: dict[object, Graph]
+
+
+def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
     """Do what `litert_torch.fx_infra.safe_run_decompositions` does, in place.
 
     Args:
         exported: a `torch.export.ExportedProgram`.
         table: operator → its decomposition; with none, only Python functions that a pass inserted are expanded.
-        can_skip: part of the signature that is replaced; nodes that need nothing are always skipped.
+        known: kept from run to run.
     """
+    known.expansions.clear()  # another run has another table
     graph: Graph = exported.graph_module.graph
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes if node.op == "placeholder"])
     assert mode is not None
     with mode, torch.no_grad():
         for node in list(graph.nodes):
             if node.op == "call_function" and not node._erased:
-                _visit(graph, node, table or {})
+                _visit(graph, node, table or {}, known)
     for node in graph.nodes:
         _describe(node)
     graph.eliminate_dead_code()
@@ -72,23 +92,47 @@ def run_decompositions(exported: Any, table: Table | None = None, can_skip: bool
     return exported
 
 
-def _visit(graph: Graph, node: Node, table: Table) -> None:
-    """Expand a node, or compute its type and shape again: a pass may have changed those of its inputs."""
+def _visit(graph: Graph, node: Node, table: Table, known: Known) -> None:
+    """Expand a node, or compute its type and shape again where a pass has changed it or its inputs."""
     from litert_torch.fx_infra._safe_run_decompositions import _BUILTIN_OPERATORS
 
     if node.target is aten._assert_tensor_metadata.default and not node.users:
         graph.erase_node(node)
         return
-    node.meta = dict(node.meta)  # passes give several nodes one dictionary
     target: Any = node.target
     if isinstance(target, torch._ops.OpOverloadPacket):
         target = target.default
-    args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
     is_operator = isinstance(target, torch._ops.OperatorBase) or target in _BUILTIN_OPERATORS
-    if is_operator and target not in table and not (table and _is_aliasing_composite(target)):
-        node.meta["val"] = target(*args, **kwargs)
-    else:
-        _expand(graph, node, table.get(target, target), args, kwargs, table)
+    expands = not is_operator or target in table or bool(table and _is_aliasing_composite(target))
+    args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    if not expands and _is_known(node, args, kwargs, known):
+        return
+    node.meta = dict(node.meta)  # passes give several nodes one dictionary
+    if expands:
+        _expand(graph, node, table.get(target, target), args, kwargs, table, known)
+        return
+    result, before = target(*args, **kwargs), node.meta.get("val")
+    node.meta["val"] = before if _is_like(before, result) else result
+    known.results[node] = (node.target, args, kwargs, node.meta["val"])
+
+
+def _is_known(node: Node, args: Any, kwargs: Any, known: Known) -> bool:
+    """Whether neither a node nor what it reads has changed since its result was described."""
+    before = known.results.get(node)
+    if before is None or before[0] is not node.target or before[3] is not node.meta.get("val"):
+        return False
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    old, old_spec = pytree.tree_flatten((before[1], before[2]))
+    return spec == old_spec and all(
+        one is other if isinstance(one, torch.Tensor) else type(one) is type(other) and one == other
+        for one, other in zip(leaves, old, strict=True)
+    )
+
+
+def _is_like(one: Any, other: Any) -> bool:
+    """Whether two results are tensors of the same type, shape and layout."""
+    tensors = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return tensors and _extract_tensor_metadata(one) == _extract_tensor_metadata(other)
 
 
 def _is_aliasing_composite(target: Any) -> bool:
@@ -99,27 +143,44 @@ def _is_aliasing_composite(target: Any) -> bool:
     return composite and any(argument.alias_info is not None for argument in target._schema.arguments)
 
 
-def _expand(graph: Graph, node: Node, function: Callable[..., Any], args: Any, kwargs: Any, table: Table) -> None:
+def _expand(
+    graph: Graph, node: Node, function: Callable[..., Any], args: Any, kwargs: Any, table: Table, known: Known
+) -> None:
     """Put the operators that `function` consists of in the place of a node."""
     values, spec = pytree.tree_flatten((args, kwargs))
     sources = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, Node))[0]
     tensors = [index for index, value in enumerate(values) if isinstance(value, torch.Tensor)]
+    described = [_extract_tensor_metadata(v) if isinstance(v, torch.Tensor) else (type(v), v) for v in values]
+    key = (_identity(function), spec, tuple(map(repr, described)))
+    if key not in known.expansions:
 
-    def call(*given: Any) -> Any:
-        full = list(values)
-        for index, tensor in zip(tensors, given, strict=True):
-            full[index] = tensor
-        positional, named = pytree.tree_unflatten(full, spec)
-        return function(*positional, **named)
+        def call(*given: Any) -> Any:
+            full = list(values)
+            for index, tensor in zip(tensors, given, strict=True):
+                full[index] = tensor
+            positional, named = pytree.tree_unflatten(full, spec)
+            return function(*positional, **named)
 
-    examples = [values[index] for index in tensors]
+        known.expansions[key] = _traced(call, [values[index] for index in tensors], table)
+    _splice(graph, node, known.expansions[key], [sources[index] for index in tensors])
+
+
+def _identity(function: Callable[..., Any]) -> object:
+    """The function, or for those that a pass makes anew for every node their code and what it refers to."""
+    if not isinstance(function, FunctionType):
+        return function
+    return function.__code__, tuple(id(cell.cell_contents) for cell in function.__closure__ or ())
+
+
+def _traced(call: Callable[..., Any], examples: list[torch.Tensor], table: Table) -> Graph:
+    """The operators that a call consists of."""
     if table:
         functional = torch.func.functionalize(call, remove="mutations")
-        traced = make_fx(functional, decomposition_table=dict(table))(*examples)
-    else:
-        # Before dispatch, so that composite operators inside a pass's function stay whole.
-        traced = make_fx(call, pre_dispatch=True)(*examples)
-    _splice(graph, node, traced.graph, [sources[index] for index in tensors])
+        traced: Graph = make_fx(functional, decomposition_table=dict(table))(*examples).graph
+        return traced
+    # Before dispatch, so that composite operators inside a pass's function stay whole.
+    composite: Graph = make_fx(call, pre_dispatch=True)(*examples).graph
+    return composite
 
 
 def _splice(graph: Graph, node: Node, traced: Graph, sources: list[Node]) -> None:

@@ -36,6 +36,7 @@ class OnnxBackend:
     profiles: Mapping[str, RuntimeProfile] = {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True
+    apart = False
     timed = True
 
     def __init__(self) -> None:

@@ -13,8 +13,7 @@ import onnx_ir as ir
 import torch
 
 from qexport.errors import ConversionError
-from qexport.program import INPUT, Program, batch_shapes, operation_of
-from qexport.simulate import copied
+from qexport.program import INPUT, Program, batch_shapes, copied, operation_of
 from qexport.tags import tag_values
 
 if TYPE_CHECKING:

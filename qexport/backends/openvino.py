@@ -48,6 +48,7 @@ class OpenVINOBackend:
     profiles: Mapping[str, RuntimeProfile] = {ANY: OPENVINO, AVX2: careful(OPENVINO)}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True
+    apart = False
     timed = True
 
     def __init__(self) -> None:

@@ -36,6 +36,7 @@ class TensorRTBackend:
     profiles: Mapping[str, RuntimeProfile] = {ANY: TENSORRT}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True
+    apart = False
     timed = False
 
     def __init__(self) -> None:

@@ -42,6 +42,7 @@ class TFLiteBackend:
     profiles: Mapping[str, RuntimeProfile] = {ANY: TFLITE}
     precisions = frozenset({"fp32", "int8"})
     dynamic = False
+    apart = True
     timed = True
 
     def __init__(self) -> None:
@@ -60,7 +61,8 @@ class TFLiteBackend:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
-        from qexport.simulate import copied, simulated
+        from qexport.program import copied
+        from qexport.simulate import simulated
         from qexport.tags import tag_values
 
         graph = simulated(program, plan) if plan else copied(program)
@@ -129,6 +131,7 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
     from litert_torch.quantize.quant_config import QuantConfig
 
     from qexport.backends.litert_decompositions import is_tested, local_decompositions
+    from qexport.backends.litert_export import direct_export
 
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantisation = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config)) if quantised else None
@@ -136,7 +139,7 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
         with torch.no_grad():
             if is_tested():
                 # Where the quick way fails, the converter's own is slower and decides.
-                with contextlib.suppress(Exception), local_decompositions():
+                with contextlib.suppress(Exception), local_decompositions(), direct_export():
                     return litert_torch.convert(graph, (example,), quant_config=quantisation)
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
     except Exception as error:  # the converter raises whatever its passes do

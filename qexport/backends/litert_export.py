@@ -1,0 +1,126 @@
+"""Hand litert-torch an `ExportedProgram` of the graph as it is, in place of tracing it once more.
+
+The program's graph came out of `torch.export`, and only known operators were added to it since. Exporting it again, as
+the converter does with every module, takes seconds to find the same nodes: here types and shapes are propagated through
+those that are there. The resulting files are byte-identical, which a test holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+
+@contextlib.contextmanager
+def direct_export() -> Iterator[None]:
+    """Let `torch.export.export` take graphs as they are for the time of the block."""
+    kept = torch.export.export
+
+    def export(module: Any, args: tuple[Any, ...], *_: Any, **__: Any) -> ExportedProgram:
+        return exported_program(module, *args)
+
+    vars(torch.export)["export"] = export
+    try:
+        yield
+    finally:
+        vars(torch.export)["export"] = kept
+
+
+def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:
+    """Return what `torch.export.export(module, examples)` returns.
+
+    Args:
+        module: placeholders, parameters and buffers by `get_attr`, operators of torch; one output, a tensor.
+        examples: one tensor for each placeholder.
+    """
+    graph = GraphModule(module, copy.deepcopy(module.graph))
+    given = graph.graph.find_nodes(op="placeholder")
+    tensors = dict(zip(given, examples, strict=True))
+    specs = _lift(graph, given, tensors)
+    _propagate(graph.graph, tensors)
+    result = _sole_output(graph.graph)
+    made = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None)
+    return ExportedProgram(
+        root=graph,
+        graph=graph.graph,
+        graph_signature=ExportGraphSignature(specs, [made]),
+        state_dict=dict(graph.state_dict(keep_vars=True)),
+        range_constraints={},
+        module_call_graph=[ModuleCallEntry("", _call(given, result))],
+        example_inputs=(examples, {}),
+    )
+
+
+def _lift(graph: GraphModule, given: list[Node], tensors: dict[Node, Tensor]) -> list[InputSpec]:
+    """Make inputs of the graph's parameters and buffers, before those that are `given`."""
+    specs: list[InputSpec] = []
+    lifted: dict[str, Node] = {}
+    parameters, buffers = dict(graph.named_parameters()), dict(graph.named_buffers())
+    attributes = graph.graph.find_nodes(op="get_attr")
+    first = next(iter(graph.graph.nodes))
+    for path in dict.fromkeys(str(node.target) for node in attributes):
+        kind, letter = (InputKind.PARAMETER, "p") if path in parameters else (InputKind.BUFFER, "b")
+        with graph.graph.inserting_before(first):
+            lifted[path] = graph.graph.placeholder(f"{letter}_{path.replace('.', '_')}")
+        tensors[lifted[path]] = parameters[path] if path in parameters else buffers[path]
+        persistent = True if path in buffers else None
+        specs.append(InputSpec(kind, TensorArgument(lifted[path].name), path, persistent))
+    for node in given:
+        first.prepend(node)
+        specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None))
+    for node in attributes:
+        node.replace_all_uses_with(lifted[str(node.target)])
+        graph.graph.erase_node(node)
+    return specs
+
+
+def _propagate(graph: Graph, tensors: dict[Node, Tensor]) -> None:
+    """Give every node the type and shape of its result."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        for node in graph.nodes:
+            node.meta = dict(node.meta)
+            if node.op == "placeholder":
+                node.meta["val"] = mode.from_tensor(tensors[node], static_shapes=True)
+            elif node.op == "call_function":
+                args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+                node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _sole_output(graph: Graph) -> Node:
+    """The node that is returned, by itself or in a tuple of one; afterwards in a tuple."""
+    returned: Any = graph.output_node().args[0]
+    result = returned if isinstance(returned, Node) else returned[0]
+    graph.output_node().args = ((result,),)
+    assert isinstance(result, Node)
+    return result
+
+
+def _call(given: list[Node], result: Node) -> ModuleCallSignature:
+    """The outermost call: positional tensors in, one tensor out."""
+    inputs = pytree.tree_structure((tuple(range(len(given))), {}))
+    return ModuleCallSignature(
+        inputs=[TensorArgument(node.name) for node in given],
+        outputs=[TensorArgument(result.name)],
+        in_spec=inputs,
+        out_spec=pytree.tree_structure(0),
+    )

@@ -1,0 +1,73 @@
+"""What artifacts are written from: the checkpoint, and the float program that was captured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.backends import Backend
+from qexport.checkpoint import Checkpoint, load_checkpoint
+from qexport.errors import InputError, UsageError
+from qexport.heads import split_head
+from qexport.job import ExportJob
+from qexport.program import Program, capture
+from qexport.torchvision_repair import repair
+
+
+@dataclass(frozen=True)
+class Source:
+    """What every artifact of a run is written from.
+
+    Attributes:
+        samples: images to try artifacts on.
+    """
+
+    job: ExportJob
+    checkpoint: Checkpoint
+    program: Program
+    samples: Sequence[Path]
+
+    def path(self, backend: Backend, precision: str) -> Path:
+        """Where an artifact goes."""
+        return self.job.folder / f"{self.job.stem}_{precision}{backend.suffix}"
+
+
+def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
+    """Load the checkpoint at `path`.
+
+    Raises:
+        InputError: this version cannot export it.
+    """
+    repair()
+    checkpoint = load_checkpoint(path, job.trust_checkpoint)
+    if checkpoint.channels != 3:
+        raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
+    if checkpoint.task != "detect":
+        raise InputError(f"{path} is a {checkpoint.task} model", "this version exports detection models")
+    return checkpoint
+
+
+def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
+    """Capture the float program at the size that the job asks for, or the one that the model was trained at.
+
+    Raises:
+        UsageError: the size does not suit the model.
+    """
+    imgsz, stride = job.imgsz or (checkpoint.imgsz, checkpoint.imgsz), checkpoint.stride
+    if any(size % stride for size in imgsz):
+        nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
+        asked = "x".join(map(str, imgsz))
+        raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
+    module = split_head(checkpoint.module, job.head, imgsz, job.nms)
+    return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
+
+
+def read_source(job: ExportJob, path: Path, samples: Sequence[Path]) -> Source:
+    """Load the checkpoint at `path` and capture its program.
+
+    Raises:
+        InputError, UsageError: it cannot be exported, or not as the job wants it.
+    """
+    checkpoint = read_checkpoint(job, path)
+    return Source(job, checkpoint, capture_program(job, checkpoint), samples)
