@@ -36,8 +36,9 @@ $(READY): pyproject.toml constraints.txt
 run: setup  ## the main job on the embedded default: model, data set and report
 	$(VENV)/bin/qexport demo
 
+# Two processes, a file of tests at a time: most of what the tests run keeps one core busy.
 test: setup  ## all tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 bench: setup  ## measure the main job on the real models in ../shared, against the bounds
 	$(PY) benchmarks/main_job.py
