@@ -126,9 +126,10 @@ class _Recorder:
             keep = found["conf"] >= TRUTH_CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:
-                self._score(validator, name, found, *self.reference[name])
+                self.score(validator, name, found, *self.reference[name])
 
-    def _score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
+    def score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
+        """Score one image's detections against boxes and classes."""
         truth = {"bboxes": boxes, "cls": classes}
         self.metrics.update_stats(
             {
@@ -146,6 +147,27 @@ class _Recorder:
             return None
         self.metrics.process()
         return float(self.metrics.box.map)
+
+
+def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | None:
+    """mAP50-95 of detections with other detections as ground truth.
+
+    Args:
+        found: image → (n, 6) rows: corners in pixels, score, class.
+        truth: image → boxes and classes.
+
+    Returns:
+        None where there is no ground truth.
+    """
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    validator = DetectionValidator(args={"task": "detect", "plots": False})
+    recorder = _Recorder(truth)
+    recorder.metrics.names = {int(c): str(int(c)) for _, classes in truth.values() for c in classes}
+    for name, rows in found.items():
+        each = {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}
+        recorder.score(validator, name, each, *truth[name])
+    return recorder.fidelity()
 
 
 def agreement(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], iou: float = 0.5) -> tuple[int, int]:

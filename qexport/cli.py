@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 
 from qexport import __version__
+from qexport.cli_verify import verify_command
 from qexport.errors import QexportError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
-    "'qexport formats' lists the formats. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
+    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 8 TensorRT engine not built, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
@@ -44,8 +45,11 @@ def _option(text: str, *names: str, **settings: Any) -> Any:
 def export_command(
     model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
-    int8: Annotated[bool | None, _option("INT8 weights and activations; needs --data.", "--int8")] = None,
-    half: Annotated[bool | None, _option("FP16.", "--half")] = None,
+    precision: Annotated[
+        str | None, _option("fp32, fp16, int8, int8-dynamic, w8a16 or int8-full. Default: fp32.", "--precision")
+    ] = None,
+    int8: Annotated[bool | None, _option("Short for --precision int8; needs --data.", "--int8")] = None,
+    half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
     data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
     eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
     imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
@@ -119,6 +123,9 @@ def formats() -> None:
             print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
         except MissingExtraError as error:
             print(f"{name}: not installed ({error.remedy})")
+
+
+verbs_app.command("verify")(verify_command)
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
@@ -211,7 +218,7 @@ class Drawn:
         self._bar.update(task, total=total or 1, completed=total or 1)
 
 
-VERBS = {"demo": verbs_app, "formats": verbs_app}
+VERBS = {"demo": verbs_app, "formats": verbs_app, "verify": verbs_app}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from qexport.errors import InputError, QexportError
 from qexport.files import make_folder
 from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
-from qexport.lower import Written, build_engine, write_float, write_int8
+from qexport.lower import Written, build_engine, write_calibrated, write_float
 from qexport.measure import measure
 from qexport.progress import Progress
 from qexport.report import Report, make_report, save_report
@@ -47,9 +47,11 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         _check_classes(source.checkpoint, images)
         make_folder(job.folder)
     pending = _ask_for_float(job, ask) if ask else {}
-    table = _table(source, images, clock) if job.int8 else None
+    table = _table(source, images, clock) if job.calibrates else None
     if ask and len(job.format) > 1:
-        pending |= {(name, "int8"): ask(WriteArtifact(name, "int8", table)) for name in formats_apart(job)}
+        pending |= {
+            (name, job.precision): ask(WriteArtifact(name, job.precision, table)) for name in formats_apart(job)
+        }
     written, failures = _write_all(source, table, pending, clock)
     figures = measure(job, source.program, images, written, clock)
     report = make_report(source, command, table, images, written, figures, clock.seconds, failures)
@@ -96,7 +98,7 @@ def _write_all(
     """
     written: dict[str, list[Written]] = {name: [] for name in source.job.format}
     errors: dict[str, QexportError] = {}
-    for name in sorted(source.job.format, key=lambda name: (name, "int8") in pending):
+    for name in sorted(source.job.format, key=lambda name: (name, source.job.precision) in pending):
         try:
             for item in _write_format(source, table, find_backend(name), pending, clock):
                 written[name].append(item)
@@ -134,4 +136,4 @@ def _write(
     if reply is not None:
         with suppress(EndedError):
             return reply.result()
-    return write_int8(source, backend, table) if table is not None else write_float(source, backend, precision)
+    return write_calibrated(source, backend, table) if table is not None else write_float(source, backend, precision)

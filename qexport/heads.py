@@ -87,7 +87,8 @@ class Decode(nn.Module):
         self.nms = nms
         self.classes = int(head.nc)
         self.reg_max = int(head.reg_max)
-        anchors, strides = anchor_points([int(s) for s in head.stride], imgsz)
+        self.levels = tuple(int(s) for s in head.stride)
+        anchors, strides = anchor_points(self.levels, imgsz)
         self.count = min(NMS_CANDIDATES if nms else MAX_DETECTIONS, anchors.shape[0])
         self.register_buffer("anchors", anchors[None])
         self.register_buffer("strides", strides[None])

@@ -41,7 +41,7 @@ def select_images(job: ExportJob) -> RunImages:
     """
     data = resolve_data(job.data) if job.data else None
     calibration: tuple[Path, ...] = ()
-    if data and (job.int8 or job.no_eval):
+    if data and (job.calibrates or job.no_eval):
         calibration = take(image_list(data, "train"), job.fraction, job.calib_images)
     if job.no_eval:
         return RunImages(calibration)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ OPSETS = range(18, 24)
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "w8a16", "int8-full")
+CALIBRATED = frozenset({"int8", "w8a16", "int8-full"})
+"""Precisions whose activations are integers with scales from calibration."""
+SHORT_FORMS = {"int8": "int8", "half": "fp16"}
+
 
 @dataclass(frozen=True)
 class ExportJob:
@@ -29,7 +34,8 @@ class ExportJob:
     Attributes:
         model: checkpoint path, or a name that Ultralytics knows.
         format: backends to write for.
-        int8, half: precision of weights and activations; neither means float32.
+        precision: of weights and activations, one of `PRECISIONS`; "" becomes what the short forms say.
+        int8, half: short forms of "int8" and "fp16"; neither means "fp32".
         data: data set YAML whose train split calibrates and whose val split evaluates.
         eval_data: another YAML to evaluate on.
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
@@ -56,6 +62,7 @@ class ExportJob:
 
     model: str
     format: tuple[str, ...] = ("tflite",)
+    precision: str = ""
     int8: bool = False
     half: bool = False
     data: str | None = None
@@ -83,10 +90,16 @@ class ExportJob:
     no_latency: bool = False
     trust_checkpoint: bool = False
 
+    def __post_init__(self) -> None:
+        """Let the short forms fill in the precision."""
+        if not self.precision:
+            short = (precision for option, precision in SHORT_FORMS.items() if getattr(self, option))
+            object.__setattr__(self, "precision", next(short, "fp32"))
+
     @property
-    def precision(self) -> str:
-        """Precision of the artifact that is asked for."""
-        return "int8" if self.int8 else "fp16" if self.half else "fp32"
+    def calibrates(self) -> bool:
+        """Whether activations get scales from calibration."""
+        return self.precision in CALIBRATED
 
     def compares(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
@@ -118,7 +131,10 @@ def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJo
         UsageError: an unknown name, a value of the wrong kind or out of range, or an impossible combination.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {**(read_config(config) if config else {}), **given}
+    configured = read_config(config) if config else {}
+    if any(given.get(name) for name in ("precision", *SHORT_FORMS)):
+        configured = {name: value for name, value in configured.items() if name not in ("precision", *SHORT_FORMS)}
+    merged = {**configured, **given}
     if "model" not in merged:
         raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
     job = ExportJob(**{name: _converted(name, value) for name, value in merged.items()})
@@ -214,21 +230,26 @@ def _check(job: ExportJob) -> None:
     _check_range("batch", job.batch > 0, job.batch, "1 or more")
     _check_range("threads", job.threads > 0, job.threads, "1 or more")
     _check_range("opset", job.opset is None or job.opset in OPSETS, job.opset, f"{OPSETS[0]} to {OPSETS[-1]}")
-    _check_range("cpu", job.cpu in ("auto", *KINDS), job.cpu, f"auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    _check_range("cpu", job.cpu in ("auto", *KINDS), job.cpu, _alternatives(("auto", *KINDS)))
     _check_range("workspace", job.workspace is None or 0 < job.workspace < 4096, job.workspace, "more than 0 GiB")
     _check_range("dla", job.dla is None or job.dla >= 0, job.dla, "the number of a core, 0 or more")
-    _check_range("head", job.head in (None, *HEADS), job.head, " or ".join(HEADS))
-    _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, " or ".join(RANGE_METHODS))
+    _check_range("head", job.head in (None, *HEADS), job.head, _alternatives(HEADS))
+    _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, _alternatives(RANGE_METHODS))
     if job.device != "cpu":
         raise UsageError(f"--device {job.device} is not supported", "this version runs on the CPU: leave it out")
     if job.imgsz is not None:
         _check_range("imgsz", min(job.imgsz) >= 32, "x".join(map(str, job.imgsz)), "32 pixels or more")
     if job.nms and job.head == "end2end":
         raise UsageError("--nms and --head end2end exclude each other", "the end-to-end head needs no NMS")
+    _check_range("precision", job.precision in PRECISIONS, job.precision, _alternatives(PRECISIONS))
     if job.int8 and job.half:
         raise UsageError("--int8 and --half exclude each other", "give one of them")
-    if job.int8 and not job.data and not (job.calibration and job.eval_data):
-        raise UsageError("--int8 needs images to calibrate with and to verify on", "add --data DATA.yaml")
+    for option, short in SHORT_FORMS.items():
+        if getattr(job, option) and job.precision != short:
+            raise UsageError(f"--{option} and --precision {job.precision} exclude each other", "give one of them")
+    if job.calibrates and not job.data and not (job.calibration and job.eval_data):
+        option = "--int8" if job.int8 else f"--precision {job.precision}"
+        raise UsageError(f"{option} needs images to calibrate with and to verify on", "add --data DATA.yaml")
     if not job.no_eval and not (job.data or job.eval_data):
         raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
     if job.report and (job.report.is_dir() or not job.report.absolute().parent.is_dir()):
@@ -237,6 +258,10 @@ def _check(job: ExportJob) -> None:
         raise UsageError("--format names no format", "give one, such as tflite")
     for name in job.format:
         _check_format(name, job)
+
+
+def _alternatives(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _check_range(option: str, good: bool, value: object, wanted: str) -> None:

@@ -50,7 +50,7 @@ class Written:
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:
-    """Write an artifact in "fp32" or "fp16"; compare it with the program where there are images to do it on.
+    """Write an artifact whose activations stay float; compare it with the program where there are images to do it on.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
@@ -65,34 +65,34 @@ def write_float(source: Source, backend: Backend, precision: str) -> Written:
     return Written(describe_artifact(path, backend.name, precision), backend)
 
 
-def write_int8(source: Source, backend: Backend, table: CalibrationTable) -> Written:
-    """Plan for the backend's runtime, save the plan, write the INT8 artifact and verify it against the plan.
+def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
+    """Plan for the backend's runtime, save the plan, write the artifact and verify it against the plan.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
     """
-    job, path = source.job, source.path(backend, "int8")
+    job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
     plan = make_plan(source.program, table.statistics, profile, job.ranges)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with write_whole(path) as temporary:
-        _lower(source, backend, plan, "int8", temporary)
+        _lower(source, backend, plan, job.precision, temporary)
         inputs = sample_inputs(source.samples, source.program)
         runner = backend.runner(temporary, job.threads)
         verification = verify(source.program, plan, backend.read(temporary), runner, inputs)
     types = {
         "activations": profile.activation.name,
         "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
-        "cpu": cpu if len(backend.profiles) > 1 else "any",
+        "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
-    return Written(describe_artifact(path, backend.name, "int8"), backend, verification, saved, types)
+    return Written(describe_artifact(path, backend.name, job.precision), backend, verification, saved, types)
 
 
 def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
     """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
     cpu = cpu_kind() if job.cpu == "auto" else job.cpu
-    return cpu, profile_for(backend, cpu)
+    return cpu, profile_for(backend, job.precision, cpu)
 
 
 def plan_name(job: ExportJob, backend: Backend) -> str:

@@ -17,7 +17,9 @@ def artifact_metadata(
 
     There is no date in it: equal inputs give equal files.
     """
+    raw = {"raw_outputs": {"strides": list(program.strides), "reg_max": program.reg_max}}
     return {
+        **(raw if precision == "int8-full" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
         "version": __version__,
@@ -34,7 +36,7 @@ def artifact_metadata(
         "args": {
             "batch": program.batch,
             "dynamic": program.dynamic,
-            "quantize": {"int8": 8, "fp16": 16}.get(precision),
+            "quantize": {"fp32": None, "fp16": 16}.get(precision, 8),
         },
         "precision": precision,
         "program": program.fingerprint,

@@ -16,7 +16,7 @@ from qexport.arithmetic import UINT8, affine_parameters, pair_safe_scales, symme
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.profile import FixedScale, RuntimeProfile, SharedScale
-from qexport.program import INPUT, MOVES_DATA, Program, Value, observed_sources
+from qexport.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
 from qexport.statistics import Statistics, merge
 
@@ -103,7 +103,7 @@ def demanded_values(
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or _by_constant(value):
+        if rule is None or value.region != "body" or value.name in float_values or by_constant(value):
             continue
         hands_on = isinstance(rule, SharedScale) or (value.operation == "add" and profile.quantised_sums)
         if value.weight or (value.name in wanted and hands_on):
@@ -123,7 +123,9 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
     stored: set[str] = {INPUT}
     for value in program.values.values():
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or _by_constant(value):
+        if rule is None or value.region != "body" or value.name in float_values:
+            continue
+        if by_constant(value) and not (profile.constants and value.operation == "mul"):
             continue
         moves = isinstance(rule, SharedScale) and value.operation != "cat"
         if not moves or all(name in stored for name in value.inputs):
@@ -137,10 +139,6 @@ def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     total = sum(value.macs for value in program.values.values())
     share = sum(program.values[name].macs for name in program.raw_boxes) / max(total, 1)
     return frozenset(program.raw_boxes) if share <= profile.float_boxes else frozenset()
-
-
-def _by_constant(value: Value) -> bool:
-    return value.operation in ("mul", "add", "sub") and len(value.inputs) < 2
 
 
 def quantised_values(program: Program, integer: frozenset[str]) -> frozenset[str]:
@@ -269,7 +267,7 @@ def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[st
         return "decode stays float: pixels and scores must not share a scale"
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]
-    if _by_constant(value) or value.operation in profile.operations:
+    if by_constant(value) or value.operation in profile.operations:
         return "between float operations"
     return f"{profile.name} has no integer kernel for {value.operation}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qexport.arithmetic import INT8, INT8_NARROW, UINT8, IntegerType
+from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RuntimeProfile:
         half_scales: scales are stored in FP16, and chosen so that they can be.
         bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
         integer_bias: biases are stored as INT32 with the product of input and weight scales.
+        constants: a product with a number runs in integers, the number is one, too.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
         source: where the constraints are documented.
@@ -68,6 +69,7 @@ class RuntimeProfile:
     integer_bias: bool = False
     pair_sums: bool = False
     half_scales: bool = False
+    constants: bool = False
     float_boxes: float = 0.005
     source: str = ""
 
@@ -100,6 +102,25 @@ TFLITE = RuntimeProfile(
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
     source="LiteRT 8-bit quantization specification",
 )
+
+TFLITE_INT16 = replace(
+    TFLITE,
+    name="tflite_w8a16",
+    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
+    activation=INT16,
+    symmetric_activations=True,
+)
+"""INT8 weights, INT16 activations with zero point 0."""
+
+TFLITE_INTEGER = replace(
+    TFLITE,
+    name="tflite_int8-full",
+    operations={**TFLITE.operations, "matmul": OWN, "softmax": LOGISTIC},
+    kept_float={},
+    constants=True,
+    float_boxes=0.0,
+)
+"""No float anywhere: the program ends at the raw outputs."""
 
 WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
 """ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""

@@ -96,6 +96,8 @@ class Program:
         values: every tensor in order of computation, by name.
         raw_boxes, raw_scores: names of the per-level values that the decode reads.
         head: "end2end" or "one2many".
+        strides: pixels in a cell of each level.
+        reg_max: bins of each box side's distribution; 1 where the side is a plain number.
         final: the output's rows are detections, (batch, 300, 6), and need no NMS.
         batch: images in one run; 1 where `dynamic`, and shapes are those of one image.
         fingerprint: SHA-256 over structure and weights.
@@ -107,6 +109,8 @@ class Program:
     raw_boxes: tuple[str, ...]
     raw_scores: tuple[str, ...]
     head: str
+    strides: tuple[int, ...]
+    reg_max: int
     final: bool
     imgsz: tuple[int, int]
     batch: int
@@ -151,6 +155,8 @@ def capture(
         raw_boxes=raw[: len(raw) // 2],
         raw_scores=raw[len(raw) // 2 :],
         head="end2end" if module.decode.end2end else "one2many",
+        strides=module.decode.levels,
+        reg_max=module.decode.reg_max,
         final=module.decode.end2end or module.decode.nms,
         imgsz=imgsz,
         batch=1 if dynamic else batch,
@@ -317,6 +323,11 @@ def _macs(node: Node) -> int:
 def copied(program: Program) -> GraphModule:
     """Return the float graph as a copy that may be changed."""
     return copy.deepcopy(program.graph)
+
+
+def by_constant(value: Value) -> bool:
+    """Whether one side of a sum, difference or product is a number."""
+    return value.operation in ("mul", "add", "sub") and len(value.inputs) < 2
 
 
 def observed_sources(program: Program, name: str) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def cores() -> int:
 
 def formats_apart(job: ExportJob) -> tuple[str, ...]:
     """Formats of a job that a second process would write, or write the FP32 file of, while this one does the rest."""
-    if not job.int8 or cores() < 2:
+    if not job.calibrates or cores() < 2:
         return ()
     apart = [name for name in job.format if find_class(name).apart]
     return tuple(name for name in apart[:1] if len(job.format) > 1 or job.compares(find_class(name).timed))
@@ -159,10 +159,10 @@ def serve() -> None:
 
 
 def _write(source: Source | None, request: WriteArtifact) -> Any:
-    from qexport.lower import write_float, write_int8
+    from qexport.lower import write_calibrated, write_float
 
     assert source is not None
     backend = find_backend(request.format)
     if request.table is not None:
-        return write_int8(source, backend, request.table)
+        return write_calibrated(source, backend, request.table)
     return write_float(source, backend, request.precision)

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.errors import ConversionError
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.program import Program, copied, weight_of
+from qexport.program import Program, by_constant, copied, weight_of
 from qexport.tags import OWNER
 
 operations = torch.ops.quantized_decomposed
@@ -26,19 +26,24 @@ ACTIVATION_TYPES: dict[str, tuple[torch.dtype, IntegerType]] = {
 }
 
 
-def simulated(program: Program, plan: QuantPlan) -> GraphModule:
+def simulated(program: Program, plan: QuantPlan, graph: GraphModule | None = None) -> GraphModule:
     """Return a copy of the program's graph in which every quantised value passes through its integers.
+
+    Args:
+        graph: a copy that was changed already, to take in its place.
 
     Raises:
         ConversionError: the plan was made for another program.
     """
     if plan.program != program.fingerprint:
         raise ConversionError("the plan was made for another program", "plan again")
-    graph = copied(program)
+    graph = graph or copied(program)
     for node in list(graph.graph.nodes):
         weight = weight_of(node)
         if weight and plan.is_quantised(weight):
             _quantise_weight(graph, node, plan.tensors[weight])
+        if node.name in plan.integer and by_constant(program.values[node.name]):
+            _quantise_constant(graph, node)
     for node in list(graph.graph.nodes):
         if node.name in program.values and plan.is_quantised(node.name):
             _quantise_activation(graph, node, plan, integer_readers(plan, node))
@@ -98,3 +103,18 @@ def _quantise_weight(graph: GraphModule, node: Node, quant: TensorQuant) -> None
     for made in (integers, real):
         made.meta[OWNER] = node.name
     node.replace_input_with(source, real)
+
+
+def _quantise_constant(graph: GraphModule, node: Node) -> None:
+    """Make a tensor of the number that a value is multiplied with, and let it pass through one integer."""
+    number = next(float(arg) for arg in node.args if isinstance(arg, int | float))
+    name = f"{node.name}_constant"
+    graph.register_buffer(name, torch.tensor([number]))
+    parameters = (abs(number) / INT8.high or 1.0, 0, INT8_NARROW.low, INT8_NARROW.high, torch.int8)
+    with graph.graph.inserting_before(node):
+        constant = graph.graph.get_attr(name)
+        integers = graph.graph.call_function(operations.quantize_per_tensor.default, (constant, *parameters))
+        real = graph.graph.call_function(operations.dequantize_per_tensor.default, (integers, *parameters))
+    for made in (integers, real):
+        made.meta[OWNER] = node.name
+    node.args = tuple(real if isinstance(arg, int | float) else arg for arg in node.args)

@@ -40,6 +40,8 @@ class TinyDecode(nn.Module):
 
     end2end = False
     nms = False
+    levels = (2,)
+    reg_max = 1
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 4 + classes, anchors)."""

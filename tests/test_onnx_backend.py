@@ -47,7 +47,7 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     """The end-to-end demo model at 96 pixels, calibrated on four images, for this machine."""
     backend = OnnxBackend()
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
-    plan = make_plan(demo_program, table.statistics, profile_for(backend, cpu_kind()))
+    plan = make_plan(demo_program, table.statistics, profile_for(backend, "int8", cpu_kind()))
     path = tmp_path_factory.mktemp("onnx") / "demo_int8.onnx"
     metadata = artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)
     backend.lower(demo_program, plan, metadata, path)
@@ -57,7 +57,7 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def small(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QuantPlan]:
     """The tiny detector, with the weights that any CPU computes with."""
-    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OnnxBackend(), AVX2), "minmax")
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OnnxBackend(), "int8", AVX2), "minmax")
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     OnnxBackend().lower(tiny, plan, {"precision": "int8"}, path)
     return path, plan
@@ -82,9 +82,9 @@ def test_the_backend_is_found_by_name() -> None:
 
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OnnxBackend()
-    assert profile_for(backend, VNNI) == profile_for(backend, ARM) == ONNXRUNTIME
-    assert profile_for(backend, AVX2).pair_sums
-    assert not profile_for(backend, VNNI).pair_sums
+    assert profile_for(backend, "int8", VNNI) == profile_for(backend, "int8", ARM) == ONNXRUNTIME
+    assert profile_for(backend, "int8", AVX2).pair_sums
+    assert not profile_for(backend, "int8", VNNI).pair_sums
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

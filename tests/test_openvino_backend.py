@@ -46,7 +46,7 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     """The end-to-end demo model at 96 pixels, calibrated on four images, for this machine."""
     backend = OpenVINOBackend()
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
-    plan = make_plan(demo_program, table.statistics, profile_for(backend, cpu_kind()))
+    plan = make_plan(demo_program, table.statistics, profile_for(backend, "int8", cpu_kind()))
     path = tmp_path_factory.mktemp("openvino") / "demo_int8_openvino_model"
     metadata = artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)
     backend.lower(demo_program, plan, metadata, path)
@@ -56,7 +56,7 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def small(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QuantPlan]:
     """The tiny detector, with the weights that any CPU computes with."""
-    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OpenVINOBackend(), AVX2), "minmax")
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OpenVINOBackend(), "int8", AVX2), "minmax")
     path = tmp_path_factory.mktemp("small") / "small_openvino_model"
     OpenVINOBackend().lower(tiny, plan, {"precision": "int8"}, path)
     return path, plan
@@ -86,9 +86,9 @@ def test_the_backend_is_found_by_name() -> None:
 
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OpenVINOBackend()
-    assert profile_for(backend, VNNI) == profile_for(backend, ARM) == OPENVINO
-    assert profile_for(backend, AVX2).pair_sums
-    assert not profile_for(backend, VNNI).pair_sums
+    assert profile_for(backend, "int8", VNNI) == profile_for(backend, "int8", ARM) == OPENVINO
+    assert profile_for(backend, "int8", AVX2).pair_sums
+    assert not profile_for(backend, "int8", VNNI).pair_sums
 
 
 @pytest.mark.parametrize("package", ["openvino", "onnx", "onnxscript"])

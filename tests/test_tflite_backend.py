@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qexport.backends import StoredGraph
-from qexport.backends.tflite import LiteRunner, TFLiteBackend, read_metadata
+from qexport.backends.tflite import TFLiteBackend, read_metadata
 from qexport.calibrate import calibrate
 from qexport.errors import ConversionError, VerificationError
 from qexport.metadata import artifact_metadata
@@ -120,7 +120,7 @@ def test_the_small_file_computes_the_simulated_program(plain: Program, small: tu
     with torch.no_grad():
         expected = simulated(plain, plan)(image).numpy()
         exact = plain.graph(image).numpy()
-    actual = LiteRunner(path, 1).run(image.numpy())
+    actual = TFLiteBackend().runner(path, 1).run(image.numpy())
     step = 2 * plan.tensors["box_conv"].scale[0]
     boxes = np.abs(actual[:, :4] - expected[:, :4]) / step
     assert boxes.mean() < 1
@@ -234,7 +234,7 @@ def test_a_file_of_another_plan_is_refused(demo_program: Program, lowered: Lower
 
 @pytest.mark.slow
 def test_a_run_does_not_change_its_input_or_an_earlier_result(lowered: Lowered) -> None:
-    runner = LiteRunner(lowered.path, 1)
+    runner = TFLiteBackend().runner(lowered.path, 1)
     one, other = demo_image(SMALL, 0).numpy(), demo_image(SMALL, 1).numpy()
     before = one.copy()
     first = runner.run(one)
@@ -268,7 +268,7 @@ def test_a_float_file_is_the_program_and_its_boxes_come_back_in_pixels(demo_one2
     image = demo_image((320, 320))
     with torch.no_grad():
         expected = demo_one2many.graph(image).numpy()
-    np.testing.assert_allclose(LiteRunner(path, 2).run(image.numpy()), expected, atol=0.05, rtol=1e-3)
+    np.testing.assert_allclose(TFLiteBackend().runner(path, 2).run(image.numpy()), expected, atol=0.05, rtol=1e-3)
     loaded = interpreter(path)
     loaded.set_tensor(loaded.get_input_details()[0]["index"], image.numpy())
     loaded.invoke()

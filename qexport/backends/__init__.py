@@ -120,7 +120,7 @@ class Backend(Protocol):
 
     Attributes:
         suffix: what an artifact's name ends with.
-        profiles: by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
+        profiles: by precision, then by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
         precisions: what it can be written as.
         dynamic: whether the number of images in a run can be left open.
         apart: whether writing it is slow and shares nothing with other formats, so that a second process may do it.
@@ -129,7 +129,7 @@ class Backend(Protocol):
 
     name: str
     suffix: str
-    profiles: Mapping[str, RuntimeProfile]
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]]
     precisions: frozenset[str]
     dynamic: bool
     apart: bool
@@ -181,9 +181,10 @@ def describe_artifact(path: Path, format_name: str, precision: str) -> Artifact:
     return Artifact(path, format_name, precision, digest, sum(map(len, contents)))
 
 
-def profile_for(backend: Backend, cpu: str) -> RuntimeProfile:
-    """The backend's profile for a kind of CPU."""
-    return backend.profiles.get(cpu, backend.profiles[ANY])
+def profile_for(backend: Backend, precision: str, cpu: str) -> RuntimeProfile:
+    """The backend's profile for a calibrated precision on a kind of CPU."""
+    kinds = backend.profiles[precision]
+    return kinds.get(cpu, kinds[ANY])
 
 
 def available_formats() -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:
     """Return what `torch.export.export(module, examples)` returns.
 
     Args:
-        module: placeholders, parameters and buffers by `get_attr`, operators of torch; one output, a tensor.
+        module: placeholders, parameters and buffers by `get_attr`, operators of torch; returns a tensor or a tuple.
         examples: one tensor for each placeholder.
     """
     graph = GraphModule(module, copy.deepcopy(module.graph))
@@ -57,15 +57,15 @@ def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:
     tensors = dict(zip(given, examples, strict=True))
     specs = _lift(graph, given, tensors)
     _propagate(graph.graph, tensors)
-    result = _sole_output(graph.graph)
-    made = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None)
+    results, spec = _outputs(graph.graph)
+    made = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
     return ExportedProgram(
         root=graph,
         graph=graph.graph,
-        graph_signature=ExportGraphSignature(specs, [made]),
+        graph_signature=ExportGraphSignature(specs, made),
         state_dict=dict(graph.state_dict(keep_vars=True)),
         range_constraints={},
-        module_call_graph=[ModuleCallEntry("", _call(given, result))],
+        module_call_graph=[ModuleCallEntry("", _call(given, results, spec))],
         example_inputs=(examples, {}),
     )
 
@@ -106,21 +106,19 @@ def _propagate(graph: Graph, tensors: dict[Node, Tensor]) -> None:
                 node.meta["val"] = node.target(*args, **kwargs)
 
 
-def _sole_output(graph: Graph) -> Node:
-    """The node that is returned, by itself or in a tuple of one; afterwards in a tuple."""
+def _outputs(graph: Graph) -> tuple[list[Node], pytree.TreeSpec]:
+    """The tensors that are returned, and how; afterwards they are in a tuple."""
     returned: Any = graph.output_node().args[0]
-    result = returned if isinstance(returned, Node) else returned[0]
-    graph.output_node().args = ((result,),)
-    assert isinstance(result, Node)
-    return result
+    results, spec = pytree.tree_flatten(returned, is_leaf=lambda leaf: isinstance(leaf, Node))
+    graph.output_node().args = (tuple(results),)
+    return results, spec
 
 
-def _call(given: list[Node], result: Node) -> ModuleCallSignature:
-    """The outermost call: positional tensors in, one tensor out."""
-    inputs = pytree.tree_structure((tuple(range(len(given))), {}))
+def _call(given: list[Node], results: list[Node], spec: pytree.TreeSpec) -> ModuleCallSignature:
+    """The outermost call: positional tensors in, tensors out."""
     return ModuleCallSignature(
         inputs=[TensorArgument(node.name) for node in given],
-        outputs=[TensorArgument(result.name)],
-        in_spec=inputs,
-        out_spec=pytree.tree_structure(0),
+        outputs=[TensorArgument(node.name) for node in results],
+        in_spec=pytree.tree_structure((tuple(range(len(given))), {})),
+        out_spec=spec,
     )

@@ -33,7 +33,7 @@ class TensorRTBackend:
     name = "tensorrt"
     suffix = "_tensorrt.onnx"
     engine_suffix = ".engine"
-    profiles: Mapping[str, RuntimeProfile] = {ANY: TENSORRT}
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: TENSORRT}}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True
     apart = False

@@ -6,10 +6,8 @@ import contextlib
 import json
 import logging
 import os
-import re
 import warnings
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import LowerOptions, StoredGraph, StoredTensor
+from qexport.backends import LowerOptions, Runner, StoredGraph
 from qexport.cpu import ANY
-from qexport.errors import ConversionError, MissingExtraError, VerificationError
-from qexport.profile import TFLITE, RuntimeProfile
+from qexport.errors import ConversionError, MissingExtraError
+from qexport.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
 
 if TYPE_CHECKING:
     from qexport.plan import QuantPlan
     from qexport.program import Program
 
-_PACKAGES = ("litert_torch", "ai_edge_litert", "torchao", "flatbuffers")
-_VALUE = re.compile(r"qexport_(\w+)")
-_MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
-_INTEGER_TYPES = {"INT8", "UINT8", "INT16"}
+_PACKAGES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "torchao", "flatbuffers")
 _METADATA = "metadata.json"
 
 
@@ -39,8 +34,12 @@ class TFLiteBackend:
 
     name = "tflite"
     suffix = ".tflite"
-    profiles: Mapping[str, RuntimeProfile] = {ANY: TFLITE}
-    precisions = frozenset({"fp32", "int8"})
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
+        "int8": {ANY: TFLITE},
+        "w8a16": {ANY: TFLITE_INT16},
+        "int8-full": {ANY: TFLITE_INTEGER},
+    }
+    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "w8a16", "int8-full"})
     dynamic = False
     apart = True
     timed = True
@@ -61,50 +60,61 @@ class TFLiteBackend:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
+        from qexport.backends.litert_file import give_integers, take_float_input
+        from qexport.backends.litert_integer import raw_program
+        from qexport.backends.litert_recipes import RECIPES, stored_smaller
         from qexport.program import copied
         from qexport.simulate import simulated
         from qexport.tags import tag_values
 
-        graph = simulated(program, plan) if plan else copied(program)
-        if not metadata["end2end"]:
+        precision = metadata.get("precision", "fp32")
+        graph, example = copied(program), torch.zeros(program.values["images"].shape)
+        if precision == "int8-full":
+            graph, example = raw_program(graph, program), example.permute(0, 2, 3, 1).contiguous()
+        elif not metadata["end2end"]:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
             height, width = program.imgsz
             graph.get_buffer("decode.unit").div_(torch.tensor([width, height, width, height]))
+        if plan is not None:
+            graph = simulated(program, plan, graph)
         tag_values(graph, program)
-        example = torch.zeros(program.values["images"].shape)
         with _silence():
             _convert(graph, example, quantised=plan is not None).export(str(path))
-        if plan is not None:
-            _take_float_input(path)
+        if precision == "int8-full":
+            give_integers(path)
+        elif plan is not None:
+            take_float_input(path)
+        if precision in RECIPES:
+            path.write_bytes(stored_smaller(path.read_bytes(), precision))
         with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
             # A fixed date keeps equal exports byte-identical.
             archive.writestr(zipfile.ZipInfo(_METADATA, (1980, 1, 1, 0, 0, 0)), json.dumps(dict(metadata)))
 
     def read(self, path: Path) -> StoredGraph:
         """Read types, scales and INT8 weights from the flatbuffer."""
-        return _read(path)
+        from qexport.backends.litert_read import read_file
 
-    def runner(self, path: Path, threads: int) -> LiteRunner:
+        return read_file(path)
+
+    def runner(self, path: Path, threads: int) -> Runner:
         """Load the file into LiteRT."""
-        return LiteRunner(path, threads)
+        return runner_of(interpreter(path, threads), read_metadata(path))
 
     def validation(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing special."""
-        return contextlib.nullcontext()
+        """Ultralytics cannot decode integer-only files."""
+        from qexport.backends.litert_integer import validated_through_decode
+
+        return validated_through_decode()
 
 
 class LiteRunner:
-    """A `.tflite` file in LiteRT's interpreter on the CPU, with the XNNPACK delegate."""
+    """A `.tflite` file with float input and output in an interpreter."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with _silence():
-            self._interpreter = Interpreter(str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self._end2end = read_metadata(path)["end2end"]
+    def __init__(self, loaded: Any, metadata: Mapping[str, Any]) -> None:
+        self._interpreter = loaded
+        self._input = loaded.get_input_details()[0]["index"]
+        self._output = loaded.get_output_details()[0]["index"]
+        self._end2end = metadata["end2end"]
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch; boxes come back in pixels for either head."""
@@ -115,6 +125,39 @@ class LiteRunner:
             height, width = batch.shape[2:]
             output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
         return output
+
+
+def interpreter(path: Path, threads: int) -> Any:
+    """Load a file into LiteRT's interpreter on the CPU, with the XNNPACK delegate."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with _silence():
+        loaded = Interpreter(str(path), num_threads=threads)
+        loaded.allocate_tensors()
+    return loaded
+
+
+def runner_of(loaded: Any, metadata: Mapping[str, Any]) -> Runner:
+    """What runs a file in an interpreter of LiteRT or TensorFlow; behind raw outputs follows the decode."""
+    if "raw_outputs" in metadata:
+        from qexport.backends.litert_integer import IntegerRunner
+
+        return IntegerRunner(loaded, metadata)
+    return LiteRunner(loaded, metadata)
+
+
+def layer_output(loaded: Any, batch: NDArray[np.float32]) -> NDArray[np.integer]:
+    """Run a file that ends at a layer on (1, channels, height, width) in 0..1; return the layer's integers."""
+    from qexport.backends.litert_integer import as_integers
+
+    given = loaded.get_input_details()[0]
+    if given["shape"][-1] == batch.shape[1]:
+        batch = batch.transpose(0, 2, 3, 1)
+    real = np.issubdtype(given["dtype"], np.floating)
+    loaded.set_tensor(given["index"], batch if real else as_integers(batch, given))
+    loaded.invoke()
+    output: NDArray[np.integer] = loaded.get_tensor(loaded.get_output_details()[0]["index"])
+    return output
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -161,124 +204,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         root.setLevel(level)
-
-
-def _take_float_input(path: Path) -> None:
-    """Put a QUANTIZE operator before an INT8 input: the converter folds the program's own into the signature.
-
-    Float in, float out is what consumers of these files feed.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = _load(path)
-    graph = model.subgraphs[0]
-    integers = int(graph.inputs[0])
-    if graph.tensors[integers].type != schema.TensorType.INT8:
-        return
-    given = schema.TensorT()
-    given.name, given.shape = graph.tensors[integers].name, graph.tensors[integers].shape
-    given.type, given.buffer = schema.TensorType.FLOAT32, 0
-    graph.tensors[integers].name = given.name + b"_integers"
-    graph.tensors.append(given)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
-    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [integers]
-    graph.operators.insert(0, operator)
-    graph.inputs = [len(graph.tensors) - 1]
-    for signature in model.signatureDefs or ():
-        signature.inputs[0].tensorIndex = len(graph.tensors) - 1
-    builder = flatbuffers.Builder(path.stat().st_size)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-
-
-def _opcode(model: Any, builtin: int) -> int:
-    """Index of an operator code, added where the model does not have it."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == builtin:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def _load(path: Path) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
-
-
-def _read(path: Path) -> StoredGraph:
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = _load(path)
-    codes = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-    types = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-    graph = model.subgraphs[0]
-    tensors: dict[str, StoredTensor] = {}
-    operators: Counter[str] = Counter()
-    integer_macs = total_macs = 0
-    for operator in graph.operators:
-        kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
-        inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
-        output = graph.tensors[operator.outputs[0]]
-        operators[kind] += 1
-        if kind in _MAC_OPERATORS:
-            macs = _macs(kind, inputs, output)
-            total_macs += macs
-            if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[:2], output)):
-                integer_macs += macs
-        tensors.update(_named(kind, inputs, output, model, types))
-    return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())))
-
-
-def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[int, str]) -> dict[str, StoredTensor]:
-    """The result, and for a convolution the weight, under the names of the plan."""
-    if kind in ("DEQUANTIZE", "PAD"):
-        return {}
-    # A name such as "a;;b" means that something of b was merged into a.
-    owner = _VALUE.match(output.name.decode())
-    if owner is None:
-        return {}
-    found = {owner[1]: _stored(output, types)}
-    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        data = model.buffers[inputs[1].buffer].data
-        integers = None if data is None else _oihw(kind, inputs[1], data)
-        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
-    return found
-
-
-def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | None = None) -> StoredTensor:
-    quantisation = tensor.quantization
-    known = quantisation is not None and quantisation.scale is not None
-    scale = tuple(float(s) for s in quantisation.scale) if known else ()
-    zero_point = tuple(int(z) for z in quantisation.zeroPoint) if known else ()
-    return StoredTensor(types[tensor.type].lower(), scale, zero_point, integers)
-
-
-def _oihw(kind: str, tensor: Any, data: NDArray[np.uint8]) -> NDArray[np.integer] | None:
-    """A constant INT8 weight in PyTorch's layout: (out, in / groups, height, width)."""
-    if data.size != int(np.prod(tensor.shape)):
-        return None
-    weight = data.view(np.int8).reshape(tuple(tensor.shape))
-    return weight.transpose(3, 0, 1, 2) if kind == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
-
-
-def _macs(kind: str, inputs: list[Any], output: Any) -> int:
-    """Multiply-accumulates of one operator, from its tensors' shapes."""
-    elements = int(np.prod(output.shape))
-    shape = [int(size) for size in inputs[1].shape]
-    if kind == "CONV_2D":
-        return elements * shape[1] * shape[2] * shape[3]
-    if kind == "DEPTHWISE_CONV_2D":
-        return elements * shape[1] * shape[2]
-    if kind == "FULLY_CONNECTED":
-        return elements * shape[-1]
-    if kind == "BATCH_MATMUL":
-        return elements * int(inputs[0].shape[-1])
-    raise VerificationError(f"multiply-accumulates of {kind} are not known", "report the model")

@@ -1,0 +1,110 @@
+"""Change what a converted `.tflite` file takes and gives, in its flatbuffer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import ConversionError
+
+
+def load_file(path: Path) -> Any:
+    """Parse a file into the schema's objects."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+
+
+def save_file(model: Any, path: Path) -> None:
+    """Write the schema's objects over a file."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+def take_float_input(path: Path) -> None:
+    """Put a QUANTIZE operator before an INT8 input: the converter folds the program's own into the signature.
+
+    Float in, float out is what consumers of these files feed.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    integers = int(graph.inputs[0])
+    if graph.tensors[integers].type != schema.TensorType.INT8:
+        return
+    given = schema.TensorT()
+    given.name, given.shape = graph.tensors[integers].name, graph.tensors[integers].shape
+    given.type, given.buffer = schema.TensorType.FLOAT32, 0
+    graph.tensors[integers].name = given.name + b"_integers"
+    graph.tensors.append(given)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [integers]
+    graph.operators.insert(0, operator)
+    graph.inputs = [len(graph.tensors) - 1]
+    for signature in model.signatureDefs or ():
+        signature.inputs[0].tensorIndex = len(graph.tensors) - 1
+    save_file(model, path)
+
+
+def give_integers(path: Path) -> None:
+    """Drop the operators that make floats of the results: the integers before them are the outputs.
+
+    Raises:
+        ConversionError: an output is not made of integers.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    dequantize = _opcode(model, schema.BuiltinOperator.DEQUANTIZE)
+    last = {int(op.outputs[0]): op for op in graph.operators if op.opcodeIndex == dequantize}
+    outputs = [int(index) for index in graph.outputs]
+    for index in outputs:
+        if index not in last:
+            name = graph.tensors[index].name.decode()
+            raise ConversionError(f"output {name} is not made of integers", "report the model")
+        graph.operators.remove(last[index])
+    replaced = {index: int(last[index].inputs[0]) for index in outputs}
+    graph.outputs = [replaced[index] for index in outputs]
+    for signature in model.signatureDefs or ():
+        for output in signature.outputs:
+            output.tensorIndex = replaced[int(output.tensorIndex)]
+    save_file(model, path)
+
+
+def first_integer_layer(path: Path, out: Path) -> str:
+    """Write a file that ends at the first convolution whose result is integers; return its tensor's name, or ""."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    convolution = _opcode(model, schema.BuiltinOperator.CONV_2D)
+    for number, operator in enumerate(graph.operators):
+        result = graph.tensors[operator.outputs[0]]
+        if operator.opcodeIndex == convolution and result.type in (schema.TensorType.INT8, schema.TensorType.INT16):
+            graph.operators = graph.operators[: number + 1]
+            graph.outputs = [operator.outputs[0]]
+            model.signatureDefs = []
+            save_file(model, out)
+            name: str = result.name.decode()
+            return name
+    return ""
+
+
+def _opcode(model: Any, builtin: int) -> int:
+    """Index of an operator code, added where the model does not have it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

@@ -1,0 +1,91 @@
+"""Read a `.tflite` file's tensors, scales, weights and multiply-accumulates back from its flatbuffer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends import StoredGraph, StoredTensor
+from qexport.backends.litert_file import load_file
+from qexport.errors import VerificationError
+
+_VALUE = re.compile(r"qexport_(\w+)")
+_MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
+_INTEGER_TYPES = {"INT8", "UINT8", "INT16"}
+
+
+def read_file(path: Path) -> StoredGraph:
+    """Read types, scales and INT8 weights."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    codes = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    types = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    graph = model.subgraphs[0]
+    tensors: dict[str, StoredTensor] = {}
+    operators: Counter[str] = Counter()
+    integer_macs = total_macs = 0
+    for operator in graph.operators:
+        kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
+        output = graph.tensors[operator.outputs[0]]
+        operators[kind] += 1
+        if kind in _MAC_OPERATORS:
+            macs = _macs(kind, inputs, output)
+            total_macs += macs
+            if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[:2], output)):
+                integer_macs += macs
+        tensors.update(_named(kind, inputs, output, model, types))
+    return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())))
+
+
+def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[int, str]) -> dict[str, StoredTensor]:
+    """The result, and for a convolution the weight, under the names of the plan."""
+    if kind in ("DEQUANTIZE", "PAD"):
+        return {}
+    # A name such as "a;;b" means that something of b was merged into a.
+    owner = _VALUE.match(output.name.decode())
+    if owner is None:
+        return {}
+    found = {owner[1]: _stored(output, types)}
+    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        data = model.buffers[inputs[1].buffer].data
+        integers = None if data is None else _oihw(kind, inputs[1], data)
+        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
+    return found
+
+
+def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | None = None) -> StoredTensor:
+    quantisation = tensor.quantization
+    known = quantisation is not None and quantisation.scale is not None
+    scale = tuple(float(s) for s in quantisation.scale) if known else ()
+    zero_point = tuple(int(z) for z in quantisation.zeroPoint) if known else ()
+    return StoredTensor(types[tensor.type].lower(), scale, zero_point, integers)
+
+
+def _oihw(kind: str, tensor: Any, data: NDArray[np.uint8]) -> NDArray[np.integer] | None:
+    """A constant INT8 weight in PyTorch's layout: (out, in / groups, height, width)."""
+    if data.size != int(np.prod(tensor.shape)):
+        return None
+    weight = data.view(np.int8).reshape(tuple(tensor.shape))
+    return weight.transpose(3, 0, 1, 2) if kind == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
+
+
+def _macs(kind: str, inputs: list[Any], output: Any) -> int:
+    """Multiply-accumulates of one operator, from its tensors' shapes."""
+    elements = int(np.prod(output.shape))
+    shape = [int(size) for size in inputs[1].shape]
+    if kind == "CONV_2D":
+        return elements * shape[1] * shape[2] * shape[3]
+    if kind == "DEPTHWISE_CONV_2D":
+        return elements * shape[1] * shape[2]
+    if kind == "FULLY_CONNECTED":
+        return elements * shape[-1]
+    if kind == "BATCH_MATMUL":
+        return elements * int(inputs[0].shape[-1])
+    raise VerificationError(f"multiply-accumulates of {kind} are not known", "report the model")

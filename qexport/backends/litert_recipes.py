@@ -1,0 +1,44 @@
+"""Store a float `.tflite` file's weights in fewer bits, with AI Edge Quantizer; activations stay float.
+
+No calibration: "fp16" keeps weights as FP16 and computes in float; "int8-dynamic" keeps them as INT8, one scale for
+each output channel, and the kernels quantise their input for each run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qexport.errors import ConversionError
+
+RECIPES = ("fp16", "int8-dynamic")
+
+
+def stored_smaller(content: bytes, precision: str) -> bytes:
+    """Return the file with its weights in `precision`, one of `RECIPES`.
+
+    Raises:
+        ConversionError: the quantizer refuses the file.
+    """
+    from ai_edge_quantizer import quantizer
+
+    engine = quantizer.Quantizer(bytearray(content), quantization_recipe=_recipe(precision))
+    try:
+        result = engine.quantize(enable_progress_bar=False, enable_progress_report=False)
+    except Exception as error:  # whatever its passes raise
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(
+            f"ai-edge-quantizer cannot write {precision} ({first})", "try another precision"
+        ) from error
+    assert result.quantized_model is not None
+    return bytes(result.quantized_model)
+
+
+def _recipe(precision: str) -> list[dict[str, Any]]:
+    from ai_edge_quantizer import recipe
+
+    if precision == "int8-dynamic":
+        dynamic: list[dict[str, Any]] = recipe.dynamic_wi8_afp32()
+        return dynamic
+    weights = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
+    settings = {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
+    return [{"regex": ".*", "operation": "*", "algorithm_key": "float_casting", "op_config": settings}]

@@ -1,0 +1,148 @@
+"""The NumPy decode against the float decode of the program, on the same raw outputs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qexport.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid, suppressed
+from qexport.heads import Decode
+
+IMGSZ = (64, 96)
+STRIDES = (8, 16, 32)
+"""96, 24 and 6 cells."""
+
+
+def layout(classes: int = 3, reg_max: int = 1, end2end: bool = True) -> HeadLayout:
+    return HeadLayout(STRIDES, IMGSZ, classes, reg_max, end2end)
+
+
+def raw_outputs(seed: int, at: HeadLayout, batch: int = 1) -> tuple[list[Any], list[Any]]:
+    """Channels-last distances and logits; logits are all different, so that no order is left to chance."""
+    random = np.random.default_rng(seed)
+    boxes, scores = [], []
+    cells = [(IMGSZ[0] // s, IMGSZ[1] // s) for s in STRIDES]
+    number = batch * at.classes * sum(h * w for h, w in cells)
+    logits = iter(np.split(random.permutation(np.linspace(-9, 5, number)), number))
+    for h, w in cells:
+        spread = 3.0 if at.reg_max > 1 else 5.0
+        boxes.append(random.uniform(0, spread, (batch, h, w, 4 * at.reg_max)).astype(np.float32))
+        values = np.array([next(logits)[0] for _ in range(batch * h * w * at.classes)])
+        scores.append(values.reshape(batch, h, w, at.classes).astype(np.float32))
+    return boxes, scores
+
+
+def float_decode(boxes: list[Any], scores: list[Any], at: HeadLayout) -> Any:
+    head = SimpleNamespace(nc=at.classes, reg_max=at.reg_max, stride=torch.tensor(STRIDES))
+    decode = Decode(head, at.end2end, IMGSZ, nms=False)
+    given = [[torch.from_numpy(level).permute(0, 3, 1, 2) for level in levels] for levels in (boxes, scores)]
+    return decode(*given).numpy()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 5, 16]),
+    st.booleans(),
+    st.sampled_from([1, 3, 20]),
+)
+def test_boxes_scores_and_classes_are_those_of_the_float_decode(
+    seed: int, batch: int, reg_max: int, end2end: bool, classes: int
+) -> None:
+    at = layout(classes, reg_max, end2end)
+    boxes, scores = raw_outputs(seed, at, batch)
+    expected, found = float_decode(boxes, scores, at), decoded(boxes, scores, at)
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(-128, 127), st.floats(1e-4, 0.2))
+def test_integers_become_the_numbers_that_they_stand_for(seed: int, zero_point: int, scale: float) -> None:
+    integers = np.random.default_rng(seed).integers(-128, 128, 50).astype(np.int8)
+    expected = [(int(i) - zero_point) * float(np.float32(scale)) for i in integers]
+    np.testing.assert_allclose(dequantised(integers, scale, zero_point), expected, rtol=1e-6)
+
+
+def test_one_cell_by_hand() -> None:
+    """Stride 8, second cell of the first row: centre (12, 4); one stride left, two down."""
+    at = HeadLayout((8,), (8, 16), 2, 1, True)
+    boxes = np.zeros((1, 1, 2, 4), np.float32)
+    boxes[0, 0, 1] = (1, 0, 0, 2)
+    scores = np.full((1, 1, 2, 2), -20, np.float32)
+    scores[0, 0, 1, 1] = 0
+    (found,) = detections([boxes], [scores], at)
+    assert found.boxes.tolist() == [[4, 4, 12, 20]]
+    assert found.scores.tolist() == [0.5]
+    assert found.classes.tolist() == [1]
+
+
+def test_one_to_many_heads_are_suppressed_class_by_class() -> None:
+    """Two cells say the same box twice, once as another class."""
+    at = HeadLayout((8,), (8, 16), 2, 1, False)
+    boxes = np.array([[[[0.5, 0.5, 1.5, 0.5], [1.5, 0.5, 0.5, 0.5]]]], np.float32)  # both 0..16 by 0..8
+    scores = np.array([[[[2.0, -9], [1.0, 3.0]]]], np.float32)
+    (found,) = detections([boxes], [scores], at)
+    assert found.classes.tolist() == [1, 0]
+    np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-3)), 1 / (1 + np.exp(-2))], rtol=1e-6)
+    np.testing.assert_allclose(found.boxes, [[0, 0, 16, 8]] * 2, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10_000))
+def test_suppression_is_ultralytics_own(seed: int) -> None:
+    from ultralytics.utils.nms import TorchNMS
+
+    random = np.random.default_rng(seed)
+    corner, size = random.uniform(0, 40, (30, 2)), random.uniform(5, 30, (30, 2))
+    boxes = np.concatenate((corner, corner + size), 1).astype(np.float32)
+    scores = torch.linspace(1, 0.1, 30)
+    expected = TorchNMS.nms(torch.from_numpy(boxes), scores, 0.45).tolist()
+    assert suppressed(boxes, np.zeros(30, np.int64), 0.45).tolist() == expected
+
+
+def test_nothing_found_is_nothing_given() -> None:
+    for end2end in (True, False):
+        at = layout(end2end=end2end)
+        boxes, scores = raw_outputs(0, at)
+        (found,) = detections(boxes, [np.full_like(s, -30) for s in scores], at)
+        assert (found.boxes.shape, found.scores.shape, found.classes.shape) == ((0, 4), (0,), (0,))
+
+
+def test_extreme_logits_do_not_overflow() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        assert sigmoid(np.array([-1e4, 0, 1e4], np.float32)).tolist() == [0, 0.5, 1]
+
+
+def test_the_layout_is_read_from_the_files_metadata() -> None:
+    metadata = {
+        "imgsz": [64, 96],
+        "names": {0: "a", 1: "b"},
+        "end2end": False,
+        "raw_outputs": {"strides": [8, 16, 32], "reg_max": 16},
+    }
+    assert layout_of(metadata) == layout(2, 16, False)
+    points, strides = anchor_points(layout_of(metadata))
+    assert points.shape == (126, 2)
+    assert strides[[0, 96, 120], 0].tolist() == [8, 16, 32]
+
+
+def test_it_imports_without_torch() -> None:
+    """In a Python where torch, ultralytics and onnx cannot be imported."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ultralytics', 'onnx', 'tensorflow', 'torchvision'): sys.modules[name] = None\n"
+        "import qexport.decode\n"
+        "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('numpy', 'torch')and sys.modules[m])[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "numpy"), done.stderr
