@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions lint types format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## create .venv and install qexport, its backends and the test tools into it
 
@@ -45,6 +45,9 @@ bench: setup  ## measure the main job on the real models in ../shared, against t
 
 bench-formats: setup  ## compare ONNX, OpenVINO and TensorRT files with Ultralytics' own exports
 	$(PY) benchmarks/against_incumbent.py
+
+bench-precisions: setup  ## measure TFLite's other precisions on the real YOLO26n
+	$(PY) benchmarks/precisions.py
 
 lint: setup  ## style
 	$(PY) -m ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -18,8 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 
 from qexport import __version__
-from qexport.cli_verify import verify_command
-from qexport.errors import QexportError
+from qexport.errors import QexportError, UsageError
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
-    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion. Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
+    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion. "
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 8 TensorRT engine not built, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
+RUNTIMES = ("tensorflow",)
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -46,7 +49,7 @@ def export_command(
     model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
     precision: Annotated[
-        str | None, _option("fp32, fp16, int8, int8-dynamic, w8a16 or int8-full. Default: fp32.", "--precision")
+        str | None, _option("fp32, fp16, int8, int8-dynamic or int8-full. Default: fp32.", "--precision")
     ] = None,
     int8: Annotated[bool | None, _option("Short for --precision int8; needs --data.", "--int8")] = None,
     half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
@@ -125,7 +128,37 @@ def formats() -> None:
             print(f"{name}: not installed ({error.remedy})")
 
 
-verbs_app.command("verify")(verify_command)
+@verbs_app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .tflite file that qexport wrote.")],
+    data: Annotated[str, typer.Option(help="Data set YAML; images of its val split are run.")],
+    runtime: Annotated[str, typer.Option(help="Runtime to compare LiteRT with: tensorflow.")] = "tensorflow",
+    images: Annotated[int, typer.Option(help="How many images.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads for LiteRT.")] = 2,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
+    from qexport.offline import quiet_libraries
+
+    if runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
+    quiet_libraries()
+    with _library_output():
+        from qexport.cross_check import cross_check
+        from qexport.dataset import image_list
+        from qexport.resolve import resolve_data
+
+        found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
+    if json_:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        score = "no detections" if found.map is None else f"{found.map:.3f} mAP50-95"
+        print(
+            f"detections   {score} of TensorFlow's reference kernels against LiteRT with XNNPACK, {found.images} images"
+        )
+        print(f"first layer  {found.first_layer or 'none in integers'}: {found.steps} steps apart at most")
+        print(f"GPU delegate {found.gpu or 'takes the whole graph'}")
+    found.check()
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
@@ -137,19 +170,10 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     quiet_libraries()
     check_paths(job)
     beside = second_process() if formats_apart(job) else nullcontext()
-    with (
-        captured_stderr() as (terminal, log),
-        _progress(terminal, hidden=quiet or as_json) as progress,
-        beside as ask,
-    ):
-        try:
-            from qexport.export import export
+    with _library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
+        from qexport.export import export
 
-            report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
-        except QexportError:
-            raise
-        except Exception as error:
-            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
     from qexport.report import to_json
     from qexport.terminal import print_report
 
@@ -180,6 +204,18 @@ def captured_stderr() -> Iterator[tuple[Console, Path]]:
             finally:
                 sys.stderr.flush()
                 os.dup2(real, 2)
+
+
+@contextmanager
+def _library_output() -> Iterator[Console]:
+    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise."""
+    with captured_stderr() as (terminal, log):
+        try:
+            yield terminal
+        except QexportError:
+            raise
+        except Exception as error:
+            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
 
 
 class UnexpectedError(Exception):

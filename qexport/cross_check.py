@@ -20,6 +20,7 @@ from qexport.accuracy import TRUTH_CONFIDENCE, score_against
 from qexport.backends import Runner
 from qexport.errors import InputError, VerificationError
 from qexport.images import stream
+from qexport.torchvision_repair import repair
 
 LEAST_MAP = 0.95
 """mAP50-95 of one implementation's detections against the other's, from which they agree."""
@@ -68,6 +69,7 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
     from qexport.backends.tensorflow import gpu_delegate_findings, reference_interpreter
     from qexport.backends.tflite import interpreter, read_metadata, runner_of
 
+    repair()
     try:
         metadata = read_metadata(path)
     except (OSError, ValueError, KeyError) as error:

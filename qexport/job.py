@@ -21,8 +21,8 @@ OPSETS = range(18, 24)
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "w8a16", "int8-full")
-CALIBRATED = frozenset({"int8", "w8a16", "int8-full"})
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full")
+CALIBRATED = frozenset({"int8", "int8-full"})
 """Precisions whose activations are integers with scales from calibration."""
 SHORT_FORMS = {"int8": "int8", "half": "fp16"}
 

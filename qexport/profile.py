@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
+from qexport.arithmetic import INT8, INT8_NARROW, UINT8, IntegerType
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,6 @@ TFLITE = RuntimeProfile(
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
     source="LiteRT 8-bit quantization specification",
 )
-
-TFLITE_INT16 = replace(
-    TFLITE,
-    name="tflite_w8a16",
-    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
-    activation=INT16,
-    symmetric_activations=True,
-)
-"""INT8 weights, INT16 activations with zero point 0."""
 
 TFLITE_INTEGER = replace(
     TFLITE,

@@ -58,7 +58,7 @@ def test_a_job_cannot_be_changed() -> None:
         ({"batch": -3}, r"--batch -3 is out of range"),
         ({"threads": 0}, r"--threads 0 is out of range"),
         ({"head": "both"}, r"--head both is out of range: give end2end or one2many"),
-        ({"ranges": "average"}, r"--ranges average is out of range: give percentile or minmax or mse"),
+        ({"ranges": "average"}, r"--ranges average is out of range: give percentile, minmax or mse"),
         ({"device": "cuda:0"}, r"--device cuda:0 is not supported"),
         ({"opset": 17}, r"--opset 17 is out of range: give 18 to 23$"),
         ({"opset": 24}, r"--opset 24 is out of range"),
@@ -82,10 +82,23 @@ def test_a_job_cannot_be_changed() -> None:
         ({"nms": True, "head": "end2end"}, r"--nms and --head end2end exclude each other"),
         ({"format": "tensorrtx"}, r"unknown format tensorrtx: choose from .*tflite"),
         ({"format": "tflite,coreml9"}, r"unknown format coreml9"),
-        ({"int8": False, "half": True}, r"format tflite cannot be written as fp16: it can as fp32, int8"),
         (
-            {"int8": False, "half": True, "format": "onnx,tflite"},
-            r"format tflite cannot be written as fp16: it can as fp32, int8",
+            {"int8": False, "precision": "int8-full", "format": "onnx"},
+            r"format onnx cannot be written as int8-full: it can as ",
+        ),
+        ({"precision": "int8-full"}, r"--int8 and --precision int8-full exclude each other"),
+        ({"int8": False, "half": True, "precision": "fp32"}, r"--half and --precision fp32 exclude each other"),
+        (
+            {"int8": False, "precision": "int4"},
+            r"--precision int4 is out of range: give fp32, .* or int8-full",
+        ),
+        (
+            {"int8": False, "precision": "int8-full", "data": None},
+            r"--precision int8-full needs images to calibrate with",
+        ),
+        (
+            {"int8": False, "precision": "int8-full", "format": "tflite,tensorrt"},
+            r"format tensorrt cannot be written as int8-full: it can as fp16, fp32, int8$",
         ),
         ({"dynamic": True}, r"format tflite has a fixed number of images: leave out --dynamic, or the format"),
         ({"dynamic": True, "format": "onnx,openvino,tflite"}, r"format tflite has a fixed number of images"),
@@ -200,6 +213,29 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, wanted: 
     option = name.replace("_", "-")
     with pytest.raises(UsageError, match=rf"^--{option} cannot be .*: give {wanted}"):
         make_job({**GOOD, name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "calibrates"),
+    [
+        ({}, "fp32", False),
+        ({"int8": True}, "int8", True),
+        ({"half": True}, "fp16", False),
+        ({"precision": "int8", "int8": True}, "int8", True),
+        ({"precision": "int8-dynamic"}, "int8-dynamic", False),
+        ({"precision": "int8-full"}, "int8-full", True),
+    ],
+)
+def test_precisions_and_their_short_forms(options: dict[str, Any], precision: str, calibrates: bool) -> None:
+    job = make_job({**GOOD, "int8": False, **options})
+    assert (job.precision, job.calibrates) == (precision, calibrates)
+
+
+def test_a_precision_on_the_command_line_wins_over_a_short_form_in_the_config(tmp_path: Path) -> None:
+    path = config(tmp_path, "data: a.yaml\nint8: true\n")
+    assert make_job({"model": "m.pt", "precision": "int8-full"}, path).precision == "int8-full"
+    assert make_job({"model": "m.pt", "half": True, "format": "onnx"}, path).precision == "fp16"
+    assert make_job({"model": "m.pt"}, path).precision == "int8"
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "tensorrt"])

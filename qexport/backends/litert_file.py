@@ -51,30 +51,18 @@ def take_float_input(path: Path) -> None:
     save_file(model, path)
 
 
-def give_integers(path: Path) -> None:
-    """Drop the operators that make floats of the results: the integers before them are the outputs.
-
-    Raises:
-        ConversionError: an output is not made of integers.
-    """
+def check_integers(path: Path) -> None:
+    """Raise `ConversionError` where any tensor of the file is made of floats."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = load_file(path)
-    graph = model.subgraphs[0]
-    dequantize = _opcode(model, schema.BuiltinOperator.DEQUANTIZE)
-    last = {int(op.outputs[0]): op for op in graph.operators if op.opcodeIndex == dequantize}
-    outputs = [int(index) for index in graph.outputs]
-    for index in outputs:
-        if index not in last:
-            name = graph.tensors[index].name.decode()
-            raise ConversionError(f"output {name} is not made of integers", "report the model")
-        graph.operators.remove(last[index])
-    replaced = {index: int(last[index].inputs[0]) for index in outputs}
-    graph.outputs = [replaced[index] for index in outputs]
-    for signature in model.signatureDefs or ():
-        for output in signature.outputs:
-            output.tensorIndex = replaced[int(output.tensorIndex)]
-    save_file(model, path)
+    floats = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
+    graph = load_file(path).subgraphs[0]
+    found = [tensor.name.decode() for tensor in graph.tensors if tensor.type in floats]
+    if found:
+        raise ConversionError(
+            f"{len(found)} tensors are not made of integers, the first is {found[0]}",
+            "this model cannot be integer-only yet: report it, or use --precision int8",
+        )
 
 
 def first_integer_layer(path: Path, out: Path) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qexport.backends import LowerOptions, Runner, StoredGraph
 from qexport.cpu import ANY
 from qexport.errors import ConversionError, MissingExtraError
-from qexport.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
+from qexport.profile import TFLITE, TFLITE_INTEGER, RuntimeProfile
 
 if TYPE_CHECKING:
     from qexport.plan import QuantPlan
@@ -36,10 +36,9 @@ class TFLiteBackend:
     suffix = ".tflite"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
         "int8": {ANY: TFLITE},
-        "w8a16": {ANY: TFLITE_INT16},
         "int8-full": {ANY: TFLITE_INTEGER},
     }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "w8a16", "int8-full"})
+    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int8-full"})
     dynamic = False
     apart = True
     timed = True
@@ -60,7 +59,7 @@ class TFLiteBackend:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
-        from qexport.backends.litert_file import give_integers, take_float_input
+        from qexport.backends.litert_file import check_integers, take_float_input
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
         from qexport.program import copied
@@ -81,7 +80,7 @@ class TFLiteBackend:
         with _silence():
             _convert(graph, example, quantised=plan is not None).export(str(path))
         if precision == "int8-full":
-            give_integers(path)
+            check_integers(path)
         elif plan is not None:
             take_float_input(path)
         if precision in RECIPES:

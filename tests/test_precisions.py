@@ -1,0 +1,172 @@
+"""Files whose weights alone are smaller, and files without any float: read from their bytes, run and compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import demo_checkpoint, demo_image, demo_images
+
+from qexport.backends.tflite import TFLiteBackend, read_metadata
+from qexport.calibrate import calibrate
+from qexport.decode import dequantised, detections, layout_of
+from qexport.errors import ConversionError
+from qexport.metadata import artifact_metadata
+from qexport.plan import QuantPlan
+from qexport.planner import make_plan
+from qexport.profile import TFLITE_INTEGER
+from qexport.program import Program, by_constant
+from qexport.simulate import simulated
+from qexport.verify import sample_inputs, verify
+
+pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+pytestmark = pytest.mark.slow
+
+
+def types_of(path: Path) -> Counter[str]:
+    """How many tensors of each type a file has, by the schema and nothing of ours."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    return Counter(names[tensor.type] for tensor in model.subgraphs[0].tensors)
+
+
+def interpreter(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    loaded = Interpreter(str(path), num_threads=1)
+    loaded.allocate_tensors()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def floats(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The end-to-end demo model at 96 pixels with its weights in each type."""
+    folder, files = tmp_path_factory.mktemp("floats"), {}
+    for precision in ("fp32", "fp16", "int8-dynamic"):
+        files[precision] = folder / f"{precision}.tflite"
+        metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, None)
+        TFLiteBackend().lower(demo_program, None, metadata, files[precision])
+    return files
+
+
+def test_half_precision_stores_every_kernel_in_two_bytes(floats: dict[str, Path]) -> None:
+    assert floats["fp16"].stat().st_size < 0.62 * floats["fp32"].stat().st_size  # names are a tenth of this small file
+    assert types_of(floats["fp16"])["FLOAT16"] >= 60
+    assert types_of(floats["fp32"])["FLOAT16"] == 0
+
+
+def test_dynamic_range_stores_every_kernel_in_one_byte(floats: dict[str, Path]) -> None:
+    assert floats["int8-dynamic"].stat().st_size < 0.42 * floats["fp32"].stat().st_size
+    assert types_of(floats["int8-dynamic"])["INT8"] >= 60
+    details = interpreter(floats["int8-dynamic"]).get_input_details()[0]
+    assert details["dtype"] == np.float32
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8-dynamic", 0.2)])
+def test_smaller_weights_find_the_same(
+    floats: dict[str, Path], demo_program: Program, precision: str, tolerance: float
+) -> None:
+    """Scores of the best detections are those of the float file, next to each other."""
+    image = demo_image((96, 96)).numpy()
+    expected, actual = (TFLiteBackend().runner(floats[p], 1).run(image) for p in ("fp32", precision))
+    np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=tolerance)
+    assert not np.array_equal(actual, expected)
+
+
+@pytest.fixture(scope="module", params=["end2end", "one2many"])
+def integer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Program, QuantPlan, Path]:
+    """Either head of the demo model at 96 pixels without floats."""
+    name = {"end2end": "demo_program", "one2many": "demo_one2many"}[request.param]
+    program: Program = request.getfixturevalue(name)
+    table = calibrate(program, demo_images("train", 4), lambda: None)
+    plan = make_plan(program, table.statistics, TFLITE_INTEGER)
+    path = tmp_path_factory.mktemp(request.param) / "demo_int8-full.tflite"
+    metadata = artifact_metadata(demo_checkpoint(), program, "int8-full", plan)
+    TFLiteBackend().lower(program, plan, metadata, path)
+    return program, plan, path
+
+
+def test_everything_in_front_of_the_decode_is_planned_in_integers(integer: tuple[Program, QuantPlan, Path]) -> None:
+    program, plan, _ = integer
+    body = [value for value in program.values.values() if value.region == "body"]
+    assert {value.operation for value in body} >= {"matmul", "softmax", "conv", "cat"}
+    assert [value.name for value in body if plan.tensors[value.name].is_float] == []
+    assert any(by_constant(value) for value in body)  # attention's 1 / sqrt(d)
+
+
+def test_no_tensor_is_a_float(integer: tuple[Program, QuantPlan, Path]) -> None:
+    types = types_of(integer[2])
+    assert set(types) <= {"INT8", "INT32", "INT64", "BOOL"}
+    assert types["INT8"] > 300
+
+
+def test_integers_go_in_and_each_level_comes_out_with_a_scale_of_its_own(
+    integer: tuple[Program, QuantPlan, Path],
+) -> None:
+    program, plan, path = integer
+    loaded = interpreter(path)
+    (given,) = loaded.get_input_details()
+    height, width = program.imgsz
+    assert (given["dtype"], list(given["shape"])) == (np.int8, [1, height, width, 3])
+    assert given["quantization"] == (pytest.approx(1 / 255), -128)
+    outputs = loaded.get_output_details()
+    cells = [[height // stride, width // stride] for stride in (8, 16, 32)]
+    assert [list(output["shape"][1:3]) for output in outputs] == cells * 2
+    for output, name in zip(outputs, (*program.raw_boxes, *program.raw_scores), strict=True):
+        assert output["dtype"] == np.int8
+        assert output["quantization"][0] == pytest.approx(plan.tensors[name].scale[0], rel=1e-6)
+        assert output["quantization"][1] == plan.tensors[name].zero_point[0]
+
+
+def test_the_file_does_what_the_simulated_program_does(integer: tuple[Program, QuantPlan, Path]) -> None:
+    program, plan, path = integer
+    backend = TFLiteBackend()
+    inputs = sample_inputs(demo_images("val", 4), program)
+    found = verify(program, plan, backend.read(path), backend.runner(path, 1), inputs)
+    assert found.coverage == 1.0
+    with torch.no_grad():
+        expected = simulated(program, plan)(torch.from_numpy(inputs[0])).numpy()
+    actual = backend.runner(path, 1).run(inputs[0])
+    assert actual.shape == expected.shape
+    if program.final:
+        np.testing.assert_allclose(actual[0, :2, 4], expected[0, :2, 4], atol=0.15)
+
+
+def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program, QuantPlan, Path]) -> None:
+    """As the README shows it, with nothing but an interpreter, NumPy and `qexport.decode`; on the clearest image."""
+    from ultralytics.utils.nms import non_max_suppression
+
+    program, _, path = integer
+    clearest = torch.zeros(1, 6)
+    pixels = np.zeros(0, np.float32)
+    for candidate in sample_inputs(demo_images("val", 12), program, count=12):
+        with torch.no_grad():
+            output = program.graph(torch.from_numpy(candidate)).clone()
+        (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.final)
+        if len(rows) and rows[:, 4].max() > clearest[0, 4]:
+            clearest, pixels = rows[rows[:, 4].argmax()][None], candidate
+    loaded = interpreter(path)
+    integers = (np.rint(pixels * 255) - 128).astype(np.int8).transpose(0, 2, 3, 1)
+    loaded.set_tensor(loaded.get_input_details()[0]["index"], integers)
+    loaded.invoke()
+    raw = [dequantised(loaded.get_tensor(o["index"]), *o["quantization"]) for o in loaded.get_output_details()]
+    (found,) = detections(raw[:3], raw[3:], layout_of(read_metadata(path)), confidence=0.01)
+    assert clearest[0, 4] > 0.1
+    assert found.classes[0] == int(clearest[0, 5])
+    np.testing.assert_allclose(found.boxes[0], clearest[0, :4].numpy(), atol=6)
+    assert found.scores[0] == pytest.approx(float(clearest[0, 4]), abs=0.15)
+
+
+def test_a_float_left_over_is_refused(floats: dict[str, Path]) -> None:
+    from qexport.backends.litert_file import check_integers
+
+    with pytest.raises(ConversionError, match=r"tensors are not made of integers, the first is "):
+        check_integers(floats["fp32"])
