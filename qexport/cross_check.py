@@ -7,6 +7,7 @@ more. So detections are compared, and the first quantised layer, where at most o
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
     repair()
     try:
         metadata = read_metadata(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a .tflite file with metadata", "give a file that qexport wrote") from error
     height, width = metadata["imgsz"]
     batches = [pixels[None] for _, pixels in stream(images, (height, width), lambda *_: None)]

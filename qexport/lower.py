@@ -43,10 +43,19 @@ class Written:
     quantisation: dict[str, str] | None = None
 
     @property
+    def is_engine(self) -> bool:
+        """Whether it was built from a graph for this machine."""
+        return isinstance(self.backend, EngineBuilder) and self.artifact.path.suffix == self.backend.engine_suffix
+
+    @property
     def timed(self) -> bool:
         """Whether the runtime that it is for runs here, so that latency means something."""
-        engine = isinstance(self.backend, EngineBuilder) and self.artifact.path.suffix == self.backend.engine_suffix
-        return self.backend.timed or engine
+        return self.backend.timed or self.is_engine
+
+    @property
+    def runtime(self) -> str:
+        """What it was verified, scored and timed with."""
+        return "TensorRT" if self.is_engine else self.backend.runtime
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:

@@ -118,13 +118,13 @@ WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if 
 
 ONNXRUNTIME = RuntimeProfile(
     name="onnx",
-    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "cat": OWN},
+    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0)},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=True,
     source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
 )
-"""ONNX Runtime's CPU kernels: the whole chain in integers, a concatenation requantises its inputs."""
+"""ONNX Runtime's CPU kernels: the whole chain in integers."""
 
 FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
 """Operations of runtimes that compute a SiLU inside the convolution's kernel."""

@@ -52,6 +52,7 @@ class ArtifactReport:
     precision: str
     sha256: str
     bytes: int
+    runtime: str = ""
     accuracy: dict[str, float | int | None] | None = None
     latency_ms: dict[str, float] | None = None
     latency_float_ms: dict[str, float] | None = None
@@ -184,6 +185,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         precision=artifact.precision,
         sha256=artifact.sha256,
         bytes=artifact.bytes,
+        runtime=item.runtime,
         accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None),
         latency_ms=_latency_entry(latency),
         latency_float_ms=_latency_entry(float_latency),

@@ -59,7 +59,7 @@ def test_both_implementations_find_the_same(integer: Path) -> None:
 
 @pytest.mark.slow
 def test_another_file_is_not_taken_for_the_same(integer: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With one weight of the first layer turned round, TensorFlow's copy of the file is another one."""
+    """With the weights of the first layer turned round, TensorFlow's copy of the file is another one."""
     from qexport.backends import tensorflow
     from qexport.backends.litert_file import load_file, save_file
 
@@ -69,8 +69,8 @@ def test_another_file_is_not_taken_for_the_same(integer: Path, monkeypatch: pyte
         model = load_file(path)
         graph = model.subgraphs[0]
         first = next(op for op in graph.operators if len(op.inputs) == 3)
-        data = model.buffers[graph.tensors[first.inputs[1]].buffer].data
-        data[:27] = (-data.view(np.int8)[:27]).view(np.uint8)
+        weights = model.buffers[graph.tensors[first.inputs[1]].buffer]
+        weights.data = (-weights.data.view(np.int8)).view(np.uint8)
         save_file(model, tmp_path / "damaged.tflite")
         return original(tmp_path / "damaged.tflite")
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qexport import latency
-from qexport.latency import WARM_UP, Latency, measure_latency, summarise
+from qexport.latency import PAUSE, RUNS, WARM_UP, Latency, measure_latency, summarise
 
 Batch = NDArray[np.float32]
 
@@ -19,6 +19,10 @@ class Clockwork:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
     def perf_counter(self) -> float:
         return self.now
@@ -43,19 +47,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clockwork:
     return clockwork
 
 
-def test_runners_take_turns_and_the_warm_up_is_left_out(clock: Clockwork) -> None:
+def test_runners_take_turns_and_what_warms_up_is_left_out(clock: Clockwork) -> None:
     calls: list[str] = []
     rounds: list[int] = []
-    slow = Runner("float", clock, calls, [999.0] * WARM_UP + [10.0, 30.0, 20.0])
-    fast = Runner("int8", clock, calls, [888.0] * WARM_UP + [4.0, 5.0, 9.0])
+    each = 1 + RUNS
+    cold = [999.0] * each * WARM_UP
+    slow = Runner("float", clock, calls, [*cold, 99.0, 10.0, 30.0, 20.0, 99.0, 21.0, 22.0, 11.0])
+    fast = Runner("int8", clock, calls, [*cold, 77.0, 4.0, 5.0, 9.0, 77.0, 5.0, 5.0, 6.0])
     batch = np.zeros((1, 3, 4, 4), dtype=np.float32)
-    found = measure_latency({"float": slow, "int8": fast}, batch, rounds=3, on_round=lambda: rounds.append(len(calls)))
+    found = measure_latency({"float": slow, "int8": fast}, batch, rounds=2, on_round=lambda: rounds.append(len(calls)))
     # Every round has both, and who goes first changes from round to round.
-    assert calls == (["float", "int8", "int8", "float"] * WARM_UP)[: 2 * (WARM_UP + 3)]
-    assert rounds == [2 * (i + 1) for i in range(WARM_UP + 3)]
-    assert astuple(found["float"]) == pytest.approx((20.0, 30.0, 10.0, 3))
-    assert astuple(found["int8"]) == pytest.approx((5.0, 9.0, 4.0, 3))
+    turns = ["float", "int8", "int8", "float", "float", "int8"][: 2 * (WARM_UP + 2)]
+    assert calls == [name for name in turns for _ in range(each)]
+    assert rounds == [2 * each * (i + 1) for i in range(WARM_UP + 2)]
+    assert astuple(found["float"]) == pytest.approx((20.5, 30.0, 10.0, 6))
+    assert astuple(found["int8"]) == pytest.approx((5.0, 9.0, 4.0, 6))
     assert all(given is batch for given in slow.batches)
+    assert clock.slept == [PAUSE] * 2 * (WARM_UP + 2)  # before each turn
 
 
 def test_percentiles_by_hand() -> None:

@@ -35,7 +35,7 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     name: str, asked: str, machine: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lower, "cpu_kind", lambda: machine)
-    cpu, profile = lower.chosen_profile(ExportJob("a.pt", cpu=asked), find_backend(name))
+    cpu, profile = lower.chosen_profile(ExportJob("a.pt", int8=True, cpu=asked), find_backend(name))
     assert cpu == (machine if asked == "auto" else asked)
     assert (profile.name, profile.pair_sums) == (name, pairs)
 

@@ -189,10 +189,10 @@ def test_onnx_runtime_computes_the_whole_chain_in_unsigned_integers(tiny: Progra
     gates = [name for name in plan.integer if tiny.values[name].operation == "sigmoid"]
     assert len(gates) == 3
     assert all(only(plan.tensors[name]) == (1 / 256, 0) for name in gates)
-    # Its concatenation rescales what it reads; TFLite's does not.
+    # Its concatenation could rescale what it reads, but copies in half the time what has its scale already.
     shared = {only(plan.tensors[name]) for name in ("program_part", "program_add", "program_cat")}
-    assert len(shared) > 1
-    assert plan.tensors["program_add"].group == plan.tensors["program_cat"].group == ""
+    assert len(shared) == 1
+    assert plan.tensors["program_add"].group == plan.tensors["program_cat"].group != ""
 
 
 @pytest.mark.parametrize("profile", [ONNXRUNTIME, OPENVINO], ids=lambda profile: profile.name)

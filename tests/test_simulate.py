@@ -26,6 +26,8 @@ class Steps(nn.Module):
 
     end2end = False
     nms = False
+    levels = (1,)
+    reg_max = 1
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         return torch.cat((boxes.flatten(1), scores.flatten(1)), dim=1)

@@ -120,6 +120,7 @@ class Backend(Protocol):
 
     Attributes:
         suffix: what an artifact's name ends with.
+        runtime: what `runner` runs artifacts with: interpreter and kernels.
         profiles: by precision, then by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
         precisions: what it can be written as.
         dynamic: whether the number of images in a run can be left open.
@@ -129,6 +130,7 @@ class Backend(Protocol):
 
     name: str
     suffix: str
+    runtime: str
     profiles: Mapping[str, Mapping[str, RuntimeProfile]]
     precisions: frozenset[str]
     dynamic: bool

@@ -33,6 +33,7 @@ class OnnxBackend:
 
     name = "onnx"
     suffix = ".onnx"
+    runtime = "ONNX Runtime, CPU execution provider"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True

@@ -45,6 +45,7 @@ class OpenVINOBackend:
 
     name = "openvino"
     suffix = "_openvino_model"
+    runtime = "OpenVINO, CPU plugin"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: OPENVINO, AVX2: careful(OPENVINO)}}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True

@@ -32,6 +32,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     suffix = "_tensorrt.onnx"
+    runtime = "ONNX Runtime without fusion, in place of TensorRT"
     engine_suffix = ".engine"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: TENSORRT}}
     precisions = frozenset({"fp32", "fp16", "int8"})

@@ -34,6 +34,7 @@ class TFLiteBackend:
 
     name = "tflite"
     suffix = ".tflite"
+    runtime = "LiteRT interpreter, XNNPACK where it has a kernel, built-in kernels elsewhere"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
         "int8": {ANY: TFLITE},
         "int8-full": {ANY: TFLITE_INTEGER},
