@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ def reference_interpreter(path: Path) -> Any:
         MissingExtraError: TensorFlow is not installed.
     """
     lite = _lite()
-    loaded = lite.Interpreter(
-        str(path), experimental_op_resolver_type=lite.experimental.OpResolverType.BUILTIN_REF, num_threads=2
-    )
+    reference = lite.experimental.OpResolverType.BUILTIN_REF
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is to be replaced by LiteRT's, which is what it is compared with
+        loaded = lite.Interpreter(str(path), experimental_op_resolver_type=reference, num_threads=2)
     loaded.allocate_tensors()
     return loaded
 
