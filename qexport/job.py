@@ -242,6 +242,8 @@ def _check(job: ExportJob) -> None:
     if job.nms and job.head == "end2end":
         raise UsageError("--nms and --head end2end exclude each other", "the end-to-end head needs no NMS")
     _check_range("precision", job.precision in PRECISIONS, job.precision, _alternatives(PRECISIONS))
+    if job.nms and job.precision == "int8-full":
+        raise UsageError("--nms and --precision int8-full exclude each other", "qexport.decode suppresses overlaps")
     if job.int8 and job.half:
         raise UsageError("--int8 and --half exclude each other", "give one of them")
     for option, short in SHORT_FORMS.items():

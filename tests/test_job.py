@@ -86,6 +86,10 @@ def test_a_job_cannot_be_changed() -> None:
             {"int8": False, "precision": "int8-full", "format": "onnx"},
             r"format onnx cannot be written as int8-full: it can as ",
         ),
+        (
+            {"int8": False, "precision": "int8-full", "nms": True},
+            r"--nms and --precision int8-full exclude each other: qexport\.decode",
+        ),
         ({"precision": "int8-full"}, r"--int8 and --precision int8-full exclude each other"),
         ({"int8": False, "half": True, "precision": "fp32"}, r"--half and --precision fp32 exclude each other"),
         (
