@@ -104,7 +104,7 @@ def test_formats() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
     assert set(lines) >= {"onnx", "openvino", "tensorrt", "tflite"}
-    assert set(lines["tflite"].split(", ")) == {"fp32", "int8"}
+    assert set(lines["tflite"].split(", ")) == {"fp32", "fp16", "int8", "int8-dynamic", "int8-full"}
     for name in ("onnx", "openvino", "tensorrt"):
         assert set(lines[name].split(", ")) == {"fp16", "fp32", "int8"}
 

@@ -42,7 +42,7 @@ def outcomes(
 
     monkeypatch.setattr(export, "find_backend", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(export, "_write_format", write)
-    source: Any = SimpleNamespace(job=SimpleNamespace(format=tuple(found)))
+    source: Any = SimpleNamespace(job=SimpleNamespace(format=tuple(found), precision="int8"))
     written: Any
     written, failures = export._write_all(source, None, pending or {}, Clock(Silent()))
     return written, failures
@@ -80,7 +80,7 @@ def test_what_a_second_process_writes_is_waited_for_last_and_listed_in_its_place
 
     monkeypatch.setattr(export, "_write_format", lambda source, table, backend, *_: iter([backend.name.upper()]))
     monkeypatch.setattr(export, "find_backend", find)
-    source: Any = SimpleNamespace(job=SimpleNamespace(format=("slow", "one", "two")))
+    source: Any = SimpleNamespace(job=SimpleNamespace(format=("slow", "one", "two"), precision="int8"))
     pending: export.Pending = {("slow", "int8"): Future(), ("slow", "fp32"): Future()}
     written: Any
     written, _ = export._write_all(source, None, pending, Clock(Silent()))

@@ -6,6 +6,8 @@ each output channel, and the kernels quantise their input for each run.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 from qexport.errors import ConversionError
@@ -23,7 +25,8 @@ def stored_smaller(content: bytes, precision: str) -> bytes:
 
     engine = quantizer.Quantizer(bytearray(content), quantization_recipe=_recipe(precision))
     try:
-        result = engine.quantize(enable_progress_bar=False, enable_progress_report=False)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
+            result = engine.quantize(enable_progress_bar=False, enable_progress_report=False)
     except Exception as error:  # whatever its passes raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(
