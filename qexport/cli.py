@@ -214,7 +214,7 @@ def _library_output() -> Iterator[Console]:
             yield terminal
         except QexportError:
             raise
-        except Exception as error:
+        except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
             raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
 
 

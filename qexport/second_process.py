@@ -152,7 +152,7 @@ def serve() -> None:
                 source, reply = read_source(request.job, request.path, request.samples), None
             else:
                 reply = _write(source, request)
-        except Exception as error:
+        except Exception as error:  # the first process decides what it means, faults of ours included
             reply = error
         pickle.dump(reply, replies)
         replies.flush()

@@ -27,7 +27,7 @@ def stored_smaller(content: bytes, precision: str) -> bytes:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
             result = engine.quantize(enable_progress_bar=False, enable_progress_report=False)
-    except Exception as error:  # whatever its passes raise
+    except Exception as error:  # the quantizer raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(
             f"ai-edge-quantizer cannot write {precision} ({first})", "try another precision"
