@@ -35,6 +35,8 @@ LEAST_COVERAGE = 0.90
 MOST_OF_FLOAT = {"onnx": 0.75}
 MOST_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
 MOST_SECONDS = 90.0
+ROUNDS = 30
+"""Sessions of one file differ by some percent from load to load, runs of one session by more."""
 
 
 @dataclass
@@ -160,7 +162,7 @@ def time_rows(rows: list[Row], shared: Path) -> None:
     for name, kind in kinds.items():
         timed = [row for row in rows if row.format == name]
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        found = measure_latency({row.path: kind(Path(row.path), 2) for row in timed}, batch)
+        found = measure_latency({row.path: kind(Path(row.path), 2) for row in timed}, batch, ROUNDS)
         for row in timed:
             row.ms = found[row.path].p50
 

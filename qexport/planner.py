@@ -21,8 +21,10 @@ from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, m
 from qexport.statistics import Statistics, merge
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
+FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
+ACTIVATIONS = frozenset({"sigmoid", "mul", "relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -61,15 +63,17 @@ def make_plan(
     Raises:
         InputError: the table lacks a value that the plan needs.
     """
-    boxes = float_boxes(program, profile)
-    integer, touched = _chosen(program, profile, float_values | boxes)
+    boxes, stem = float_boxes(program, profile), float_stem(program, profile)
+    integer, touched = _chosen(program, profile, float_values | boxes | stem)
     groups = scale_groups(program, profile, integer, touched)
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
         tensors.update(_group_tensors(program, profile, statistics, METHODS[method], group))
     for value in program.values.values():
         if value.name not in touched:
-            why = FLOAT_BOXES if value.name in boxes else _why_float(value, profile, float_values)
+            why = _why_float(value, profile, float_values)
+            if value.name in boxes | stem:
+                why = FLOAT_BOXES if value.name in boxes else FLOAT_STEM
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
@@ -136,9 +140,23 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of the raw boxes if they are cheap enough to compute in float, else none."""
+    boxes = frozenset(program.raw_boxes)
+    return boxes if _share(program, boxes) <= profile.float_boxes else frozenset()
+
+
+def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:
+    """Names of what reads the input and of its activations, if they are cheap enough to compute in float."""
+    stem = {value.name for value in program.readers[INPUT] if value.weight}
+    for value in program.values.values():
+        if value.operation in ACTIVATIONS and value.inputs and set(value.inputs) <= stem:
+            stem.add(value.name)
+    return frozenset(stem) if _share(program, frozenset(stem)) <= profile.float_stem else frozenset()
+
+
+def _share(program: Program, names: frozenset[str]) -> float:
+    """Part of all multiply-accumulates that is spent on `names`."""
     total = sum(value.macs for value in program.values.values())
-    share = sum(program.values[name].macs for name in program.raw_boxes) / max(total, 1)
-    return frozenset(program.raw_boxes) if share <= profile.float_boxes else frozenset()
+    return sum(program.values[name].macs for name in names) / max(total, 1)
 
 
 def quantised_values(program: Program, integer: frozenset[str]) -> frozenset[str]:

@@ -53,6 +53,8 @@ class RuntimeProfile:
         constants: a product with a number runs in integers, the number is one, too.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
+        float_stem: the first convolution and its activation stay float where they are at most this share: integer
+            kernels make little of three input channels, and its activations are the largest of all.
         source: where the constraints are documented.
     """
 
@@ -71,6 +73,7 @@ class RuntimeProfile:
     half_scales: bool = False
     constants: bool = False
     float_boxes: float = 0.005
+    float_stem: float = 0.0
     source: str = ""
 
 
@@ -122,9 +125,10 @@ ONNXRUNTIME = RuntimeProfile(
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=True,
+    float_stem=0.03,
     source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
 )
-"""ONNX Runtime's CPU kernels: the whole chain in integers."""
+"""ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution."""
 
 FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
 """Operations of runtimes that compute a SiLU inside the convolution's kernel."""

@@ -22,7 +22,7 @@ from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.planner import make_plan
 from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile
-from qexport.program import Program
+from qexport.program import INPUT, Program
 from qexport.statistics import Statistics
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -242,6 +242,18 @@ def test_raw_boxes_are_float_where_they_are_cheap(tiny: Program) -> None:
         plan = make_plan(tiny, synthetic_statistics(tiny.values), profile)
         assert plan.tensors["box_conv"].is_float == is_float
         assert plan.is_quantised("neck_mul")  # what it reads is integers either way
+
+
+def test_the_stem_is_float_where_it_is_cheap(tiny: Program) -> None:
+    stem = {name for name in tiny.values if name.startswith("stem_")}
+    share = sum(tiny.values[name].macs for name in stem) / sum(v.macs for v in tiny.values.values())
+    for bound, is_float in ((share * 1.01, True), (share * 0.99, False)):
+        profile = replace(ONNXRUNTIME, float_stem=bound)
+        plan = make_plan(tiny, synthetic_statistics(tiny.values), profile)
+        assert bool(plan.integer & stem) == (not is_float)
+        assert plan.tensors[INPUT].is_float == is_float
+        assert plan.tensors["stem_conv"].why.startswith("the first convolution stays float") == is_float
+        assert "left_conv" in plan.integer  # what the second layer reads is integers either way
 
 
 def golden(program: Program, profile: RuntimeProfile) -> dict[str, list[object]]:

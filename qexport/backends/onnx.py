@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,8 @@ from qexport.errors import ConversionError, MissingExtraError
 from qexport.profile import ONNXRUNTIME, RuntimeProfile, careful
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from qexport.plan import QuantPlan
     from qexport.program import Program
 
@@ -52,7 +54,10 @@ class OnnxBackend:
         options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, metadata.get("precision") == "fp16")
+        from qexport.backends.onnx_upsample import upsample_by_copies
+
+        half = metadata.get("precision") == "fp16"
+        write_onnx(program, plan, metadata, path, options.opset or OPSET, half, upsample_by_copies)
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
@@ -100,9 +105,15 @@ def check_packages(name: str, packages: tuple[str, ...]) -> None:
 
 
 def write_onnx(
-    program: Program, plan: QuantPlan | None, metadata: Mapping[str, Any], path: Path, opset: int, half: bool
+    program: Program,
+    plan: QuantPlan | None,
+    metadata: Mapping[str, Any],
+    path: Path,
+    opset: int,
+    half: bool,
+    rewrite: Callable[[ir.Model], None] = lambda _: None,
 ) -> None:
-    """Export, quantise by the plan, check and save."""
+    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save."""
     import onnx
     import onnx_ir as ir
 
@@ -112,6 +123,7 @@ def write_onnx(
     model = onnx_graph(program, opset, half)
     if plan is not None:
         insert_qdq(model, program, plan)
+        rewrite(model)
     set_metadata(model, metadata)
     proto = ir.serde.serialize_model(model)
     try:
