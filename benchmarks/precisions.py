@@ -19,8 +19,8 @@ from typing import Any
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 HEADS = ("end2end", "one2many")
-LEAST_FIDELITY = {"fp16": 0.98, "int8-dynamic": 0.93, "int8-full": 0.87}
-MOST_OF_FLOAT_BYTES = {"fp16": 0.52, "int8-dynamic": 0.30, "int8-full": 0.30}
+LEAST_FIDELITY = {"fp16": 0.98, "int8-dynamic": 0.93, "w8a16": 0.95, "int8-full": 0.87}
+MOST_OF_FLOAT_BYTES = {"fp16": 0.52, "int8-dynamic": 0.30, "w8a16": 0.30, "int8-full": 0.30}
 LEAST_RETENTION = 0.965
 
 

@@ -30,7 +30,7 @@ EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 8 TensorRT engine not built, 130 interrupted. "
+    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
 RUNTIMES = ("tensorflow",)
@@ -49,10 +49,12 @@ def export_command(
     model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
     precision: Annotated[
-        str | None, _option("fp32, fp16, int8, int8-dynamic or int8-full. Default: fp32.", "--precision")
+        str | None, _option("fp32, fp16, int8, int8-dynamic, int8-full or w8a16. Default: fp32.", "--precision")
     ] = None,
     int8: Annotated[bool | None, _option("Short for --precision int8; needs --data.", "--int8")] = None,
     half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
+    target: Annotated[str | None, _option("mcu: prepare the file for a microcontroller.", "--target")] = None,
+    io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
     data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
     eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
     imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,

@@ -67,8 +67,9 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
         InputError: not a file that qexport has written, or no image can be read.
         MissingExtraError: TensorFlow is not installed.
     """
+    from qexport.backends.litert_file import read_metadata
     from qexport.backends.tensorflow import gpu_delegate_findings, reference_interpreter
-    from qexport.backends.tflite import interpreter, read_metadata, runner_of
+    from qexport.backends.tflite import interpreter, runner_of
 
     repair()
     try:

@@ -21,10 +21,12 @@ OPSETS = range(18, 24)
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full")
-CALIBRATED = frozenset({"int8", "int8-full"})
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
+CALIBRATED = frozenset({"int8", "int8-full", "w8a16"})
 """Precisions whose activations are integers with scales from calibration."""
-SHORT_FORMS = {"int8": "int8", "half": "fp16"}
+SHORT_FORMS = ("int8", "half")
+TARGETS = ("mcu",)
+IO_TYPES = ("int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class ExportJob:
     Attributes:
         model: checkpoint path, or a name that Ultralytics knows.
         format: backends to write for.
-        precision: of weights and activations, one of `PRECISIONS`; "" becomes what the short forms say.
+        precision: of weights and activations, one of `PRECISIONS`; "" becomes what the short forms say, and
+            "int8-full" for devices that compute with nothing else.
         int8, half: short forms of "int8" and "fp16"; neither means "fp32".
+        target: a kind of device that the TFLite file is prepared for besides: "mcu", a microcontroller.
+        io: type of what integer-only files take and give.
         data: data set YAML whose train split calibrates and whose val split evaluates.
         eval_data: another YAML to evaluate on.
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
@@ -65,6 +70,8 @@ class ExportJob:
     precision: str = ""
     int8: bool = False
     half: bool = False
+    target: str | None = None
+    io: str = "int8"
     data: str | None = None
     eval_data: str | None = None
     imgsz: tuple[int, int] | None = None
@@ -93,8 +100,18 @@ class ExportJob:
     def __post_init__(self) -> None:
         """Let the short forms fill in the precision."""
         if not self.precision:
-            short = (precision for option, precision in SHORT_FORMS.items() if getattr(self, option))
-            object.__setattr__(self, "precision", next(short, "fp32"))
+            short = (precision for option, precision in self.short_forms.items() if getattr(self, option))
+            object.__setattr__(self, "precision", next(short, "int8-full" if self.integer_device else "fp32"))
+
+    @property
+    def integer_device(self) -> bool:
+        """Whether it is for a device that computes with integers only."""
+        return self.format == ("edgetpu",) or self.target == "mcu"
+
+    @property
+    def short_forms(self) -> dict[str, str]:
+        """Option → the precision that it means."""
+        return {"int8": "int8-full" if self.integer_device else "int8", "half": "fp16"}
 
     @property
     def calibrates(self) -> bool:
@@ -244,9 +261,18 @@ def _check(job: ExportJob) -> None:
     _check_range("precision", job.precision in PRECISIONS, job.precision, _alternatives(PRECISIONS))
     if job.nms and job.precision == "int8-full":
         raise UsageError("--nms and --precision int8-full exclude each other", "qexport.decode suppresses overlaps")
+    _check_range("target", job.target in (None, *TARGETS), job.target, _alternatives(TARGETS))
+    _check_range("io", job.io in IO_TYPES, job.io, _alternatives(IO_TYPES))
+    if job.target and job.format != ("tflite",):
+        raise UsageError(f"--target {job.target} is for TFLite files only", "give --format tflite, or leave it out")
+    if job.precision != "int8-full" and (job.target or job.io != "int8"):
+        option = f"--target {job.target}" if job.target else f"--io {job.io}"
+        raise UsageError(f"{option} is for integer-only files", "give --precision int8-full")
+    if {"tflite", "edgetpu"} <= set(job.format):
+        raise UsageError("formats tflite and edgetpu write the same files", "give --format edgetpu alone")
     if job.int8 and job.half:
         raise UsageError("--int8 and --half exclude each other", "give one of them")
-    for option, short in SHORT_FORMS.items():
+    for option, short in job.short_forms.items():
         if getattr(job, option) and job.precision != short:
             raise UsageError(f"--{option} and --precision {job.precision} exclude each other", "give one of them")
     if job.calibrates and not job.data and not (job.calibration and job.eval_data):
@@ -263,7 +289,7 @@ def _check(job: ExportJob) -> None:
 
 
 def _alternatives(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    return " or ".join(", ".join(words).rsplit(", ", 1))
 
 
 def _check_range(option: str, good: bool, value: object, wanted: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from qexport.backends import (
     Artifact,
     Backend,
+    DeviceChecker,
     EngineBuilder,
     EngineOptions,
     LowerOptions,
@@ -16,6 +17,7 @@ from qexport.backends import (
 )
 from qexport.calibration_table import CalibrationTable
 from qexport.cpu import cpu_kind
+from qexport.device_fit import DeviceFit
 from qexport.files import write_text, write_whole
 from qexport.job import ExportJob
 from qexport.metadata import artifact_metadata
@@ -34,6 +36,7 @@ class Written:
         verification: what was verified of it, None for float ones.
         plan: the file that its plan was saved to, None for float ones.
         quantisation: integer types and the kind of CPU that they were chosen for.
+        fit: what the device that it is for makes of it, where that is not this machine.
     """
 
     artifact: Artifact
@@ -41,21 +44,29 @@ class Written:
     verification: Verification | None = None
     plan: Path | None = None
     quantisation: dict[str, str] | None = None
+    fit: DeviceFit | None = None
 
     @property
-    def is_engine(self) -> bool:
-        """Whether it was built from a graph for this machine."""
-        return isinstance(self.backend, EngineBuilder) and self.artifact.path.suffix == self.backend.engine_suffix
+    def engine_runtime(self) -> str | None:
+        """What runs it where it was built from a graph: "" is nothing on this machine; None for a graph."""
+        name, builder = self.artifact.path.name, self.backend
+        built = isinstance(builder, EngineBuilder) and name.endswith(builder.engine_suffix)
+        return builder.engine_runtime if built and isinstance(builder, EngineBuilder) else None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether anything on this machine runs it, so that it can be scored."""
+        return self.engine_runtime != ""
 
     @property
     def timed(self) -> bool:
         """Whether the runtime that it is for runs here, so that latency means something."""
-        return self.backend.timed or self.is_engine
+        return bool(self.engine_runtime) if self.engine_runtime is not None else self.backend.timed
 
     @property
     def runtime(self) -> str:
         """What it was verified, scored and timed with."""
-        return "TensorRT" if self.is_engine else self.backend.runtime
+        return self.backend.runtime if self.engine_runtime is None else self.engine_runtime
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:
@@ -95,7 +106,16 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
-    return Written(describe_artifact(path, backend.name, job.precision), backend, verification, saved, types)
+    artifact = describe_artifact(path, backend.name, job.precision)
+    return Written(artifact, backend, verification, saved, types, _fit(job, backend, path))
+
+
+def _fit(job: ExportJob, backend: Backend, path: Path) -> DeviceFit | None:
+    if job.target == "mcu":
+        from qexport.backends.tflite_micro import fit_microcontroller
+
+        return fit_microcontroller(path)
+    return backend.fit(path) if isinstance(backend, DeviceChecker) else None
 
 
 def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
@@ -111,7 +131,7 @@ def plan_name(job: ExportJob, backend: Backend) -> str:
 
 def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
-    backend.lower(source.program, plan, metadata, path, LowerOptions(opset=source.job.opset))
+    backend.lower(source.program, plan, metadata, path, LowerOptions(source.job.opset, source.job.io))
 
 
 def build_engine(source: Source, graph: Written) -> Written:

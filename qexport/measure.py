@@ -61,7 +61,7 @@ def _accuracies(images: RunImages, written: Sequence[Written], clock: Clock) -> 
     references: dict[str, Detections] = {}
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         data = make_evaluation_set(images.evaluation_data, images.evaluation, Path(scratch) / "data")
-        for item in sorted(written, key=lambda w: w.artifact.precision != "fp32"):
+        for item in sorted((w for w in written if w.runs_here), key=lambda w: w.artifact.precision != "fp32"):
             accuracy = _accuracy(item, data, Path(scratch), references.get(item.backend.name), clock)
             found[item.artifact.path] = accuracy
             if item.artifact.precision == "fp32":
@@ -73,7 +73,7 @@ def _accuracy(
     item: Written, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
 ) -> Accuracy:
     path = item.artifact.path
-    kind = "engine" if path.suffix == ".engine" else item.backend.name
+    kind = item.backend.name if item.engine_runtime is None else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with clock.step(*title, len(data.links)) as advance, item.backend.validation():
         return evaluate(path, "detect", data, scratch, reference, advance)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qexport.arithmetic import UINT8, affine_parameters, pair_safe_scales, symmetric_scale, weight_scales
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.profile import FixedScale, RuntimeProfile, SharedScale
+from qexport.profile import WEIGHTS, FixedScale, RuntimeProfile, SharedScale
 from qexport.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
 from qexport.statistics import Statistics, merge
@@ -24,6 +24,7 @@ FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and the
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
+MANY_LEVELS = 2**15
 ACTIVATIONS = frozenset({"sigmoid", "mul", "relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
@@ -57,7 +58,7 @@ def make_plan(
 
     Args:
         statistics: by value name, from `calibrate`.
-        method: entry of `METHODS`.
+        method: entry of `METHODS`; 16 bits have room for every extreme, and clip none.
         float_values: values whose operation the user wants in float.
 
     Raises:
@@ -66,9 +67,10 @@ def make_plan(
     boxes, stem = float_boxes(program, profile), float_stem(program, profile)
     integer, touched = _chosen(program, profile, float_values | boxes | stem)
     groups = scale_groups(program, profile, integer, touched)
+    choice = METHODS["minmax" if profile.activation.levels >= MANY_LEVELS else method]
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
-        tensors.update(_group_tensors(program, profile, statistics, METHODS[method], group))
+        tensors.update(_group_tensors(program, profile, statistics, choice, group))
     for value in program.values.values():
         if value.name not in touched:
             why = _why_float(value, profile, float_values)
@@ -83,6 +85,19 @@ def make_plan(
         tensors.update(_bare_movers(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
     return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
+
+
+def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -> QuantPlan:
+    """A plan that stores weights as INT8 and leaves the arithmetic in float: it needs no data.
+
+    Args:
+        float_values: values whose layer keeps its float weights.
+    """
+    tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
+    for value in program.values.values():
+        if value.weight:
+            tensors[value.weight] = _weight(program, WEIGHTS, value, value.name not in float_values)
+    return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
 
 
 def _chosen(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qexport.arithmetic import INT8, INT8_NARROW, UINT8, IntegerType
+from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,17 @@ TFLITE_INTEGER = replace(
 )
 """No float anywhere: the program ends at the raw outputs."""
 
+TFLITE_INT16 = replace(
+    TFLITE,
+    name="tflite_w8a16",
+    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
+    activation=INT16,
+    symmetric_activations=True,
+    float_boxes=0.0,
+    source="LiteRT 16x8 quantization specification",
+)
+"""INT8 weights with INT16 activations: built-in kernels run it, XNNPACK has none for it."""
+
 WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
 """ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""
 
@@ -152,6 +163,10 @@ TENSORRT = RuntimeProfile(
     half_scales=True,
     source="TensorRT developer guide, working with quantized types: explicit quantization",
 )
+
+
+WEIGHTS = RuntimeProfile(name="weights", operations={})
+"""No integer arithmetic at all: weights are made floats again when the file is loaded."""
 
 
 def careful(profile: RuntimeProfile) -> RuntimeProfile:

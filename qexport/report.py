@@ -17,6 +17,7 @@ from qexport.accuracy import Accuracy
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
 from qexport.dataset import fingerprint
+from qexport.device_fit import DeviceFit
 from qexport.errors import QexportError
 from qexport.files import write_text
 from qexport.inputs import RunImages
@@ -53,6 +54,7 @@ class ArtifactReport:
     sha256: str
     bytes: int
     runtime: str = ""
+    engine: bool = False
     accuracy: dict[str, float | int | None] | None = None
     latency_ms: dict[str, float] | None = None
     latency_float_ms: dict[str, float] | None = None
@@ -61,6 +63,7 @@ class ArtifactReport:
     quantisation: dict[str, str] | None = None
     plan: str | None = None
     verification: Verification | None = None
+    device: DeviceFit | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -177,6 +180,8 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+    if item.fit and item.fit.lacking:
+        warnings.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
         warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
     return ArtifactReport(
@@ -186,6 +191,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         sha256=artifact.sha256,
         bytes=artifact.bytes,
         runtime=item.runtime,
+        engine=item.engine_runtime is not None,
         accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None),
         latency_ms=_latency_entry(latency),
         latency_float_ms=_latency_entry(float_latency),
@@ -194,7 +200,19 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         quantisation=item.quantisation,
         plan=str(item.plan) if item.plan else None,
         verification=item.verification,
+        device=item.fit,
         warnings=tuple(warnings),
+    )
+
+
+def device_warning(fit: DeviceFit) -> str:
+    """What the device leaves to others, and why, in one line."""
+    reasons = "; ".join(f"{each.count} {each.kind} ({each.reason})" for each in fit.lacking)
+    if fit.in_front is None:
+        return f"{fit.device} lacks operators: {reasons}"
+    behind = fit.operators - fit.in_front
+    return (
+        f"{fit.device} leaves {behind} of {fit.operators} operators to the CPU, from the first of these on: {reasons}"
     )
 
 

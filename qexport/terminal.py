@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qexport.device_fit import DeviceFit
 from qexport.report import ArtifactReport, Report
 from qexport.verify import Verification
 
@@ -17,7 +18,7 @@ NOTHING = "–"
 
 def render(report: Report, saved: Path) -> RenderableType:
     """Return the table, what it is of, and its warnings."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=_title(report), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=_title(report), title_justify="left")
     table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
@@ -51,7 +52,7 @@ def _row(artifact: ArtifactReport) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
     return (
-        f"{'engine' if artifact.path.endswith('.engine') else artifact.format} {artifact.precision}",
+        f"{'engine' if artifact.engine else artifact.format} {artifact.precision}",
         f"{artifact.bytes / 1e6:.2f}",
         _figure(accuracy.get("map"), ".4f"),
         _figure(accuracy.get("map50"), ".4f"),
@@ -73,6 +74,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
     lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
     lines.append(Text(f"report: {saved}"))
     return lines
@@ -81,6 +83,14 @@ def _notes(report: Report, saved: Path) -> list[Text]:
 def saved_in(report: Report) -> Path:
     """The folder that the artifacts are in."""
     return Path(report.artifacts[0].path).parent
+
+
+def _device(fit: DeviceFit) -> str:
+    """What a device that is not here was checked for, and what it needs."""
+    runs = f"has {fit.operators - sum(each.count for each in fit.lacking)} of"
+    needs = "".join(f"; {what} {size / 1e6:.2f} MB" for what, size in fit.memory.items())
+    files = "".join(f"; wrote {path.name}" for path in fit.files)
+    return f"{fit.device}: {runs} {fit.operators} operators by its documentation{needs}{files}"
 
 
 def _verified(artifact: ArtifactReport) -> str:

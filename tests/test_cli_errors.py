@@ -69,7 +69,7 @@ def model_without_end2end(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--int8", *FLOAT), ("--int8", "--data")),
         (("--int8", "--half", "--data", DATA, *FLOAT), ("--int8", "--half")),
         (("--precision", "int4", *FLOAT), ("--precision int4", "int8-dynamic", "int8-full")),
-        (("--precision", "int8-dynamic", "--format", "tflite,onnx", *FLOAT), ("onnx", "int8-dynamic", "fp16")),
+        (("--precision", "int8-dynamic", "--format", "tflite,tensorrt", *FLOAT), ("tensorrt", "int8-dynamic", "fp16")),
         (("--dynamic", "--format", "onnx,tflite", *FLOAT), ("tflite", "--dynamic")),
         (("--format", "onnx,tflyte", *FLOAT), ("tflyte", "openvino", "tensorrt")),
         (("--opset", "17", *FLOAT), ("--opset 17", "18 to 23")),

@@ -91,10 +91,16 @@ def test_a_job_cannot_be_changed() -> None:
             r"--nms and --precision int8-full exclude each other: qexport\.decode",
         ),
         ({"precision": "int8-full"}, r"--int8 and --precision int8-full exclude each other"),
+        ({"target": "pc"}, r"--target pc is out of range: give mcu$"),
+        ({"io": "int4"}, r"--io int4 is out of range: give int8 or uint8"),
+        ({"io": "uint8"}, r"--io uint8 is for integer-only files: give --precision int8-full"),
+        ({"target": "mcu", "int8": False, "half": True}, r"--target mcu is for integer-only files"),
+        ({"target": "mcu", "format": "onnx"}, r"--target mcu is for TFLite files only"),
+        ({"format": "tflite,edgetpu", "int8": False, "precision": "int8-full"}, r"formats tflite and edgetpu write"),
         ({"int8": False, "half": True, "precision": "fp32"}, r"--half and --precision fp32 exclude each other"),
         (
             {"int8": False, "precision": "int4"},
-            r"--precision int4 is out of range: give fp32, .* or int8-full",
+            r"--precision int4 is out of range: give fp32, .* or w8a16",
         ),
         (
             {"int8": False, "precision": "int8-full", "data": None},
@@ -228,6 +234,11 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, wanted: 
         ({"precision": "int8", "int8": True}, "int8", True),
         ({"precision": "int8-dynamic"}, "int8-dynamic", False),
         ({"precision": "int8-full"}, "int8-full", True),
+        ({"precision": "w8a16"}, "w8a16", True),
+        ({"format": "edgetpu"}, "int8-full", True),
+        ({"format": "edgetpu", "int8": True}, "int8-full", True),
+        ({"target": "mcu"}, "int8-full", True),
+        ({"target": "mcu", "int8": True, "io": "uint8"}, "int8-full", True),
     ],
 )
 def test_precisions_and_their_short_forms(options: dict[str, Any], precision: str, calibrates: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import demo_images
 
-from qexport.backends import tflite
+from qexport.backends.litert_file import read_metadata
 from qexport.backends.tflite import TFLiteBackend
 from qexport.calibrate import calibrate
 from qexport.plan import QuantPlan
@@ -69,4 +69,4 @@ def test_the_converters_own_way_is_taken_where_the_quick_one_fails(
 
     monkeypatch.setattr(decompositions, "run_decompositions", broken)
     TFLiteBackend().lower(tiny, None, {"end2end": True}, tmp_path / "a.tflite")
-    assert tflite.read_metadata(tmp_path / "a.tflite") == {"end2end": True}
+    assert read_metadata(tmp_path / "a.tflite") == {"end2end": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 import torch
 from conftest import demo_checkpoint, demo_image, demo_images
 
-from qexport.backends.tflite import TFLiteBackend, read_metadata
+from qexport.backends.litert_file import append_metadata, give_unsigned, read_metadata
+from qexport.backends.tflite import TFLiteBackend
 from qexport.calibrate import calibrate
 from qexport.decode import dequantised, detections, layout_of
 from qexport.errors import ConversionError
 from qexport.metadata import artifact_metadata
 from qexport.plan import QuantPlan
 from qexport.planner import make_plan
-from qexport.profile import TFLITE_INTEGER
+from qexport.profile import TFLITE_INT16, TFLITE_INTEGER
 from qexport.program import Program, by_constant
 from qexport.simulate import simulated
 from qexport.verify import sample_inputs, verify
@@ -163,6 +165,76 @@ def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program,
     assert found.classes[0] == int(clearest[0, 5])
     np.testing.assert_allclose(found.boxes[0], clearest[0, :4].numpy(), atol=6)
     assert found.scores[0] == pytest.approx(float(clearest[0, 4]), abs=0.15)
+
+
+def test_unsigned_integers_are_the_same_steps_128_higher(
+    integer: tuple[Program, QuantPlan, Path], tmp_path: Path
+) -> None:
+    program, plan, signed = integer
+    path = Path(shutil.copy(signed, tmp_path / "unsigned.tflite"))
+    give_unsigned(path)
+    append_metadata(path, read_metadata(signed))
+    assert set(types_of(path)) <= {"UINT8", "INT8", "INT32", "INT64", "BOOL"}
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *program.imgsz, 3), dtype=np.uint8)
+    results: list[list[Any]] = []
+    zero_points: list[list[int]] = []
+    for file, given in ((signed, (pixels.astype(np.int16) - 128).astype(np.int8)), (path, pixels)):
+        loaded = interpreter(file)
+        assert loaded.get_input_details()[0]["dtype"] == given.dtype
+        loaded.set_tensor(loaded.get_input_details()[0]["index"], given)
+        loaded.invoke()
+        results.append([loaded.get_tensor(output["index"]) for output in loaded.get_output_details()])
+        zero_points.append([output["quantization"][1] for output in loaded.get_output_details()])
+    assert len(results[1]) == 6
+    assert zero_points[1] == [zero_point + 128 for zero_point in zero_points[0]]
+    for one, other in zip(*results, strict=True):
+        assert other.dtype == np.uint8
+        np.testing.assert_array_equal(one.astype(int) + 128, other)
+    image = demo_image(program.imgsz).numpy()
+    backend = TFLiteBackend()
+    np.testing.assert_array_equal(backend.runner(path, 1).run(image), backend.runner(signed, 1).run(image))
+    verify(program, plan, backend.read(path), backend.runner(path, 1), [image])
+
+
+@pytest.fixture(scope="module")
+def wide(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantPlan, Path]:
+    """The end-to-end demo model at 96 pixels with INT8 weights and INT16 activations."""
+    table = calibrate(demo_program, demo_images("train", 4), lambda: None)
+    plan = make_plan(demo_program, table.statistics, TFLITE_INT16)
+    path = tmp_path_factory.mktemp("wide") / "demo_w8a16.tflite"
+    TFLiteBackend().lower(demo_program, plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan), path)
+    return plan, path
+
+
+def test_sixteen_bit_activations_are_as_planned(wide: tuple[QuantPlan, Path], demo_program: Program) -> None:
+    plan, path = wide
+    planned = [tensor for tensor in plan.tensors.values() if not tensor.is_float and tensor.axis is None]
+    assert {tensor.dtype for tensor in planned} == {"int16"}
+    assert {tensor.zero_point for tensor in planned} == {(0,)}
+    assert types_of(path)["INT16"] >= 0.9 * len(planned)
+    backend = TFLiteBackend()
+    inputs = sample_inputs(demo_images("val", 4), demo_program)
+    found = verify(demo_program, plan, backend.read(path), backend.runner(path, 1), inputs)
+    assert found.coverage > 0.9
+    assert found.tensors > 0.9 * (found.tensors + found.unnamed)
+
+
+def test_sixteen_bits_lose_next_to_nothing_beyond_the_weights(
+    wide: tuple[QuantPlan, Path], demo_program: Program
+) -> None:
+    """INT16 steps are 256 times as fine: what remains is the rounding of the weights."""
+    image = demo_image((96, 96))
+    with torch.no_grad():
+        expected = demo_program.graph(image).numpy()
+    actual = TFLiteBackend().runner(wide[1], 1).run(image.numpy())
+    np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.05)
+    assert not np.array_equal(actual, expected)
+
+
+def test_sixteen_bits_clip_nothing(wide: tuple[QuantPlan, Path]) -> None:
+    whys = [tensor.why for tensor in wide[0].tensors.values() if tensor.dtype == "int16"]
+    assert not [why for why in whys if "percentile" in why]
+    assert [why for why in whys if why.startswith("minmax")]
 
 
 def test_a_float_left_over_is_refused(floats: dict[str, Path]) -> None:

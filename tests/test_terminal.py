@@ -66,7 +66,7 @@ def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
 
 def test_an_engine_is_told_from_its_graph() -> None:
     graph = replace(INT8, path="x/a_int8_tensorrt.onnx", format="tensorrt", bytes=1_110_000)
-    engine = replace(graph, path="x/a_int8.engine", bytes=2_220_000)
+    engine = replace(graph, path="x/a_int8.engine", engine=True, bytes=2_220_000)
     lines = printed(replace(REPORT, artifacts=(graph, engine)))
     assert next(line for line in lines if "1.11" in line).split()[:3] == ["tensorrt", "int8", "1.11"]
     assert next(line for line in lines if "2.22" in line).split()[:3] == ["engine", "int8", "2.22"]

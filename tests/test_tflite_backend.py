@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qexport.backends import StoredGraph
-from qexport.backends.tflite import TFLiteBackend, read_metadata
+from qexport.backends.litert_file import read_metadata
+from qexport.backends.tflite import TFLiteBackend
 from qexport.calibrate import calibrate
 from qexport.errors import ConversionError, VerificationError
 from qexport.metadata import artifact_metadata

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.cpu import ANY
+from qexport.device_fit import DeviceFit
 from qexport.errors import UsageError
 from qexport.profile import RuntimeProfile
 
@@ -84,9 +85,11 @@ class LowerOptions:
 
     Attributes:
         opset: ONNX operator set; None for the one that suits the runtime.
+        io: type of what integer-only files take and give, "int8" or "uint8".
     """
 
     opset: int | None = None
+    io: str = "int8"
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,15 @@ class EngineOptions:
 
 @runtime_checkable
 class EngineBuilder(Protocol):
-    """A backend whose files are built into an engine on the machine that they are for."""
+    """A backend whose files are built into an engine for the machine, or the device, that they are for.
+
+    Attributes:
+        engine_suffix: what an engine's name ends with, behind the precision.
+        engine_runtime: what runs an engine where it was built; "" if nothing does.
+    """
 
     engine_suffix: str
+    engine_runtime: str
 
     def write_script(self, folder: Path) -> None:
         """Write what builds the engine elsewhere."""
@@ -112,6 +121,15 @@ class EngineBuilder(Protocol):
 
     def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
         """Build the engine; raise `EngineNotBuiltError` where that cannot be done here."""
+        ...
+
+
+@runtime_checkable
+class DeviceChecker(Protocol):
+    """A backend for a device that is not here: its files are checked against what the device documents."""
+
+    def fit(self, path: Path) -> DeviceFit:
+        """Return what the device would make of the file."""
         ...
 
 
@@ -147,7 +165,7 @@ class Backend(Protocol):
     ) -> None:
         """Write the artifact; with a plan obey it, without one write float. Raise `ConversionError` if it cannot.
 
-        `metadata["precision"]` is "fp32", "fp16" or "int8".
+        `metadata["precision"]` is one of `qexport.job.PRECISIONS`.
         """
         ...
 

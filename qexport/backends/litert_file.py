@@ -1,11 +1,56 @@
-"""Change what a converted `.tflite` file takes and gives, in its flatbuffer."""
+"""A `.tflite` file as it lies on disk: its flatbuffer, what it takes and gives, and the metadata behind it."""
 
 from __future__ import annotations
 
+import json
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qexport.errors import ConversionError
+
+VALUE = re.compile(r"qexport_(\w+)")
+"""How the name of a tensor begins that helps to compute a value of the program; "a;;b": of b, merged into a."""
+
+
+METADATA = "metadata.json"
+
+
+def append_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Put metadata behind a file, as Ultralytics does: a zip archive of one JSON file."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        # A fixed date keeps equal exports byte-identical.
+        archive.writestr(zipfile.ZipInfo(METADATA, (1980, 1, 1, 0, 0, 0)), json.dumps(dict(metadata)))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata that was appended to a file."""
+    with zipfile.ZipFile(path) as archive:
+        content: dict[str, Any] = json.loads(archive.read(METADATA))
+    return content
+
+
+def flatbuffer_of(path: Path) -> bytes:
+    """A file's content without the metadata behind it."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return content[: min(entry.header_offset for entry in archive.infolist())]
+
+
+def operator_names() -> dict[int, str]:
+    """Code → name of the built-in operators."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+def type_names() -> dict[int, str]:
+    """Code → name of the tensor types."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 
 
 def load_file(path: Path) -> Any:
@@ -33,22 +78,70 @@ def take_float_input(path: Path) -> None:
 
     model = load_file(path)
     graph = model.subgraphs[0]
-    integers = int(graph.inputs[0])
-    if graph.tensors[integers].type != schema.TensorType.INT8:
-        return
-    given = schema.TensorT()
-    given.name, given.shape = graph.tensors[integers].name, graph.tensors[integers].shape
-    given.type, given.buffer = schema.TensorType.FLOAT32, 0
-    graph.tensors[integers].name = given.name + b"_integers"
-    graph.tensors.append(given)
+    if graph.tensors[int(graph.inputs[0])].type == schema.TensorType.INT8:
+        _convert_input(model, schema.TensorType.FLOAT32)
+        save_file(model, path)
+
+
+def give_unsigned(path: Path) -> None:
+    """Let an integer-only file take and give UINT8: the same steps, 128 higher."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    _convert_input(model, schema.TensorType.UINT8)
+    for position in range(len(model.subgraphs[0].outputs)):
+        _convert_output(model, position, schema.TensorType.UINT8)
+    save_file(model, path)
+
+
+def _convert_input(model: Any, kind: int) -> None:
+    """Let the file take tensors of another type, with a QUANTIZE operator behind."""
+    graph = model.subgraphs[0]
+    inner = int(graph.inputs[0])
+    outer = _like(model, inner, kind)
+    graph.tensors[outer].name = graph.tensors[inner].name
+    graph.tensors[inner].name += b"_integers"
+    graph.operators.insert(0, _quantize(model, outer, inner))
+    graph.inputs = [outer]
+    for signature in model.signatureDefs or ():
+        signature.inputs[0].tensorIndex = outer
+
+
+def _convert_output(model: Any, position: int, kind: int) -> None:
+    """Let the file give tensors of another type, with a QUANTIZE operator before."""
+    graph = model.subgraphs[0]
+    inner = int(graph.outputs[position])
+    outer = _like(model, inner, kind)
+    graph.tensors[outer].name = b"output_%d" % position
+    graph.operators.append(_quantize(model, inner, outer))
+    graph.outputs = [outer if index == inner else index for index in graph.outputs]
+    for signature in model.signatureDefs or ():
+        for given in signature.outputs:
+            given.tensorIndex = outer if given.tensorIndex == inner else given.tensorIndex
+
+
+def _like(model: Any, index: int, kind: int) -> int:
+    """Add a tensor of another type with the shape of an INT8 one; unsigned ones have its scale. Return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    known, made = graph.tensors[index], schema.TensorT()
+    made.shape, made.type, made.buffer = known.shape, kind, 0
+    if kind == schema.TensorType.UINT8:
+        made.quantization = schema.QuantizationParametersT()
+        made.quantization.scale = known.quantization.scale
+        made.quantization.zeroPoint = known.quantization.zeroPoint + 128
+    graph.tensors.append(made)
+    return len(graph.tensors) - 1
+
+
+def _quantize(model: Any, source: int, result: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
     operator = schema.OperatorT()
     operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
-    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [integers]
-    graph.operators.insert(0, operator)
-    graph.inputs = [len(graph.tensors) - 1]
-    for signature in model.signatureDefs or ():
-        signature.inputs[0].tensorIndex = len(graph.tensors) - 1
-    save_file(model, path)
+    operator.inputs, operator.outputs = [source], [result]
+    return operator
 
 
 def check_integers(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
-from qexport.backends.litert_file import load_file
+from qexport.backends.litert_file import VALUE, load_file, operator_names, type_names
 from qexport.errors import VerificationError
 
-_VALUE = re.compile(r"qexport_(\w+)")
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
 _INTEGER_TYPES = {"INT8", "UINT8", "INT16"}
 
 
 def read_file(path: Path) -> StoredGraph:
     """Read types, scales and INT8 weights."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = load_file(path)
-    codes = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-    types = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    model, codes, types = load_file(path), operator_names(), type_names()
     graph = model.subgraphs[0]
     tensors: dict[str, StoredTensor] = {}
     operators: Counter[str] = Counter()
@@ -48,8 +42,7 @@ def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[in
     """The result, and for a convolution the weight, under the names of the plan."""
     if kind in ("DEQUANTIZE", "PAD"):
         return {}
-    # A name such as "a;;b" means that something of b was merged into a.
-    owner = _VALUE.match(output.name.decode())
+    owner = VALUE.match(output.name.decode())
     if owner is None:
         return {}
     found = {owner[1]: _stored(output, types)}

@@ -37,7 +37,7 @@ class OnnxBackend:
     suffix = ".onnx"
     runtime = "ONNX Runtime, CPU execution provider"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}}
-    precisions = frozenset({"fp32", "fp16", "int8"})
+    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
     dynamic = True
     apart = False
     timed = True
@@ -55,9 +55,12 @@ class OnnxBackend:
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.backends.onnx_upsample import upsample_by_copies
+        from qexport.planner import weights_only
 
-        half = metadata.get("precision") == "fp16"
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, half, upsample_by_copies)
+        precision = metadata.get("precision")
+        if precision == "int8-dynamic":
+            plan = weights_only(program)
+        write_onnx(program, plan, metadata, path, options.opset or OPSET, precision == "fp16", upsample_by_copies)
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
@@ -118,12 +121,15 @@ def write_onnx(
     import onnx_ir as ir
 
     from qexport.backends.onnx_graph import onnx_graph, set_metadata
+    from qexport.backends.onnx_weights import store_weights
     from qexport.backends.qdq import insert_qdq
 
     model = onnx_graph(program, opset, half)
-    if plan is not None:
+    if plan is not None and plan.integer:
         insert_qdq(model, program, plan)
         rewrite(model)
+    elif plan is not None:
+        store_weights(model, program, plan)
     set_metadata(model, metadata)
     proto = ir.serde.serialize_model(model)
     try:

@@ -34,6 +34,7 @@ class TensorRTBackend:
     suffix = "_tensorrt.onnx"
     runtime = "ONNX Runtime without fusion, in place of TensorRT"
     engine_suffix = ".engine"
+    engine_runtime = "TensorRT"
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: TENSORRT}}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +17,13 @@ from numpy.typing import NDArray
 from qexport.backends import LowerOptions, Runner, StoredGraph
 from qexport.cpu import ANY
 from qexport.errors import ConversionError, MissingExtraError
-from qexport.profile import TFLITE, TFLITE_INTEGER, RuntimeProfile
+from qexport.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
 
 if TYPE_CHECKING:
     from qexport.plan import QuantPlan
     from qexport.program import Program
 
 _PACKAGES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "torchao", "flatbuffers")
-_METADATA = "metadata.json"
 
 
 class TFLiteBackend:
@@ -38,8 +35,9 @@ class TFLiteBackend:
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
         "int8": {ANY: TFLITE},
         "int8-full": {ANY: TFLITE_INTEGER},
+        "w8a16": {ANY: TFLITE_INT16},
     }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int8-full"})
+    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16"})
     dynamic = False
     apart = True
     timed = True
@@ -60,7 +58,8 @@ class TFLiteBackend:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
-        from qexport.backends.litert_file import check_integers, take_float_input
+        from qexport.backends.litert_file import append_metadata, check_integers, give_unsigned, take_float_input
+        from qexport.backends.litert_int16 import with_int16_activations
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
         from qexport.program import copied
@@ -75,20 +74,23 @@ class TFLiteBackend:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
             height, width = program.imgsz
             graph.get_buffer("decode.unit").div_(torch.tensor([width, height, width, height]))
-        if plan is not None:
-            graph = simulated(program, plan, graph)
+        converted = plan if precision != "w8a16" else None
+        if converted is not None:
+            graph = simulated(program, converted, graph)
         tag_values(graph, program)
         with _silence():
-            _convert(graph, example, quantised=plan is not None).export(str(path))
+            _convert(graph, example, quantised=converted is not None).export(str(path))
         if precision == "int8-full":
             check_integers(path)
-        elif plan is not None:
+            if options.io == "uint8":
+                give_unsigned(path)
+        elif converted is not None:
             take_float_input(path)
+        elif plan is not None:
+            path.write_bytes(with_int16_activations(path, plan))
         if precision in RECIPES:
             path.write_bytes(stored_smaller(path.read_bytes(), precision))
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-            # A fixed date keeps equal exports byte-identical.
-            archive.writestr(zipfile.ZipInfo(_METADATA, (1980, 1, 1, 0, 0, 0)), json.dumps(dict(metadata)))
+        append_metadata(path, metadata)
 
     def read(self, path: Path) -> StoredGraph:
         """Read types, scales and INT8 weights from the flatbuffer."""
@@ -98,6 +100,8 @@ class TFLiteBackend:
 
     def runner(self, path: Path, threads: int) -> Runner:
         """Load the file into LiteRT."""
+        from qexport.backends.litert_file import read_metadata
+
         return runner_of(interpreter(path, threads), read_metadata(path))
 
     def validation(self) -> contextlib.AbstractContextManager[None]:
@@ -158,13 +162,6 @@ def layer_output(loaded: Any, batch: NDArray[np.float32]) -> NDArray[np.integer]
     loaded.invoke()
     output: NDArray[np.integer] = loaded.get_tensor(loaded.get_output_details()[0]["index"])
     return output
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata that was appended to the file, as Ultralytics does."""
-    with zipfile.ZipFile(path) as archive:
-        content: dict[str, Any] = json.loads(archive.read(_METADATA))
-    return content
 
 
 def _convert(graph: Any, example: Any, quantised: bool) -> Any:

@@ -1,0 +1,88 @@
+"""ONNX and OpenVINO files with INT8 weights and float arithmetic: small on disk, floats once loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import demo_checkpoint, demo_image
+
+from qexport.backends import Backend, find_backend
+from qexport.metadata import artifact_metadata
+from qexport.planner import weights_only
+from qexport.program import Program
+
+onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
+
+
+def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
+    backend = find_backend(name)
+    path = folder / f"demo_int8-dynamic{backend.suffix}"
+    backend.lower(program, None, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", None), path)
+    return backend, path
+
+
+def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Program) -> None:
+    plan = weights_only(demo_program)
+    weights = {value.weight for value in demo_program.values.values() if value.weight}
+    assert {name for name, tensor in plan.tensors.items() if not tensor.is_float} == weights
+    assert plan.integer == frozenset()
+    kept = next(value for value in demo_program.values.values() if value.weight)
+    assert weights_only(demo_program, frozenset({kept.name})).tensors[kept.weight].is_float
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("head", ["demo_program", "demo_one2many"])
+def test_what_is_found_stays(name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    program: Program = request.getfixturevalue(head)
+    backend, path = written(name, program, tmp_path)
+    image = demo_image(program.imgsz)
+    with torch.no_grad():
+        expected = program.graph(image).numpy()
+    actual = backend.runner(path, 1).run(image.numpy())
+    assert not np.array_equal(actual, expected)
+    if program.final:
+        np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.1)
+    else:
+        np.testing.assert_allclose(actual[:, 4:], expected[:, 4:], atol=0.2)
+
+
+def test_onnx_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) -> None:
+    _, path = written("onnx", demo_program, tmp_path)
+    stored = {each.name: each for each in onnx.load(path).graph.initializer}
+    for value in demo_program.values.values():
+        if value.weight:
+            integers = onnx.numpy_helper.to_array(stored[f"{value.weight}.quantised"])
+            scales = onnx.numpy_helper.to_array(stored[f"{value.weight}.scale"])
+            array = demo_program.graph.get_parameter(value.weight).detach().numpy()
+            assert integers.dtype == np.int8
+            np.testing.assert_allclose(integers * scales, array, atol=float(scales.max()) * 0.51)
+            assert value.weight not in stored
+
+
+def test_onnx_runtime_makes_floats_of_them_when_it_loads(demo_program: Program, tmp_path: Path) -> None:
+    """Otherwise it would do so for every image, and could not choose its fastest kernels."""
+    from qexport.backends.onnx import session
+
+    _, path = written("onnx", demo_program, tmp_path)
+    session(path, 1, tmp_path / "optimised.onnx")
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    assert not [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    assert not [node for node in graph.node if node.op_type == "DequantizeLinear"]
+
+
+def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) -> None:
+    import openvino
+
+    from qexport.backends.openvino import behind_split
+
+    _, path = written("openvino", demo_program, tmp_path)
+    model = openvino.Core().read_model(path / "model.xml")
+    kinds = [op.get_element_type().to_string() for op in model.get_ops() if op.get_type_name() == "Constant"]
+    layers = {value.name for value in demo_program.values.values() if value.weight}
+    float_layers = behind_split(demo_program)
+    assert float_layers < layers
+    assert kinds.count("i8") == len(layers - float_layers)
