@@ -12,9 +12,10 @@ of shape (SIZE, SIZE, 3), masks are bool of shape (SIZE, SIZE), colours are BGR 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -297,40 +298,134 @@ def draw(scene: Scene) -> Image:
 # --- Writing ----------------------------------------------------------------------------------------------
 
 
-def label_lines(scene: Scene) -> str:
-    """Return the scene's YOLO labels, a line "class x y w h" for each visible object.
+def bounding_box(shape: Shape, seen: Mask) -> Array:
+    """Centre and size, (4,) in pixels, of the visible part's box."""
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    x0, x1, y0, y1 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    return np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
 
-    The box is that of the object's visible part; centre and size are fractions of the image's size.
+
+def visible_outline(shape: Shape, seen: Mask) -> Array:
+    """The outer contour of the largest visible piece, (2 · corners,) in pixels; a hole is not told."""
+    contours, _ = cv2.findContours(seen.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(contours, key=cv2.contourArea)
+    simple = cv2.approxPolyDP(largest, 0.75, closed=True)
+    corners = simple if len(simple) >= 3 else largest
+    return np.asarray(corners, np.float64).reshape(-1) + 0.5
+
+
+def oriented_box(shape: Shape, seen: Mask) -> Array:
+    """Corners of the smallest turned rectangle around the visible part, (8,) in pixels."""
+    points = np.argwhere(seen)[:, ::-1].astype(np.float32) + 0.5
+    return np.asarray(cv2.boxPoints(cv2.minAreaRect(points)), np.float64).reshape(-1)
+
+
+def keypoints(shape: Shape, seen: Mask) -> Array:
+    """Box and five points, (4 + 5 · 3,) in pixels: centre, then the outline's left, top, right and bottom end.
+
+    They are those of the whole object. Visibility: 0 outside the image, 1 behind something else, 2 seen.
     """
+    outline = np.array(shape.outline)
+    ends = [outline[:, 0].argmin(), outline[:, 1].argmin(), outline[:, 0].argmax(), outline[:, 1].argmax()]
+    points = np.concatenate((np.array([shape.centre]), outline[ends]))
+    rows = []
+    for x, y in points:
+        inside = 0 <= x < SIZE and 0 <= y < SIZE
+        near = seen[max(0, int(y) - 1) : int(y) + 2, max(0, int(x) - 1) : int(x) + 2] if inside else seen[:0]
+        rows.append((x, y, 2.0 if near.any() else 1.0) if inside else (0.0, 0.0, 0.0))
+    return np.concatenate((bounding_box(shape, seen), np.array(rows).reshape(-1)))
+
+
+LABELS: dict[str, Callable[[Shape, Mask], Array]] = {
+    "detect": bounding_box,
+    "segment": visible_outline,
+    "pose": keypoints,
+    "obb": oriented_box,
+}
+"""Task → what stands behind the class in a line of its labels, in pixels."""
+
+KEYPOINTS = 5
+_VISIBILITY = slice(6, None, 3)  # of a pose label
+
+
+def label_lines(scene: Scene, task: str = "detect") -> str:
+    """Return the scene's YOLO labels for a task, a line for each visible object, in fractions of the image's size."""
     lines = []
     for shape, (seen, fraction) in zip(scene.shapes, visible_masks(scene.shapes), strict=True):
         if fraction < _LEAST_VISIBLE:
             continue
-        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-        x0, x1, y0, y1 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-        box = np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]) / SIZE
-        lines.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in box) + "\n")
+        values = LABELS[task](shape, seen)
+        scale = np.full(len(values), 1 / SIZE)
+        if task == "pose":
+            scale[_VISIBILITY] = 1
+        lines.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in values * scale) + "\n")
     return "".join(lines)
 
 
-def render_split(out: Path, split: str, count: int, seed: int) -> None:
-    """Write images and labels `0` to `count - 1` of one split under `out`."""
+def render_split(out: Path, split: str, count: int, seed: int, task: str = "detect") -> None:
+    """Write images and a task's labels `0` to `count - 1` of one split under `out`; images that are there stay."""
     images, labels = out / "images" / split, out / "labels" / split
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         scene = choose_scene(seed, split, index)
         name = f"{split}{index:05d}"
-        cv2.imwrite(str(images / f"{name}.jpg"), draw(scene), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        (labels / f"{name}.txt").write_text(label_lines(scene))
+        if not (images / f"{name}.jpg").exists():
+            cv2.imwrite(str(images / f"{name}.jpg"), draw(scene), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        (labels / f"{name}.txt").write_text(label_lines(scene, task))
 
 
-def write_description(out: Path) -> Path:
-    """Write the data set's `shapes.yaml` under `out` and return its path."""
+def write_description(out: Path, task: str = "detect") -> Path:
+    """Write the data set's YAML under `out` and return its path."""
     path = out / "shapes.yaml"
-    description = {"train": "images/train", "val": "images/val", "names": dict(enumerate(NAMES))}
+    description: dict[str, Any] = {"train": "images/train", "val": "images/val", "names": dict(enumerate(NAMES))}
+    if task == "pose":
+        description["kpt_shape"] = [KEYPOINTS, 3]
+        description["flip_idx"] = [0, 3, 2, 1, 4]  # left and right end change places
     path.write_text(yaml.safe_dump(description, sort_keys=False))
     return path
+
+
+# --- Crops for classification -----------------------------------------------------------------------------
+
+CROP = 96
+_MARGIN = 1.3  # a crop's side as a multiple of the box's longer one
+
+
+def crops(scene: Scene) -> list[tuple[int, Image]]:
+    """Return (class, image of CROP × CROP pixels) of each object that is at least half visible."""
+    image, found = draw(scene), []
+    for shape, (seen, fraction) in zip(scene.shapes, visible_masks(scene.shapes), strict=True):
+        if fraction < 0.5:
+            continue
+        x, y, width, height = bounding_box(shape, seen)
+        half = max(width, height) * _MARGIN / 2
+        corners = np.array([[x - half, y - half], [x + half, y - half], [x - half, y + half]], np.float32)
+        target = np.array([[0, 0], [CROP, 0], [0, CROP]], np.float32)
+        moved = cv2.warpAffine(
+            image,
+            cv2.getAffineTransform(corners, target),
+            (CROP, CROP),
+            flags=cv2.INTER_AREA,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        found.append((shape.kind, np.asarray(moved, np.uint8)))
+    return found
+
+
+def render_crops(out: Path, split: str, count: int, seed: int) -> None:
+    """Write `count` crops of each class under `out/<split>/<class>/`, from as many scenes as it takes."""
+    left = dict.fromkeys(range(len(NAMES)), count)
+    index = 0
+    while any(left.values()):
+        for kind, image in crops(choose_scene(seed, split, index)):
+            if left[kind]:
+                left[kind] -= 1
+                folder = out / split / NAMES[kind]
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{split}{index:05d}_{left[kind]:05d}.jpg"
+                cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        index += 1
 
 
 def main() -> None:

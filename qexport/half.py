@@ -24,7 +24,7 @@ def halve(graph: GraphModule, program: Program) -> None:
             tensor.data = tensor.data.half()
         if node.name == INPUT:
             _cast_behind(graph, node, torch.float16, lambda _: True)
-        elif node.name in (*program.raw_boxes, *program.raw_scores):
+        elif node.name in program.raw_outputs:
             _cast_behind(graph, node, torch.float32, lambda reader: not _is_body(program, reader))
     graph.graph.lint()
     graph.recompile()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.errors import ConversionError, InputError
+from qexport.float_decode import Further
 from qexport.heads import DetectionProgram
 
 aten = torch.ops.aten
@@ -94,7 +95,10 @@ class Program:
     Attributes:
         graph: callable, images (batch, channels, height, width) to the decoded output.
         values: every tensor in order of computation, by name.
-        raw_boxes, raw_scores: names of the per-level values that the decode reads.
+        raw_boxes, raw_scores, raw_further: names of the per-level values that the decode reads; the last are mask
+            coefficients, keypoints or angles.
+        prototypes: name of the value that is the second output, "" where there is one output.
+        further: what `raw_further` are.
         head: "end2end" or "one2many".
         strides: pixels in a cell of each level.
         reg_max: bins of each box side's distribution; 1 where the side is a plain number.
@@ -116,6 +120,15 @@ class Program:
     batch: int
     fingerprint: str
     dynamic: bool = False
+    raw_further: tuple[str, ...] = ()
+    prototypes: str = ""
+    further: Further = Further()
+
+    @property
+    def raw_outputs(self) -> tuple[str, ...]:
+        """Every body value that leaves the body."""
+        last = (self.prototypes,) if self.prototypes else ()
+        return (*self.raw_boxes, *self.raw_scores, *self.raw_further, *last)
 
     @cached_property
     def readers(self) -> dict[str, tuple[Value, ...]]:
@@ -149,11 +162,15 @@ def capture(
         _check_same(expected, graph(example))
     values = {value.name: value for value in _describe(graph)}
     raw = _raw_outputs(values)
+    levels = len(module.decode.levels)
     return Program(
         graph=graph,
         values=values,
-        raw_boxes=raw[: len(raw) // 2],
-        raw_scores=raw[len(raw) // 2 :],
+        raw_boxes=raw[:levels],
+        raw_scores=raw[levels : 2 * levels],
+        raw_further=raw[2 * levels :],
+        prototypes=_prototypes(graph, values),
+        further=getattr(module.decode, "further", Further()),
         head="end2end" if module.decode.end2end else "one2many",
         strides=module.decode.levels,
         reg_max=module.decode.reg_max,
@@ -347,11 +364,25 @@ def _raw_outputs(values: dict[str, Value]) -> tuple[str, ...]:
     return tuple(raw)
 
 
-def _check_same(expected: Tensor, actual: Tensor) -> None:
-    error = float((expected - actual).abs().max())
-    allowed = 1e-3 * max(1.0, float(expected.abs().max()))
-    if not error <= allowed:
-        raise ConversionError(f"the captured program differs from the model by {error:.3g}", "report its architecture")
+def _prototypes(graph: GraphModule, values: dict[str, Value]) -> str:
+    """The body value that is an output itself, "" if there is none."""
+    made = graph.graph.output_node().all_input_nodes
+    return next((node.name for node in made if values[node.name].region == "body"), "")
+
+
+def every_output(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A program's outputs, the detections first."""
+    return (output,) if isinstance(output, Tensor) else tuple(output)
+
+
+def _check_same(expected: Tensor | tuple[Tensor, ...], actual: Tensor | tuple[Tensor, ...]) -> None:
+    for one, other in zip(every_output(expected), every_output(actual), strict=True):
+        error = float((one - other).abs().max())
+        allowed = 1e-3 * max(1.0, float(one.abs().max()))
+        if not error <= allowed:
+            raise ConversionError(
+                f"the captured program differs from the model by {error:.3g}", "report its architecture"
+            )
 
 
 def _fingerprint(graph: GraphModule) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qexport.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid, suppressed
-from qexport.heads import Decode
+from qexport.float_decode import Decode
 
 IMGSZ = (64, 96)
 STRIDES = (8, 16, 32)
