@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,32 @@ from qexport.evaluation_set import EvaluationSet
 TRUTH_CONFIDENCE = 0.25
 """Detections of the float model at least this confident are the ground truth of fidelity."""
 
+
+@dataclass(frozen=True)
+class Scoring:
+    """How Ultralytics scores a task.
+
+    Attributes:
+        module, validator: where its validator is.
+        metric: which of the validator's metrics is the task's own.
+        other: the second one, such as that of the boxes around masks; "" for none.
+    """
+
+    module: str
+    validator: str
+    metric: str
+    other: str = ""
+
+
+SCORING = {
+    "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
+    "segment": Scoring("ultralytics.models.yolo.segment", "SegmentationValidator", "seg", "box"),
+    "pose": Scoring("ultralytics.models.yolo.pose", "PoseValidator", "pose", "box"),
+    "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
+}
+
 Detections = Mapping[str, tuple[Tensor, Tensor]]
-"""Image file name → boxes (n, 4) x1 y1 x2 y2 in input pixels, and classes (n,)."""
+"""Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +56,10 @@ class Accuracy:
     """What one artifact scores on one evaluation set.
 
     Attributes:
-        map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1.
-        fidelity: mAP50-95 against the reference's detections, None without a reference.
+        map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1; of masks, keypoints or turned boxes where the
+            task has them.
+        box_map: mAP50-95 of the boxes around masks and keypoints, None for other tasks.
+        fidelity: mAP50-95 of the boxes against the reference's detections, None without a reference.
         images: how many images were scored.
         unread: images that the validator left out because it could not read them or their labels.
         detections: confident detections, the reference for other artifacts.
@@ -44,6 +71,7 @@ class Accuracy:
     images: int
     unread: tuple[str, ...]
     detections: Detections
+    box_map: float | None = None
 
 
 def evaluate(
@@ -63,11 +91,11 @@ def evaluate(
         on_image: called after each image, for a progress bar.
     """
     from ultralytics.models import YOLO
-    from ultralytics.models.yolo.detect import DetectionValidator
 
-    recorder = _Recorder(reference)
+    recorder, scoring = _Recorder(reference), SCORING[task]
+    base: Any = getattr(import_module(scoring.module), scoring.validator)
 
-    class Validator(DetectionValidator):
+    class Validator(base):  # type: ignore[misc]
         def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
             recorder.record(self, preds, batch)
             super().update_metrics(preds, batch)
@@ -87,12 +115,13 @@ def evaluate(
             exist_ok=True,
         )
     return Accuracy(
-        map=float(metrics.box.map),
-        map50=float(metrics.box.map50),
+        map=float(getattr(metrics, scoring.metric).map),
+        map50=float(getattr(metrics, scoring.metric).map50),
         fidelity=recorder.fidelity(),
         images=len(recorder.confident),
         unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
         detections=recorder.confident,
+        box_map=float(getattr(metrics, scoring.other).map) if scoring.other else None,
     )
 
 
@@ -130,10 +159,15 @@ class _Recorder:
 
     def score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
         """Score one image's detections against boxes and classes."""
+        from ultralytics.models.yolo.detect import DetectionValidator
+
         truth = {"bboxes": boxes, "cls": classes}
+        # Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
+        turned = boxes.shape[1] == 5
+        process = type(validator)._process_batch if turned else DetectionValidator._process_batch
         self.metrics.update_stats(
             {
-                **validator._process_batch(found, truth),
+                **process(validator, found, truth),
                 "target_cls": classes.numpy(),
                 "target_img": np.unique(classes.numpy()),
                 "conf": found["conf"].numpy(),

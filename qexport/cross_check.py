@@ -82,29 +82,31 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
         raise InputError("no image to compare on can be read", "give --data with other images")
     ours = runner_of(interpreter(path, threads), metadata)
     theirs = runner_of(reference_interpreter(path), metadata)
-    score = _score(ours, theirs, batches, bool(metadata["end2end"]))
+    score = _score(ours, theirs, batches, bool(metadata["end2end"]), len(metadata["names"]))
     name, steps = _first_layer(path, batches[0], metadata, threads)
     return CrossCheck(len(batches), score, name, steps, gpu_delegate_findings(path))
 
 
-def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], end2end: bool) -> float | None:
+def _score(
+    ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], end2end: bool, classes: int
+) -> float | None:
     found, truth = {}, {}
     for number, batch in enumerate(batches):
-        found[str(number)] = _rows(theirs, batch, end2end)
-        rows = _rows(ours, batch, end2end)
+        found[str(number)] = _rows(theirs, batch, end2end, classes)
+        rows = _rows(ours, batch, end2end, classes)
         confident = rows[rows[:, 4] >= TRUTH_CONFIDENCE]
         truth[str(number)] = (confident[:, :4], confident[:, 5])
     return score_against(found, truth)
 
 
-def _rows(runner: Runner, batch: NDArray[np.float32], end2end: bool) -> torch.Tensor:
+def _rows(runner: Runner, batch: NDArray[np.float32], end2end: bool, classes: int) -> torch.Tensor:
     """(n, 6) detections of one image: corners in pixels, score, class."""
     from ultralytics.utils.nms import non_max_suppression
 
     output = torch.from_numpy(runner.run(batch)).clone()
-    (rows,) = non_max_suppression(output, conf_thres=0.001, iou_thres=0.7, end2end=end2end)
+    (rows,) = non_max_suppression(output, conf_thres=0.001, iou_thres=0.7, end2end=end2end, nc=classes)
     assert isinstance(rows, torch.Tensor)
-    return rows
+    return rows[:, :6]
 
 
 def _first_layer(path: Path, batch: NDArray[np.float32], metadata: Any, threads: int) -> tuple[str, int]:

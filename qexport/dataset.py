@@ -34,6 +34,7 @@ class Dataset:
         names: class index → class name, indices 0 to n-1.
         channels: colour channels of an image.
         download: the `download:` key as written, never acted on here.
+        kpt_shape: for pose the number of keypoints and of values of each, None where the YAML does not say.
     """
 
     yaml: Path
@@ -42,6 +43,7 @@ class Dataset:
     names: Mapping[int, str]
     channels: int
     download: str | None
+    kpt_shape: tuple[int, ...] | None = None
 
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
@@ -64,6 +66,7 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         names=_names(content, path),
         channels=_integer(content.get("channels", 3), "channels", path),
         download=None if content.get("download") is None else str(content["download"]),
+        kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
     )
 
 
@@ -230,6 +233,14 @@ def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
     if classes is not None and _integer(classes, "nc", yaml) != len(numbered):
         raise InputError(f"{yaml} has {len(numbered)} names but 'nc: {classes}'", "make them agree")
     return dict(sorted(numbered.items()))
+
+
+def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise _wrong_kind("kpt_shape", value, "the number of keypoints and 2 or 3 values of each", yaml)
+    return tuple(_integer(size, "kpt_shape", yaml) for size in value)
 
 
 def _integer(value: Any, key: str, yaml: Path) -> int:

@@ -48,6 +48,7 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
         "val": "images",
         "names": dict(dataset.names),
         "channels": dataset.channels,
+        **({"kpt_shape": list(dataset.kpt_shape)} if dataset.kpt_shape else {}),
     }
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -53,7 +53,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
             (name, job.precision): ask(WriteArtifact(name, job.precision, table)) for name in formats_apart(job)
         }
     written, failures = _write_all(source, table, pending, clock)
-    figures = measure(job, source.program, images, written, clock)
+    figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
     report = make_report(source, command, table, images, written, figures, clock.seconds, failures)
     save_report(report, job.report or job.folder / "report.json")
     return report

@@ -33,14 +33,17 @@ class Further:
     newer: bool = False
 
 
+NOTHING = Further()
+
+
 class Decode(nn.Module):
     """Turn raw per-level outputs into detections, in float.
 
     End-to-end heads give (batch, 300, 6 + k): x1, y1, x2, y2 in pixels, score, class index, k further values.
     One-to-many heads give (batch, 4 + classes + k, anchors): centre x, centre y, width, height in pixels, class scores;
     non-maximum suppression follows outside, or with `nms` inside, and the output is that of an end-to-end head.
-    Further values are mask coefficients, keypoints in pixels with their visibility, or an angle in radians; turned boxes
-    are centre and size in either case.
+    Further values are mask coefficients, keypoints in pixels with their visibility, or an angle in radians; turned
+    boxes are centre and size in either case.
 
     `unit` multiplies the boxes last. It is one; a backend whose consumers expect coordinates in 0..1 sets it to one
     over the image size.
@@ -52,9 +55,7 @@ class Decode(nn.Module):
     bins: Tensor
     later: Tensor
 
-    def __init__(
-        self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool, further: Further = Further()
-    ) -> None:
+    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool, further: Further = NOTHING) -> None:
         super().__init__()
         self.further = further
         self.end2end = end2end

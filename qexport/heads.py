@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qexport.errors import InputError
-from qexport.float_decode import Decode, Further
+from qexport.float_decode import NOTHING, Decode, Further
+
 
 class DetectionProgram(nn.Module):
     """The whole float program of a detector: backbone, neck, raw head outputs, decode.
@@ -30,7 +30,7 @@ class DetectionProgram(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the decoded output."""
-        features = self._features(images)
+        features = self.features(images)
         decoded: Tensor = self.decode(*self.raw_outputs(features))
         if self.decode.further.kind != "coefficients":
             return decoded
@@ -47,7 +47,8 @@ class DetectionProgram(nn.Module):
             raw[2] = [convolution(f) for convolution, f in zip(head["kpts_head"], raw[2], strict=True)]
         return tuple(raw)
 
-    def _features(self, value: Tensor) -> list[Tensor]:
+    def features(self, value: Tensor) -> list[Tensor]:
+        """What the head reads of images (batch, channels, height, width): a feature map for each level."""
         kept: list[Any] = []
         for layer in list(self.model)[:-1]:
             value = layer(_inputs(layer.f, value, kept))
@@ -84,7 +85,7 @@ def further_of(head: Any) -> Further:
     if kind.startswith("Pose"):
         count, values = (int(size) for size in head.kpt_shape)
         return Further("keypoints", (count, values), newer)
-    return Further("angles", (1, 1), newer) if kind.startswith("OBB") else Further()
+    return Further("angles", (1, 1), newer) if kind.startswith("OBB") else NOTHING
 
 
 def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool = False) -> DetectionProgram:

@@ -20,13 +20,14 @@ def artifact_metadata(
     raw = {"raw_outputs": {"strides": list(program.strides), "reg_max": program.reg_max}}
     return {
         **(raw if precision == "int8-full" else {}),
+        **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
         "version": __version__,
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "stride": checkpoint.stride,
         "task": checkpoint.task,
-        "head": "Detect",
+        "head": type(checkpoint.module.model[-1]).__name__,
         "batch": program.batch,
         "imgsz": list(program.imgsz),
         "names": checkpoint.names,

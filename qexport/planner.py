@@ -24,6 +24,8 @@ FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and the
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
+PLACES = frozenset({"keypoints", "angles"})
+"""Further values that say where something is: a step of INT8 is up to two pixels there, too."""
 MANY_LEVELS = 2**15
 ACTIVATIONS = frozenset({"sigmoid", "mul", "relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
@@ -154,9 +156,11 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
-    """Names of the raw boxes if they are cheap enough to compute in float, else none."""
+    """Names of the raw boxes, keypoints and angles, of each kind if it is cheap enough to compute in float."""
     boxes = frozenset(program.raw_boxes)
-    return boxes if _share(program, boxes) <= profile.float_boxes else frozenset()
+    points = frozenset(program.raw_further if program.further.kind in PLACES else ())
+    groups = (boxes, points)
+    return frozenset(name for names in groups if _share(program, names) <= profile.float_boxes for name in names)
 
 
 def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:
@@ -270,7 +274,9 @@ def _group_range(
     if missing:
         raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
     merged = merge(statistics[name] for name in sources)
-    if set(group) & set(program.raw_boxes):
+    if set(group) & {*program.raw_further, program.prototypes}:
+        chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
+    elif set(group) & set(program.raw_boxes):
         chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
     elif set(group) & set(program.raw_scores):
         chosen = above(minmax(merged), LOGIT_FLOOR)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.errors import ConversionError, InputError
-from qexport.float_decode import Further
+from qexport.float_decode import NOTHING, Further
 from qexport.heads import DetectionProgram
 
 aten = torch.ops.aten
@@ -122,7 +122,12 @@ class Program:
     dynamic: bool = False
     raw_further: tuple[str, ...] = ()
     prototypes: str = ""
-    further: Further = Further()
+    further: Further = NOTHING
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return self.values[self.raw_scores[0]].shape[1]
 
     @property
     def raw_outputs(self) -> tuple[str, ...]:
@@ -170,7 +175,7 @@ def capture(
         raw_scores=raw[levels : 2 * levels],
         raw_further=raw[2 * levels :],
         prototypes=_prototypes(graph, values),
-        further=getattr(module.decode, "further", Further()),
+        further=getattr(module.decode, "further", NOTHING),
         head="end2end" if module.decode.end2end else "one2many",
         strides=module.decode.levels,
         reg_max=module.decode.reg_max,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qexport.accuracy import SCORING
 from qexport.backends import Backend
 from qexport.checkpoint import Checkpoint, load_checkpoint
 from qexport.errors import InputError, UsageError
@@ -43,8 +44,10 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
     if checkpoint.channels != 3:
         raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
-    if checkpoint.task != "detect":
-        raise InputError(f"{path} is a {checkpoint.task} model", "this version exports detection models")
+    if checkpoint.task not in SCORING:
+        raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")
+    if checkpoint.task != "detect" and job.precision == "int8-full":
+        raise InputError(f"{path} is a {checkpoint.task} model", "integer-only files are for detection so far")
     return checkpoint
 
 

@@ -19,7 +19,7 @@ from qexport.backends import Runner, StoredGraph, StoredTensor
 from qexport.errors import VerificationError
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.planner import weight_array
-from qexport.program import Program
+from qexport.program import Program, every_output
 from qexport.simulate import simulated
 
 LEAST_AGREEMENT = 0.65
@@ -29,6 +29,8 @@ Kernels round differently, and a score near the threshold falls on one side or t
 """
 SAME_BOX = 0.8
 """Intersection over union from which two boxes are the same detection."""
+LEAST_COSINE = 0.9
+"""Cosine similarity that prototypes of masks have at least; INT8 was seen to keep more than 0.99."""
 LEAST_NAMED = 0.85
 """Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
 HALF_A_STEP = 0.51
@@ -187,23 +189,47 @@ def output_agreement(
     paired = total = 0
     with torch.no_grad():
         for batch in inputs:
-            expected, actual = reference(torch.from_numpy(batch)), torch.from_numpy(runner.run(batch))
-            for one, other in zip(*(detections(o, program.final) for o in (expected, actual)), strict=True):
+            expected = every_output(reference(torch.from_numpy(batch)))
+            actual = [torch.from_numpy(output) for output in runner.outputs(batch)]
+            if program.prototypes:
+                check_prototypes(expected[1], actual[1])
+            settings = program.final, program.classes, program.further.kind == "angles"
+            for one, other in zip(*(detections(o[0], *settings) for o in (expected, actual)), strict=True):
                 both, number = agreement(one, other, SAME_BOX)
                 paired, total = paired + both, total + number
     return paired / total if total else None
 
 
-def detections(output: Tensor, final: bool) -> list[tuple[Tensor, Tensor]]:
-    """(boxes, classes) of each image: the confident ones, or where there are none the best few."""
-    from ultralytics.utils.nms import non_max_suppression
+def check_prototypes(expected: Tensor, actual: Tensor) -> None:
+    """Raise `VerificationError` where a runtime's prototypes of masks point elsewhere than the program's."""
+    cosine = float(torch.nn.functional.cosine_similarity(expected.flatten(), actual.flatten(), dim=0))
+    if not cosine >= LEAST_COSINE:
+        raise VerificationError(
+            f"the prototypes of masks are {cosine:.2f} like the program's, {LEAST_COSINE} is the least",
+            "the runtime computes something else: report the model and the runtime's version",
+        )
 
-    found = non_max_suppression(output.clone(), conf_thres=0.001, iou_thres=0.7, end2end=final)
+
+def detections(output: Tensor, final: bool, classes: int = 0, turned: bool = False) -> list[tuple[Tensor, Tensor]]:
+    """(boxes, classes) of each image: the confident ones, or where there are none the best few.
+
+    Args:
+        final: the output's rows are detections.
+        classes: how many there are; 0 for all columns behind the box.
+        turned: boxes have an angle; they are compared as upright ones of their centre and size.
+    """
+    from ultralytics.utils.nms import non_max_suppression
+    from ultralytics.utils.ops import xywh2xyxy
+
+    found = non_max_suppression(
+        output.clone(), conf_thres=0.001, iou_thres=0.7, end2end=final, nc=classes, rotated=turned
+    )
     kept = []
     for rows in found:
         ranked = rows[rows[:, 4].argsort(descending=True)]
         count = int((ranked[:, 4] >= CONFIDENCE).sum()) or min(FEW, len(ranked))
-        kept.append((ranked[:count, :4], ranked[:count, 5]))
+        boxes = ranked[:count, :4]
+        kept.append((xywh2xyxy(boxes) if turned else boxes, ranked[:count, 5]))
     return kept
 
 

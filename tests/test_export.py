@@ -118,6 +118,9 @@ class Counted:
     def __init__(self) -> None:
         self.runs = 0
 
+    def outputs(self, batch: np.ndarray) -> list[np.ndarray]:
+        return [self.run(batch)]
+
     def run(self, batch: np.ndarray) -> np.ndarray:
         self.runs += 1
         return batch
@@ -137,7 +140,7 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
     engine = Artifact(Path("a.engine"), "tensorrt", "fp32", "", 0)
     written.append(Written(engine, written[1].backend))
     job = ExportJob(model="m.pt", no_eval=True)
-    figures = measure(job, tiny, RunImages(), written, Clock(Silent()))
+    figures = measure(job, "detect", tiny, RunImages(), written, Clock(Silent()))
     assert set(runners) == {"a.onnx", "a.engine"}
     assert all(counted.runs > 0 for counted in runners.values())
     assert figures[Path("a_tensorrt.onnx")].latency is None

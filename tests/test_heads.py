@@ -82,7 +82,7 @@ def test_the_end_to_end_head_keeps_a_class_and_box_of_one_anchor_together() -> N
     images = demo_image((64, 96))
     program = split_head(demo_checkpoint().module, "end2end", (64, 96))
     with torch.no_grad():
-        boxes, scores = program.raw_outputs(images)
+        boxes, scores = program.raw_outputs(program.features(images))
         rows = program(images)[0]
     flat_scores = torch.cat([s[0].flatten(1) for s in scores], dim=1).sigmoid()
     centres, strides = anchor_points([8, 16, 32], (64, 96))

@@ -33,6 +33,9 @@ class Runner:
         self.name, self.clock, self.calls, self.milliseconds = name, clock, calls, milliseconds
         self.batches: list[Batch] = []
 
+    def outputs(self, batch: Batch) -> list[Batch]:
+        return [self.run(batch)]
+
     def run(self, batch: Batch) -> Batch:
         self.batches.append(batch)
         self.clock.now += self.milliseconds[len(self.batches) - 1] / 1e3

@@ -61,6 +61,9 @@ class Simulation:
     def __init__(self, program: Program, plan: QuantPlan) -> None:
         self.graph = simulated(program, plan)
 
+    def outputs(self, batch: Batch) -> list[Batch]:
+        return [self.run(batch)]
+
     def run(self, batch: Batch) -> Batch:
         with torch.no_grad():
             output: Batch = self.graph(torch.from_numpy(batch)).numpy()
@@ -69,6 +72,9 @@ class Simulation:
 
 class Garbage:
     """A runtime that finds confident objects where there are none."""
+
+    def outputs(self, batch: Batch) -> list[Batch]:
+        return [self.run(batch)]
 
     def run(self, batch: Batch) -> Batch:
         generator = np.random.default_rng(0)
@@ -206,6 +212,9 @@ def test_a_runtime_with_one_wrong_scale_fails(demo_one2many: Program, plan: Quan
 
 class Silent:
     """A runtime that finds nothing at all."""
+
+    def outputs(self, batch: Batch) -> list[Batch]:
+        return [self.run(batch)]
 
     def run(self, batch: Batch) -> Batch:
         return np.zeros((1, 10, 2100), dtype=np.float32)

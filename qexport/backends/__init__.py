@@ -7,7 +7,7 @@ that is asked for is imported.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -30,13 +30,14 @@ GROUP = "qexport.backends"
 
 
 class Runner(Protocol):
-    """A loaded artifact.
-
-    One method, so that tests and other runtimes need nothing else.
-    """
+    """A loaded artifact."""
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch (n, channels, height, width) in 0..1; return the decoded output, boxes in pixels."""
+        ...
+
+    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """The same with every output: behind the decoded one the prototypes of masks, where there are any."""
         ...
 
 

@@ -83,6 +83,19 @@ def take_float_input(path: Path) -> None:
         save_file(model, path)
 
 
+def give_float_outputs(path: Path) -> None:
+    """Put a DEQUANTIZE operator behind each INT8 output: the converter folds the program's own into the signature."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    types = [graph.tensors[int(index)].type for index in graph.outputs]
+    for position in (number for number, kind in enumerate(types) if kind == schema.TensorType.INT8):
+        _convert_output(model, position, schema.TensorType.FLOAT32)
+    if schema.TensorType.INT8 in types:
+        save_file(model, path)
+
+
 def give_unsigned(path: Path) -> None:
     """Let an integer-only file take and give UINT8: the same steps, 128 higher."""
     from ai_edge_litert import schema_py_generated as schema
@@ -108,12 +121,17 @@ def _convert_input(model: Any, kind: int) -> None:
 
 
 def _convert_output(model: Any, position: int, kind: int) -> None:
-    """Let the file give tensors of another type, with a QUANTIZE operator before."""
+    """Let the file give tensors of another type, with a QUANTIZE or DEQUANTIZE operator before."""
+    from ai_edge_litert import schema_py_generated as schema
+
     graph = model.subgraphs[0]
     inner = int(graph.outputs[position])
     outer = _like(model, inner, kind)
     graph.tensors[outer].name = b"output_%d" % position
-    graph.operators.append(_quantize(model, inner, outer))
+    operator = _quantize(model, inner, outer)
+    if kind == schema.TensorType.FLOAT32:
+        operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE)
+    graph.operators.append(operator)
     graph.outputs = [outer if index == inner else index for index in graph.outputs]
     for signature in model.signatureDefs or ():
         for given in signature.outputs:

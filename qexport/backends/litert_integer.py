@@ -54,6 +54,10 @@ class IntegerRunner:
         self._outputs: Sequence[Any] = self._interpreter.get_output_details()
         self._layout = layout_of(metadata)
 
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """As `run`: detection has one output."""
+        return [self.run(batch)]
+
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels."""
         self._interpreter.set_tensor(self._input["index"], as_integers(batch.transpose(0, 2, 3, 1), self._input))

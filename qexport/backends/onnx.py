@@ -96,8 +96,12 @@ class OnnxRunner:
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch."""
-        output: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
-        return output
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Run one batch and return every output, the detections first."""
+        found: list[NDArray[np.float32]] = self._session.run(None, {self._input: batch})
+        return found
 
 
 def check_packages(name: str, packages: tuple[str, ...]) -> None:

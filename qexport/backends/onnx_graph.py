@@ -19,7 +19,7 @@ from qexport.tags import tag_values
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-OUTPUT = "output0"
+OUTPUT = "output"
 SCOPES = "pkg.torch.onnx.name_scopes"
 _exported: dict[tuple[object, ...], bytes] = {}
 
@@ -50,6 +50,7 @@ def _export(program: Program, opset: int, half: bool) -> ir.Model:
     parts = _parts(graph)
     tag_values(graph, program)
     model = _converted(graph, program, opset)
+    _part_prototypes(model)
     _rename(model, program, parts)
     _clean(model)
     return model
@@ -68,7 +69,7 @@ def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
                 optimize=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.prototypes else 1)],
                 dynamic_shapes=batch_shapes(program.dynamic),
                 verbose=False,
             )
@@ -103,7 +104,7 @@ def _rename(model: ir.Model, program: Program, parts: Mapping[tuple[str, int], s
         source = node.inputs[0].name if node.op_type == "Split" and node.inputs[0] is not None else None
         for number, output in enumerate(node.outputs):
             if output.is_graph_output():
-                name = OUTPUT
+                name = f"{OUTPUT}{model.graph.outputs.index(output)}"
             elif source is not None:
                 name = parts.get((str(source), number), f"split_{index}_{number}")
             elif last.get(tag) is node and number == 0:
@@ -114,6 +115,15 @@ def _rename(model: ir.Model, program: Program, parts: Mapping[tuple[str, int], s
             taken.add(name)
             output.name = name
         node.name = node.outputs[0].name
+
+
+def _part_prototypes(model: ir.Model) -> None:
+    """Let the second output be a copy of the value that it is, so that the value keeps its own name."""
+    for index, output in list(enumerate(model.graph.outputs))[1:]:
+        node = ir.node("Identity", [output])
+        node.outputs[0].type, node.outputs[0].shape = output.type, output.shape
+        model.graph.append(node)
+        model.graph.outputs[index] = node.outputs[0]
 
 
 def _tag(node: ir.Node) -> str:

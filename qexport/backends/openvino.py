@@ -113,8 +113,11 @@ class OpenVINORunner:
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch."""
-        output: NDArray[np.float32] = self._request.infer({0: batch})[0]
-        return output.copy()
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Run one batch and return every output, the detections first."""
+        return [output.copy() for output in self._request.infer({0: batch}).to_tuple()]
 
 
 def behind_split(program: Program) -> frozenset[str]:

@@ -140,15 +140,18 @@ class EngineRunner:
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch, copies to and from the GPU included."""
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The same with every output."""
         import torch
 
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         images = torch.from_numpy(batch).cuda()
         self._context.set_input_shape(names[0], tuple(images.shape))
-        output = torch.empty(tuple(self._context.get_tensor_shape(names[1])), device="cuda")
-        self._context.set_tensor_address(names[0], images.data_ptr())
-        self._context.set_tensor_address(names[1], output.data_ptr())
+        made = [torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda") for name in names[1:]]
+        for name, tensor in zip(names, (images, *made), strict=True):
+            self._context.set_tensor_address(name, tensor.data_ptr())
         self._context.execute_async_v3(self._stream.cuda_stream)
         self._stream.synchronize()
-        result: NDArray[np.float32] = output.cpu().numpy()
-        return result
+        return [tensor.cpu().numpy() for tensor in made]

@@ -58,7 +58,13 @@ class TFLiteBackend:
         """Write a `.tflite` file with float input and output and Ultralytics' metadata."""
         import torch
 
-        from qexport.backends.litert_file import append_metadata, check_integers, give_unsigned, take_float_input
+        from qexport.backends.litert_file import (
+            append_metadata,
+            check_integers,
+            give_float_outputs,
+            give_unsigned,
+            take_float_input,
+        )
         from qexport.backends.litert_int16 import with_int16_activations
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
@@ -86,6 +92,7 @@ class TFLiteBackend:
                 give_unsigned(path)
         elif converted is not None:
             take_float_input(path)
+            give_float_outputs(path)
         elif plan is not None:
             path.write_bytes(with_int16_activations(path, plan))
         if precision in RECIPES:
@@ -117,18 +124,31 @@ class LiteRunner:
     def __init__(self, loaded: Any, metadata: Mapping[str, Any]) -> None:
         self._interpreter = loaded
         self._input = loaded.get_input_details()[0]["index"]
-        self._output = loaded.get_output_details()[0]["index"]
-        self._end2end = metadata["end2end"]
+        # The detections have three dimensions, prototypes of masks four; the converter does not promise an order.
+        ordered = sorted(loaded.get_output_details(), key=lambda details: len(details["shape"]))
+        self._outputs = [details["index"] for details in ordered]
+        self._metadata = metadata
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch; boxes come back in pixels for either head."""
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The same with every output."""
         self._interpreter.set_tensor(self._input, batch)
         self._interpreter.invoke()
-        output: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
-        if not self._end2end:
-            height, width = batch.shape[2:]
-            output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
-        return output
+        found: list[NDArray[np.float32]] = [self._interpreter.get_tensor(index) for index in self._outputs]
+        if not self._metadata["end2end"]:
+            self._to_pixels(found[0], *batch.shape[2:])
+        return found
+
+    def _to_pixels(self, output: NDArray[np.float32], height: int, width: int) -> None:
+        """Undo what `lower` did to the coordinates of a one-to-many head: see its `unit`."""
+        output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
+        if "kpt_shape" in self._metadata:
+            first, values = 4 + len(self._metadata["names"]), self._metadata["kpt_shape"][1]
+            output[:, first::values] *= width
+            output[:, first + 1 :: values] *= height
 
 
 def interpreter(path: Path, threads: int) -> Any:
