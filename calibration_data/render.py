@@ -375,13 +375,24 @@ def render_split(out: Path, split: str, count: int, seed: int, task: str = "dete
         (labels / f"{name}.txt").write_text(label_lines(scene, task))
 
 
-def write_description(out: Path, task: str = "detect") -> Path:
-    """Write the data set's YAML under `out` and return its path."""
-    path = out / "shapes.yaml"
+def render_labels(out: Path, split: str, count: int, seed: int, task: str) -> None:
+    """Write another task's labels for images that are there, in a folder beside the detector's."""
+    folder = out / f"labels-{task}" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        text = label_lines(choose_scene(seed, split, index), task)
+        (folder / f"{split}{index:05d}.txt").write_text(text)
+
+
+def write_description(out: Path, task: str = "detect", beside: bool = False) -> Path:
+    """Write the data set's YAML under `out` and return its path; with `beside` that of labels beside the detector's."""
+    path = out / (f"shapes-{task}.yaml" if beside else "shapes.yaml")
     description: dict[str, Any] = {"train": "images/train", "val": "images/val", "names": dict(enumerate(NAMES))}
     if task == "pose":
         description["kpt_shape"] = [KEYPOINTS, 3]
         description["flip_idx"] = [0, 3, 2, 1, 4]  # left and right end change places
+    if beside:
+        description["labels"] = f"labels-{task}"
     path.write_text(yaml.safe_dump(description, sort_keys=False))
     return path
 
@@ -389,6 +400,8 @@ def write_description(out: Path, task: str = "detect") -> Path:
 # --- Crops for classification -----------------------------------------------------------------------------
 
 CROP = 96
+CROPS_EACH = 32
+"""Committed crops of each class and split."""
 _MARGIN = 1.3  # a crop's side as a multiple of the box's longer one
 
 
@@ -439,6 +452,12 @@ def main() -> None:
     render_split(wanted.out, "train", wanted.train, wanted.seed)
     render_split(wanted.out, "val", wanted.val, wanted.seed)
     write_description(wanted.out)
+    for task in (task for task in LABELS if task != "detect"):
+        render_labels(wanted.out, "train", wanted.train, wanted.seed, task)
+        render_labels(wanted.out, "val", wanted.val, wanted.seed, task)
+        write_description(wanted.out, task, beside=True)
+    for split in SPLITS:
+        render_crops(wanted.out / "crops", split, CROPS_EACH, wanted.seed)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Task:
 
 
 LEVELS = [16, 19, 22]
-LATER = (Stage(imgsz=320, epochs=3, rate=0.001, scale=0.1),)
+LATER = (Stage(imgsz=192, epochs=4, rate=0.002, scale=0.4), Stage(imgsz=320, epochs=1, rate=0.0005, scale=0.1))
 TASKS = {
     # Small images are three times as fast; the zoom shows the objects as large as the second stage will.
     "detect": Task(
@@ -90,8 +90,6 @@ TASKS = {
         both=False,
     ),
 }
-CROPS_EACH = 32
-"""Committed crops of each class and split."""
 
 _KEPT_ARGUMENTS = ("task", "imgsz", "epochs", "batch", "optimizer", "lr0", "seed")
 _KEPT_KEYS = ("version", "license", "docs")
@@ -123,7 +121,7 @@ def prepare(task: str, work: Path, images: int) -> Path:
     """
     if task == "classify":
         render.render_crops(work, "train", images // len(render.NAMES), TRAIN_SEED)
-        render.render_crops(work, "val", CROPS_EACH, render.COMMITTED_SEED)
+        render.render_crops(work, "val", render.CROPS_EACH, render.COMMITTED_SEED)
         return work
     if task != "detect":
         render.render_split(work, "train", images, TRAIN_SEED, task)

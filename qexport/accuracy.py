@@ -32,19 +32,24 @@ class Scoring:
         module, validator: where its validator is.
         metric: which of the validator's metrics is the task's own.
         other: the second one, such as that of the boxes around masks; "" for none.
+        names: what the two figures of that metric are called.
     """
 
     module: str
     validator: str
     metric: str
     other: str = ""
+    names: tuple[str, str] = ("mAP50-95", "mAP50")
 
 
 SCORING = {
     "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
-    "segment": Scoring("ultralytics.models.yolo.segment", "SegmentationValidator", "seg", "box"),
-    "pose": Scoring("ultralytics.models.yolo.pose", "PoseValidator", "pose", "box"),
+    "segment": Scoring(
+        "ultralytics.models.yolo.segment", "SegmentationValidator", "seg", "box", ("mask mAP50-95", "mask mAP50")
+    ),
+    "pose": Scoring("ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50")),
     "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5")),
 }
 
 Detections = Mapping[str, tuple[Tensor, Tensor]]
@@ -57,9 +62,10 @@ class Accuracy:
 
     Attributes:
         map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1; of masks, keypoints or turned boxes where the
-            task has them.
+            task has them; of a classifier top-1 and top-5 accuracy.
         box_map: mAP50-95 of the boxes around masks and keypoints, None for other tasks.
-        fidelity: mAP50-95 of the boxes against the reference's detections, None without a reference.
+        fidelity: mAP50-95 of the boxes against the reference's, or a classifier's share of equal answers; None without
+            a reference.
         images: how many images were scored.
         unread: images that the validator left out because it could not read them or their labels.
         detections: confident detections, the reference for other artifacts.
@@ -92,11 +98,12 @@ def evaluate(
     """
     from ultralytics.models import YOLO
 
-    recorder, scoring = _Recorder(reference), SCORING[task]
+    scoring = SCORING[task]
+    recorder = _ClassRecorder(reference) if task == "classify" else _Recorder(reference)
     base: Any = getattr(import_module(scoring.module), scoring.validator)
 
     class Validator(base):  # type: ignore[misc]
-        def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
+        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             recorder.record(self, preds, batch)
             super().update_metrics(preds, batch)
 
@@ -114,9 +121,10 @@ def evaluate(
             name="val",
             exist_ok=True,
         )
+    own = getattr(metrics, scoring.metric) if scoring.metric else None
     return Accuracy(
-        map=float(getattr(metrics, scoring.metric).map),
-        map50=float(getattr(metrics, scoring.metric).map50),
+        map=float(own.map if own else metrics.top1),
+        map50=float(own.map50 if own else metrics.top5),
         fidelity=recorder.fidelity(),
         images=len(recorder.confident),
         unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
@@ -181,6 +189,26 @@ class _Recorder:
             return None
         self.metrics.process()
         return float(self.metrics.box.map)
+
+
+class _ClassRecorder:
+    """Keep a classifier's answers and count how many are the reference's."""
+
+    def __init__(self, reference: Detections | None) -> None:
+        self.reference = reference
+        self.confident: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
+        samples = validator.dataloader.dataset.samples
+        for probabilities in predictions:  # in the order of the data set: it is not shuffled
+            name = Path(samples[len(self.confident)][0]).name
+            self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
+
+    def fidelity(self) -> float | None:
+        if not self.reference:
+            return None
+        same = [int(self.reference[name][1]) == int(label) for name, (_, label) in self.confident.items()]
+        return sum(same) / len(same)
 
 
 def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | None:

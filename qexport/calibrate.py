@@ -82,9 +82,9 @@ def _described(program: Program) -> Iterator[Value]:
     return (v for v in program.values.values() if v.region == "body" and v.operation not in MOVES_DATA)
 
 
-def preprocess_name(imgsz: tuple[int, int]) -> str:
+def preprocess_name(program: Program) -> str:
     """How images become inputs, as recorded in tables and reports."""
-    return f"letterbox {imgsz[0]}x{imgsz[1]}, RGB, 0..1"
+    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, RGB, 0..1"
 
 
 def calibrate(
@@ -114,7 +114,9 @@ def calibrate(
     def run(path: Path) -> str:
         reasons: list[str] = []
         with torch.no_grad():
-            for _, pixels in stream([path], program.imgsz, lambda _, reason: reasons.append(reason)):
+            for _, pixels in stream(
+                [path], program.imgsz, lambda _, reason: reasons.append(reason), program.preprocess
+            ):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
                 own.watched.run(torch.from_numpy(pixels)[None].expand(program.batch, -1, -1, -1))
         on_image()
@@ -130,7 +132,7 @@ def calibrate(
     _check_usable(len(images), skipped)
     return CalibrationTable(
         program=program.fingerprint,
-        preprocess=preprocess_name(program.imgsz),
+        preprocess=preprocess_name(program),
         images=fingerprint(images),
         image_names=tuple(path.name for path, reason in zip(images, reasons, strict=True) if not reason),
         skipped=skipped,

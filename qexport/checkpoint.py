@@ -15,6 +15,8 @@ from typing import Any
 
 from qexport.errors import InputError
 
+LEAST_STRIDE = 32
+"""Classifiers call theirs 1, but halve the image five times like the others."""
 _TRUSTED = frozenset({"torch", "ultralytics", "collections"})
 _REFUSED = re.compile(r"GLOBAL\s+([\w.]+)")
 
@@ -67,7 +69,7 @@ def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
         module=module,
         task=str(getattr(module, "task", None) or arguments.get("task") or "detect"),
         names=_class_names(module.names),
-        stride=int(max(module.stride)),
+        stride=max(LEAST_STRIDE, int(max(module.stride))),
         channels=int(module.yaml.get("channels", 3)),
         imgsz=_training_size(arguments.get("imgsz", 640)),
         fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),

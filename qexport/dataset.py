@@ -34,6 +34,8 @@ class Dataset:
         names: class index → class name, indices 0 to n-1.
         channels: colour channels of an image.
         download: the `download:` key as written, never acted on here.
+        labels: name of the folder that stands in place of `images` in a label file's path.
+        by_folder: images lie in a folder for each class, as for classification; else labels lie in files of their own.
         kpt_shape: for pose the number of keypoints and of values of each, None where the YAML does not say.
     """
 
@@ -44,6 +46,8 @@ class Dataset:
     channels: int
     download: str | None
     kpt_shape: tuple[int, ...] | None = None
+    labels: str = "labels"
+    by_folder: bool = False
 
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
@@ -66,8 +70,44 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         names=_names(content, path),
         channels=_integer(content.get("channels", 3), "channels", path),
         download=None if content.get("download") is None else str(content["download"]),
+        labels=str(content.get("labels") or "labels"),
         kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
     )
+
+
+def load_folder(folder: Path) -> Dataset:
+    """Read a folder in place of a YAML: one for each class below `train` and `val`, or images alone.
+
+    Raises:
+        InputError: there is neither.
+    """
+    folder = folder.absolute()
+    splits = {split: (folder / name,) for split, name in _class_folders(folder).items()}
+    if splits:
+        first = next(iter(splits.values()))[0]
+        names = dict(enumerate(sorted(entry.name for entry in os.scandir(first) if entry.is_dir())))
+        return Dataset(folder, folder, splits, names, 3, None, by_folder=True)
+    if not _images_in_folder(folder):
+        raise InputError(f"{folder} has no images in it", "give a dataset YAML, or a folder with images")
+    return Dataset(folder, folder, {"train": (folder,)}, {}, 3, None)
+
+
+def load_list(listing: Path) -> Dataset:
+    """Read a `.txt` with one image path per line in place of a YAML: enough to calibrate with."""
+    listing = listing.absolute()
+    return Dataset(listing, listing.parent, {"train": (listing,)}, {}, 3, None)
+
+
+def _class_folders(folder: Path) -> dict[str, str]:
+    """Split → name of its folder, for splits that have folders of classes."""
+    known = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
+    found = {}
+    for split, names in known.items():
+        for name in names:
+            place = folder / name
+            if split not in found and place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
+                found[split] = name
+    return found
 
 
 def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ class EvaluationSet:
     """Images and labels that accuracy is measured on.
 
     Attributes:
-        yaml: a data set YAML whose `val` split is these images.
+        yaml: a data set YAML whose `val` split is these images, or for classification a folder.
         links: file name below the scratch folder → the original image.
     """
 
@@ -32,6 +32,8 @@ class EvaluationSet:
 
 def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
     """Link `images` and their labels below `folder`."""
+    if dataset.by_folder:
+        return _folders_of_classes(dataset, images, folder)
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     links: dict[str, Path] = {}
@@ -39,7 +41,7 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
         name = f"{index:06d}-{image.stem}"
         links[f"{name}{image.suffix}"] = image
         _link(image, folder / "images" / f"{name}{image.suffix}")
-        label = label_path(image)
+        label = label_path(image, dataset.labels)
         if label.is_file():
             _link(label, folder / "labels" / f"{name}.txt")
     content = {
@@ -55,10 +57,26 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
     return EvaluationSet(path, links)
 
 
-def label_path(image: Path) -> Path:
-    """Where Ultralytics looks for an image's labels: the last `images` folder in its path becomes `labels`."""
+def _folders_of_classes(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
+    """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it."""
+    for name in dataset.names.values():
+        (folder / "val" / name).mkdir(parents=True)
+    (folder / "train").symlink_to(folder / "val", target_is_directory=True)
+    links: dict[str, Path] = {}
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.name}"
+        links[name] = image
+        _link(image, folder / "val" / image.parent.name / name)
+    return EvaluationSet(folder, links)
+
+
+def label_path(image: Path, folder: str = "labels") -> Path:
+    """Where Ultralytics looks for an image's labels: the last `images` folder in its path becomes `labels`.
+
+    With a key `labels:` in its YAML, which is ours, images can have labels for several tasks in other folders.
+    """
     head, found, tail = str(image.absolute()).rpartition(f"{os.sep}images{os.sep}")
-    place = f"{head}{os.sep}labels{os.sep}{tail}" if found else str(image)
+    place = f"{head}{os.sep}{folder}{os.sep}{tail}" if found else str(image)
     return Path(place).with_suffix(".txt")
 
 

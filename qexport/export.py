@@ -78,7 +78,7 @@ def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:
     job, program = source.job, source.program
     if job.calibration:
         table = load_table(job.calibration)
-        check_table(table, program.fingerprint, preprocess_name(program.imgsz), job.calibration)
+        check_table(table, program.fingerprint, preprocess_name(program), job.calibration)
         if images.calibration and table.images != fingerprint(images.calibration):
             raise InputError(f"{job.calibration} was made from other images than --data", "leave out one of the two")
         return table

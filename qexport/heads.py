@@ -49,12 +49,17 @@ class DetectionProgram(nn.Module):
 
     def features(self, value: Tensor) -> list[Tensor]:
         """What the head reads of images (batch, channels, height, width): a feature map for each level."""
-        kept: list[Any] = []
-        for layer in list(self.model)[:-1]:
-            value = layer(_inputs(layer.f, value, kept))
-            kept.append(value if layer.i in self.save else None)
-        selected = _inputs(self.model[-1].f, value, kept)
-        return list(selected)
+        return gathered(list(self.model)[:-1], self.model[-1].f, self.save, value)
+
+
+def gathered(layers: Sequence[Any], sources: int | Sequence[int], save: frozenset[int], value: Tensor) -> list[Tensor]:
+    """Run layers one after the other and return what a last one reads of them: `sources` are their numbers."""
+    kept: list[Any] = []
+    for layer in layers:
+        value = layer(_inputs(layer.f, value, kept))
+        kept.append(value if layer.i in save else None)
+    selected = _inputs(sources, value, kept)
+    return list(selected) if isinstance(selected, list) else [selected]
 
 
 def _inputs(sources: int | Sequence[int], latest: Any, kept: Sequence[Any]) -> Any:

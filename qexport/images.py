@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,29 @@ def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     return _uint8(cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey))
 
 
+def centre_crop(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an image until its shorter side fits and cut out its middle, by Ultralytics' own transforms.
+
+    Args:
+        image: HxWx3 uint8 BGR.
+        shape: height and width of the result; for a square the shorter side is scaled to it, else both sides.
+    """
+    from PIL import Image
+    from ultralytics.data.augment import classify_transforms
+
+    size: Any = shape[0] if shape[0] == shape[1] else shape
+    resize, crop = classify_transforms(size).transforms[:2]
+    cut = crop(resize(Image.fromarray(image[..., ::-1])))
+    return _uint8(np.asarray(cut)[..., ::-1])
+
+
+PREPROCESS: Mapping[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
+    "letterbox": letterbox,
+    "centre crop": centre_crop,
+}
+"""Ways from an image of any size to one of the network's."""
+
+
 def to_tensor(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """HxWx3 uint8 BGR → contiguous 3xHxW float32 RGB in 0..1."""
     planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
@@ -66,7 +89,10 @@ def to_tensor(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def stream(
-    paths: Iterable[Path], imgsz: tuple[int, int], on_skip: Callable[[Path, str], None]
+    paths: Iterable[Path],
+    imgsz: tuple[int, int],
+    on_skip: Callable[[Path, str], None],
+    preprocess: str = "letterbox",
 ) -> Iterator[tuple[Path, NDArray[np.float32]]]:
     """Yield every readable image as (path, 3xHxW float32 RGB in 0..1), one in memory at a time.
 
@@ -74,6 +100,7 @@ def stream(
         paths: image files, in the order in which they are wanted.
         imgsz: height and width of the network input, in pixels.
         on_skip: called with the path and the reason for each image that cannot be used.
+        preprocess: entry of `PREPROCESS`.
     """
     for path in paths:
         try:
@@ -81,7 +108,7 @@ def stream(
         except InputError as error:
             on_skip(path, error.what)
             continue
-        yield path, to_tensor(letterbox(image, imgsz))
+        yield path, to_tensor(PREPROCESS[preprocess](image, imgsz))
 
 
 def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:

@@ -49,9 +49,10 @@ def select_images(job: ExportJob) -> RunImages:
     if evaluation_data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
     evaluation = image_list(evaluation_data, "val")
-    if not any(label_path(image).is_file() for image in evaluation):
+    places = [label_path(image, evaluation_data.labels) for image in evaluation]
+    if not evaluation_data.by_folder and not any(place.is_file() for place in places):
         raise InputError(
-            f"no label files for the images of {evaluation_data.yaml} (looked for {label_path(evaluation[0])})",
+            f"no label files for the images of {evaluation_data.yaml} (looked for {places[0]})",
             "accuracy needs labels: give --eval-data with labels, or --no-eval",
         )
     return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qexport.classifier import ClassifierProgram
 from qexport.errors import ConversionError, InputError
 from qexport.float_decode import NOTHING, Further
 from qexport.heads import DetectionProgram
@@ -99,7 +100,7 @@ class Program:
             coefficients, keypoints or angles.
         prototypes: name of the value that is the second output, "" where there is one output.
         further: what `raw_further` are.
-        head: "end2end" or "one2many".
+        head: "end2end", "one2many" or "classifier".
         strides: pixels in a cell of each level.
         reg_max: bins of each box side's distribution; 1 where the side is a plain number.
         final: the output's rows are detections, (batch, 300, 6), and need no NMS.
@@ -130,6 +131,11 @@ class Program:
         return self.values[self.raw_scores[0]].shape[1]
 
     @property
+    def preprocess(self) -> str:
+        """How images become inputs: an entry of `qexport.images.PREPROCESS`."""
+        return "centre crop" if self.head == "classifier" else "letterbox"
+
+    @property
     def raw_outputs(self) -> tuple[str, ...]:
         """Every body value that leaves the body."""
         last = (self.prototypes,) if self.prototypes else ()
@@ -146,7 +152,11 @@ class Program:
 
 
 def capture(
-    module: DetectionProgram, imgsz: tuple[int, int], batch: int = 1, channels: int = 3, dynamic: bool = False
+    module: DetectionProgram | ClassifierProgram,
+    imgsz: tuple[int, int],
+    batch: int = 1,
+    channels: int = 3,
+    dynamic: bool = False,
 ) -> Program:
     """Trace `module` at a fixed shape and check that the program computes what the module does.
 
@@ -172,11 +182,11 @@ def capture(
         graph=graph,
         values=values,
         raw_boxes=raw[:levels],
-        raw_scores=raw[levels : 2 * levels],
-        raw_further=raw[2 * levels :],
+        raw_scores=raw[levels : 2 * levels] or raw,
+        raw_further=raw[2 * levels :] if levels else (),
         prototypes=_prototypes(graph, values),
         further=getattr(module.decode, "further", NOTHING),
-        head="end2end" if module.decode.end2end else "one2many",
+        head=_head(module),
         strides=module.decode.levels,
         reg_max=module.decode.reg_max,
         final=module.decode.end2end or module.decode.nms,
@@ -185,6 +195,12 @@ def capture(
         fingerprint=_fingerprint(graph),
         dynamic=dynamic,
     )
+
+
+def _head(module: DetectionProgram | ClassifierProgram) -> str:
+    if isinstance(module, ClassifierProgram):
+        return "classifier"
+    return "end2end" if module.decode.end2end else "one2many"
 
 
 def batch_shapes(dynamic: bool) -> Any:

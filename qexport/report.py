@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport import __version__
-from qexport.accuracy import Accuracy
+from qexport.accuracy import SCORING, Accuracy
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
 from qexport.dataset import fingerprint
@@ -162,7 +162,7 @@ def make_report(
         command=command,
         model=_model_entry(checkpoint, source.program),
         calibration=_calibration_entry(job, table) if table else None,
-        evaluation=_evaluation_entry(job, images) if not job.no_eval else None,
+        evaluation=_evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
         artifacts=tuple(entries),
         seconds=dict(seconds),
         threads=job.threads,
@@ -222,6 +222,7 @@ def _accuracy_entry(accuracy: Accuracy | None, reference: Accuracy | None) -> di
     return {
         "map": round(accuracy.map, 5),
         "map50": round(accuracy.map50, 5),
+        **({} if accuracy.box_map is None else {"box_map": round(accuracy.box_map, 5)}),
         "map_float": round(reference.map, 5) if reference else None,
         "map50_float": round(reference.map50, 5) if reference else None,
         "retention": round(accuracy.map / reference.map, 5) if reference and reference.map else None,
@@ -280,8 +281,9 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
     }
 
 
-def _evaluation_entry(job: ExportJob, images: RunImages) -> dict[str, Any]:
+def _evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
     return {
+        "metrics": list(SCORING[task].names),
         "data": job.eval_data or job.data,
         "images": len(images.evaluation),
         "fingerprint": fingerprint(images.evaluation),

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from qexport.dataset import Dataset, load_dataset
+from qexport.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
 from qexport.offline import quiet_ultralytics
 
@@ -107,6 +107,10 @@ def _connects(host: str, port: int, seconds: float) -> bool:
 
 
 def _own_dataset(path: Path) -> Dataset:
+    if path.is_dir():
+        return load_folder(path)
+    if path.suffix.lower() == ".txt":
+        return load_list(path)
     dataset = load_dataset(path)
     if os.path.exists(dataset.root):
         return dataset

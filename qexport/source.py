@@ -9,6 +9,7 @@ from pathlib import Path
 from qexport.accuracy import SCORING
 from qexport.backends import Backend
 from qexport.checkpoint import Checkpoint, load_checkpoint
+from qexport.classifier import classifier
 from qexport.errors import InputError, UsageError
 from qexport.heads import split_head
 from qexport.job import ExportJob
@@ -62,6 +63,10 @@ def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
         nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
         asked = "x".join(map(str, imgsz))
         raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
+    if checkpoint.task == "classify":
+        return capture(
+            classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic
+        )
     module = split_head(checkpoint.module, job.head, imgsz, job.nms)
     return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 

@@ -22,8 +22,7 @@ def render(report: Report, saved: Path) -> RenderableType:
     table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
-        "mAP\n50-95",
-        "mAP\n50",
+        *_metrics(report),
         "reten-\ntion",
         "fide-\nlity",
         "ms\np50",
@@ -36,6 +35,12 @@ def render(report: Report, saved: Path) -> RenderableType:
     for failure in report.failures:
         table.add_row(f"{failure.format} ✗", *[NOTHING] * (len(table.columns) - 1))
     return Group(table, *_notes(report, saved))
+
+
+def _metrics(report: Report) -> list[str]:
+    """Headings of the task's two figures, in two lines each."""
+    names = (report.evaluation or {}).get("metrics", ["mAP50-95", "mAP50"])
+    return [name.removeprefix("mask ").removeprefix("pose ").replace("mAP", "mAP\n") for name in names]
 
 
 def _title(report: Report) -> str:

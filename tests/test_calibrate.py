@@ -71,7 +71,7 @@ def test_every_value_that_computes_something_is_watched(demo_one2many: Program, 
 def test_the_table_says_what_it_is_of(demo_one2many: Program, demo_table: CalibrationTable) -> None:
     images = demo_images("train", 4)
     assert demo_table.program == demo_one2many.fingerprint
-    assert demo_table.preprocess == preprocess_name((320, 320)) == "letterbox 320x320, RGB, 0..1"
+    assert demo_table.preprocess == preprocess_name(demo_one2many) == "letterbox 320x320, RGB, 0..1"
     assert demo_table.image_names == tuple(path.name for path in images)
     assert demo_table.images == fingerprint(images)
     assert demo_table.skipped == ()

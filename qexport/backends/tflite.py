@@ -76,7 +76,7 @@ class TFLiteBackend:
         graph, example = copied(program), torch.zeros(program.values["images"].shape)
         if precision == "int8-full":
             graph, example = raw_program(graph, program), example.permute(0, 2, 3, 1).contiguous()
-        elif not metadata["end2end"]:
+        elif not metadata["end2end"] and program.raw_boxes:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
             height, width = program.imgsz
             graph.get_buffer("decode.unit").div_(torch.tensor([width, height, width, height]))
@@ -138,7 +138,7 @@ class LiteRunner:
         self._interpreter.set_tensor(self._input, batch)
         self._interpreter.invoke()
         found: list[NDArray[np.float32]] = [self._interpreter.get_tensor(index) for index in self._outputs]
-        if not self._metadata["end2end"]:
+        if not self._metadata["end2end"] and found[0].ndim == 3:
             self._to_pixels(found[0], *batch.shape[2:])
         return found
 
