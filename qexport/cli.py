@@ -49,9 +49,12 @@ def export_command(
     model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
     precision: Annotated[
-        str | None, _option("fp32, fp16, int8, int8-dynamic, int8-full or w8a16. Default: fp32.", "--precision")
+        str | None,
+        _option(
+            "fp32, fp16, int8, int8-dynamic, int8-full, w8a16. Default: fp32, for devices int8-full.", "--precision"
+        ),
     ] = None,
-    int8: Annotated[bool | None, _option("Short for --precision int8; needs --data.", "--int8")] = None,
+    int8: Annotated[bool | None, _option("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
     half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
     target: Annotated[str | None, _option("mcu: prepare the file for a microcontroller.", "--target")] = None,
     io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
@@ -68,7 +71,9 @@ def export_command(
     head: Annotated[
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
     ] = None,
-    ranges: Annotated[str | None, _option("percentile, minmax or mse. Default: percentile.", "--ranges")] = None,
+    ranges: Annotated[
+        str | None, _option("percentile, minmax or mse. Default: percentile, for w8a16 minmax.", "--ranges")
+    ] = None,
     threads: Annotated[int | None, _option("CPU threads to run artifacts with. Default: 2.", "--threads")] = None,
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
     report: Annotated[Path | None, _option("Another place for report.json.", "--report")] = None,
@@ -84,7 +89,9 @@ def export_command(
     cpu: Annotated[
         str | None, _option("CPU to choose integer types for: vnni, avx2 or arm. Default: this one.", "--cpu")
     ] = None,
-    no_build: Annotated[bool | None, _option("Do not build a TensorRT engine from the graph.", "--no-build")] = None,
+    no_build: Annotated[
+        bool | None, _option("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")
+    ] = None,
     workspace: Annotated[float | None, _option("GiB for TensorRT's builder.", "--workspace")] = None,
     timing_cache: Annotated[Path | None, _option("File for TensorRT's kernel timings.", "--timing-cache")] = None,
     dla: Annotated[int | None, _option("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,

@@ -80,8 +80,15 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
     batches = [pixels[None] for _, pixels in stream(images, (height, width), lambda *_: None)]
     if not batches:
         raise InputError("no image to compare on can be read", "give --data with other images")
-    ours = runner_of(interpreter(path, threads), metadata)
-    theirs = runner_of(reference_interpreter(path), metadata)
+    try:
+        ours = runner_of(interpreter(path, threads), metadata)
+        theirs = runner_of(reference_interpreter(path), metadata)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} cannot be run here ({reason})",
+            "of a file for the Edge TPU, give the one that it was compiled from",
+        ) from error
     score = _score(ours, theirs, batches, bool(metadata["end2end"]), len(metadata["names"]))
     name, steps = _first_layer(path, batches[0], metadata, threads)
     return CrossCheck(len(batches), score, name, steps, gpu_delegate_findings(path))

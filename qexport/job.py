@@ -49,7 +49,7 @@ class ExportJob:
         fraction, calib_images: share and number of the calibration images to use.
         nms: build non-maximum suppression into the artifact.
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
-        ranges: how activation ranges are chosen.
+        ranges: how activation ranges are chosen; None for what suits the precision, see `range_method`.
         threads: CPU threads of runners.
         opset: ONNX operator set; None for the one that suits each runtime.
         dynamic: leave the number of images in a run open.
@@ -81,7 +81,7 @@ class ExportJob:
     calib_images: int | None = None
     nms: bool = False
     head: str | None = None
-    ranges: str = "percentile"
+    ranges: str | None = None
     threads: int = 2
     opset: int | None = None
     dynamic: bool = False
@@ -114,13 +114,23 @@ class ExportJob:
         return {"int8": "int8-full" if self.integer_device else "int8", "half": "fp16"}
 
     @property
+    def range_method(self) -> str:
+        """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
+        return self.ranges or ("minmax" if self.precision == "w8a16" else "percentile")
+
+    @property
     def calibrates(self) -> bool:
         """Whether activations get scales from calibration."""
         return self.precision in CALIBRATED
 
     def compares(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
-        return self.precision != "fp32" and (not self.no_eval or (timed and not self.no_latency))
+        return self.precision != "fp32" and (not self.no_eval or (timed and self.times))
+
+    @property
+    def times(self) -> bool:
+        """Whether latency is measured: what this machine takes says nothing of a microcontroller."""
+        return not self.no_latency and not self.target
 
     @property
     def stem(self) -> str:
@@ -251,7 +261,7 @@ def _check(job: ExportJob) -> None:
     _check_range("workspace", job.workspace is None or 0 < job.workspace < 4096, job.workspace, "more than 0 GiB")
     _check_range("dla", job.dla is None or job.dla >= 0, job.dla, "the number of a core, 0 or more")
     _check_range("head", job.head in (None, *HEADS), job.head, _alternatives(HEADS))
-    _check_range("ranges", job.ranges in RANGE_METHODS, job.ranges, _alternatives(RANGE_METHODS))
+    _check_range("ranges", job.ranges in (None, *RANGE_METHODS), job.ranges, _alternatives(RANGE_METHODS))
     if job.device != "cpu":
         raise UsageError(f"--device {job.device} is not supported", "this version runs on the CPU: leave it out")
     if job.imgsz is not None:

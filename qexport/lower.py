@@ -93,7 +93,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     """
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
-    plan = make_plan(source.program, table.statistics, profile, job.ranges)
+    plan = make_plan(source.program, table.statistics, profile, job.range_method)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with write_whole(path) as temporary:
@@ -101,21 +101,23 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         inputs = sample_inputs(source.samples, source.program)
         runner = backend.runner(temporary, job.threads)
         verification = verify(source.program, plan, backend.read(temporary), runner, inputs)
+        fit = _fit(job, backend, temporary, path)
     types = {
         "activations": profile.activation.name,
         "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
-    return Written(artifact, backend, verification, saved, types, _fit(job, backend, path))
+    return Written(artifact, backend, verification, saved, types, fit)
 
 
-def _fit(job: ExportJob, backend: Backend, path: Path) -> DeviceFit | None:
+def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:
+    """What a device that is not here makes of a file that is going to be at `path`."""
     if job.target == "mcu":
         from qexport.backends.tflite_micro import fit_microcontroller
 
-        return fit_microcontroller(path)
-    return backend.fit(path) if isinstance(backend, DeviceChecker) else None
+        return fit_microcontroller(file, path)
+    return backend.fit(file) if isinstance(backend, DeviceChecker) else None
 
 
 def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:

@@ -32,7 +32,7 @@ def measure(
     job: ExportJob, task: str, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
-    latencies = _latencies(job, program, images, written, clock) if not job.no_latency else {}
+    latencies = _latencies(job, program, images, written, clock) if job.times else {}
     accuracies = _accuracies(task, images, written, clock) if not job.no_eval else {}
     paths = [item.artifact.path for item in written]
     return {path: Figures(accuracies.get(path), latencies.get(path)) for path in paths}

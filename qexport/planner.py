@@ -60,7 +60,7 @@ def make_plan(
 
     Args:
         statistics: by value name, from `calibrate`.
-        method: entry of `METHODS`; 16 bits have room for every extreme, and clip none.
+        method: entry of `METHODS`.
         float_values: values whose operation the user wants in float.
 
     Raises:
@@ -69,7 +69,7 @@ def make_plan(
     boxes, stem = float_boxes(program, profile), float_stem(program, profile)
     integer, touched = _chosen(program, profile, float_values | boxes | stem)
     groups = scale_groups(program, profile, integer, touched)
-    choice = METHODS["minmax" if profile.activation.levels >= MANY_LEVELS else method]
+    choice = METHODS[method]
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
         tensors.update(_group_tensors(program, profile, statistics, choice, group))
@@ -96,9 +96,10 @@ def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -
         float_values: values whose layer keeps its float weights.
     """
     tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
-    for value in program.values.values():
-        if value.weight:
-            tensors[value.weight] = _weight(program, WEIGHTS, value, value.name not in float_values)
+    layers = [value for value in program.values.values() if value.weight]
+    kept = {layer.weight for layer in layers if layer.name in float_values}  # of all layers that use it
+    for layer in layers:
+        tensors[layer.weight] = _weight(program, WEIGHTS, layer, layer.weight not in kept)
     return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
 
 
@@ -219,7 +220,7 @@ def _group_tensors(
     elif INPUT in group:
         return dict.fromkeys(group, _pixels(profile))
     else:
-        (low, high), why = _group_range(program, statistics, choice, group)
+        (low, high), why = _group_range(program, profile, statistics, choice, group)
         if profile.symmetric_activations:
             scale, zero_point = symmetric_scale(max(-low, high), profile.activation), 0
         else:
@@ -267,21 +268,27 @@ def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...
 
 
 def _group_range(
-    program: Program, statistics: Mapping[str, Statistics], choice: RangeChoice, group: tuple[str, ...]
+    program: Program,
+    profile: RuntimeProfile,
+    statistics: Mapping[str, Statistics],
+    choice: RangeChoice,
+    group: tuple[str, ...],
 ) -> tuple[Range, str]:
     sources = dict.fromkeys(source for name in group for source in observed_sources(program, name))
     missing = [name for name in sources if name not in statistics]
     if missing:
         raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
+    many = profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
     merged = merge(statistics[name] for name in sources)
     if set(group) & {*program.raw_further, program.prototypes}:
         chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
     elif set(group) & set(program.raw_boxes):
         chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
     elif set(group) & set(program.raw_scores):
-        chosen = above(minmax(merged), LOGIT_FLOOR)
-        reason = "minmax above -8: confident scores are rare and must not be clipped"
-    elif all(_feeds_only_silu(program, name) for name in group):
+        chosen = minmax(merged) if many else above(minmax(merged), LOGIT_FLOOR)
+        floor = "" if many else " above -8"
+        reason = f"minmax{floor}: confident scores are rare and must not be clipped"
+    elif not many and all(_feeds_only_silu(program, name) for name in group):
         chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
     else:
         chosen, reason = choice.method(merged), choice.name

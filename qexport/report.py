@@ -35,6 +35,8 @@ PACKAGES = (
     "ultralytics",
     "litert-torch",
     "ai-edge-litert",
+    "ai-edge-quantizer",
+    "tflite-micro",
     "onnx",
     "onnxruntime",
     "openvino",
@@ -277,7 +279,7 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
         "fingerprint": table.images,
         "preprocess": table.preprocess,
         "skipped": [{"image": name, "reason": reason} for name, reason in table.skipped],
-        "ranges": job.ranges,
+        "ranges": job.range_method,
     }
 
 

@@ -80,6 +80,10 @@ def test_the_edge_tpu_runs_what_it_documents() -> None:
         operator("FULLY_CONNECTED", output=activation(1, 10)),
         operator("MEAN", IMAGE, constant([1, 2])),
         operator("STRIDED_SLICE", IMAGE, constant([0]), constant([1]), constant([1, 1, 1, 1])),
+        operator("CONCATENATION", IMAGE, constant([0, 0])),
+        operator("MEAN", IMAGE, constant([3])),
+        operator("PACK", axis=1),
+        operator("PRELU", IMAGE, activation(1, 1, 4)),
     ]
     assert [why_not(each) for each in fitting] == [""] * len(fitting)
 
@@ -99,6 +103,11 @@ def test_the_edge_tpu_runs_what_it_documents() -> None:
             operator("STRIDED_SLICE", IMAGE, constant([0]), constant([1]), constant([1, 2, 1, 1])),
             "it wants strides of 1 and no ellipsis",
         ),
+        (operator("CONCATENATION", IMAGE, constant([0, 1])), "it wants two inputs where one is constant"),
+        (operator("CONCATENATION", IMAGE, IMAGE, constant([0, 0])), "it wants two inputs where one is constant"),
+        (operator("MEAN", activation(1, 8, 8, 6), constant([3])), "it wants a depth that is a multiple of 4"),
+        (operator("PACK", axis=0), "it wants no packing of the batch dimension"),
+        (operator("PRELU", IMAGE, activation(2, 1, 4)), "it wants an alpha of one dimension"),
         (operator("ADD", output=activation(2, 8, 8, 4)), "it wants only the three innermost dimensions"),
     ],
 )
@@ -152,13 +161,14 @@ def test_the_compiler_gets_the_bare_file_and_its_result_gets_the_metadata(
     integer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # --show_operations --out_dir DIR FILE
-    compiler(tmp_path, 'cp "$4" "$3/$(basename "$4" .tflite)_edgetpu.tflite"')
+    compiler(tmp_path, 'echo 385 mapped; cp "$4" "$3/$(basename "$4" .tflite)_edgetpu.tflite"')
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     out = tmp_path / "demo_edgetpu.tflite"
     build(integer_file, out)
     with zipfile.ZipFile(out) as archive:
         assert archive.namelist() == ["metadata.json"]
         assert json.loads(archive.read("metadata.json"))["imgsz"] == [96, 96]
+    assert (tmp_path / "demo_edgetpu.log").read_text(encoding="utf-8") == "385 mapped\n"
     bare = integer_file.read_bytes().partition(b"PK\x03\x04metadata")[0]
     assert out.read_bytes().startswith(bare[:100_000])
 
@@ -182,7 +192,7 @@ def test_a_compiler_that_fails_is_quoted(
 
 def test_a_microcontroller_gets_the_file_as_an_array(integer_file: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(integer_file, tmp_path / "demo.tflite"))
-    found = fit_microcontroller(path)
+    found = fit_microcontroller(path, path)
     source, header = found.files
     text = source.read_text(encoding="utf-8")
     stored = bytes(map(int, re.findall(r"\d+", text.split("{")[1])))
@@ -198,8 +208,8 @@ def test_a_microcontroller_gets_the_file_as_an_array(integer_file: Path, tmp_pat
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_array_compiles(integer_file: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(integer_file, tmp_path / "demo-1.tflite"))
-    source, _ = fit_microcontroller(path).files
+    path = Path(shutil.copy(integer_file, tmp_path / "8n-dé.tflite"))
+    source, _ = fit_microcontroller(path, path).files
     subprocess.run(["g++", "-std=c++17", "-Wall", "-Werror", "-c", source, "-o", tmp_path / "demo.o"], check=True)
 
 
@@ -209,7 +219,9 @@ def test_the_arena_is_what_tensorflow_lite_micro_allocates(integer_file: Path) -
     from qexport.backends.arena import arena_bytes
 
     planned = arena_bytes(read_graph(integer_file))
-    activations, everything = allocated(integer_file)
+    found = allocated(integer_file)
+    assert found is not None
+    activations, everything = found
     assert planned <= activations <= 1.05 * planned + 32_768
     assert everything > activations
 

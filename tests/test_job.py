@@ -27,7 +27,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     job = make_job({"model": "a/yolo26n.pt", "data": "coco8.yaml"})
     assert job == ExportJob(model="a/yolo26n.pt", data="coco8.yaml")
     assert (job.format, job.precision, job.imgsz, job.head, job.batch) == (("tflite",), "fp32", None, None, 1)
-    assert (job.fraction, job.calib_images, job.ranges, job.threads) == (1.0, None, "percentile", 2)
+    assert (job.fraction, job.calib_images, job.range_method, job.threads) == (1.0, None, "percentile", 2)
     assert (job.opset, job.dynamic, job.cpu, job.no_build) == (None, False, "auto", False)
     assert (job.workspace, job.timing_cache, job.dla) == (None, None, None)
     assert (job.stem, job.folder) == ("yolo26n", Path("qexport_out/yolo26n"))
@@ -244,6 +244,13 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, wanted: 
 def test_precisions_and_their_short_forms(options: dict[str, Any], precision: str, calibrates: bool) -> None:
     job = make_job({**GOOD, "int8": False, **options})
     assert (job.precision, job.calibrates) == (precision, calibrates)
+
+
+def test_sixteen_bits_take_the_whole_range_unless_told_otherwise() -> None:
+    wide = {**GOOD, "int8": False, "precision": "w8a16"}
+    assert make_job(wide).range_method == "minmax"
+    assert make_job({**wide, "ranges": "mse"}).range_method == "mse"
+    assert make_job(GOOD).range_method == "percentile"
 
 
 def test_a_precision_on_the_command_line_wins_over_a_short_form_in_the_config(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
 def wide(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantPlan, Path]:
     """The end-to-end demo model at 96 pixels with INT8 weights and INT16 activations."""
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
-    plan = make_plan(demo_program, table.statistics, TFLITE_INT16)
+    plan = make_plan(demo_program, table.statistics, TFLITE_INT16, "minmax")
     path = tmp_path_factory.mktemp("wide") / "demo_w8a16.tflite"
     TFLiteBackend().lower(demo_program, plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan), path)
     return plan, path
@@ -231,10 +231,35 @@ def test_sixteen_bits_lose_next_to_nothing_beyond_the_weights(
     assert not np.array_equal(actual, expected)
 
 
-def test_sixteen_bits_clip_nothing(wide: tuple[QuantPlan, Path]) -> None:
-    whys = [tensor.why for tensor in wide[0].tensors.values() if tensor.dtype == "int16"]
-    assert not [why for why in whys if "percentile" in why]
-    assert [why for why in whys if why.startswith("minmax")]
+def test_every_weight_of_a_16_bit_file_is_read_back(wide: tuple[QuantPlan, Path], demo_program: Program) -> None:
+    """AI Edge Quantizer stores large ones behind the flatbuffer."""
+    plan, path = wide
+    stored = TFLiteBackend().read(path).tensors
+    layers = (value for value in demo_program.values.values() if value.weight)
+    weights = [f"{value.name}.weight" for value in layers if plan.is_quantised(value.weight)]
+    assert len(weights) > 80
+    assert [name for name in weights if stored[name].integers is None] == []
+
+
+def test_tensorflow_runs_a_16_bit_file_alike(wide: tuple[QuantPlan, Path]) -> None:
+    pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")
+    from qexport.cross_check import cross_check
+
+    found = cross_check(wide[1], demo_images("val", 2), 1)
+    assert found.first_layer.startswith("qexport_model_0_conv")
+    assert found.steps <= 1
+
+
+def test_sixteen_bits_clip_nothing(wide: tuple[QuantPlan, Path], demo_program: Program) -> None:
+    """Every value reaches the largest magnitude that calibration saw."""
+    table = calibrate(demo_program, demo_images("train", 4), lambda: None)
+    compared = 0
+    for name, tensor in wide[0].tensors.items():
+        if tensor.dtype == "int16" and not tensor.group and name in table.statistics and name in wide[0].integer:
+            seen = table.statistics[name]
+            assert tensor.scale[0] * 32767 >= 0.999 * max(seen.maximum, -seen.minimum), name
+            compared += 1
+    assert compared > 50
 
 
 def test_a_float_left_over_is_refused(floats: dict[str, Path]) -> None:

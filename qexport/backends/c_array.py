@@ -15,15 +15,16 @@ from qexport.files import write_text
 ROW = 16
 
 
-def write_array(path: Path, operators: Sequence[str], memory: Mapping[str, int]) -> tuple[Path, Path]:
+def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mapping[str, int]) -> tuple[Path, Path]:
     """Write a file's flatbuffer, without the metadata behind it, as a source file and its header; return both.
 
     Args:
+        path: what they are named after.
         operators: kinds that the file uses, for the resolver.
         memory: bytes that it needs, by what for.
     """
-    content = np.frombuffer(flatbuffer_of(path), dtype=np.uint8)
-    name = re.sub(r"\W", "_", path.stem)
+    content = np.frombuffer(flatbuffer_of(file), dtype=np.uint8)
+    name = identifier(path.stem)
     source, header = path.with_suffix(".cc"), path.with_suffix(".h")
     lines = [
         f"// {path.name} for TensorFlow Lite Micro, by qexport.",
@@ -33,8 +34,14 @@ def write_array(path: Path, operators: Sequence[str], memory: Mapping[str, int])
         f"constexpr unsigned int {name}_size = {len(content)};",
         f"extern const unsigned char {name}[{name}_size];",
     ]
-    write_text(header, "\n".join(lines) + "\n")
     rows = (",".join(map(str, content[start : start + ROW])) for start in range(0, len(content), ROW))
     start = f'#include "{header.name}"\n\nalignas({ALIGNMENT}) const unsigned char {name}[{name}_size] = {{\n'
     write_text(source, start + ",\n".join(rows) + "\n};\n")
+    write_text(header, "\n".join(lines) + "\n")
     return source, header
+
+
+def identifier(stem: str) -> str:
+    """A C++ name for a file's stem."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return f"model_{name}" if name[:1].isdigit() else name

@@ -16,6 +16,7 @@ from qexport.backends.tflite import TFLiteBackend
 from qexport.cpu import ANY
 from qexport.device_fit import DeviceFit, Lacking
 from qexport.errors import EngineNotBuiltError
+from qexport.files import write_text, write_whole
 from qexport.profile import TFLITE_INTEGER, RuntimeProfile
 
 COMPILER = "edgetpu_compiler"
@@ -50,7 +51,7 @@ class EdgeTPUBackend(TFLiteBackend):
         """Nothing: the compiler is one command."""
 
     def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
-        """Compile the file, with Ultralytics' metadata behind the result.
+        """Compile the file, with Ultralytics' metadata behind the result and the compiler's log beside it.
 
         Raises:
             EngineNotBuiltError: the compiler is not installed, or refused the file.
@@ -62,13 +63,16 @@ class EdgeTPUBackend(TFLiteBackend):
                 f"run {COMPILER} {graph.name} where it is, or give --no-build",
             )
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-            made = _compiled(compiler, graph, Path(scratch))
+            made, log = _compiled(compiler, graph, Path(scratch))
             append_metadata(made, dict(metadata, precision="int8-full"))
-            shutil.move(made, path)
+            # What the compiler says it has mapped is more than its documentation can tell.
+            write_text(path.with_suffix(".log"), log)
+            with write_whole(path) as temporary:
+                shutil.copyfile(made, temporary)
 
 
-def _compiled(compiler: str, graph: Path, folder: Path) -> Path:
-    """Run the compiler on the bare flatbuffer; return the file that it wrote."""
+def _compiled(compiler: str, graph: Path, folder: Path) -> tuple[Path, str]:
+    """Run the compiler on the bare flatbuffer; return the file that it wrote, and what it said."""
     bare = folder / graph.name
     bare.write_bytes(flatbuffer_of(graph))
     words = [compiler, "--show_operations", "--out_dir", str(folder), str(bare)]
@@ -83,4 +87,4 @@ def _compiled(compiler: str, graph: Path, folder: Path) -> Path:
             f"{COMPILER} refused {graph.name}: {lines[-1] if lines else f'exit code {done.returncode}'}",
             "run it by hand to see its log",
         )
-    return made
+    return made, done.stdout

@@ -57,18 +57,42 @@ def _not_over_batch(operator: FileOperator) -> bool:
     return axes is not None and not any(axis % rank == 0 and rank > 3 for axis in axes.reshape(-1))
 
 
+def _zero_padding_only(operator: FileOperator) -> bool:
+    constants = [tensor.data for tensor in operator.inputs if tensor.data is not None]
+    return not constants or (len(operator.inputs) == 2 and not any(data.any() for data in constants))
+
+
+def _depth_of_four(operator: FileOperator) -> bool:
+    axes = operator.inputs[1].integers
+    shape = operator.inputs[0].shape
+    deepest = axes is not None and any(axis % len(shape) == len(shape) - 1 for axis in axes.reshape(-1))
+    return not deepest or shape[-1] % 4 == 0
+
+
+def _one_dimensional_alpha(operator: FileOperator) -> bool:
+    return all(size == 1 for size in operator.inputs[1].shape[:-1])
+
+
+def _packs_no_batch(operator: FileOperator) -> bool:
+    return bool(operator.options.axis)
+
+
 NO_FUSED_ACTIVATION = Rule("no fused activation", _no_fused_activation)
 SAME_DILATION = Rule("the same dilation in x and y", _same_dilation)
 NO_BATCH_PADDING = Rule("no padding of the batch dimension", _no_batch_padding)
 INNERMOST_ONLY = Rule(f"one dimension of at most {MOST_SOFTMAX} elements", _innermost_only)
 ONE_DIMENSIONAL_OUTPUT = Rule("a result of one dimension", _one_dimensional_output)
 UNIT_STRIDES = Rule("strides of 1 and no ellipsis", _unit_strides)
+ZERO_PADDING_ONLY = Rule("two inputs where one is constant, and zeros in it", _zero_padding_only)
+DEPTH_OF_FOUR = Rule("a depth that is a multiple of 4 where it is reduced", _depth_of_four)
+ONE_DIMENSIONAL_ALPHA = Rule("an alpha of one dimension", _one_dimensional_alpha)
+PACKS_NO_BATCH = Rule("no packing of the batch dimension", _packs_no_batch)
 NOT_OVER_BATCH = Rule("no reduction of the batch dimension", _not_over_batch)
 
 OPERATORS: Mapping[str, tuple[Rule, ...]] = {
     "ADD": (),
     "AVERAGE_POOL_2D": (NO_FUSED_ACTIVATION,),
-    "CONCATENATION": (NO_FUSED_ACTIVATION,),
+    "CONCATENATION": (NO_FUSED_ACTIVATION, ZERO_PADDING_ONLY),
     "CONV_2D": (SAME_DILATION,),
     "DEPTHWISE_CONV_2D": (SAME_DILATION,),
     "EXPAND_DIMS": (),
@@ -77,11 +101,12 @@ OPERATORS: Mapping[str, tuple[Rule, ...]] = {
     "LOGISTIC": (),
     "MAXIMUM": (),
     "MAX_POOL_2D": (NO_FUSED_ACTIVATION,),
-    "MEAN": (NOT_OVER_BATCH,),
+    "MEAN": (NOT_OVER_BATCH, DEPTH_OF_FOUR),
     "MINIMUM": (),
     "MUL": (),
+    "PACK": (PACKS_NO_BATCH,),
     "PAD": (NO_BATCH_PADDING,),
-    "PRELU": (),
+    "PRELU": (ONE_DIMENSIONAL_ALPHA,),
     "QUANTIZE": (),
     "REDUCE_MAX": (NOT_OVER_BATCH,),
     "REDUCE_MIN": (NOT_OVER_BATCH,),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qexport.errors import ConversionError
 
 VALUE = re.compile(r"qexport_(\w+)")
@@ -57,7 +59,14 @@ def load_file(path: Path) -> Any:
     """Parse a file into the schema's objects."""
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    content = path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for buffer in model.buffers:
+        # AI Edge Quantizer puts large constants behind the flatbuffer; an offset of 1 stands for nothing.
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def save_file(model: Any, path: Path) -> None:

@@ -21,7 +21,7 @@ from qexport.errors import ConversionError
 from qexport.plan import QuantPlan
 from qexport.program import INPUT
 
-MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE", "SPLIT"})
+MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE"})
 """Operators that only move integers: their result has its input's scale, whatever value it helps to compute."""
 
 
