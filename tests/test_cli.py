@@ -77,7 +77,7 @@ def test_help_names_every_option_and_exit_code() -> None:
     joined = " ".join(shown.split())
     for code in ("0 done", "1 failed", "2 usage", "3 model or data", "4 package missing", "5 conversion"):
         assert code in joined
-    for code in ("6 verification", "8 TensorRT engine not built", "130 interrupted"):
+    for code in ("6 verification", "8 engine not built (TensorRT, Edge TPU)", "130 interrupted"):
         assert code in joined
 
 
@@ -103,10 +103,13 @@ def test_formats() -> None:
     done = run(COMMAND, "formats")
     assert (done.returncode, done.stderr) == (0, "")
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
-    assert set(lines) >= {"onnx", "openvino", "tensorrt", "tflite"}
-    assert set(lines["tflite"].split(", ")) == {"fp32", "fp16", "int8", "int8-dynamic", "int8-full"}
-    for name in ("onnx", "openvino", "tensorrt"):
-        assert set(lines[name].split(", ")) == {"fp16", "fp32", "int8"}
+    assert {name: set(line.split(", ")) for name, line in lines.items()} == {
+        "tflite": {"fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16"},
+        "edgetpu": {"int8-full"},
+        "onnx": {"fp32", "fp16", "int8", "int8-dynamic"},
+        "openvino": {"fp32", "fp16", "int8", "int8-dynamic"},
+        "tensorrt": {"fp32", "fp16", "int8"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_backend_is_found_by_name() -> None:
     assert "onnx" in available_formats()
     backend = find_backend("onnx")
     assert (backend.name, backend.suffix, backend.dynamic, backend.timed) == ("onnx", ".onnx", True, True)
-    assert backend.precisions == {"fp32", "fp16", "int8"}
+    assert backend.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
 
 
 def test_the_profile_depends_on_the_cpu() -> None:

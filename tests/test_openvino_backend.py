@@ -81,7 +81,7 @@ def test_the_backend_is_found_by_name() -> None:
     backend = find_backend("openvino")
     assert (backend.name, backend.suffix) == ("openvino", "_openvino_model")
     assert (backend.dynamic, backend.timed) == (True, True)
-    assert backend.precisions == {"fp32", "fp16", "int8"}
+    assert backend.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
 
 
 def test_the_profile_depends_on_the_cpu() -> None:
