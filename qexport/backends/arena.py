@@ -31,8 +31,8 @@ def arena_bytes(graph: FileGraph) -> int:
     Memory Management for Deep Neural Net Inference", 2020).
     """
     placed: list[tuple[int, Buffer]] = []
-    # Of equal ones the last comes first, as there.
-    for buffer in sorted(reversed(list(buffers_of(graph))), key=lambda buffer: -buffer.size):
+    latest_first = list(buffers_of(graph))[::-1]  # decides between buffers of one size, as there
+    for buffer in sorted(latest_first, key=lambda buffer: -buffer.size):
         rivals = [(offset, other.size) for offset, other in placed if other.meets(buffer)]
         placed.append((_lowest_gap(buffer.size, sorted(rivals)), buffer))
     return max((offset + buffer.size for offset, buffer in placed), default=0)
