@@ -24,8 +24,6 @@ FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and the
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
-PLACES = frozenset({"keypoints", "angles"})
-"""Further values that say where something is: a step of INT8 is up to two pixels there, too."""
 MANY_LEVELS = 2**15
 ACTIVATIONS = frozenset({"sigmoid", "mul", "relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
@@ -157,11 +155,11 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
-    """Names of the raw boxes, keypoints and angles, of each kind if it is cheap enough to compute in float."""
+    """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
     boxes = frozenset(program.raw_boxes)
-    points = frozenset(program.raw_further if program.further.kind in PLACES else ())
-    groups = (boxes, points)
-    return frozenset(name for names in groups if _share(program, names) <= profile.float_boxes for name in names)
+    further = frozenset(program.raw_further)
+    groups = ((boxes, profile.float_boxes), (further, profile.float_further))
+    return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
 
 
 def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:

@@ -53,6 +53,8 @@ class RuntimeProfile:
         constants: a product with a number runs in integers, the number is one, too.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
+        float_further: the same for the convolutions that write mask coefficients, keypoints or angles. (litert-torch
+            0.10 would carry integer coefficients through the decode, and quantise the boxes beside them.)
         float_stem: the first convolution and its activation stay float where they are at most this share: integer
             kernels make little of three input channels, and its activations are the largest of all.
         source: where the constraints are documented.
@@ -73,6 +75,7 @@ class RuntimeProfile:
     half_scales: bool = False
     constants: bool = False
     float_boxes: float = 0.005
+    float_further: float = 0.02
     float_stem: float = 0.0
     source: str = ""
 
@@ -113,6 +116,7 @@ TFLITE_INTEGER = replace(
     kept_float={},
     constants=True,
     float_boxes=0.0,
+    float_further=0.0,
 )
 """No float anywhere: the program ends at the raw outputs."""
 

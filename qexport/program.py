@@ -351,6 +351,8 @@ def _macs(node: Node) -> int:
     if weight_of(node):
         weight: Any = node.args[1]
         kernel = weight.meta["val"].shape if "val" in weight.meta else ()
+        if operation_of(node) == "conv_transpose":  # (in, out, …): every element of the input meets all of the rest
+            elements = math.prod(_shape(tensor_inputs(node)[0].meta["val"]))
         return elements * math.prod(map(int, kernel[1:]))
     if operation_of(node) == "matmul":
         left: Any = node.args[0]

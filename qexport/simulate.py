@@ -26,11 +26,14 @@ ACTIVATION_TYPES: dict[str, tuple[torch.dtype, IntegerType]] = {
 }
 
 
-def simulated(program: Program, plan: QuantPlan, graph: GraphModule | None = None) -> GraphModule:
+def simulated(
+    program: Program, plan: QuantPlan, graph: GraphModule | None = None, float_weights: frozenset[str] = frozenset()
+) -> GraphModule:
     """Return a copy of the program's graph in which every quantised value passes through its integers.
 
     Args:
         graph: a copy that was changed already, to take in its place.
+        float_weights: operations whose weights a converter quantises itself, and refuses when they are already.
 
     Raises:
         ConversionError: the plan was made for another program.
@@ -40,7 +43,7 @@ def simulated(program: Program, plan: QuantPlan, graph: GraphModule | None = Non
     graph = graph or copied(program)
     for node in list(graph.graph.nodes):
         weight = weight_of(node)
-        if weight and plan.is_quantised(weight):
+        if weight and plan.is_quantised(weight) and program.values[node.name].operation not in float_weights:
             _quantise_weight(graph, node, plan.tensors[weight])
         if node.name in plan.integer and by_constant(program.values[node.name]):
             _quantise_constant(graph, node)

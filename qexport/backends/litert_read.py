@@ -32,7 +32,8 @@ def read_file(path: Path) -> StoredGraph:
         if kind in _MAC_OPERATORS:
             macs = _macs(kind, inputs, output)
             total_macs += macs
-            if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[:2], output)):
+            # A transposed convolution reads its output's shape first.
+            if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)):
                 integer_macs += macs
         tensors.update(_named(kind, inputs, output, model, types))
     return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())))
@@ -49,6 +50,11 @@ def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[in
     if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         data = model.buffers[inputs[1].buffer].data
         integers = None if data is None else _oihw(kind, inputs[1], data)
+        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
+    if kind == "TRANSPOSE_CONV":
+        data = model.buffers[inputs[1].buffer].data
+        # (out, height, width, in) → (in, out, …): the order of a depthwise weight's axes.
+        integers = None if data is None else _oihw("DEPTHWISE_CONV_2D", inputs[1], data)
         found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
     return found
 
@@ -77,6 +83,8 @@ def _macs(kind: str, inputs: list[Any], output: Any) -> int:
         return elements * shape[1] * shape[2] * shape[3]
     if kind == "DEPTHWISE_CONV_2D":
         return elements * shape[1] * shape[2]
+    if kind == "TRANSPOSE_CONV":
+        return int(np.prod(inputs[2].shape)) * shape[0] * shape[1] * shape[2]
     if kind == "FULLY_CONNECTED":
         return elements * shape[-1]
     if kind == "BATCH_MATMUL":

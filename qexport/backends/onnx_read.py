@@ -72,7 +72,7 @@ def _array(value: ir.Value | None) -> np.ndarray | None:
 
 def _macs(node: ir.Node) -> int:
     """Multiply-accumulates for one image; a dimension that is open counts as one."""
-    elements = math.prod(_sizes(node.outputs[0]))
+    elements = math.prod(_sizes(node.inputs[0] if node.op_type == "ConvTranspose" else node.outputs[0]))
     if node.op_type in ("Conv", "ConvTranspose"):
         return elements * math.prod(_sizes(node.inputs[1])[1:])
     return elements * _sizes(node.inputs[0])[-1]

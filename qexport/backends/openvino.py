@@ -174,9 +174,9 @@ def _macs(model: Any) -> dict[str, int]:
         kind = op.get_type_name()
         if kind not in MAC_OPERATIONS:
             continue
-        elements = int(np.prod(_sizes(op.output(0))))
+        elements = int(np.prod(_sizes(op.input_value(0) if "Backprop" in kind else op.output(0))))
         shape = _sizes(op.input_value(0) if kind == "MatMul" else op.input_value(1))
-        # Weights are (out, in, …), with groups (groups, out, in, …).
+        # Weights are (out, in, …), with groups (groups, out, in, …); transposed ones the other way round.
         depth = shape[-1] if kind == "MatMul" else int(np.prod(shape[2 if kind.startswith("Group") else 1 :]))
         if kind == "MatMul" and op.get_attributes()["transpose_a"]:
             depth = shape[-2]
