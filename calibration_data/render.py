@@ -355,10 +355,10 @@ def label_lines(scene: Scene, task: str = "detect") -> str:
         if fraction < _LEAST_VISIBLE:
             continue
         values = LABELS[task](shape, seen)
-        scale = np.full(len(values), 1 / SIZE)
+        unit = np.full(len(values), float(SIZE))
         if task == "pose":
-            scale[_VISIBILITY] = 1
-        lines.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in values * scale) + "\n")
+            unit[_VISIBILITY] = 1
+        lines.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in values / unit) + "\n")
     return "".join(lines)
 
 

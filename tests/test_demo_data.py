@@ -68,6 +68,58 @@ def test_default_seed_renders_the_committed_labels(again: Path, split: str) -> N
         assert file.read_text() == (SHAPES / "labels" / split / file.name).read_text()
 
 
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_default_seed_renders_the_committed_labels_of_other_tasks(again: Path, task: str) -> None:
+    for split in COUNTS:
+        rendered = sorted((again / f"labels-{task}" / split).iterdir())
+        assert len(rendered) == FEW
+        for file in rendered:
+            assert file.read_text() == (SHAPES / f"labels-{task}" / split / file.name).read_text()
+    description = f"shapes-{task}.yaml"
+    assert (again / description).read_text() == (SHAPES / description).read_text()
+
+
+def labels_of(task: str, *shapes: render.Shape) -> list[list[float]]:
+    """Labels of an image of these shapes alone, for a task, without the class, in pixels."""
+    lines = render.label_lines(scene(*shapes), task).splitlines()
+    return [[float(value) * 320 for value in line.split()[1:]] for line in lines]
+
+
+def test_an_outline_is_that_of_what_can_be_seen() -> None:
+    (corners,) = labels_of("segment", shape("square", 160, 160, 80, 45))
+    polygon = np.array(corners).reshape(-1, 2)
+    side = 80 * np.sqrt(2)
+    assert cv2.contourArea(polygon.astype(np.float32)) == pytest.approx(side**2, rel=0.03)
+    assert polygon.min(axis=0) == pytest.approx([160 - side / 2] * 2, abs=1.5)
+
+
+def test_a_turned_box_is_as_small_as_it_can_be() -> None:
+    (corners,) = labels_of("obb", shape("square", 160, 160, 80, 20))
+    box = np.array(corners).reshape(4, 2)
+    sides = np.linalg.norm(box - np.roll(box, 1, axis=0), axis=1)
+    assert sides == pytest.approx([80 * np.sqrt(2)] * 4, abs=2.5)
+    assert box.mean(axis=0) == pytest.approx([160, 160], abs=1)
+
+
+def test_keypoints_are_centre_and_ends_with_their_visibility() -> None:
+    hidden = shape("circle", 100, 100, 40)
+    front = shape("square", 150, 100, 40, 45)  # covers the circle's right end
+    label = labels_of("pose", hidden, front)[0]
+    points = np.array(label[4:]).reshape(-1, 3)
+    expected = [(100, 100), (60, 100), (100, 60), (140, 100), (100, 140)]
+    np.testing.assert_allclose(points[:, :2], expected, atol=1)
+    assert (points[:, 2] / 320).tolist() == [2, 2, 2, 1, 2]
+    (outside,) = labels_of("pose", shape("circle", 10, 160, 40))
+    assert np.array(outside[4:]).reshape(-1, 3)[1].tolist() == [0, 0, 0]  # its left end
+
+
+def test_crops_are_sorted_by_class() -> None:
+    for split in COUNTS:
+        folders = sorted((SHAPES / "crops" / split).iterdir())
+        assert [folder.name for folder in folders] == sorted(NAMES.values())
+        assert {len(list(folder.glob("*.jpg"))) for folder in folders} == {render.CROPS_EACH}
+
+
 @pytest.mark.parametrize("split", COUNTS)
 def test_default_seed_renders_the_committed_images(again: Path, split: str) -> None:
     for file in sorted((again / "images" / split).iterdir()):
@@ -111,7 +163,7 @@ def test_no_image_occurs_twice() -> None:
 
 def test_the_data_set_is_small_and_holds_no_cache() -> None:
     files = [file for file in SHAPES.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 3_500_000
+    assert sum(file.stat().st_size for file in files) <= 4_500_000
     assert {file.suffix for file in files} == {".jpg", ".txt", ".yaml"}
 
 

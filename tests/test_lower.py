@@ -53,7 +53,9 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(measure, "measure_latency", timed)
     items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
-    program: Any = SimpleNamespace(values={"images": SimpleNamespace(shape=(1, 3, 32, 32))}, imgsz=(32, 32), batch=1)
+    program: Any = SimpleNamespace(
+        values={"images": SimpleNamespace(shape=(1, 3, 32, 32))}, imgsz=(32, 32), batch=1, preprocess="letterbox"
+    )
     found = measure.measure(ExportJob("a.pt", no_eval=True), "detect", program, RunImages(), items, Clock(Silent()))
     assert together == [{"a", "d"}, {"c"}]
     assert {str(path) for path, figures in found.items() if figures.latency} == {"a", "c", "d"}

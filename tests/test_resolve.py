@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qexport import resolve
+from qexport.dataset import image_list
 from qexport.errors import InputError
 from qexport.resolve import is_reachable, resolve_data, resolve_model
 
@@ -79,10 +80,32 @@ def test_only_a_bare_name_is_looked_up(name: str) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_folder_is_neither(tmp_path: Path) -> None:
-    for look_up in (resolve_model, resolve_data):
-        with pytest.raises(InputError, match="is a folder"):
-            look_up(str(tmp_path))
+def test_an_empty_folder_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        resolve_model(str(tmp_path))
+    with pytest.raises(InputError, match="has no images in it"):
+        resolve_data(str(tmp_path))
+
+
+def test_a_folder_or_a_list_of_images_is_enough_to_calibrate(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    images = (tmp_path / "a.png", tmp_path / "b.jpg")
+    assert image_list(resolve_data(str(tmp_path)), "train") == images
+    (tmp_path / "list.txt").write_text("b.jpg\n", encoding="utf-8")
+    assert image_list(resolve_data(str(tmp_path / "list.txt")), "train") == images[1:]
+    with pytest.raises(InputError, match="has no split 'val'"):
+        image_list(resolve_data(str(tmp_path)), "val")
+
+
+def test_folders_of_classes_are_a_data_set(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        for name in ("dog", "cat"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "1.jpg").write_bytes(b"x")
+    dataset = resolve_data(str(tmp_path))
+    assert (dataset.by_folder, dict(dataset.names)) == (True, {0: "cat", 1: "dog"})
+    assert image_list(dataset, "val") == tuple(tmp_path / "valid" / name / "1.jpg" for name in ("cat", "dog"))
 
 
 @pytest.mark.usefixtures("offline")
