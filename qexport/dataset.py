@@ -85,7 +85,7 @@ def load_folder(folder: Path) -> Dataset:
     splits = {split: (folder / name,) for split, name in _class_folders(folder).items()}
     if splits:
         first = next(iter(splits.values()))[0]
-        names = dict(enumerate(sorted(entry.name for entry in os.scandir(first) if entry.is_dir())))
+        names = dict(enumerate(sorted(entry.name for entry in first.iterdir() if entry.is_dir())))
         return Dataset(folder, folder, splits, names, 3, None, by_folder=True)
     if not _images_in_folder(folder):
         raise InputError(f"{folder} has no images in it", "give a dataset YAML, or a folder with images")
@@ -105,7 +105,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
     for split, names in known.items():
         for name in names:
             place = folder / name
-            if split not in found and place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
+            if split not in found and place.is_dir() and any(entry.is_dir() for entry in place.iterdir()):
                 found[split] = name
     return found
 
