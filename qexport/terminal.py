@@ -18,7 +18,7 @@ NOTHING = "–"
 
 def render(report: Report, saved: Path) -> RenderableType:
     """Return the table, what it is of, and its warnings."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=_title(report), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=_title(report), title_justify="left")
     table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
