@@ -102,7 +102,7 @@ def evaluate(
     recorder = _ClassRecorder(reference) if task == "classify" else _Recorder(reference)
     base: Any = getattr(import_module(scoring.module), scoring.validator)
 
-    class Validator(base):  # type: ignore[misc]
+    class Validator(base):  # type: ignore[misc]  # the class depends on the task
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             recorder.record(self, preds, batch)
             super().update_metrics(preds, batch)

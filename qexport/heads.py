@@ -69,16 +69,8 @@ def _inputs(sources: int | Sequence[int], latest: Any, kept: Sequence[Any]) -> A
 
 
 FURTHER_HEADS = ("mask_head", "pose_head", "angle_head")
-TASK_HEADS = {
-    "Detect": "detect",
-    "Segment": "segment",
-    "Segment26": "segment",
-    "Pose": "pose",
-    "Pose26": "pose",
-    "OBB": "obb",
-    "OBB26": "obb",
-}
-"""Head classes that can be split, and the task that they are for."""
+SPLITTABLE = ("Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
+"""Head classes that can be split; their subclasses may compute something else."""
 
 
 def further_of(head: Any) -> Further:
@@ -109,8 +101,8 @@ def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool =
 
     layer = model.model[-1]
     kind = type(layer).__name__
-    if not isinstance(layer, Detect) or kind not in TASK_HEADS:
-        raise InputError(f"head {kind} is not supported", f"heads that are: {', '.join(TASK_HEADS)}")
+    if not isinstance(layer, Detect) or kind not in SPLITTABLE:
+        raise InputError(f"head {kind} is not supported", f"heads that are: {', '.join(SPLITTABLE)}")
     if nms and kind != "Detect":
         raise InputError(f"NMS inside is for detection, not for head {kind}", "leave out --nms")
     has_end2end = getattr(layer, "one2one_cv2", None) is not None

@@ -13,8 +13,9 @@ from torch.fx import GraphModule, Node
 
 from qexport.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.errors import ConversionError
+from qexport.naming import weight_of
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.program import Program, by_constant, copied, weight_of
+from qexport.program import Program, by_constant, copied
 from qexport.tags import OWNER
 
 operations = torch.ops.quantized_decomposed

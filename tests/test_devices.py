@@ -18,7 +18,11 @@ import pytest
 from conftest import demo_checkpoint, demo_images
 
 from qexport.backends import EngineOptions
-from qexport.backends.litert_operators import FileOperator, FileTensor
+from qexport.backends.edgetpu import EdgeTPUBackend
+from qexport.backends.edgetpu_operators import OPERATORS, why_not
+from qexport.backends.litert_operators import FileOperator, FileTensor, read_graph
+from qexport.backends.tflite_micro import OPERATORS as MICRO_OPERATORS
+from qexport.backends.tflite_micro import allocated, fit_microcontroller
 from qexport.device_fit import DeviceFit, Lacking
 from qexport.errors import EngineNotBuiltError
 from qexport.program import Program
@@ -29,12 +33,6 @@ pytestmark = pytest.mark.slow
 
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 QEXPORT = str(Path(sys.executable).with_name("qexport"))
-
-from qexport.backends.edgetpu import EdgeTPUBackend  # noqa: E402
-from qexport.backends.edgetpu_operators import OPERATORS, why_not  # noqa: E402
-from qexport.backends.litert_operators import read_graph  # noqa: E402
-from qexport.backends.tflite_micro import OPERATORS as MICRO_OPERATORS  # noqa: E402
-from qexport.backends.tflite_micro import allocated, fit_microcontroller  # noqa: E402
 
 
 @pytest.fixture(scope="module")

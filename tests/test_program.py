@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from qexport.errors import ConversionError, InputError
 from qexport.heads import split_head
+from qexport.naming import OPERATION_NAMES
 from qexport.profile import TFLITE
-from qexport.program import OPERATION_NAMES, Program, capture, observed_sources
+from qexport.program import Program, capture, observed_sources
 
 aten = torch.ops.aten
 

@@ -6,10 +6,7 @@ quantizer would calibrate itself comes from the plan, and what the plan leaves f
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 
 from qexport.arithmetic import INT16
 from qexport.backends.litert_file import VALUE, load_file, operator_names
-from qexport.errors import ConversionError
+from qexport.backends.litert_recipes import quantised
 from qexport.plan import QuantPlan
 from qexport.program import INPUT
 
@@ -31,19 +28,7 @@ def with_int16_activations(path: Path, plan: QuantPlan) -> bytes:
     Raises:
         ConversionError: the quantizer refuses the file.
     """
-    from ai_edge_quantizer import quantizer
-
-    engine = quantizer.Quantizer(bytearray(path.read_bytes()), quantization_recipe=_recipe(plan))
-    try:
-        # Its progress bar knows no switch, and it warns of what it does itself.
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = engine.quantize(_ranges(path, plan), enable_progress_bar=False, enable_progress_report=False)
-    except Exception as error:  # the quantizer raises whatever its passes do
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConversionError(f"ai-edge-quantizer cannot write w8a16 ({first})", "try another precision") from error
-    assert result.quantized_model is not None
-    return bytes(result.quantized_model)
+    return quantised(path.read_bytes(), _recipe(plan), "w8a16", _ranges(path, plan))
 
 
 def _recipe(plan: QuantPlan) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from typing import Any
 
 from qexport.errors import ConversionError
@@ -21,12 +22,28 @@ def stored_smaller(content: bytes, precision: str) -> bytes:
     Raises:
         ConversionError: the quantizer refuses the file.
     """
+    return quantised(content, _recipe(precision), precision)
+
+
+def quantised(
+    content: bytes, recipe: list[dict[str, Any]], precision: str, ranges: dict[str, dict[str, Any]] | None = None
+) -> bytes:
+    """Return what AI Edge Quantizer makes of a file by a recipe.
+
+    Args:
+        ranges: tensor name → "min" and "max", where the recipe quantises activations.
+
+    Raises:
+        ConversionError: the quantizer refuses the file.
+    """
     from ai_edge_quantizer import quantizer
 
-    engine = quantizer.Quantizer(bytearray(content), quantization_recipe=_recipe(precision))
+    engine = quantizer.Quantizer(bytearray(content), quantization_recipe=recipe)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
-            result = engine.quantize(enable_progress_bar=False, enable_progress_report=False)
+        # Its progress bar knows no switch, and it warns of what it does itself.
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = engine.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except Exception as error:  # the quantizer raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(

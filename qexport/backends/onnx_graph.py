@@ -13,7 +13,8 @@ import onnx_ir as ir
 import torch
 
 from qexport.errors import ConversionError
-from qexport.program import INPUT, Program, batch_shapes, copied, operation_of
+from qexport.naming import operation_of
+from qexport.program import INPUT, Program, batch_shapes, copied
 from qexport.tags import tag_values
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qexport.backends.qdq import quantised_weight
+from qexport.backends.qdq import drop_unused, quantised_weight
 from qexport.planner import weight_array
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def store_weights(model: ir.Model, program: Program, plan: QuantPlan) -> None:
         if value.weight and plan.is_quantised(value.weight):
             node = writers[value.name]
             node.replace_input_with(1, _folded(model, node, value.weight, program, plan))
-    for name, stored in list(model.graph.initializers.items()):
-        if not stored.uses():
-            del model.graph.initializers[name]
+    drop_unused(model)
     model.graph.sort()
 
 
