@@ -5,7 +5,8 @@
 For each model: both tools export FP32 and INT8, calibrated on coco128 and scored on coco-val100, each INT8 file against
 the FP32 file of its own tool and format (fidelity, retention); then all files of a runtime are timed in turns. At last
 four formats are written in one run without evaluation, for its time. Exits with 1 if a bound is broken.
-`--keep` keeps the files, and a second call takes what is there and only times it again.
+`--keep` keeps the files; a second call takes what is there and only times it again. Remove MODEL/qexport.json there to
+export and score with qexport once more, beside the incumbent's files as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,13 +37,14 @@ LEAST_COVERAGE = 0.90
 MOST_OF_FLOAT = {"onnx": 0.75}
 MOST_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
 MOST_SECONDS = 90.0
-ROUNDS = 30
-"""Sessions of one file differ by some percent from load to load, runs of one session by more."""
+ROUNDS = 3
+BLOCKS = 12
+"""The machine's speed drifts within seconds: two files are compared block by block, and the median ratio counts."""
 
 
 @dataclass
 class Row:
-    """One file and its figures."""
+    """One file and its figures; `ms` has the median of each block."""
 
     model: str
     tool: str
@@ -51,7 +54,7 @@ class Row:
     map: float
     fidelity: float | None = None
     coverage: float | None = None
-    ms: float | None = None
+    ms: tuple[float, ...] = ()
 
 
 def main() -> int:
@@ -80,13 +83,16 @@ def main() -> int:
 
 
 def rows_of(shared: Path, model: str, folder: Path) -> list[Row]:
-    """Export with both tools and score; kept rows are taken as they are."""
-    saved = folder / "rows.json"
-    if not saved.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = ours(shared, model, folder) + incumbents(shared, model, folder)
-        saved.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
-    return [Row(**entry) for entry in json.loads(saved.read_text(encoding="utf-8"))]
+    """Export with both tools and score; kept rows of a tool are taken as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Row] = []
+    for tool, work in (("qexport", ours), ("ultralytics", incumbents)):
+        saved = folder / f"{tool}.json"
+        if not saved.is_file():
+            rows = [asdict(row) for row in work(shared, model, folder)]
+            saved.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        found += [Row(**entry) for entry in json.loads(saved.read_text(encoding="utf-8"))]
+    return found
 
 
 def ours(shared: Path, model: str, folder: Path) -> list[Row]:
@@ -162,9 +168,10 @@ def time_rows(rows: list[Row], shared: Path) -> None:
     for name, kind in kinds.items():
         timed = [row for row in rows if row.format == name]
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        found = measure_latency({row.path: kind(Path(row.path), 2) for row in timed}, batch, ROUNDS)
+        runners = {row.path: kind(Path(row.path), 2) for row in timed}
+        blocks = [measure_latency(runners, batch, ROUNDS) for _ in range(BLOCKS)]
         for row in timed:
-            row.ms = found[row.path].p50
+            row.ms = tuple(block[row.path].p50 for block in blocks)
 
 
 def four_formats(shared: Path, folder: Path) -> float:
@@ -208,9 +215,9 @@ def print_rows(rows: list[Row]) -> list[str]:
         whole = found[row.model, row.tool, row.format, "fp32"]
         other = found.get((row.model, "ultralytics", row.format, "int8"))
         retention = row.map / whole.map
-        of_float = row.ms / whole.ms if row.ms and whole.ms else None
-        of_other = row.ms / other.ms if row.ms and other and other.ms and other is not row else None
-        figures = (row.coverage, row.ms, of_float, of_other)
+        of_float = ratio(row, whole)
+        of_other = ratio(row, other) if other and other is not row else None
+        figures = (row.coverage, statistics.median(row.ms) if row.ms else None, of_float, of_other)
         cells = [shown(value, form) for value, form in zip(figures, (".1%", ".1f", ".2f", ".2f"), strict=True)]
         print(
             f"| {row.model} | {row.format} | {row.tool} | {shown(row.fidelity, '.3f')} | {retention:.1%} "
@@ -219,6 +226,12 @@ def print_rows(rows: list[Row]) -> list[str]:
         if row.tool == "qexport":
             broken += broken_bounds(row, retention, of_float, of_other)
     return broken
+
+
+def ratio(row: Row, other: Row) -> float | None:
+    """Median over blocks of how long one file takes as a share of another."""
+    pairs = list(zip(row.ms, other.ms, strict=True))
+    return statistics.median(one / two for one, two in pairs) if pairs else None
 
 
 def shown(value: float | None, form: str) -> str:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "calibration_data"
 SHAPES = DEMO / "shapes"
 COUNTS = {"train": 128, "val": 100}
+SUFFIXES = ("", "-seg", "-pose", "-obb", "-cls")
 NAMES = {0: "circle", 1: "square", 2: "triangle", 3: "star", 4: "ring", 5: "cross"}
 PIXEL = 1 / 320
 FEW = 8  # images of each split that are rendered again: an image depends only on its seed, split and index
@@ -211,11 +212,18 @@ def test_a_ring_shows_what_is_behind_its_hole() -> None:
     assert [row[0] for row in found] == [0, 4]
 
 
-def test_the_checkpoint_is_small_and_names_no_path_of_the_machine_that_trained_it() -> None:
-    content = (DEMO / "shapes26.pt").read_bytes()  # a zip archive whose members are stored uncompressed
-    assert len(content) <= 3_000_000
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_checkpoint_names_no_path_of_the_machine_that_trained_it(suffix: str) -> None:
+    content = (DEMO / f"shapes26{suffix}.pt").read_bytes()  # a zip archive whose members are stored uncompressed
     for private in (b"/tmp/", b"/work/", b"/home/", b"/root/"):
         assert private not in content
+
+
+def test_the_checkpoints_are_small() -> None:
+    sizes = {path.stem.removeprefix("shapes26"): path.stat().st_size for path in DEMO.glob("*.pt")}
+    assert set(sizes) == set(SUFFIXES)
+    assert max(sizes.values()) <= 3_000_000
+    assert sum(sizes.values()) <= 12_000_000
 
 
 def test_the_checkpoint_loads_with_both_heads() -> None:
