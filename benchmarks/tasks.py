@@ -13,40 +13,23 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.demo import DEMOS, Demo, demo_folder
+
 QEXPORT = Path(sys.executable).with_name("qexport")
-DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 FORMATS = ("tflite", "onnx", "openvino")
 LEAST_RETENTION = 0.97
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A task's demo model and data set, below `calibration_data/`."""
-
-    model: str
-    data: str
-
-
-TASKS = {
-    "detect": Demo("shapes26.pt", "shapes/shapes.yaml"),
-    "segment": Demo("shapes26-seg.pt", "shapes/shapes-segment.yaml"),
-    "pose": Demo("shapes26-pose.pt", "shapes/shapes-pose.yaml"),
-    "obb": Demo("shapes26-obb.pt", "shapes/shapes-obb.yaml"),
-    "classify": Demo("shapes26-cls.pt", "shapes/crops"),
-}
 
 
 def main() -> int:
     """Run everything, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", default=list(DEMOS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
-        reports = {task: run(TASKS[task], Path(scratch) / task) for task in given.tasks}
+        reports = {task: run(DEMOS[task], Path(scratch) / task) for task in given.tasks}
     broken = print_table(reports)
     for name in broken:
         print(f"BROKEN {name}")
@@ -55,8 +38,9 @@ def main() -> int:
 
 def run(demo: Demo, out: Path) -> dict[str, Any]:
     """Export and score one task's model; its report."""
-    words = [str(QEXPORT), str(DEMO / demo.model), "--format", ",".join(FORMATS), "--int8", "--no-latency", "--quiet"]
-    subprocess.run([*words, "--data", str(DEMO / demo.data), "--out", str(out)], check=True)
+    model, data = demo_folder() / demo.model, demo_folder() / demo.data
+    words = [str(QEXPORT), str(model), "--format", ",".join(FORMATS), "--int8", "--no-latency", "--quiet"]
+    subprocess.run([*words, "--data", str(data), "--imgsz", str(demo.imgsz), "--out", str(out)], check=True)
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return report
 

@@ -75,7 +75,7 @@ TASKS = {
     "pose": Task(
         "-pose",
         [LEVELS, 1, "Pose26", ["nc", [render.KEYPOINTS, 3]]],
-        LATER,
+        (*LATER, *LATER),
         "pose.map",
         0.60,
         {"kpt_shape": [render.KEYPOINTS, 3]},

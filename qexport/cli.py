@@ -114,14 +114,15 @@ def export_command(
 
 @verbs_app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("qexport_out/demo"),
+    task: Annotated[str, typer.Option(help="detect, segment, pose, obb or classify.")] = "detect",
+    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
 ) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.demo import demo_job
 
-    return _run(demo_job(out), quiet, json_)
+    return _run(demo_job(out, task), quiet, json_)
 
 
 @verbs_app.command()

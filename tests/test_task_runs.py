@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import DEMO, demo_images
 
+from qexport.demo import DEMOS
 from qexport.export import export
 from qexport.job import make_job
 from qexport.progress import Silent
@@ -20,12 +21,6 @@ from qexport.report import ArtifactReport, Report
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytestmark = pytest.mark.slow
 
-MODELS = {
-    "segment": "shapes26-seg.pt",
-    "pose": "shapes26-pose.pt",
-    "obb": "shapes26-obb.pt",
-    "classify": "shapes26-cls.pt",
-}
 METRICS = {
     "segment": ["mask mAP50-95", "mask mAP50"],
     "pose": ["pose mAP50-95", "pose mAP50"],
@@ -38,8 +33,8 @@ IMAGES = 16
 def few(task: str, folder: Path) -> Path:
     """A data set of some validation images with a task's labels; of crops all, for they are small."""
     if task == "classify":
-        return DEMO / "shapes" / "crops"
-    content = yaml.safe_load((DEMO / "shapes" / f"shapes-{task}.yaml").read_text(encoding="utf-8"))
+        return DEMO / DEMOS[task].data
+    content = yaml.safe_load((DEMO / DEMOS[task].data).read_text(encoding="utf-8"))
     listing = folder / "few.txt"
     listing.write_text("\n".join(map(str, demo_images("val", IMAGES))), encoding="utf-8")
     path = folder / "few.yaml"
@@ -49,7 +44,9 @@ def few(task: str, folder: Path) -> Path:
 
 def ran(task: str, folder: Path, **options: Any) -> Report:
     given = {"format": "onnx", "int8": True, "calib_images": 16, "no_latency": True, **options}
-    job = make_job({"model": str(DEMO / MODELS[task]), "data": str(few(task, folder)), "out": folder / "out", **given})
+    job = make_job(
+        {"model": str(DEMO / DEMOS[task].model), "data": str(few(task, folder)), "out": folder / "out", **given}
+    )
     return export(job, Silent())
 
 
