@@ -49,6 +49,8 @@ class Task:
         gate: the least that it may be.
         settings: entries of the architecture besides.
         both: whether there are two heads to score.
+        upside_down: whether half of the images are turned over. Ultralytics lets the same keypoints change places
+            whichever way an image is turned: the upper end would become the lower one.
     """
 
     suffix: str
@@ -58,6 +60,7 @@ class Task:
     gate: float
     settings: dict[str, Any] = field(default_factory=dict)
     both: bool = True
+    upside_down: bool = True
 
 
 LEVELS = [16, 19, 22]
@@ -75,10 +78,11 @@ TASKS = {
     "pose": Task(
         "-pose",
         [LEVELS, 1, "Pose26", ["nc", [render.KEYPOINTS, 3]]],
-        (*LATER, *LATER),
+        LATER,
         "pose.map",
         0.60,
         {"kpt_shape": [render.KEYPOINTS, 3]},
+        upside_down=False,
     ),
     "obb": Task("-obb", [LEVELS, 1, "OBB26", ["nc", 1]], LATER, "box.map", 0.60),
     "classify": Task(
@@ -153,7 +157,7 @@ def train(task: str, weights: Path, stage: Stage, data: Path, work: Path) -> Pat
         optimizer="AdamW",
         warmup_epochs=0.5,
         translate=0.05,
-        flipud=0.5,
+        flipud=0.5 if TASKS[task].upside_down else 0.0,
         mosaic=0.0,
         cache="ram",
         amp=False,
