@@ -119,7 +119,7 @@ def test_the_folder_holds_these_files_and_no_others(demo: Run) -> None:
 
 def test_the_report_says_what_went_in_and_where_it_ran(demo: Run) -> None:
     report = demo.report
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert report["environment"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "ultralytics", "litert-torch", "ai-edge-litert"} <= set(report["environment"]["packages"])
     assert report["model"]["sha256"] == hashlib.sha256(Path(MODEL).read_bytes()).hexdigest()

@@ -61,6 +61,21 @@ def few(task: str, folder: Path) -> Path:
     return path
 
 
+def check_evidence(accuracy: dict[str, Any], by_image: bool = False) -> None:
+    """Classes that are computed from the validator's statistics have to add up to the validator's own figure."""
+    figures = [(each["map"], each["labels"] if by_image else 1) for each in accuracy["per_class"]]
+    mean = sum(figure * weight for figure, weight in figures) / sum(weight for _, weight in figures)
+    assert mean == pytest.approx(accuracy["map"], abs=2e-5)
+    low, high = accuracy["map_interval"]
+    assert low < accuracy["map"] < high
+    assert accuracy["resamples"] == 1000
+    if accuracy["map_float"] is not None:
+        low, high = accuracy["drop_interval"]
+        assert low <= accuracy["drop"] <= high
+        assert accuracy["confidence"]["matched"] > 10
+        assert sum(accuracy["confidence"]["counts"]) == accuracy["confidence"]["matched"]
+
+
 def ran(task: str, folder: Path, **options: Any) -> Report:
     data = DEMO / "shapes" / "crops" if task == "classify" else few(task, folder)
     given = {"format": "onnx", "int8": True, "calib_images": 4, "no_latency": True, **options}
@@ -81,6 +96,13 @@ def test_a_run_scores_what_the_task_is_about(task: str, tmp_path: Path) -> None:
     else:  # untrained masks, trained boxes
         assert (whole.accuracy["box_map"] or 0) > 0.7 > (whole.accuracy["map"] or 0)
     assert (small.accuracy["fidelity"] or 0) > 0.9
+    check_evidence(whole.accuracy)
+    check_evidence(small.accuracy)
+    for picture in small.gallery or ():
+        for box in (*picture.kept, *picture.lost, *picture.gained):
+            left, top, right, bottom = box["box"]
+            assert 0 <= left < right <= picture.width == 320
+            assert 0 <= top < bottom <= picture.height == 320
     assert small.verification is not None
     assert (small.verification.agreement or 0) > 0.8
     assert report.evaluation is not None
@@ -96,6 +118,11 @@ def test_a_classifier_is_calibrated_and_scored_on_folders_of_classes(tmp_path: P
     assert small.accuracy is not None
     assert small.accuracy["images"] == 6 * 32
     assert 0 < (whole.accuracy["map"] or 0) < (whole.accuracy["map50"] or 0)  # top-1 of guesses, and top-5 of six
+    for entry in (whole.accuracy, small.accuracy):
+        check_evidence(entry, by_image=True)
+        assert [each["labels"] for each in entry["per_class"]] == [32] * 6
+    assert small.accuracy["confidence"]["matched"] == small.accuracy["images"]
+    assert small.gallery == ()
     assert (small.accuracy["fidelity"] or 0) > 0.9
     assert report.calibration is not None
     assert report.calibration["preprocess"] == "centre crop 96x96, RGB, 0..1"
@@ -110,6 +137,12 @@ def test_tflite_masks_come_through_a_transposed_convolution_in_integers(tmp_path
 
     report = ran("segment", tmp_path, format="tflite", no_eval=True, imgsz="96")
     (artifact,) = report.artifacts
+    assert artifact.accuracy is artifact.gallery is None
+    assert artifact.layers is not None
+    noisy = {layer.name: layer.sqnr_db for layer in artifact.layers if layer.dtype == "int8"}
+    assert all(decibels is not None and 5 < decibels < 150 for decibels in noisy.values())
+    assert artifact.histograms is not None
+    assert len(artifact.histograms) == 8
     stored = TFLiteBackend().read(Path(artifact.path))
     weight = stored.tensors["model_23_proto_upsample_conv_transpose.weight"]
     assert weight.dtype == "int8"
