@@ -31,8 +31,8 @@ class _Meter(nn.Module):
 
     def forward(self, real: Tensor, approximate: Tensor) -> None:
         """Add one run's value and its approximation, of one shape."""
-        self.signal += float(real.square().sum(dtype=torch.float64))
-        self.noise += float((real - approximate).square().sum(dtype=torch.float64))
+        self.signal += _power(real)
+        self.noise += _power(real - approximate)
 
     @property
     def decibels(self) -> float | None:
@@ -40,6 +40,11 @@ class _Meter(nn.Module):
         if not self.signal:
             return None
         return MOST_DB if not self.noise else min(MOST_DB, 10 * math.log10(self.signal / self.noise))
+
+
+def _power(values: Tensor) -> float:
+    flat = values.flatten()
+    return float(torch.dot(flat, flat))
 
 
 def metered(program: Program, plan: QuantPlan) -> GraphModule:

@@ -109,6 +109,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
     assert int8["warnings"] == fp32["warnings"] == []
     assert content["failures"] == []
     assert fp32["latency_float_ms"] is fp32["speedup"] is fp32["int8_mac_coverage"] is None
+    assert int8["gallery"] is int8["layers"] is int8["histograms"] is None
     assert fp32["accuracy"]["map"] == 0.4
     assert fp32["accuracy"]["retention"] is None
 
