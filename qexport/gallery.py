@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.detections import Findings, Found, pairs, upright
+from qexport.errors import InputError
 from qexport.images import read_image
 
 MOST_IMAGES = 12
@@ -33,7 +35,7 @@ class Picture:
         kept: the float file's boxes that pair with one of the file's.
         lost: the float file's boxes that do not.
         gained: the file's boxes that pair with none.
-        thumbnail: the image, small, as a data URL.
+        thumbnail: the image, small, as a data URL; "" of a file that only Ultralytics can read, such as HEIC.
     """
 
     image: str
@@ -89,8 +91,16 @@ def _picture(change: _Change) -> Picture:
         kept=tuple(drawn[i] for i in change.kept),
         lost=tuple(drawn[i] for i in change.lost),
         gained=tuple(other[i] for i in change.gained),
-        thumbnail="data:image/jpeg;base64," + base64.b64encode(thumbnail(read_image(path))).decode(),
+        thumbnail=_data_url(path),
     )
+
+
+def _data_url(path: Path) -> str:
+    try:
+        image = read_image(path)
+    except InputError:  # its boxes are evidence all the same
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image)).decode()
 
 
 def _boxes(found: Found) -> list[Box]:

@@ -170,6 +170,8 @@ def test_the_gallery_shows_what_was_lost_and_gained_most_first(tmp_path: Path) -
     assert second.lost == ({"box": [50.0, 50.0, 60.0, 60.0], "score": 0.8, "class": 1},)
     assert second.gained == ()
     assert decoded(first.thumbnail).shape == (80, 100, 3)
+    a.write_bytes(b"nothing that OpenCV knows")
+    assert [each.thumbnail for each in gallery(reference, own, 0.25)] == [first.thumbnail, ""]
 
 
 def test_a_thumbnail_is_small_whatever_the_image() -> None:
