@@ -89,8 +89,11 @@ def test_a_weight_is_as_good_as_copies_of_the_image(validated: tuple[Scores, Any
     fields = ("correct", "confidence", "classes", "labels")
     for row, figure in zip(weights, found, strict=True):
         copies = [scores[name] for name in np.repeat(images, row)]
-        stats = [np.concatenate([getattr(each, field) for each in copies]) for field in fields]
-        assert figure == pytest.approx(float(ap_per_class(*stats)[5].mean()), abs=1e-12)
+        tp, confidence, classes, labels = (
+            np.concatenate([getattr(each, field) for each in copies]) for field in fields
+        )
+        expected = ap_per_class(tp, confidence, classes, labels)[5].mean()
+        assert figure == pytest.approx(float(expected), abs=1e-12)
 
 
 def test_by_hand() -> None:

@@ -117,7 +117,7 @@ def test_scores_are_compared_pair_by_pair() -> None:
     shift = confidence_shift(reference, own, 0.25)
     assert shift is not None
     assert shift.matched == 3  # not the one below the threshold; that 0.9 became 0.1 does count
-    assert (shift.mean_float, shift.mean) == (pytest.approx(2.6 / 3), pytest.approx(1.5 / 3))
+    assert (shift.mean_float, shift.mean) == pytest.approx((2.6 / 3, 1.5 / 3))
     assert shift.shift == pytest.approx((-0.4 + 0.1 - 0.8) / 3)
     assert shift.p50 == pytest.approx(-0.4)
     assert shift.p05 == pytest.approx(-0.8 + 0.1 * 0.4)  # a tenth of the way from the least to the middle one
@@ -132,7 +132,8 @@ def test_of_a_classifier_the_float_answers_probabilities_are_compared() -> None:
     reference = {"a": answer(0.1, 0.7, 0.2), "b": answer(0.6, 0.3, 0.1)}
     shift = confidence_shift(reference, {"a": answer(0.2, 0.5, 0.3), "b": answer(0.2, 0.7, 0.1)}, 0.25)
     assert shift is not None
-    assert (shift.matched, shift.mean_float, shift.mean) == (2, pytest.approx(0.65), pytest.approx(0.35))
+    assert shift.matched == 2
+    assert (shift.mean_float, shift.mean) == pytest.approx((0.65, 0.35))
     assert shift.shift == pytest.approx(-0.3)
     assert gallery(reference, {"a": answer(1, 0, 0), "b": answer(1, 0, 0)}, 0.25) == ()
 
@@ -143,12 +144,16 @@ def picture(folder: Path, name: str, width: int, height: int) -> Path:
     return folder / name
 
 
+def pixels_of(content: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
 def decoded(url: str) -> Any:
     head, _, text = url.partition(",")
     assert head == "data:image/jpeg;base64"
     content = base64.b64decode(text, validate=True)
     assert len(content) <= MOST_BYTES
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    return pixels_of(content)
 
 
 def test_the_gallery_shows_what_was_lost_and_gained_most_first(tmp_path: Path) -> None:
@@ -178,7 +183,7 @@ def test_a_thumbnail_is_small_whatever_the_image() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     small = thumbnail(noise)
     assert len(small) <= MOST_BYTES
-    height, width = cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    height, width = pixels_of(small).shape[:2]
     assert width / height == pytest.approx(1.5, rel=0.02)
     plain = thumbnail(np.full((600, 900, 3), 77, np.uint8))
-    assert cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR).shape == (320, 480, 3)
+    assert pixels_of(plain).shape == (320, 480, 3)

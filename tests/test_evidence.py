@@ -104,14 +104,15 @@ def test_the_float_file_is_compared_with_nothing(evidence: dict[Path, Evidence])
     assert entry["per_class"] == [{"class": 2, "name": "2", "labels": 10, "map": 0.895, "map_float": None}]
     assert entry["map_interval"][0] < 0.895
     assert entry["drop_interval"] is entry["retention_interval"] is entry["confidence"] is None
-    assert evidence[WHOLE].gallery is evidence[WHOLE].layers is evidence[WHOLE].histograms is None
+    found = evidence[WHOLE]
+    assert [found.gallery, found.layers, found.histograms] == [None] * 3
 
 
 def test_without_a_float_file_there_is_nothing_to_compare_with(tiny: Program, folder: Path) -> None:
     figures = {SMALL: Figures(accuracy(folder, [3], 0.5))}
     (found,) = gather(tiny, "detect", None, [written(SMALL, "int8")], figures, Clock(Silent())).values()
     assert found.intervals is not None
-    assert found.intervals.drop is found.gallery is found.confidence is None
+    assert [found.intervals.drop, found.gallery, found.confidence] == [None] * 3
 
 
 def test_layers_and_histograms_do_not_wait_for_accuracy(tiny: Program, tmp_path: Path) -> None:
