@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qexport.average_precision import ImageScores, Scores
+from qexport.detections import Findings, Found, found_in
 from qexport.evaluation_set import EvaluationSet
 
 TRUTH_CONFIDENCE = 0.25
@@ -33,6 +35,7 @@ class Scoring:
         metric: which of the validator's metrics is the task's own.
         other: the second one, such as that of the boxes around masks; "" for none.
         names: what the two figures of that metric are called.
+        correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
     """
 
     module: str
@@ -40,16 +43,24 @@ class Scoring:
     metric: str
     other: str = ""
     names: tuple[str, str] = ("mAP50-95", "mAP50")
+    correct: str = "tp"
 
 
 SCORING = {
     "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
     "segment": Scoring(
-        "ultralytics.models.yolo.segment", "SegmentationValidator", "seg", "box", ("mask mAP50-95", "mask mAP50")
+        "ultralytics.models.yolo.segment",
+        "SegmentationValidator",
+        "seg",
+        "box",
+        ("mask mAP50-95", "mask mAP50"),
+        "tp_m",
     ),
-    "pose": Scoring("ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50")),
+    "pose": Scoring(
+        "ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50"), "tp_p"
+    ),
     "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
-    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5")),
+    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
 }
 
 Detections = Mapping[str, tuple[Tensor, Tensor]]
@@ -69,6 +80,8 @@ class Accuracy:
         images: how many images were scored.
         unread: images that the validator left out because it could not read them or their labels.
         detections: confident detections, the reference for other artifacts.
+        scores: by image how the validator matched detections and labels, in the task's own metric.
+        found: by image what was found, in the image's own pixels.
     """
 
     map: float
@@ -78,6 +91,8 @@ class Accuracy:
     unread: tuple[str, ...]
     detections: Detections
     box_map: float | None = None
+    scores: Scores = field(default_factory=dict)
+    found: Findings = field(default_factory=dict)
 
 
 def evaluate(
@@ -99,13 +114,15 @@ def evaluate(
     from ultralytics.models import YOLO
 
     scoring = SCORING[task]
-    recorder = _ClassRecorder(reference) if task == "classify" else _Recorder(reference)
+    links = data.links
+    recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
     base: Any = getattr(import_module(scoring.module), scoring.validator)
 
     class Validator(base):  # type: ignore[misc]  # the class depends on the task
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             recorder.record(self, preds, batch)
             super().update_metrics(preds, batch)
+            recorder.record_scores(self)
 
     model = YOLO(str(artifact), task=task)
     model.add_callback("on_val_batch_end", lambda _: on_image())
@@ -130,6 +147,8 @@ def evaluate(
         unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
         detections=recorder.confident,
         box_map=float(getattr(metrics, scoring.other).map) if scoring.other else None,
+        scores=recorder.scores,
+        found=recorder.found,
     )
 
 
@@ -149,21 +168,41 @@ def _without_fonts() -> Iterator[None]:
 class _Recorder:
     """Keep an artifact's confident detections and score all of them against a reference."""
 
-    def __init__(self, reference: Detections | None) -> None:
+    def __init__(
+        self, reference: Detections | None, links: Mapping[str, Path] | None = None, correct: str = "tp"
+    ) -> None:
         from ultralytics.utils.metrics import DetMetrics
 
         self.reference = reference
+        self.links = links or {}
+        self.correct = correct
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
+        self.found: dict[str, Found] = {}
+        self.scores: dict[str, ImageScores] = {}
+        self.latest: list[str] = []
         self.metrics = DetMetrics()
 
     def record(self, validator: Any, predictions: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
         self.metrics.names = validator.metrics.names
-        for file, found in zip(batch["im_file"], predictions, strict=True):
-            name = Path(file).name
+        self.latest = [Path(file).name for file in batch["im_file"]]
+        for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
+            if name in self.links:
+                self.found[name] = found_in(self.links[name], found, batch, index)
             keep = found["conf"] >= TRUTH_CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:
                 self.score(validator, name, found, *self.reference[name])
+
+    def record_scores(self, validator: Any) -> None:
+        """Keep what the validator has just added to its statistics of the latest images."""
+        stats = validator.metrics.stats
+        for number, name in enumerate(self.latest, start=-len(self.latest)):
+            self.scores[name] = ImageScores(
+                correct=stats[self.correct][number],
+                confidence=stats["conf"][number],
+                classes=stats["pred_cls"][number],
+                labels=stats["target_cls"][number],
+            )
 
     def score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
         """Score one image's detections against boxes and classes."""
@@ -194,15 +233,28 @@ class _Recorder:
 class _ClassRecorder:
     """Keep a classifier's answers and count how many are the reference's."""
 
-    def __init__(self, reference: Detections | None) -> None:
+    def __init__(self, reference: Detections | None, links: Mapping[str, Path]) -> None:
         self.reference = reference
+        self.links = links
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
+        self.found: dict[str, Found] = {}
+        self.scores: dict[str, ImageScores] = {}
+        self.latest: list[str] = []
 
     def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
         samples = validator.dataloader.dataset.samples
-        for probabilities in predictions:  # in the order of the data set: it is not shuffled
-            name = Path(samples[len(self.confident)][0]).name
+        done = len(self.confident)  # in the order of the data set: it is not shuffled
+        self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
+        for name, probabilities in zip(self.latest, predictions, strict=True):
             self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
+            every = torch.arange(len(probabilities))
+            self.found[name] = Found(self.links[name], (0, 0), torch.zeros(0, 0), probabilities.clone(), every)
+
+    def record_scores(self, validator: Any) -> None:
+        """Keep answer and label of the latest images: one of each, right or wrong."""
+        answers, labels = validator.pred[-1][:, :1].numpy(), validator.targets[-1][:, None].numpy()
+        for name, answer, label in zip(self.latest, answers, labels, strict=True):
+            self.scores[name] = ImageScores((answer == label)[:, None], np.ones(1), answer, label)
 
     def fidelity(self) -> float | None:
         if not self.reference:

@@ -13,6 +13,7 @@ from qexport.checkpoint import Checkpoint
 from qexport.clock import Clock
 from qexport.dataset import fingerprint
 from qexport.errors import InputError, QexportError
+from qexport.evidence import gather
 from qexport.files import make_folder
 from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
@@ -54,7 +55,8 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         }
     written, failures = _write_all(source, table, pending, clock)
     figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
-    report = make_report(source, command, table, images, written, figures, clock.seconds, failures)
+    evidence = gather(source.program, source.checkpoint.task, table, written, figures, clock)
+    report = make_report(source, command, table, images, written, figures, clock.seconds, failures, evidence)
     save_report(report, job.report or job.folder / "report.json")
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
 from qexport.profile import RuntimeProfile
 from qexport.source import Source
+from qexport.sqnr import metered, sqnr_of
 from qexport.verify import Verification, check_outputs, sample_inputs, verify
 
 
@@ -37,6 +39,7 @@ class Written:
         plan: the file that its plan was saved to, None for float ones.
         quantisation: integer types and the kind of CPU that they were chosen for.
         fit: what the device that it is for makes of it, where that is not this machine.
+        sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.sqnr`; None for float ones.
     """
 
     artifact: Artifact
@@ -45,6 +48,7 @@ class Written:
     plan: Path | None = None
     quantisation: dict[str, str] | None = None
     fit: DeviceFit | None = None
+    sqnr: Mapping[str, float | None] | None = None
 
     @property
     def engine_runtime(self) -> str | None:
@@ -67,6 +71,13 @@ class Written:
     def runtime(self) -> str:
         """What it was verified, scored and timed with."""
         return self.backend.runtime if self.engine_runtime is None else self.engine_runtime
+
+
+def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
+    """For every artifact that is not FP32 the FP32 one of the same format, where there is one."""
+    floats = {item.backend.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
+    others = (item for item in written if item.artifact.precision != "fp32")
+    return {item.artifact.path: floats[item.backend.name] for item in others if item.backend.name in floats}
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:
@@ -99,8 +110,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     with write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary)
         inputs = sample_inputs(source.samples, source.program)
-        runner = backend.runner(temporary, job.threads)
-        verification = verify(source.program, plan, backend.read(temporary), runner, inputs)
+        runner, reference = backend.runner(temporary, job.threads), metered(source.program, plan)
+        verification = verify(source.program, plan, backend.read(temporary), runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
     types = {
         "activations": profile.activation.name,
@@ -108,7 +119,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
-    return Written(artifact, backend, verification, saved, types, fit)
+    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference))
 
 
 def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:
@@ -148,4 +159,12 @@ def build_engine(source: Source, graph: Written) -> Written:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
     options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
     builder.build(graph.artifact.path, path, metadata, options)
-    return Written(describe_artifact(path, builder.name, precision), builder, None, graph.plan, graph.quantisation)
+    return Written(
+        describe_artifact(path, builder.name, precision),
+        builder,
+        None,
+        graph.plan,
+        graph.quantisation,
+        None,
+        graph.sqnr,
+    )

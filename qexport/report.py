@@ -19,17 +19,21 @@ from qexport.checkpoint import Checkpoint
 from qexport.dataset import fingerprint
 from qexport.device_fit import DeviceFit
 from qexport.errors import QexportError
+from qexport.evidence import Evidence, accuracy_entry
 from qexport.files import write_text
+from qexport.gallery import Picture
+from qexport.histograms import Histogram
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.latency import Latency
-from qexport.lower import Written
+from qexport.layers import Layer
+from qexport.lower import Written, float_counterparts
 from qexport.measure import Figures
 from qexport.program import Program
 from qexport.source import Source
 from qexport.verify import Verification
 
-SCHEMA = 1
+SCHEMA = 2
 PACKAGES = (
     "torch",
     "ultralytics",
@@ -57,7 +61,7 @@ class ArtifactReport:
     bytes: int
     runtime: str = ""
     engine: bool = False
-    accuracy: dict[str, float | int | None] | None = None
+    accuracy: dict[str, Any] | None = None
     latency_ms: dict[str, float] | None = None
     latency_float_ms: dict[str, float] | None = None
     speedup: float | None = None
@@ -66,6 +70,9 @@ class ArtifactReport:
     plan: str | None = None
     verification: Verification | None = None
     device: DeviceFit | None = None
+    gallery: tuple[Picture, ...] | None = None
+    layers: tuple[Layer, ...] | None = None
+    histograms: tuple[Histogram, ...] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -152,14 +159,17 @@ def make_report(
     figures: Mapping[Path, Figures],
     seconds: Mapping[str, float],
     failures: Sequence[tuple[str, QexportError]] = (),
+    evidence: Mapping[Path, Evidence] | None = None,
 ) -> Report:
     """Gather a run's figures."""
     job, checkpoint = source.job, source.checkpoint
-    floats = {w.backend.name: figures[w.artifact.path] for w in written if w.artifact.precision == "fp32"}
+    counterparts, found = float_counterparts(written), evidence or {}
     entries = []
     for item in written:
-        reference = floats.get(item.backend.name) if item.artifact.precision != "fp32" else None
-        entries.append(artifact_entry(item, figures[item.artifact.path], reference, images))
+        path = item.artifact.path
+        reference = figures[counterparts[path]] if path in counterparts else None
+        behind = found.get(path, Evidence())
+        entries.append(artifact_entry(item, figures[path], reference, images, behind, checkpoint.names))
     return Report(
         command=command,
         model=_model_entry(checkpoint, source.program),
@@ -173,7 +183,14 @@ def make_report(
     )
 
 
-def artifact_entry(item: Written, figures: Figures, reference: Figures | None, images: RunImages) -> ArtifactReport:
+def artifact_entry(
+    item: Written,
+    figures: Figures,
+    reference: Figures | None,
+    images: RunImages,
+    evidence: Evidence,
+    names: Mapping[int, str],
+) -> ArtifactReport:
     """One artifact's figures, beside those of the float artifact of the same runtime."""
     artifact, latency = item.artifact, figures.latency
     float_latency = reference.latency if reference else None
@@ -194,7 +211,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         bytes=artifact.bytes,
         runtime=item.runtime,
         engine=item.engine_runtime is not None,
-        accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None),
+        accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None, evidence, names),
         latency_ms=_latency_entry(latency),
         latency_float_ms=_latency_entry(float_latency),
         speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
@@ -203,6 +220,9 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         plan=str(item.plan) if item.plan else None,
         verification=item.verification,
         device=item.fit,
+        gallery=evidence.gallery,
+        layers=evidence.layers,
+        histograms=evidence.histograms,
         warnings=tuple(warnings),
     )
 
@@ -218,7 +238,9 @@ def device_warning(fit: DeviceFit) -> str:
     )
 
 
-def _accuracy_entry(accuracy: Accuracy | None, reference: Accuracy | None) -> dict[str, float | int | None] | None:
+def _accuracy_entry(
+    accuracy: Accuracy | None, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
+) -> dict[str, Any] | None:
     if accuracy is None:
         return None
     return {
@@ -227,9 +249,11 @@ def _accuracy_entry(accuracy: Accuracy | None, reference: Accuracy | None) -> di
         **({} if accuracy.box_map is None else {"box_map": round(accuracy.box_map, 5)}),
         "map_float": round(reference.map, 5) if reference else None,
         "map50_float": round(reference.map50, 5) if reference else None,
+        "drop": round(reference.map - accuracy.map, 5) if reference else None,
         "retention": round(accuracy.map / reference.map, 5) if reference and reference.map else None,
         "fidelity": None if accuracy.fidelity is None else round(accuracy.fidelity, 5),
         "images": accuracy.images,
+        **accuracy_entry(evidence, names),
     }
 
 

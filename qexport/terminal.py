@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -14,15 +15,27 @@ from qexport.report import ArtifactReport, Report
 from qexport.verify import Verification
 
 NOTHING = "–"
+UNBOUNDED = 1000
+"""Columns that no table needs."""
 
 
-def render(report: Report, saved: Path) -> RenderableType:
-    """Return the table, what it is of, and its warnings."""
+def render(report: Report, saved: Path, console: Console) -> RenderableType:
+    """Return the table, what it is of, and its warnings; intervals where the console has room for them."""
+    table = _table(report, changes=any(_change(artifact) for artifact in report.artifacts))
+    wide = console.options.update(max_width=UNBOUNDED)
+    if Measurement.get(console, wide, table).maximum > console.width:
+        table = _table(report, changes=False)
+    return Group(table, *_notes(report, saved))
+
+
+def _table(report: Report, changes: bool) -> Table:
+    """The figures; with `changes` how far INT8 is from FP32, and how far that would move with other images."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=_title(report), title_justify="left")
     table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
         *_metrics(report),
+        *(["change\n95 %"] if changes else []),
         "reten-\ntion",
         "fide-\nlity",
         "ms\np50",
@@ -31,10 +44,10 @@ def render(report: Report, saved: Path) -> RenderableType:
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact in report.artifacts:
-        table.add_row(*_row(artifact))
+        table.add_row(*_row(artifact, changes))
     for failure in report.failures:
         table.add_row(f"{failure.format} ✗", *[NOTHING] * (len(table.columns) - 1))
-    return Group(table, *_notes(report, saved))
+    return table
 
 
 def _metrics(report: Report) -> list[str]:
@@ -53,7 +66,7 @@ def _title(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _row(artifact: ArtifactReport) -> tuple[str, ...]:
+def _row(artifact: ArtifactReport, changes: bool) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
     return (
@@ -61,12 +74,23 @@ def _row(artifact: ArtifactReport) -> tuple[str, ...]:
         f"{artifact.bytes / 1e6:.2f}",
         _figure(accuracy.get("map"), ".4f"),
         _figure(accuracy.get("map50"), ".4f"),
+        *([_change(artifact) or NOTHING] if changes else []),
         _figure(accuracy.get("retention"), ".1%"),
         _figure(accuracy.get("fidelity"), ".3f"),
         _figure(latency.get("p50"), ".1f"),
         _figure(artifact.speedup, ".2f", "×"),
         _figure(artifact.int8_mac_coverage, ".1%"),
     )
+
+
+def _change(artifact: ArtifactReport) -> str:
+    """The first metric minus FP32's in points, and half the width of its 95 % interval: −0.5 ±0.9; "" for none."""
+    accuracy = artifact.accuracy or {}
+    bounds = accuracy.get("drop_interval")
+    if bounds is None:
+        return ""
+    change = f"{-100 * accuracy['drop']:+.1f}".replace("-", "−")
+    return f"{change} ±{50 * (bounds[1] - bounds[0]):.1f}"
 
 
 def _figure(value: float | None, form: str, unit: str = "") -> str:
@@ -113,4 +137,4 @@ def _shared(checked: Verification) -> str:
 
 def print_report(report: Report, saved: Path, console: Console) -> None:
     """Show the report."""
-    console.print(render(report, saved))
+    console.print(render(report, saved, console))

@@ -68,18 +68,20 @@ def verify(
     stored: StoredGraph,
     runner: Runner,
     inputs: Sequence[NDArray[np.float32]],
+    reference: GraphModule | None = None,
 ) -> Verification:
     """Compare an artifact with its plan and with the simulated program.
 
     Args:
         inputs: batches (n, channels, height, width) of real images.
+        reference: the simulated program, where the caller has one that it learns more from.
 
     Raises:
         VerificationError: a tensor differs from the plan, a planned tensor stayed float, or outputs disagree.
     """
     found = check_plan(program, plan, stored)
     check_coverage(program, plan, stored)
-    shared = check_outputs(simulated(program, plan), program, runner, inputs, plan.profile)
+    shared = check_outputs(reference or simulated(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
     return Verification(found, planned - found, shared, len(inputs) * program.batch, stored.coverage)
 

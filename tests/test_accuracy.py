@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.accuracy import TRUTH_CONFIDENCE, Detections, _Recorder, agreement
+from qexport.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder, agreement
 
 Found = tuple[Tensor, Tensor]
 
@@ -91,6 +92,27 @@ def test_without_a_reference_or_without_anything_in_it_there_is_no_fidelity() ->
     prediction = {"a.jpg": (found(A), torch.tensor([0.9]))}
     assert fidelity_of(prediction, {"a.jpg": found()}) is None
     assert _Recorder(None).fidelity() is None
+
+
+@pytest.mark.parametrize(("task", "metrics"), [("segment", "Segment"), ("pose", "Pose"), ("obb", "OBB")])
+def test_the_validators_own_matches_are_kept(task: str, metrics: str) -> None:
+    from ultralytics.utils import metrics as module
+
+    kept = getattr(module, f"{metrics}Metrics")({0: "a", 1: "b"})
+    right, wrong = np.ones((1, 10), dtype=bool), np.zeros((1, 10), dtype=bool)
+    one = np.array([1.0])
+    stats = dict.fromkeys(kept.stats, wrong) | {SCORING[task].correct: right}
+    kept.update_stats(
+        {**stats, "conf": one * 0.7, "pred_cls": one, "target_cls": one, "target_img": one, "im_name": "a"}
+    )
+    recorder = _Recorder(None, {}, SCORING[task].correct)
+    recorder.latest = ["a.jpg"]
+    recorder.record_scores(SimpleNamespace(metrics=kept))
+    found = recorder.scores["a.jpg"]
+    assert (found.confidence.tolist(), found.classes.tolist(), found.labels.tolist()) == ([0.7], [1.0], [1.0])
+    kept.process()
+    assert getattr(kept, SCORING[task].metric).map == pytest.approx(0.995)
+    assert found.correct.all()
 
 
 def test_only_confident_detections_become_a_reference() -> None:

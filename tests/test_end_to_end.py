@@ -119,7 +119,7 @@ def test_the_folder_holds_these_files_and_no_others(demo: Run) -> None:
 
 def test_the_report_says_what_went_in_and_where_it_ran(demo: Run) -> None:
     report = demo.report
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert report["environment"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "ultralytics", "litert-torch", "ai-edge-litert"} <= set(report["environment"]["packages"])
     assert report["model"]["sha256"] == hashlib.sha256(Path(MODEL).read_bytes()).hexdigest()
@@ -150,6 +150,23 @@ def test_int8_is_as_accurate_as_it_has_to_be(demo: Run) -> None:
     assert accuracy["retention"] == pytest.approx(accuracy["map"] / accuracy["map_float"], abs=1e-4)
     assert accuracy["retention"] >= 0.95
     assert 0.85 <= accuracy["fidelity"] <= 1
+
+
+def test_the_evidence_belongs_to_the_figures(demo: Run) -> None:
+    entry = demo.artifact("int8")
+    accuracy = entry["accuracy"]
+    assert sum(each["map"] for each in accuracy["per_class"]) / 6 == pytest.approx(accuracy["map"], abs=2e-5)
+    low, high = accuracy["drop_interval"]
+    assert low <= accuracy["drop"] <= high
+    assert high - low < 0.05
+    assert -0.1 < accuracy["confidence"]["shift"] < 0.05
+    assert [each["name"] for each in entry["layers"]][:2] == ["images", "model_0_conv"]
+    body = [each["sqnr_db"] for each in entry["layers"] if each["dtype"] == "int8"]
+    assert min(body) > 10  # a second process has measured it
+    assert len(entry["histograms"]) == 8
+    for picture in entry["gallery"]:
+        assert Path(picture["path"]).is_file()
+        assert picture["lost"] or picture["gained"]
 
 
 def test_int8_is_small_and_runs_in_integers(demo: Run) -> None:

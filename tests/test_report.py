@@ -85,6 +85,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
         "map50": 0.55,
         "map_float": 0.4,
         "map50_float": 0.56,
+        "drop": 0.004,
         "retention": 0.99,  # 0.396 / 0.4
         "fidelity": 0.91235,
         "images": 100,
@@ -108,6 +109,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
     assert int8["warnings"] == fp32["warnings"] == []
     assert content["failures"] == []
     assert fp32["latency_float_ms"] is fp32["speedup"] is fp32["int8_mac_coverage"] is None
+    assert int8["gallery"] is int8["layers"] is int8["histograms"] is None
     assert fp32["accuracy"]["map"] == 0.4
     assert fp32["accuracy"]["retention"] is None
 
@@ -116,7 +118,7 @@ def test_the_json_says_where_and_of_what_the_figures_are(
     report: Report, demo_one2many: Program, demo_table: CalibrationTable
 ) -> None:
     content = json.loads(to_json(report))
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["command"] == "qexport demo.pt --int8"
     assert content["threads"] == 3
     assert content["seconds"] == {"read": 1.25, "calibrate": 2.5}

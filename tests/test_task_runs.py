@@ -42,6 +42,32 @@ def few(task: str, folder: Path) -> Path:
     return path
 
 
+def check_evidence(accuracy: dict[str, Any], by_image: bool) -> None:
+    """Classes that are computed from the validator's statistics have to add up to the validator's own figure."""
+    figures = [(each["map"], each["labels"] if by_image else 1) for each in accuracy["per_class"]]
+    mean = sum(figure * weight for figure, weight in figures) / sum(weight for _, weight in figures)
+    assert mean == pytest.approx(accuracy["map"], abs=2e-5)
+    low, high = accuracy["map_interval"]
+    assert low <= accuracy["map"] <= high
+    assert accuracy["resamples"] == 1000
+    low, high = accuracy["drop_interval"]
+    assert low <= accuracy["drop"] <= high
+    assert accuracy["confidence"]["matched"] > 10
+    assert sum(accuracy["confidence"]["counts"]) == accuracy["confidence"]["matched"]
+
+
+def check_gallery(artifact: ArtifactReport, task: str) -> None:
+    """Boxes lie in their images; a classifier has none."""
+    assert artifact.gallery is not None
+    if task == "classify":
+        assert artifact.gallery == ()
+    for picture in artifact.gallery:
+        for box in (*picture.kept, *picture.lost, *picture.gained):
+            left, top, right, bottom = box["box"]
+            assert 0 <= left < right <= picture.width == 320
+            assert 0 <= top < bottom <= picture.height == 320
+
+
 def ran(task: str, folder: Path, **options: Any) -> Report:
     given = {"format": "onnx", "int8": True, "calib_images": 16, "no_latency": True, **options}
     job = make_job(
@@ -74,6 +100,8 @@ def test_int8_keeps_what_a_task_is_about(task: str, least: float, tmp_path: Path
         check_scores(artifact, least)
         assert artifact.accuracy is not None
         assert ("box_map" in artifact.accuracy) == (task in ("segment", "pose"))
+        check_evidence(artifact.accuracy, by_image=task == "classify")
+        check_gallery(artifact, task)
 
 
 def test_a_classifier_is_calibrated_as_it_is_run(tmp_path: Path) -> None:
@@ -91,6 +119,13 @@ def test_tflite_masks_come_through_a_transposed_convolution_in_integers(tmp_path
 
     report = ran("segment", tmp_path, format="tflite", no_eval=True, imgsz="96", calib_images=4)
     (artifact,) = report.artifacts
+    assert artifact.accuracy is None
+    assert artifact.gallery is None
+    assert artifact.layers is not None
+    noisy = {layer.name: layer.sqnr_db for layer in artifact.layers if layer.dtype == "int8"}
+    assert all(decibels is not None and 5 < decibels < 150 for decibels in noisy.values())
+    assert artifact.histograms is not None
+    assert len(artifact.histograms) == 8
     stored = TFLiteBackend().read(Path(artifact.path))
     weight = stored.tensors["model_23_proto_upsample_conv_transpose.weight"]
     assert weight.dtype == "int8"

@@ -64,6 +64,21 @@ def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
     assert next(line for line in lines if "9.81" in line).startswith(" tflite fp32 ")
 
 
+def test_the_change_and_its_interval_are_shown_where_there_is_room() -> None:
+    known = replace(INT8, accuracy={**ACCURACY, "drop": 0.0088, "drop_interval": [-0.001, 0.019]})
+    lines = printed(replace(REPORT, artifacts=(known, FP32)))
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if "2.91" in line).split()
+    assert row[row.index("0.5634") + 1 : row.index("97.9%")] == ["−0.9", "±1.0"]  # half of 2.0 points
+    better = replace(known, accuracy={**ACCURACY, "drop": -0.0088, "drop_interval": [-0.01, -0.007]})
+    assert " +0.9 ±0.1 " in " ".join(printed(replace(REPORT, artifacts=(better,))))
+    long = replace(known, format="openvino", precision="int8-dynamic")
+    lines = printed(replace(REPORT, artifacts=(long, FP32)))
+    assert max(map(len, lines)) <= 80
+    assert not any("±" in line or "…" in line for line in lines)
+    assert any("−0.9 ±1.0" in line for line in printed(replace(REPORT, artifacts=(long, FP32)), 100))
+
+
 def test_an_engine_is_told_from_its_graph() -> None:
     graph = replace(INT8, path="x/a_int8_tensorrt.onnx", format="tensorrt", bytes=1_110_000)
     engine = replace(graph, path="x/a_int8.engine", engine=True, bytes=2_220_000)

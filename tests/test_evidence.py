@@ -1,0 +1,133 @@
+"""Evidence of a run's artifacts: whose it is, what it is compared with, and its form in the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import demo_checkpoint, synthetic_statistics
+
+from qexport.accuracy import Accuracy
+from qexport.average_precision import ImageScores
+from qexport.backends import Artifact, find_backend
+from qexport.calibration_table import CalibrationTable
+from qexport.clock import Clock
+from qexport.detections import Found
+from qexport.evidence import Evidence, accuracy_entry, gather
+from qexport.lower import Written, float_counterparts
+from qexport.measure import Figures
+from qexport.plan import to_json
+from qexport.planner import make_plan
+from qexport.profile import TFLITE
+from qexport.program import Program
+from qexport.progress import Silent
+
+SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")
+IMAGES = 10
+
+
+def written(path: Path, precision: str) -> Written:
+    return Written(Artifact(path, "onnx", precision, "0" * 64, 1), find_backend("onnx"))
+
+
+def accuracy(folder: Path, misses: Sequence[int], score: float) -> Accuracy:
+    """One object of class 2 in each image; of some images it is not found."""
+    scores, found = {}, {}
+    for index in range(IMAGES):
+        count = int(index not in misses)
+        name, boxes = f"{index}.jpg", torch.tensor([[10.0, 10, 30, 30]])[:count]
+        scores[name] = ImageScores(
+            np.ones((count, 10), dtype=bool), np.full(count, score), np.full(count, 2), np.full(1, 2)
+        )
+        found[name] = Found(folder / name, (40, 40), boxes, torch.full((count,), score), torch.full((count,), 2.0))
+    return Accuracy(1 - 0.1 * len(misses), 1, 0.9, IMAGES, (), {}, scores=scores, found=found)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demo_checkpoint()  # repairs torchvision where it needs it
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(IMAGES):
+        cv2.imwrite(str(folder / f"{index}.jpg"), np.full((40, 40, 3), 100, np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evidence(tiny: Program, folder: Path) -> dict[Path, Evidence]:
+    figures = {
+        SMALL: Figures(accuracy(folder, [3, 7], 0.5)),
+        WHOLE: Figures(accuracy(folder, [7], 0.8)),
+    }
+    items = [written(SMALL, "int8"), written(WHOLE, "fp32")]
+    return gather(tiny, "detect", None, items, figures, Clock(Silent()))
+
+
+def test_each_file_is_compared_with_the_float_file_of_its_format() -> None:
+    lite = replace(written(Path("b"), "fp32"), backend=find_backend("tflite"))
+    every = [written(SMALL, "int8"), written(WHOLE, "fp32"), written(Path("c"), "fp16"), lite]
+    assert float_counterparts(every) == {SMALL: WHOLE, Path("c"): WHOLE}
+    assert float_counterparts([written(SMALL, "int8"), lite]) == {}
+
+
+def test_what_a_file_lost_is_in_the_report(evidence: dict[Path, Evidence]) -> None:
+    found = evidence[SMALL]
+    entry = accuracy_entry(found, {2: "ring"})
+    # Found in 8 and 9 of 10 images, all right: 0.8 of the recall, so 80 points of 101, the first of them half.
+    assert entry["per_class"] == [{"class": 2, "name": "ring", "labels": 10, "map": 0.795, "map_float": 0.895}]
+    # The difference is one image of ten; a resample draws it 0 to 3 times in 95 %. Each time costs 0.1, but where
+    # nothing at all is lost the last point is worth half as much.
+    low, high = entry["drop_interval"]
+    assert low == 0.0
+    assert high == pytest.approx(0.3, abs=0.006)
+    assert entry["map_interval"][0] < 0.795 < entry["map_interval"][1] <= 0.995
+    assert entry["retention_interval"][0] == pytest.approx(1 - 0.3 / 0.9, abs=0.05)
+    assert entry["retention_interval"][1] == 1.0
+    assert entry["resamples"] == 1000
+    assert entry["confidence"]["matched"] == 8
+    assert (entry["confidence"]["mean_float"], entry["confidence"]["mean"]) == (0.8, 0.5)
+    assert entry["confidence"]["shift"] == entry["confidence"]["p05"] == -0.3
+    assert found.gallery is not None
+    (picture,) = found.gallery
+    assert picture.image == "3.jpg"
+    assert picture.lost == ({"box": [10.0, 10.0, 30.0, 30.0], "score": 0.8, "class": 2},)
+    json.dumps([entry, asdict(picture)], allow_nan=False)
+
+
+def test_the_float_file_is_compared_with_nothing(evidence: dict[Path, Evidence]) -> None:
+    entry = accuracy_entry(evidence[WHOLE], {})
+    assert entry["per_class"] == [{"class": 2, "name": "2", "labels": 10, "map": 0.895, "map_float": None}]
+    assert entry["map_interval"][0] < 0.895
+    assert entry["drop_interval"] is entry["retention_interval"] is entry["confidence"] is None
+    found = evidence[WHOLE]
+    assert [found.gallery, found.layers, found.histograms] == [None] * 3
+
+
+def test_without_a_float_file_there_is_nothing_to_compare_with(tiny: Program, folder: Path) -> None:
+    figures = {SMALL: Figures(accuracy(folder, [3], 0.5))}
+    (found,) = gather(tiny, "detect", None, [written(SMALL, "int8")], figures, Clock(Silent())).values()
+    assert found.intervals is not None
+    assert [found.intervals.drop, found.gallery, found.confidence] == [None] * 3
+
+
+def test_layers_and_histograms_do_not_wait_for_accuracy(tiny: Program, tmp_path: Path) -> None:
+    statistics = synthetic_statistics(tiny.values)
+    plan = make_plan(tiny, statistics, TFLITE)
+    saved = tmp_path / "plan.json"
+    saved.write_text(to_json(plan), encoding="utf-8")
+    table = CalibrationTable(tiny.fingerprint, "", "", (), (), statistics)
+    item = replace(written(SMALL, "int8"), plan=saved, sqnr={"stem_conv": 12.0, "neck_conv": 9.0})
+    clock = Clock(Silent())
+    (found,) = gather(tiny, "detect", table, [item], {SMALL: Figures()}, clock).values()
+    assert accuracy_entry(found, {}) == {}
+    assert "bootstrap" not in clock.seconds
+    assert found.gallery is None
+    assert found.layers is not None
+    assert len(found.layers) == len(tiny.values)
+    assert found.histograms is not None
+    assert [each.name for each in found.histograms] == ["neck_conv", "stem_conv"]
