@@ -1,4 +1,4 @@
-"""The charts of the page. What they show is in tables or hover cards beside them, too: a picture holds no figure alone."""
+"""The charts of the page; what they show is in tables or hover cards, too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from qexport.page.typeset import form_of, typeset
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 """One for each format, in the order of the report."""
+MOST_DB = 60.0
+"""Height of the waterfall: pixels that are exactly integers have far more, and would flatten the rest."""
 LABEL_HEIGHT, LABEL_WIDTH = 13.0, 70.0
 """Pixels that the name beside a point takes."""
 
@@ -31,8 +33,8 @@ def scatter(entries: Sequence[Entry], metric: str) -> Markup | None:
     shown = [each for each in entries if each.part("accuracy") and each.part("latency_ms")]
     if len(shown) < 2:
         return None
-    figure = drawing(420, 300)
-    axes = axes_in(figure, 48, 38, 12, 22)
+    figure = drawing(360, 270)
+    axes = axes_in(figure, 42, 36, 8, 22)
     formats = list(dict.fromkeys(each.format for each in shown))
     for name in formats:
         _format_points(axes, [each for each in shown if each.format == name], MARKERS[formats.index(name) % 6])
@@ -89,8 +91,8 @@ def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:
         while clash := [at for at in placed if abs(at[0] - x) < LABEL_WIDTH and abs(at[1] - y) < LABEL_HEIGHT]:
             y = min(at[1] for at in clash) - LABEL_HEIGHT
         placed.append((x, y))
-        place = axes.transData.inverted().transform((x + 9, y))
-        axes.text(*place, each.format, va="center", color=INK, fontsize=10)
+        right, height = axes.transData.inverted().transform((x + 9, y))
+        axes.text(right, height, each.format, va="center", color=INK, fontsize=10)
 
 
 @themed
@@ -100,11 +102,11 @@ def confidence(entry: Entry) -> Markup | None:
     if not found or not found.get("counts"):
         return None
     edges, counts = np.asarray(found["bins"], float), np.asarray(found["counts"], float)
-    figure = drawing(420, 220)
-    axes = axes_in(figure, 40, 38, 12, 12)
+    figure = drawing(360, 200)
+    axes = axes_in(figure, 34, 36, 8, 10)
     marks: dict[str, Mapping[str, str]] = {}
     for i, count in enumerate(counts):
-        axes.bar(edges[i], count, edges[i + 1] - edges[i], align="edge", color=ASKED, gid=f"bin{i}", ec=PAPER, lw=0.5)
+        axes.bar(edges[i], count, 0.93 * (edges[i + 1] - edges[i]), align="edge", color=ASKED, lw=0, gid=f"bin{i}")
         span = " to ".join(typeset(float(edge), form_of("bins")) for edge in edges[i : i + 2])
         marks[f"bin{i}"] = {"data-card": f"{span}\n{typeset(float(count), form_of('counts'))} detections"}
     axes.axvline(0, color=MUTED, lw=1, ls=(0, (3, 3)))
@@ -130,20 +132,20 @@ def waterfall(entry: Entry) -> Markup | None:
     levels = np.array([_level(layer) for layer in layers])
     if not levels.any():
         return None
-    figure = drawing(960, 240)
-    axes = axes_in(figure, 34, 38, 8, 22)
+    figure = drawing(860, 220)
+    axes = axes_in(figure, 26, 36, 4, 22)
     places = np.arange(len(levels) + 1) - 0.5
     floating = np.array([str(layer.get("dtype", "")).startswith("float") for layer in layers])
     axes.stairs(np.where(floating, 0, levels), places, fill=True, color=ASKED, lw=0)
     axes.stairs(np.where(floating, levels, 0), places, fill=True, color=SOFT, lw=0)
     axes.set_xlim(places[0], places[-1])
-    axes.set_ylim(min(0.0, float(levels.min())), float(levels.max()) * 1.05)
+    axes.set_ylim(min(0.0, float(levels.min())), min(MOST_DB, float(levels.max())) * 1.03)
     starts = module_starts([str(layer["name"]) for layer in layers])
     axes.set_xticks(list(starts), list(starts.values()))
     axes.set_xlabel("module, in order of computation", loc="right")
     axes.set_title("dB", loc="left", fontsize=10, color=MUTED, pad=8)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    left, right = 34 / 960, 1 - 8 / 960
+    left, right = 26 / 860, 1 - 4 / 860
     marks = {"": {"data-layers": str(entry.number), "data-span": f"{left:.5f} {right:.5f}", "tabindex": "0"}}
     label = f"Signal to quantisation noise of {len(layers)} values, {entry.title}; arrow keys go through them"
     return svg_of(figure, f"waterfall-{entry.number}", label, marks)
@@ -179,13 +181,13 @@ def activations(entry: Entry, index: int) -> Markup | None:
     heights = np.log10(1 + counts)
     middles = (edges[:-1] + edges[1:]) / 2
     inside = (middles >= found["low"]) & (middles <= found["high"])
-    figure = drawing(280, 130)
-    axes = axes_in(figure, 10, 24, 10, 8)
+    figure = drawing(220, 112)
+    axes = axes_in(figure, 4, 20, 4, 6)
     axes.stairs(np.where(inside, heights, 0), edges, fill=True, color=ASKED, lw=0)
     axes.stairs(np.where(inside, 0, heights), edges, fill=True, color=FLOAT, lw=0)
     for bound in (found["low"], found["high"]):
         axes.axvline(bound, color=INK, lw=1)
     axes.set_yticks([])
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     label = f"Histogram of {found['name']} with the range that was chosen"
     return svg_of(figure, f"values-{entry.number}-{index}", label)

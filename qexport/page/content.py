@@ -24,6 +24,8 @@ TASKS = {
     "obb": "oriented boxes",
     "classify": "classification",
 }
+LABEL_SIZE = 0.045
+"""Of names of boxes, as a share of the image's width."""
 ABOUT = {"latency": r"^latency |float32 files faster", "accuracy": r"accuracy|evaluation images"}
 """Kind of figure → how the warnings that concern it are recognised; any other concerns the artifact."""
 
@@ -118,11 +120,11 @@ def entries_of(report: Mapping[str, Any]) -> tuple[Entry, ...]:
     """All artifacts, in the order of the report."""
     artifacts = report["artifacts"]
     floats = {each["format"]: f"artifacts.{i}" for i, each in enumerate(artifacts) if each["precision"] == "fp32"}
-    numbered = {(each.text, name): each for each in warnings_of(report) for name in each.names}
+    numbered = {each.text: each for each in warnings_of(report)}
     made = []
     for i, each in enumerate(artifacts):
         title = title_of(each)
-        own = [numbered[text, title] for text in each.get("warnings") or ()]
+        own = [numbered[text] for text in each.get("warnings") or ()]
         kinds = {kind: tuple(w for w in own if about(w.text) == kind) for kind in (*ABOUT, "artifact")}
         reference = floats.get(each["format"], "") if each["precision"] != "fp32" else ""
         made.append(Entry(f"artifacts.{i}", reference, each, title, kinds))
@@ -145,7 +147,9 @@ def warnings_of(report: Mapping[str, Any]) -> tuple[Warned, ...]:
     for artifact in report["artifacts"]:
         for text in artifact.get("warnings") or ():
             found.setdefault(text, []).append(title_of(artifact))
-    return tuple(Warned(i, text, tuple(names)) for i, (text, names) in enumerate(found.items(), 1))
+    every = len(report["artifacts"])
+    names = [each if len(each) < every or every < 2 else ["All artifacts"] for each in found.values()]
+    return tuple(Warned(i, text, tuple(each)) for i, (text, each) in enumerate(zip(found, names, strict=True), 1))
 
 
 def about(warning: str) -> str:
@@ -163,10 +167,21 @@ def widest(rows: Sequence[ClassRow]) -> float:
     return max((abs(difference) for _, _, difference in rows if difference is not None), default=0.0)
 
 
-def label_height(box: Mapping[str, Any], image: Mapping[str, Any]) -> float:
-    """Where the name of a box is written: above it, or inside where the image ends."""
-    size = 0.045 * float(image["width"])
-    return float(box["box"][1]) - 0.25 * size if box["box"][1] > 1.2 * size else float(box["box"][1]) + 0.95 * size
+@dataclass(frozen=True)
+class Label:
+    """Where the name of a box is written, in pixels of the image, and at which end of the text that is."""
+
+    x: float
+    y: float
+    anchor: str
+
+
+def label_of(box: Sequence[float], width: float) -> Label:
+    """Above the box, or inside where the image ends; from its right edge where the name would leave the image."""
+    size = LABEL_SIZE * width
+    y = box[1] - 0.25 * size if box[1] > 1.2 * size else box[1] + 0.95 * size
+    right = box[0] > 0.6 * width
+    return Label(round(box[2] if right else box[0], 1), round(y, 1), "end" if right else "start")
 
 
 def file_name(path: str) -> str:

@@ -14,6 +14,9 @@ from qexport.page import charts, content
 from qexport.page.gallery import make_gallery
 from qexport.page.typeset import NOTHING, form_of, lookup, typeset
 
+OPTIONAL = {"gate": None, "baseline": None, "calibration": None, "evaluation": None, "failures": (), "warnings": ()}
+"""What a report may lack, or an earlier schema does not have: then the page lacks it, too."""
+
 
 def render(report: Mapping[str, Any]) -> str:
     """The page, one HTML document that loads nothing.
@@ -41,7 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
         "script": asset("page.js"),
     }
     return environment.get_template("page.html").render(
-        report=report,
+        report={**OPTIONAL, **report},
         entries=entries,
         asked=asked,
         metrics=metrics,
@@ -72,4 +75,3 @@ def cell(value: Any, name: str) -> str:
 def asset(name: str) -> Markup:
     """A file beside the templates, as it is."""
     return Markup(files("qexport.page").joinpath("templates", name).read_text(encoding="utf-8"))
-

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 THEME = {
@@ -27,8 +26,9 @@ THEME = {
 """Colour that charts are drawn with → variable of the style sheet that takes its place."""
 INK, MUTED, LINE, PAPER, ASKED, FLOAT, SOFT = THEME
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.size": 10,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -90,7 +90,7 @@ def svg_of(figure: Figure, name: str, label: str, marks: Mapping[str, Mapping[st
     text = io.StringIO()
     # Identifiers depend on the salt: two charts never share one, and the same report gives the same page.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        FigureCanvasSVG(figure).print_svg(text, metadata=NO_METADATA)
+        figure.savefig(text, format="svg", metadata=NO_METADATA)
     root = ElementTree.fromstring(text.getvalue())
     _clean(root, marks or {})
     for attribute in ("width", "height", "version"):

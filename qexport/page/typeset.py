@@ -24,7 +24,6 @@ SCORE = Form(".4f")
 SHARE = Form(".1f", "\N{NARROW NO-BREAK SPACE}%", 100)
 SHIFT = Form("+.3f")
 MILLISECONDS = Form(".1f")
-BOUND = Form(".4g")
 
 FORMS: Mapping[str, Form] = {
     "bytes": Form(".2f", factor=1e-6),
@@ -60,12 +59,12 @@ FORMS: Mapping[str, Form] = {
     "in_front": COUNT,
     "count": COUNT,
     "memory": Form(".2f", factor=1e-6),
-    "scale": BOUND,
+    "scale": Form(".4g"),
     "zero_point": COUNT,
     "macs": COUNT,
     "sqnr_db": Form(".1f"),
-    "low": BOUND,
-    "high": BOUND,
+    "low": Form(".3g"),
+    "high": Form(".3g"),
     "score": Form(".2f"),
     "seconds": Form(".1f"),
     "threads": COUNT,
