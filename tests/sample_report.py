@@ -16,7 +16,11 @@ RESTLESS = "latency varied: the 95th percentile is 31% above the median"
 
 
 def sample_report(
-    formats: Sequence[str] = ("tflite", "onnx"), layers: int = 12, images: int = 2, pixels: int = 48
+    formats: Sequence[str] = ("tflite", "onnx"),
+    layers: int = 12,
+    images: int = 2,
+    pixels: int = 48,
+    histograms: int = 2,
 ) -> dict[str, Any]:
     """A report of schema 2.
 
@@ -24,12 +28,13 @@ def sample_report(
         formats: each in INT8 and FP32; the last one has no latency, as TensorRT has none without a GPU.
         layers: values of the plan.
         images: in each gallery.
+        histograms: of the values with the most noise.
         pixels: longest side of thumbnails, which are noise: nothing compresses worse.
     """
     artifacts = []
     for i, name in enumerate(formats):
         timed = i < len(formats) - 1 or len(formats) == 1
-        artifacts += [_int8(name, i, timed, layers, images, pixels), _fp32(name, i, timed)]
+        artifacts += [_int8(name, i, timed, layers, images, pixels, histograms), _fp32(name, i, timed)]
     return {
         "schema": 2,
         "qexport": "0.1.0",
@@ -133,7 +138,7 @@ def _fp32(name: str, i: int, timed: bool) -> dict[str, Any]:
     }
 
 
-def _int8(name: str, i: int, timed: bool, layers: int, images: int, pixels: int) -> dict[str, Any]:
+def _int8(name: str, i: int, timed: bool, layers: int, images: int, pixels: int, histograms: int) -> dict[str, Any]:
     random = np.random.default_rng(i)
     score = round(0.4426 - 0.0031 * i, 5)
     return {
@@ -171,7 +176,7 @@ def _int8(name: str, i: int, timed: bool, layers: int, images: int, pixels: int)
         "device": None,
         "gallery": [_shot(random, n, pixels) for n in range(images)],
         "layers": [_layer(random, n, layers) for n in range(layers)],
-        "histograms": [_histogram(random, n) for n in range(8)],
+        "histograms": [_histogram(random, n) for n in range(histograms)],
         "warnings": [FEW, *([RESTLESS] if timed and i == 0 else [])],
     }
 
