@@ -63,7 +63,7 @@ def value_at(report: Any, path: str) -> Any:
 def agrees(text: str, value: float, name: str) -> bool:
     """Whether a reader sees the figure, rounded to the digits that are shown."""
     digits = len(text.partition(".")[2].strip("%×\u202f "))
-    return abs(shown_number(text) - value * UNITS.get(name, 1.0)) <= 0.5000001 * 10**-digits
+    return bool(abs(shown_number(text) - value * UNITS.get(name, 1.0)) <= 0.5000001 * 10.0**-digits)
 
 
 def bare(report: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Visit:
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     """Four formats with as many values as YOLO26n has, and thumbnails that nothing compresses."""
-    return sample_report(FORMATS, layers=447, images=12, pixels=280)
+    return sample_report(FORMATS, layers=447, images=12, pixels=280, histograms=8)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_it_opens_without_network_and_without_complaints(visit: Visit, file: Pat
 def test_four_artifacts_stay_small(file: Path, report: dict[str, Any]) -> None:
     assert len(report["artifacts"]) == 8
     thumbnails = sum(len(image["thumbnail"]) for each in report["artifacts"] for image in each["gallery"] or ())
-    assert thumbnails > 1_800_000  # so many that not all can be shown
+    assert thumbnails > 1_500_000  # so many that not all can be shown
     assert 1_000_000 < file.stat().st_size < MOST_BYTES
 
 

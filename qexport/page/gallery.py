@@ -11,7 +11,7 @@ from typing import Any
 from qexport.page.content import Entry
 
 PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
-MOST_BYTES = 1_800_000
+MOST_BYTES = 1_500_000
 """Of all thumbnails together: the page is to stay small enough for a mail."""
 
 
