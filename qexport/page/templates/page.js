@@ -15,7 +15,9 @@ const reading = new IntersectionObserver((changes) => {
   for (const { target, isIntersecting } of changes) {
     if (!isIntersecting) continue;
     links.forEach((link) => link.removeAttribute("aria-current"));
-    links.get(target).setAttribute("aria-current", "true");
+    const link = links.get(target);
+    link.setAttribute("aria-current", "true");
+    document.getElementById("sections").scrollLeft = link.offsetLeft - 80;
   }
 }, { rootMargin: "-20% 0px -75% 0px" });
 links.forEach((_, section) => reading.observe(section));
