@@ -20,7 +20,7 @@ from qexport.page.render import render
 from qexport.page.typeset import form_of, typeset
 
 PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement")
-UNITS = {"bytes": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
+UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
 """What a reader multiplies a figure of report.json by to get what the page shows; 1 for all others."""
 SCORES = ("map", "map50", "drop", "retention", "fidelity", "map_interval.0", "drop_interval.1", "retention_interval.0")
 LATENCY = ("latency_ms.p50", "latency_ms.p95", "speedup")
@@ -34,6 +34,7 @@ OF_INT8 = (
 )
 OF_FP32 = ("bytes", "accuracy.map", "accuracy.map50", "accuracy.map_interval.1")
 OF_RUN = (
+    *("artifacts.0.device.operators", "artifacts.0.device.memory.tensor arena", "artifacts.0.device.lacking.0.count"),
     *("model.batch", "model.classes", "calibration.images", "evaluation.images", "threads", "environment.cores"),
     *("seconds.read", "seconds.calibrate", "seconds.lower_onnx_int8", "artifacts.0.accuracy.resamples"),
 )
@@ -274,6 +275,7 @@ def test_a_report_of_schema_1_has_no_empty_sections(report: dict[str, Any]) -> N
         for name in ("gallery", "layers", "histograms", "manifest"):
             artifact.pop(name, None)
         artifact["accuracy"] = {name: artifact["accuracy"][name] for name in known}
+        artifact["device"] = None
     page = read_page(render(old))
     assert sections(page) == {"summary", "data", "verification", "run"}
     assert len(page.all("g", data_point="")) == 2
@@ -297,6 +299,7 @@ def test_a_float_export_and_an_engine_have_pages(report: dict[str, Any]) -> None
     alone = bare(report, artifacts=report["artifacts"][1:2])
     page = read_page(render(alone))
     assert page.all("p", class_="lead")[0].text == "TFLite in FP32."
+    assert sections(page) == {"summary", "gate", "data", "verification", "run"}
     engine = {**report["artifacts"][2], "engine": True, "format": "tensorrt", "precision": "int8"}
     page = read_page(render(bare(report, artifacts=[engine])))
     assert page.all("article")[0].all("h3")[0].text == "TensorRT engine INT8"

@@ -251,6 +251,11 @@ def test_pointing_at_a_point_tells_its_figures_and_warnings(page: Any) -> None:
     lines = (page.locator("#card").text_content() or "").split("\n")
     assert lines[:3] == ["TFLite INT8", "0.4426", "42.3 ms p50"]
     assert any(line.startswith("⚠ latency varied") for line in lines)
+    page.mouse.move(2, 2)
+    page.keyboard.press("Tab")
+    page.evaluate("document.querySelector(\"[data-point='artifacts.2']\").focus()")
+    assert (page.locator("#card").text_content() or "").startswith("ONNX INT8\n0.4395\n43.3 ms p50")
+    page.keyboard.press("Escape")
 
 
 def test_paper_shows_every_artifact_and_no_buttons(page: Any) -> None:

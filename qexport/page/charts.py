@@ -78,7 +78,8 @@ def _point_card(entry: Entry) -> dict[str, str]:
         group, key = path.split(".")
         lines.append(typeset(entry.data[group].get(key), form_of(path)) + name)
     noted = [w.text for kind in ("accuracy", "latency") for w in entry.warnings[kind]]
-    return {"data-card": "\n".join([*lines, *(f"⚠ {text}" for text in noted)]), "data-point": entry.at}
+    text = "\n".join([*lines, *(f"⚠ {each}" for each in noted)])
+    return {"data-card": text, "data-point": entry.at, "tabindex": "0", "role": "img", "aria-label": text}
 
 
 def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:

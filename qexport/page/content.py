@@ -82,12 +82,13 @@ class Entry:
 
     @property
     def classes(self) -> list[ClassRow]:
-        """Rows of the per-class table, the greatest loss first."""
+        """Rows of the per-class table, the greatest loss first; none without FP32 to compare with."""
         rows: list[ClassRow] = []
         for i, row in enumerate(self.scored("per_class") or ()):
             known = row.get("map") is not None and row.get("map_float") is not None
             rows.append((i, row, row["map"] - row["map_float"] if known else None))
-        return sorted(rows, key=lambda row: (row[2] is None, row[2] or 0.0))
+        compared = any(difference is not None for _, _, difference in rows)
+        return sorted(rows, key=lambda row: (row[2] is None, row[2] or 0.0)) if compared else []
 
     @property
     def class_names(self) -> dict[int, str]:

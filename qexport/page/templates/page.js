@@ -83,6 +83,13 @@ document.addEventListener("pointermove", (event) => {
   if (marked) show(marked.dataset.card, event.clientX, event.clientY);
   else if (!event.target.closest?.("[data-layers]")) hide();
 });
+document.addEventListener("focusin", (event) => {
+  const marked = event.target.closest("[data-card]");
+  if (!marked?.matches(":focus-visible")) return;
+  const box = marked.getBoundingClientRect();
+  show(marked.dataset.card, box.right, box.bottom);
+});
+document.addEventListener("focusout", (event) => { if (event.target.closest("[data-card]")) hide(); });
 document.addEventListener("scroll", hide, { capture: true, passive: true });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
