@@ -28,9 +28,7 @@ LABEL_SIZE = 0.045
 """Of names of boxes, as a share of the image's width."""
 ABOUT = {"latency": r"^latency |float32 files faster", "accuracy": r"accuracy|evaluation images"}
 """Kind of figure → how the warnings that concern it are recognised; any other concerns the artifact."""
-
-
-ClassRow = tuple[int, Mapping[str, Any], "float | None"]
+ClassRow = tuple[int, Mapping[str, Any], float | None]
 """Place of a class in the report, its dictionary, and what was asked for minus FP32."""
 
 
@@ -194,12 +192,13 @@ def headline(asked: Sequence[Entry]) -> str:
     """What came out, in a sentence."""
     if not asked:
         return "Nothing was written"
+    words = f"{listed([each.format for each in asked])} in {asked[0].precision}"
     checked = [each for each in asked if each.part("verification")]
-    verified = ""
-    if checked:
-        verified = ", verified against its plan" if len(asked) == 1 else ", each verified against its plan"
-        verified = verified if len(checked) == len(asked) else f", {len(checked)} verified against their plan"
-    return f"{listed([each.format for each in asked])} in {asked[0].precision}{verified}"
+    if not checked:
+        return words
+    who = "" if len(asked) == 1 else "each " if len(checked) == len(asked) else f"{len(checked)} of {len(asked)} "
+    # Only calibrated files have a plan; others are verified against the float program.
+    return f"{words}, {who}verified{' against its plan' if all(each.part('plan') for each in checked) else ''}"
 
 
 def listed(names: Sequence[str]) -> str:

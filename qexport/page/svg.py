@@ -1,4 +1,4 @@
-"""Matplotlib's SVG made fit for a page: colours of the theme, text as text, nothing that repeats itself."""
+"""Matplotlib's SVG made fit for a page: colours of the theme, text as text, no identifier without a use."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ function choose(artifact) {
   }
 }
 all(".chooser").forEach((group) => choose(group.firstElementChild.dataset.choose));
-all("[data-choose]").reverse().forEach((button) => button.addEventListener("click", () => choose(button.dataset.choose)));
+all("[data-choose]").forEach((button) => button.addEventListener("click", () => choose(button.dataset.choose)));
 
 all("[data-overlay]").forEach((button) => button.addEventListener("click", () => {
   press(all("[data-overlay]"), button);
