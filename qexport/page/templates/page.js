@@ -104,7 +104,7 @@ for (const chart of all("[data-layers]")) {
   let at = -1;
   const point = (index, x, y) => {
     at = Math.max(0, Math.min(rows.length - 1, index));
-    const [name, operation, type, level, scale, zero, macs, group, why] = [...rows[at].cells].map((each) => each.textContent);
+    const [name, operation, type, level, scale, zero, macs, why, group] = [...rows[at].cells].map((each) => each.textContent);
     const lines = [name, `${level} dB, ${operation}, ${type}`];
     if (scale !== "–") lines.push(`scale ${scale}, zero point ${zero}`);
     if (macs !== "–" && macs !== "0") lines.push(`${macs} multiply-accumulates`);
