@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 
 from qexport import __version__
+from qexport.cli_report import report_command
 from qexport.errors import QexportError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
-    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion. "
+    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion, "
+    "'qexport report' renders a report.json as a page. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
@@ -76,7 +78,9 @@ def export_command(
     ] = None,
     threads: Annotated[int | None, _option("CPU threads to run artifacts with. Default: 2.", "--threads")] = None,
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
-    report: Annotated[Path | None, _option("Another place for report.json.", "--report")] = None,
+    report: Annotated[
+        Path | None, _option("Another place for report.json; NAME.html: a page, too.", "--report")
+    ] = None,
     calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
@@ -190,7 +194,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     if as_json:
         print(to_json(report), end="")
     elif not quiet:
-        print_report(report, job.report or job.folder / "report.json", Console())
+        print_report(report, job.page or job.report_json, Console())
     for failure in report.failures:
         _fail(f"{failure.format}: {failure.reason}", failure.exit_code)
     return next((failure.exit_code for failure in report.failures), 0)
@@ -264,7 +268,8 @@ class Drawn:
         self._bar.update(task, total=total or 1, completed=total or 1)
 
 
-VERBS = {"demo": verbs_app, "formats": verbs_app, "verify": verbs_app}
+verbs_app.command("report")(report_command)
+VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app, "verify": verbs_app}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

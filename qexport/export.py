@@ -19,6 +19,7 @@ from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
 from qexport.lower import Written, build_engine, write_calibrated, write_float
 from qexport.measure import measure
+from qexport.page import write_page
 from qexport.progress import Progress
 from qexport.report import Report, make_report, save_report
 from qexport.resolve import resolve_model
@@ -57,7 +58,9 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
     evidence = gather(source.program, source.checkpoint.task, table, written, figures, clock)
     report = make_report(source, command, table, images, written, figures, clock.seconds, failures, evidence)
-    save_report(report, job.report or job.folder / "report.json")
+    save_report(report, job.report_json)
+    if job.page:
+        write_page(job.report_json, job.page)
     return report
 
 

@@ -59,7 +59,7 @@ class ExportJob:
         timing_cache: file that TensorRT keeps kernel timings in.
         dla: DLA core of a Jetson to build for.
         out: folder for everything that is written; None for qexport_out/<model>.
-        report: another place for report.json.
+        report: another place for report.json; with a name that ends in .html, a place for the page beside it.
         calibration: a calibration.npz to use in place of a calibration pass.
         no_eval, no_latency: leave out accuracy, latency.
         trust_checkpoint: load pickled classes that are not on the allow-list.
@@ -141,6 +141,16 @@ class ExportJob:
     def folder(self) -> Path:
         """Where everything is written."""
         return self.out or Path("qexport_out") / self.stem
+
+    @property
+    def page(self) -> Path | None:
+        """Where the report is written as a page; None for nowhere."""
+        return self.report if self.report and self.report.suffix.lower() in (".html", ".htm") else None
+
+    @property
+    def report_json(self) -> Path:
+        """Where report.json is written."""
+        return self.report if self.report and not self.page else self.folder / "report.json"
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 MODULE = (sys.executable, "-m", "qexport")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-HEAVY = ("torch", "ultralytics", "numpy", "cv2", "ai_edge_litert", "litert_torch", "tensorflow")
+HEAVY = ("jinja2", "matplotlib", "torch", "ultralytics", "numpy", "cv2", "ai_edge_litert", "litert_torch", "tensorflow")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_help_names_every_option_and_exit_code() -> None:
         assert code in joined
 
 
-@pytest.mark.parametrize("verb", ["demo", "formats"])
+@pytest.mark.parametrize("verb", ["demo", "formats", "report"])
 def test_every_verb_has_help(verb: str) -> None:
     done = run(COMMAND, verb, "--help")
     assert done.returncode == 0

@@ -91,8 +91,10 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def one2many(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The other head, scored, in silence."""
-    return run(tmp_path_factory.mktemp("one2many") / "out", *JOB, "--head", "one2many", "--no-latency", "--quiet")
+    """The other head, scored, in silence, with a page of the report."""
+    folder = tmp_path_factory.mktemp("one2many")
+    page = str(folder / "page.html")
+    return run(folder / "out", *JOB, "--head", "one2many", "--no-latency", "--quiet", "--report", page)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +223,14 @@ def test_the_one_to_many_head_is_as_accurate_as_it_has_to_be(one2many: Run) -> N
 
 def test_quiet_prints_nothing(one2many: Run) -> None:
     assert (one2many.output, one2many.errors) == ("", "")
+
+
+def test_a_page_is_written_where_it_is_asked_for_and_report_json_as_usual(one2many: Run) -> None:
+    assert below(one2many.folder) == FULL
+    page = (one2many.folder.parent / "page.html").read_text(encoding="utf-8")
+    size = one2many.artifact("int8")["bytes"]
+    assert f'<data data-figure="artifacts.0.bytes" value="{size}">{size / 1e6:.2f}</data>' in page
+    assert one2many.report["model"]["sha256"] in page
 
 
 def test_json_prints_the_report_and_nothing_else(again: Run) -> None:

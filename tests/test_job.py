@@ -35,6 +35,21 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert make_job(GOOD).precision == "int8"
 
 
+@pytest.mark.parametrize(
+    ("given", "page", "report"),
+    [
+        (None, None, "out/report.json"),
+        ("r.json", None, "r.json"),
+        ("r.html", "r.html", "out/report.json"),
+        ("R.HTM", "R.HTM", "out/report.json"),
+        ("html", None, "html"),
+    ],
+)
+def test_a_name_that_ends_in_html_is_a_page_beside_the_report(given: str | None, page: str | None, report: str) -> None:
+    job = make_job({**GOOD, "out": "out", "report": given})
+    assert (job.page and str(job.page), str(job.report_json)) == (page, report)
+
+
 @pytest.mark.parametrize("report", ["gone/report.json", "."])
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(report: str) -> None:
     with pytest.raises(InputError, match=rf"^--report {re.escape(report)} cannot be written: give a file in a folder"):

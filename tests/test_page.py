@@ -1,0 +1,425 @@
+"""The page of a report: each figure is compared with report.json, by rules of its own for units and digits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_reader import Element, read_page, shown_number
+from sample_report import FEW, RESTLESS, sample_report
+
+from qexport.cli import main
+from qexport.page import write_page
+from qexport.page.content import Entry, about, label_of, precision_name
+from qexport.page.gallery import make_gallery
+from qexport.page.render import render
+from qexport.page.typeset import form_of, typeset
+
+PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement")
+UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
+"""What a reader multiplies a figure of report.json by to get what the page shows; 1 for all others."""
+SCORES = ("map", "map50", "drop", "retention", "fidelity", "map_interval.0", "drop_interval.1", "retention_interval.0")
+LATENCY = ("latency_ms.p50", "latency_ms.p95", "speedup")
+OF_INT8 = (
+    "bytes",
+    *(f"accuracy.{name}" for name in SCORES),
+    *(f"accuracy.confidence.{name}" for name in ("matched", "mean_float", "mean", "shift", "p05", "p50", "p95")),
+    "int8_mac_coverage",
+    *(f"verification.{name}" for name in ("tensors", "unnamed", "agreement", "images")),
+    *(f"histograms.{n}.{name}" for n in range(2) for name in ("low", "high", "sqnr_db")),
+)
+OF_FP32 = ("bytes", "accuracy.map", "accuracy.map50", "accuracy.map_interval.1")
+OF_RUN = (
+    *("artifacts.0.device.operators", "artifacts.0.device.memory.tensor arena", "artifacts.0.device.lacking.0.count"),
+    *("model.batch", "model.classes", "calibration.images", "evaluation.images", "threads", "environment.cores"),
+    *("seconds.read", "seconds.calibrate", "seconds.lower_onnx_int8", "artifacts.0.accuracy.resamples"),
+)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return sample_report()
+
+
+@pytest.fixture(scope="module")
+def text(report: dict[str, Any]) -> str:
+    return render(copy.deepcopy(report))
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Element:
+    return read_page(text)
+
+
+def value_at(report: Any, path: str) -> Any:
+    for part in path.split("."):
+        report = report[int(part)] if isinstance(report, list) else report[part]
+    return report
+
+
+def agrees(text: str, value: float, name: str) -> bool:
+    """Whether a reader sees the figure, rounded to the digits that are shown."""
+    digits = len(text.partition(".")[2].strip("%×\u202f "))
+    return bool(abs(shown_number(text) - value * UNITS.get(name, 1.0)) <= 0.5000001 * 10.0**-digits)
+
+
+def bare(report: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A report without what takes time to draw."""
+    made = {**copy.deepcopy(report), **changes}
+    for artifact in made["artifacts"]:
+        artifact |= {"histograms": None, "layers": None, "accuracy": {**artifact["accuracy"], "confidence": None}}
+    return made
+
+
+def sections(page: Element) -> set[str]:
+    return {each.attributes["id"] for each in page.all("section")}
+
+
+def test_every_figure_is_that_of_the_report(page: Element, report: dict[str, Any]) -> None:
+    figures = page.all("data", data_figure="")
+    assert len(figures) > 90
+    for each in figures:
+        path = each.attributes["data-figure"]
+        name = next(part for part in reversed(path.split(".")) if not part.isdigit())
+        assert agrees(each.text, value_at(report, path), name), (path, each.text)
+
+
+def test_every_figure_of_the_report_is_shown(page: Element) -> None:
+    shown = {each.attributes["data-figure"] for each in page.all("data", data_figure="")}
+    wanted = {f"artifacts.{i}.{path}" for i in (0, 2) for path in OF_INT8}
+    wanted |= {f"artifacts.{i}.{path}" for i in (1, 3) for path in OF_FP32}
+    wanted |= {f"artifacts.0.{path}" for path in LATENCY} | {"artifacts.1.latency_ms.p50"} | set(OF_RUN)
+    assert wanted <= shown
+
+
+@pytest.mark.parametrize(("part", "least"), [("accuracy.per_class", 4), ("layers", 12)])
+def test_every_cell_of_the_tables_is_that_of_the_report(
+    page: Element, report: dict[str, Any], part: str, least: int
+) -> None:
+    for at in ("artifacts.0", "artifacts.2"):
+        (table,) = page.all("table", data_rows=f"{at}.{part}")
+        names = [each.attributes.get("data-key", "") for each in table.all("thead")[0].all("th")]
+        rows = table.all("tr", data_row="")
+        source = value_at(report, f"{at}.{part}")
+        assert len(rows) == len(source) >= least
+        for row in rows:
+            origin = source[int(row.attributes["data-row"])]
+            if part != "layers":
+                origin = {**origin, "difference": origin["map"] - origin["map_float"]}
+            for name, cell in zip(names, (c for c in row.children if isinstance(c, Element)), strict=True):
+                value = origin.get(name, "")
+                if value is None:
+                    assert cell.text == "–"
+                elif isinstance(value, str):
+                    assert cell.text == value
+                elif name == "scale":
+                    assert shown_number(cell.text) == pytest.approx(value, rel=5e-4)
+                else:
+                    assert agrees(cell.text, value, name), (at, name, cell.text)
+
+
+def test_classes_start_with_the_greatest_loss_and_bars_are_as_long_as_differences(page: Element) -> None:
+    rows = page.all("table", data_rows="artifacts.0.accuracy.per_class")[0].all("tr", data_row="")
+    assert [row.attributes["data-row"] for row in rows] == ["2", "0", "3", "1"]  # −0.0601, −0.01, 0, +0.024
+    bars = [row.all("td")[-1].all("i") for row in rows]
+    assert [bar[0].attributes["class"] if bar else "" for bar in bars] == ["lost", "lost", "", "gained"]
+    widths = [float(bar[0].attributes["style"].removeprefix("width:").removesuffix("%")) for bar in bars if bar]
+    assert widths == pytest.approx([50, 50 * 0.01 / 0.0601, 50 * 0.024 / 0.0601], abs=0.01)
+
+
+def test_warnings_come_first_and_stand_beside_each_figure_that_they_concern(page: Element) -> None:
+    header = page.all("header")[0]
+    assert [each.text for each in header.all("li") if "warning-" in each.attributes.get("id", "")] == [
+        "⚠ 1 calibration images were skipped: broken.jpg (image broken.jpg is empty)",
+        f"⚠ All artifacts: {FEW}",
+        f"⚠ TFLite INT8: {RESTLESS}",
+    ]
+    checked = 0
+    for cell in (*page.all("td"), *page.all("dd"), *page.all("p", class_="big")):
+        paths = [each.attributes["data-figure"] for each in cell.all("data", data_figure="")]
+        flags = {each.attributes["title"] for each in cell.all("a", class_="flag")}
+        if cell.parent and cell.parent.parent and cell.parent.parent.attributes.get("class") == "facts":
+            continue
+        wanted = {FEW} if any(".accuracy." in path for path in paths) else set()
+        restless = ("artifacts.0.latency_ms", "artifacts.0.speedup")
+        wanted |= {RESTLESS} if any(path.startswith(restless) for path in paths) else set()
+        assert flags == wanted, paths
+        checked += bool(paths)
+    assert checked > 30
+    for name in ("classes", "confidence", "gallery"):
+        (section,) = page.all("section", id=name)
+        assert [each.text for each in section.all("p", class_="caution")] == [f"⚠ {FEW}"] * 2
+
+
+def test_the_header_says_what_came_out_and_which_rules_do_not_hold(page: Element) -> None:
+    header = page.all("header")[0]
+    assert header.all("h1")[0].text == "a <model>.pt"
+    assert header.all("p", class_="lead")[0].text == "TFLite and ONNX in INT8, each verified against its plan."
+    gate, failed = header.all("div", class_="verdict bad")
+    assert gate.text == "✗ Gate failed 1.7 > 1.0"
+    assert failed.text.endswith("OpenVINO: no such kernel: try another (exit code 5)")
+    rules = page.all("section", id="gate")[0].all("tbody")[0].all("tr")
+    assert [row.all("th")[0].text for row in rules] == ["✗ max-drop", "✓ min-speedup"]
+
+
+def test_what_went_in_and_where_it_ran_is_there_word_for_word(page: Element, report: dict[str, Any]) -> None:
+    words = [report["command"], *report["model"].values(), *report["calibration"].values(), report["qexport"]]
+    words += [report["evaluation"]["fingerprint"], "val.yaml", "broken.jpg: image broken.jpg is empty"]
+    words += [report["environment"][name] for name in ("python", "system", "processor")]
+    words += [word for pair in report["environment"]["packages"].items() for word in pair]
+    words += [each["sha256"] for each in report["artifacts"]] + ["a_int8.onnx.manifest.json", "480 × 640"]
+    words += [row["why"] for row in report["artifacts"][0]["layers"]]
+    shown = {each.text for each in page if each.children}
+    assert "detect" not in shown
+    for word in words:
+        if isinstance(word, str) and word != "detect":
+            assert word in shown, word
+
+
+def test_points_stand_where_their_figures_are(page: Element, report: dict[str, Any]) -> None:
+    places = []
+    for group in page.all("g", data_point=""):
+        (use,) = group.all("use")
+        artifact = value_at(report, group.attributes["data-point"])
+        x, y = float(use.attributes["x"]), float(use.attributes["y"])
+        places.append((x, y, artifact["latency_ms"]["p50"], artifact["accuracy"]["map"]))
+        assert f"{artifact['latency_ms']['p50']:.1f} ms p50" in group.attributes["data-card"]
+    # The last format has no latency. The left end of the axis is zero, so x is proportional beyond its margin.
+    (a, b) = places
+    left = 42.0
+    assert (a[0] - left) / (b[0] - left) == pytest.approx(a[2] / b[2], abs=2e-3)
+    assert (a[1] - b[1]) * (a[3] - b[3]) < 0  # higher accuracy is further up
+
+
+def test_the_waterfall_is_as_high_as_its_values(page: Element, report: dict[str, Any]) -> None:
+    (chart,) = page.all("svg", data_layers="0")
+    layers = report["artifacts"][0]["layers"]
+    integers, floats = (
+        [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", each.attributes["d"])]
+        for each in chart.all("path")
+        if re.search(r"fill:\s?var\(--asked", each.attributes.get("style", ""))
+    )
+    base = max(integers)
+    # A stair has two corners for each value, between a point on the base line and another.
+    heights = [base - y for y in integers[1:-1:2]]
+    assert len(heights) == len(layers)
+    scale = max(heights) / max(r["sqnr_db"] or 0 for r in layers if r["dtype"] != "float32")
+    for height, row in zip(heights, layers, strict=True):
+        wanted = 0 if row["dtype"] == "float32" else row["sqnr_db"] or 0
+        assert height / scale == pytest.approx(wanted, abs=0.1)
+    assert len(floats) == len(integers)
+
+
+def test_the_confidence_histogram_has_a_bar_for_each_bin(page: Element, report: dict[str, Any]) -> None:
+    (chart,) = (each for each in page.all("svg") if each.attributes.get("aria-label", "").endswith("shifts, ONNX INT8"))
+    found = report["artifacts"][2]["accuracy"]["confidence"]
+    cards = [each.attributes["data-card"].split("\n") for each in chart.all("g", data_card="")]
+    assert [int(count.split()[0]) for _, count in cards] == found["counts"]
+    assert [span.split(" to ")[0].replace("−", "-") for span, _ in cards] == [f"{e:+.2f}" for e in found["bins"][:-1]]
+
+
+def test_each_thumbnail_is_stored_once_and_boxes_are_where_they_were_found(
+    page: Element, text: str, report: dict[str, Any]
+) -> None:
+    stored = {each.attributes["href"] for each in page.all("image")}
+    assert stored == {image["thumbnail"] for i in (0, 2) for image in report["artifacts"][i]["gallery"]}
+    assert all(text.count(uri) == 1 for uri in stored)
+    shots = page.all("section", id="gallery")[0].all("svg", viewbox="0 0 640 480")
+    assert len(shots) == 4
+    boxes = [{g.attributes["class"]: g.all("rect") for g in shot.all("g")} for shot in shots]
+    assert [{kind: len(found) for kind, found in each.items()} for each in boxes] == [
+        {"kept": 1, "lost": 1, "gained": 0},
+        {"kept": 1, "lost": 1, "gained": 1},
+    ] * 2
+    kept = boxes[0]["kept"][0].attributes
+    assert [float(kept[name]) for name in ("x", "y", "width", "height")] == [300, 200, 120.5, 130.2]
+    names = [each.text for each in shots[1].all("text")]
+    assert names == ["person 0.91", "<b>stop & go</b> 0.31", "class 17 0.27"]
+
+
+def test_nothing_is_loaded_from_elsewhere(text: str, page: Element) -> None:
+    links = [each.attributes[name] for each in page for name in ("href", "src") if name in each.attributes]
+    assert links
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in links)
+    assert "@import" not in text
+    assert "http:" not in text.replace("http://www.w3.org/2000/svg", "")  # a name, which the script makes elements with
+    assert "https:" not in text
+    (policy,) = page.all("meta", http_equiv="Content-Security-Policy")
+    assert policy.attributes["content"].startswith("default-src 'none'")
+    identifiers = [each.attributes["id"] for each in page if "id" in each.attributes]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_text_of_the_report_is_never_markup(page: Element, report: dict[str, Any]) -> None:
+    assert not page.all("model")
+    assert not page.all("here")
+    uri = "data:image/svg+xml;base64,PHN2Zy8+"
+    hostile = bare(report, command="</pre><script>alert(1)</script>")
+    for artifact in hostile["artifacts"]:
+        for image in artifact["gallery"] or ():
+            image["thumbnail"] = uri
+    made = render(hostile)
+    assert uri not in made
+    assert len(read_page(made).all("script")) == 1
+
+
+def test_a_report_of_schema_1_has_no_empty_sections(report: dict[str, Any]) -> None:
+    old = bare(report, schema=1)
+    del old["gate"], old["baseline"]
+    known = ("map", "map50", "map_float", "map50_float", "retention", "fidelity", "images")
+    for artifact in old["artifacts"]:
+        for name in ("gallery", "layers", "histograms", "manifest"):
+            artifact.pop(name, None)
+        artifact["accuracy"] = {name: artifact["accuracy"][name] for name in known}
+        artifact["device"] = None
+    page = read_page(render(old))
+    assert sections(page) == {"summary", "data", "verification", "run"}
+    assert len(page.all("g", data_point="")) == 2
+    assert "interval" not in page.all("div", class_="beside")[0].text
+
+
+def test_what_was_not_measured_is_left_out(report: dict[str, Any]) -> None:
+    unmeasured = bare(report, evaluation=None, calibration=None, gate=None, failures=[], warnings=[])
+    for artifact in unmeasured["artifacts"]:
+        artifact |= {"accuracy": None, "latency_ms": None, "speedup": None, "gallery": None, "warnings": []}
+    page = read_page(render(unmeasured))
+    headings = [each.text for each in page.all("table", class_="summary")[0].all("th", scope="col")]
+    assert headings == ["Artifact", "MB", "INT8 MACs"]
+    assert sections(page) == {"summary", "data", "verification", "run"}
+    assert not page.all("ul", class_="warnings")
+    assert not page.all("div", class_="verdict bad")
+    assert not page.all("svg")
+
+
+def test_a_float_export_and_an_engine_have_pages(report: dict[str, Any]) -> None:
+    alone = bare(report, artifacts=report["artifacts"][1:2])
+    page = read_page(render(alone))
+    assert page.all("p", class_="lead")[0].text == "TFLite in FP32."
+    assert sections(page) == {"summary", "gate", "data", "verification", "run"}
+    engine = {**report["artifacts"][2], "engine": True, "format": "tensorrt", "precision": "int8"}
+    page = read_page(render(bare(report, artifacts=[engine])))
+    assert page.all("article")[0].all("h3")[0].text == "TensorRT engine INT8"
+
+
+def test_tasks_name_their_metrics(report: dict[str, Any]) -> None:
+    evaluation = {**report["evaluation"], "metrics": ["top-1", "top-5"]}
+    alone = report["artifacts"][:1]
+    made = bare(report, evaluation=evaluation, model={**report["model"], "task": "classify"}, artifacts=alone)
+    page = read_page(render(made))
+    headings = [each.text for each in page.all("table", class_="summary")[0].all("th", scope="col")]
+    assert headings[2:4] == ["top-1", "top-5"]
+    assert "mAP" not in page.all("main")[0].text
+    assert page.all("p", class_="of")[0].text.startswith("Classification · ")
+
+
+def test_thumbnails_stop_before_the_page_gets_too_large(report: dict[str, Any]) -> None:
+    first, second = (Entry(f"artifacts.{i}", "", report["artifacts"][i], "", {}) for i in (0, 2))
+    images = [image["thumbnail"] for each in (first, second) for image in each.data["gallery"]]
+    # In turns: the first image of each, then the second of the first, for which there is no room.
+    found = make_gallery((first, second), most=len(images[0]) + len(images[2]))
+    assert [len(found.shots[each.at]) for each in (first, second)] == [1, 1]
+    assert {each.uri for each in found.pictures} == {images[0], images[2]}
+    assert len(make_gallery((first, first)).pictures) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("artifacts.0.bytes", 2_861_234, "2.86"),
+        ("artifacts.0.accuracy.map_interval.1", 0.50431, "0.5043"),
+        ("artifacts.0.accuracy.drop", -0.00004, "0.0000"),
+        ("artifacts.0.accuracy.drop", -0.0021, "−0.0021"),
+        ("artifacts.0.accuracy.retention", 0.98461, "98.5\u202f%"),
+        ("artifacts.0.accuracy.confidence.p50", -0.0079, "−0.008"),
+        ("artifacts.0.latency_ms.p50", 42.26, "42.3"),
+        ("artifacts.0.speedup", 1.446, "1.45×"),
+        ("artifacts.0.layers.3.macs", 5_529_600, "5,529,600"),
+        ("artifacts.0.layers.3.scale", [0.1, 0.2], "2 values"),
+        ("artifacts.0.device.memory.tensor arena", 4_961_000, "4.96"),
+        ("seconds.lower_onnx_int8", 21.04, "21.0"),
+        ("artifacts.0.speedup", None, "–"),
+    ],
+)
+def test_figures_in_type(path: str, value: Any, shown: str) -> None:
+    assert typeset(value, form_of(path)) == shown
+
+
+@pytest.mark.parametrize(
+    ("warning", "kind"),
+    [
+        (FEW, "accuracy"),
+        ("3 of 40 evaluation images were calibrated on: accuracy is flattered", "accuracy"),
+        ("2 evaluation images or their labels could not be read: a.jpg, b.jpg", "accuracy"),
+        (RESTLESS, "latency"),
+        ("onnx runs float32 files faster than int8 on this CPU", "latency"),
+        ("Edge TPU lacks operators: 3 SOFTMAX (not listed)", "artifact"),
+    ],
+)
+def test_warnings_know_what_they_are_about(warning: str, kind: str) -> None:
+    assert about(warning) == kind
+
+
+def test_names_of_precisions_and_of_boxes() -> None:
+    assert [precision_name(each) for each in ("int8", "int8-full", "w8a16")] == ["INT8", "INT8 full", "W8A16"]
+    assert label_of((10, 200, 60, 260), 640).anchor == "start"
+    right = label_of((600, 2, 639, 90), 640)
+    assert (right.x, right.anchor) == (639, "end")
+    assert right.y > 2  # no room above
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("hello", "cannot be read"),
+        ("[]", "is not a report"),
+        ('{"schema": 2}', "is not a report"),
+        ("changed", "has schema 3"),
+        ("cut", "is not a report"),
+    ],
+)
+def test_what_is_not_a_report_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], report: dict[str, Any], content: str, said: str
+) -> None:
+    source = tmp_path / "report.json"
+    made = {"changed": {**report, "schema": 3}, "cut": {**report, "artifacts": [{"path": "a"}]}}.get(content)
+    source.write_text(json.dumps(made) if made else content, encoding="utf-8")
+    assert main(["report", str(source)]) == 3
+    output, errors = capfd.readouterr()
+    assert output == ""
+    (line,) = errors.splitlines()
+    assert said in line
+    assert str(source) in line
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_verb_writes_beside_the_report_or_where_it_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], report: dict[str, Any]
+) -> None:
+    source = tmp_path / "report.json"
+    source.write_text(json.dumps(bare(report)).replace("0.95312", "NaN"), encoding="utf-8")
+    assert main(["report", str(source)]) == 0
+    assert capfd.readouterr() == (f"wrote {tmp_path / 'report.html'}\n", "")
+    assert main(["report", str(source), "--out", str(tmp_path / "other.html"), "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "other.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+    main_part = read_page((tmp_path / "other.html").read_text(encoding="utf-8")).all("main")[0]
+    assert "nan" not in main_part.text.lower()
+    before = source.read_bytes()
+    assert main(["report", str(source), "--out", str(source)]) == 2
+    assert main(["report", str(source), "--out", str(tmp_path / "none" / "page.html")]) == 3
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "report.html", "report.json"]
+
+
+def test_a_page_that_cannot_be_rendered_leaves_nothing_behind(tmp_path: Path, report: dict[str, Any]) -> None:
+    source = tmp_path / "report.json"
+    broken = bare(report)
+    del broken["artifacts"][0]["accuracy"]["per_class"][0]["class"]
+    source.write_text(json.dumps(broken), encoding="utf-8")
+    with pytest.raises(KeyError):
+        write_page(source, tmp_path / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
