@@ -20,10 +20,12 @@ from qexport.dataset import fingerprint
 from qexport.device_fit import DeviceFit
 from qexport.errors import QexportError
 from qexport.files import write_text
+from qexport.gate import Gate
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.latency import Latency
 from qexport.lower import Written
+from qexport.manifest import manifest_path
 from qexport.measure import Figures
 from qexport.program import Program
 from qexport.source import Source
@@ -66,6 +68,7 @@ class ArtifactReport:
     plan: str | None = None
     verification: Verification | None = None
     device: DeviceFit | None = None
+    manifest: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -89,6 +92,8 @@ class Report:
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole.
         failures: formats that did not come to their end; the others did.
+        gate: rules that were checked, None where none was set.
+        baseline: path and hash of the report that it was compared with.
     """
 
     command: str
@@ -100,6 +105,8 @@ class Report:
     threads: int
     warnings: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    gate: Gate | None = None
+    baseline: dict[str, str] | None = None
     environment: dict[str, Any] = field(default_factory=lambda: environment())
     schema: int = SCHEMA
     qexport: str = __version__
@@ -162,9 +169,9 @@ def make_report(
         entries.append(artifact_entry(item, figures[item.artifact.path], reference, images))
     return Report(
         command=command,
-        model=_model_entry(checkpoint, source.program),
+        model=model_entry(checkpoint, source.program),
         calibration=_calibration_entry(job, table) if table else None,
-        evaluation=_evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
+        evaluation=evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
         artifacts=tuple(entries),
         seconds=dict(seconds),
         threads=job.threads,
@@ -203,6 +210,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         plan=str(item.plan) if item.plan else None,
         verification=item.verification,
         device=item.fit,
+        manifest=manifest_path(artifact.path).name,
         warnings=tuple(warnings),
     )
 
@@ -257,7 +265,8 @@ def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
     return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
 
 
-def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+    """What was exported."""
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.fingerprint,
@@ -283,7 +292,8 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
     }
 
 
-def _evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
+def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
+    """What accuracy is measured on."""
     return {
         "metrics": list(SCORING[task].names),
         "data": job.eval_data or job.data,

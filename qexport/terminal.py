@@ -80,6 +80,11 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
+    rules = report.gate.rules if report.gate else ()
+    lines += [
+        Text(f"{'passed' if rule.passed else 'broken'}: {rule.rule}: {rule.text}", "green" if rule.passed else "red")
+        for rule in rules
+    ]
     lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
     lines.append(Text(f"report: {saved}"))
     return lines
