@@ -10,10 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.device_fit import DeviceFit
+from qexport.honesty import caveats
 from qexport.report import ArtifactReport, Report
 from qexport.verify import Verification
 
 NOTHING = "–"
+MARK = "*"
+"""Behind a figure that one of the warnings below the table concerns."""
 
 
 def render(report: Report, saved: Path) -> RenderableType:
@@ -56,14 +59,15 @@ def _title(report: Report) -> str:
 def _row(artifact: ArtifactReport) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
+    of_accuracy, of_latency = (MARK if caveats(vars(artifact), kind) else "" for kind in ("accuracy", "latency"))
     return (
         f"{'engine' if artifact.engine else artifact.format} {artifact.precision}",
         f"{artifact.bytes / 1e6:.2f}",
-        _figure(accuracy.get("map"), ".4f"),
+        _figure(accuracy.get("map"), ".4f", of_accuracy),
         _figure(accuracy.get("map50"), ".4f"),
         _figure(accuracy.get("retention"), ".1%"),
         _figure(accuracy.get("fidelity"), ".3f"),
-        _figure(latency.get("p50"), ".1f"),
+        _figure(latency.get("p50"), ".1f", of_latency),
         _figure(artifact.speedup, ".2f", "×"),
         _figure(artifact.int8_mac_coverage, ".1%"),
     )
