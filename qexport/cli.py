@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -21,7 +19,7 @@ from rich.progress import Progress as Bar
 
 from qexport import __version__
 from qexport.cli_report import report_command
-from qexport.errors import QexportError, UsageError
+from qexport.errors import GateError, QexportError
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
-    "'qexport formats' lists the formats, 'qexport verify' asks TensorFlow for a second opinion, "
-    "'qexport report' renders a report.json as a page. "
+    "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
+    "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), 130 interrupted. "
+    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), "
+    "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
-RUNTIMES = ("tensorflow",)
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -85,6 +83,24 @@ def export_command(
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
+    max_drop: Annotated[
+        str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
+    ] = None,
+    min_retention: Annotated[
+        str | None, _option("Gate: least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
+    ] = None,
+    min_fidelity: Annotated[str | None, _option("Gate: least fidelity, 0 to 1.", "--min-fidelity")] = None,
+    min_speedup: Annotated[str | None, _option("Gate: least speed-up against FP32.", "--min-speedup")] = None,
+    max_size: Annotated[str | None, _option("Gate: most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
+    max_latency_ms: Annotated[str | None, _option("Gate: most milliseconds (p50).", "--max-latency-ms")] = None,
+    baseline: Annotated[
+        Path | None,
+        _option("Gate: an earlier report.json; fail where this run is worse by more than noise.", "--baseline"),
+    ] = None,
+    summary: Annotated[
+        Path | None, _option("Write Markdown; added to the end of $GITHUB_STEP_SUMMARY.", "--summary")
+    ] = None,
+    junit: Annotated[Path | None, _option("Write rules and verifications as JUnit XML.", "--junit")] = None,
     trust_checkpoint: Annotated[
         bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
     ] = None,
@@ -142,41 +158,8 @@ def formats() -> None:
             print(f"{name}: not installed ({error.remedy})")
 
 
-@verbs_app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(help="A .tflite file that qexport wrote.")],
-    data: Annotated[str, typer.Option(help="Data set YAML; images of its val split are run.")],
-    runtime: Annotated[str, typer.Option(help="Runtime to compare LiteRT with: tensorflow.")] = "tensorflow",
-    images: Annotated[int, typer.Option(help="How many images.")] = 20,
-    threads: Annotated[int, typer.Option(help="CPU threads for LiteRT.")] = 2,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
-) -> None:
-    """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
-    from qexport.offline import quiet_libraries
-
-    if runtime not in RUNTIMES:
-        raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
-    quiet_libraries()
-    with _library_output():
-        from qexport.cross_check import cross_check
-        from qexport.dataset import image_list
-        from qexport.resolve import resolve_data
-
-        found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
-    if json_:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
-    else:
-        score = "no detections" if found.map is None else f"{found.map:.3f} mAP50-95"
-        print(
-            f"detections   {score} of TensorFlow's reference kernels against LiteRT with XNNPACK, {found.images} images"
-        )
-        print(f"first layer  {found.first_layer or 'none in integers'}: {found.steps} steps apart at most")
-        print(f"GPU delegate {found.gpu or 'takes the whole graph'}")
-    found.check()
-
-
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
-    """Run a job, show its report, and return the exit code: that of the first format that failed, or 0."""
+    """Run a job, show its report, and return the exit code: that of the first format that failed, the gate's, or 0."""
     from qexport.inputs import check_paths
     from qexport.offline import quiet_libraries
     from qexport.second_process import formats_apart, second_process
@@ -184,7 +167,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     quiet_libraries()
     check_paths(job)
     beside = second_process() if formats_apart(job) else nullcontext()
-    with _library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
+    with library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
         from qexport.export import export
 
         report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
@@ -196,8 +179,12 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     elif not quiet:
         print_report(report, job.page or job.report_json, Console())
     for failure in report.failures:
-        _fail(f"{failure.format}: {failure.reason}", failure.exit_code)
-    return next((failure.exit_code for failure in report.failures), 0)
+        fail(f"{failure.format}: {failure.reason}", failure.exit_code)
+    broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
+    for rule in broken:
+        fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
+    codes = (*(failure.exit_code for failure in report.failures), *([GateError.exit_code] if broken else []))
+    return next(iter(codes), 0)
 
 
 @contextmanager
@@ -221,7 +208,7 @@ def captured_stderr() -> Iterator[tuple[Console, Path]]:
 
 
 @contextmanager
-def _library_output() -> Iterator[Console]:
+def library_output() -> Iterator[Console]:
     """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise."""
     with captured_stderr() as (terminal, log):
         try:
@@ -269,28 +256,35 @@ class Drawn:
 
 
 verbs_app.command("report")(report_command)
-VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app, "verify": verbs_app}
+VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app}
+CHECKS = ("verify", "diff")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
     words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
-    app = VERBS.get(words[0], export_app)
+    app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
     try:
         code = app(words, prog_name="qexport", standalone_mode=False)
         return int(code or 0)
     except typer.TyperException as error:
-        return _fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
+        return fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
     except QexportError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except MemoryError:
-        return _fail("out of memory: use a smaller --imgsz or --batch", 1)
+        return fail("out of memory: use a smaller --imgsz or --batch", 1)
     except UnexpectedError as fault:
         return _unexpected(fault.error, fault.output)
     except Exception as error:
         return _unexpected(error, "")
+
+
+def _checks() -> typer.Typer:
+    from qexport.cli_verify import checks_app  # it uses what is in this module
+
+    return checks_app
 
 
 def join_sizes(words: list[str]) -> list[str]:
@@ -304,7 +298,8 @@ def join_sizes(words: list[str]) -> list[str]:
     return joined
 
 
-def _fail(line: str, code: int) -> int:
+def fail(line: str, code: int) -> int:
+    """Print one line on stderr; return the code."""
     print(f"qexport: error: {line}", file=sys.stderr)
     return code
 
@@ -315,4 +310,4 @@ def _unexpected(error: Exception, output: str) -> int:
         traceback.print_exception(error, file=log)
         log.write(output)
     first = next(iter(str(error).splitlines()), "")
-    return _fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)
+    return fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)

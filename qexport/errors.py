@@ -7,6 +7,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── EngineNotBuiltError exit 8   the graph is written, the engine for it could not be built here
+└── GateError           exit 9   all is written, but a figure breaks a rule of the gate or is worse than the baseline's
 """
 
 from __future__ import annotations
@@ -62,3 +63,9 @@ class EngineNotBuiltError(QexportError):
     """The graph for an engine is written, but the engine could not be built on this machine."""
 
     exit_code = 8
+
+
+class GateError(QexportError):
+    """A measured figure breaks a rule that was set for it, or is worse than the baseline's; everything is written."""
+
+    exit_code = 9

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
+from qexport.baseline import compare, refuse_other
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoint import Checkpoint
@@ -15,14 +19,19 @@ from qexport.dataset import fingerprint
 from qexport.errors import InputError, QexportError
 from qexport.evidence import gather
 from qexport.files import make_folder
+from qexport.gate import Gate, bounds_of, check
 from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
 from qexport.lower import Written, build_engine, write_calibrated, write_float
+from qexport.manifest import make_manifest, write_manifest
 from qexport.measure import measure
 from qexport.page import write_page
 from qexport.progress import Progress
-from qexport.report import Report, make_report, save_report
+from qexport.renderings import write_renderings
+from qexport.report import Report, evaluation_entry, make_report, model_entry, save_report, to_json
 from qexport.resolve import resolve_model
+from qexport.samples import FILE, save_samples, take_samples
+from qexport.saved_report import SavedReport, read_report
 from qexport.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
 from qexport.source import Source, read_source
 
@@ -40,6 +49,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         QexportError: one of its kinds; no half-written file is left behind.
     """
     clock = Clock(progress)
+    baseline = read_report(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
         images = select_images(job)
         path = resolve_model(job.model)
@@ -47,6 +57,8 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
             ask(ReadSource(job, path, images.any))
         source = read_source(job, path, images.any)
         _check_classes(source.checkpoint, images)
+        if baseline:
+            _check_baseline(baseline, source, images)
         make_folder(job.folder)
     pending = _ask_for_float(job, ask) if ask else {}
     table = _table(source, images, clock) if job.calibrates else None
@@ -57,11 +69,48 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     written, failures = _write_all(source, table, pending, clock)
     figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
     evidence = gather(source.program, source.checkpoint.task, table, written, figures, clock)
+    _save_samples(source, written, clock)
     report = make_report(source, command, table, images, written, figures, clock.seconds, failures, evidence)
+    for item in written:
+        manifest = make_manifest(source, item, table, report.environment, command)
+        write_manifest(manifest, item.artifact.path)
+    report = judged(report, job, baseline)
     save_report(report, job.report_json)
     if job.page:
         write_page(job.report_json, job.page)
+    write_renderings(job, json.loads(to_json(report)))
     return report
+
+
+def judged(report: Report, job: ExportJob, baseline: SavedReport | None) -> Report:
+    """Check the job's rules, and compare with an earlier run where there is one."""
+    content = json.loads(to_json(report))
+    outcomes = check(content, bounds_of(job), job.precision)
+    if baseline:
+        compared, warnings = compare(content, baseline.content, job.precision)
+        outcomes += compared
+        origin = {"path": str(baseline.path), "sha256": baseline.sha256}
+        report = replace(report, baseline=origin, warnings=(*report.warnings, *warnings))
+    return replace(report, gate=Gate(all(each.passed for each in outcomes), outcomes)) if outcomes else report
+
+
+def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) -> None:
+    job, checkpoint = source.job, source.checkpoint
+    evaluation = None if job.no_eval else evaluation_entry(job, checkpoint.task, images)
+    refuse_other(baseline, job, model_entry(checkpoint, source.program), evaluation)
+
+
+def _save_samples(source: Source, written: Sequence[Written], clock: Clock) -> None:
+    """Keep what each artifact that runs here finds in a few images."""
+    with clock.step("samples", "Keeping samples"):
+        paths = {item.artifact.path: item.backend for item in written if item.runs_here}
+        runners = {
+            path.name: partial(backend.runner, path, source.job.threads)  # one at a time in memory
+            for path, backend in paths.items()
+        }
+        samples = take_samples(source.program, source.samples, runners)
+        if samples:
+            save_samples(samples, source.job.folder / FILE)
 
 
 def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:

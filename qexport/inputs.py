@@ -64,8 +64,10 @@ def check_paths(job: ExportJob) -> None:
     Raises:
         InputError: a path does not exist.
     """
-    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data, "--calibration": job.calibration}
+    options: dict[str, str | Path | None]
+    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
+    options |= {"--calibration": job.calibration, "--baseline": job.baseline}
     for option, given in options.items():
         path = Path(given) if given else None
-        if path and not path.exists() and (option == "--calibration" or path.name != str(given)):
+        if path and not path.exists() and (option in ("--calibration", "--baseline") or path.name != str(given)):
             raise InputError(f"{option} {given} does not exist", "check the path")

@@ -14,6 +14,7 @@ from typing import Any
 
 from qexport.cpu import KINDS
 from qexport.errors import InputError, UsageError
+from qexport.gate import BY_FIELD, check_measured
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -62,6 +63,13 @@ class ExportJob:
         report: another place for report.json; with a name that ends in .html, a place for the page beside it.
         calibration: a calibration.npz to use in place of a calibration pass.
         no_eval, no_latency: leave out accuracy, latency.
+        max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
+        min_retention, min_fidelity: gate: least share, 0..1.
+        min_speedup: gate: least factor by which it is faster than FP32.
+        max_size: gate: most megabytes (10⁶ bytes) of an artifact.
+        max_latency_ms: gate: most milliseconds of the median run.
+        baseline: report.json of an earlier run; what is worse by more than noise fails the gate.
+        summary, junit: files for the report as Markdown, and for rules and verifications as JUnit XML.
         trust_checkpoint: load pickled classes that are not on the allow-list.
     """
 
@@ -95,6 +103,15 @@ class ExportJob:
     calibration: Path | None = None
     no_eval: bool = False
     no_latency: bool = False
+    max_drop: float | None = None
+    min_retention: float | None = None
+    min_fidelity: float | None = None
+    min_speedup: float | None = None
+    max_size: float | None = None
+    max_latency_ms: float | None = None
+    baseline: Path | None = None
+    summary: Path | None = None
+    junit: Path | None = None
     trust_checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -154,7 +171,7 @@ class ExportJob:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}
-PATHS = ("out", "report", "calibration", "timing_cache")
+PATHS = ("out", "report", "calibration", "timing_cache", "baseline", "summary", "junit")
 
 
 def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJob:
@@ -214,14 +231,18 @@ def _converted(name: str, value: Any) -> Any:
             return _image_size(value)
         if name in PATHS:
             return Path(value)
+        if name in BY_FIELD:
+            return BY_FIELD[name].parse(value)
         if kind == "bool":
             return _boolean(value)
         return _number(value, whole=kind.startswith("int")) if kind[:3] in ("int", "flo") else _text(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"--{name.replace('_', '-')} cannot be {value!r}", f"give {_wanted(kind)}") from error
+        raise UsageError(f"--{name.replace('_', '-')} cannot be {value!r}", f"give {_wanted(name, kind)}") from error
 
 
-def _wanted(kind: str) -> str:
+def _wanted(name: str, kind: str) -> str:
+    if name in BY_FIELD:
+        return BY_FIELD[name].wanted
     words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
     return next((word for start, word in words.items() if kind.startswith(start)), "another value")
 
@@ -300,12 +321,15 @@ def _check(job: ExportJob) -> None:
         raise UsageError(f"{option} needs images to calibrate with and to verify on", "add --data DATA.yaml")
     if not job.no_eval and not (job.data or job.eval_data):
         raise UsageError("accuracy needs a data set", "add --data or --eval-data, or --no-eval")
-    if job.report and (job.report.is_dir() or not job.report.absolute().parent.is_dir()):
-        raise InputError(f"--report {job.report} cannot be written", "give a file in a folder that exists")
+    for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
+        folder = path.absolute().parent if path else job.folder
+        if path and (path.is_dir() or not (folder.is_dir() or folder == job.folder.absolute())):
+            raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
     if not job.format:
         raise UsageError("--format names no format", "give one, such as tflite")
     for name in job.format:
         _check_format(name, job)
+    check_measured(job)
 
 
 def _alternatives(words: Sequence[str]) -> str:

@@ -22,12 +22,14 @@ from qexport.errors import QexportError
 from qexport.evidence import Evidence, accuracy_entry
 from qexport.files import write_text
 from qexport.gallery import Picture
+from qexport.gate import Gate
 from qexport.histograms import Histogram
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.latency import Latency
 from qexport.layers import Layer
 from qexport.lower import Written, float_counterparts
+from qexport.manifest import manifest_path
 from qexport.measure import Figures
 from qexport.program import Program
 from qexport.source import Source
@@ -73,6 +75,7 @@ class ArtifactReport:
     gallery: tuple[Picture, ...] | None = None
     layers: tuple[Layer, ...] | None = None
     histograms: tuple[Histogram, ...] | None = None
+    manifest: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -96,6 +99,8 @@ class Report:
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole.
         failures: formats that did not come to their end; the others did.
+        gate: rules that were checked, None where none was set.
+        baseline: path and hash of the report that it was compared with.
     """
 
     command: str
@@ -107,6 +112,8 @@ class Report:
     threads: int
     warnings: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    gate: Gate | None = None
+    baseline: dict[str, str] | None = None
     environment: dict[str, Any] = field(default_factory=lambda: environment())
     schema: int = SCHEMA
     qexport: str = __version__
@@ -172,9 +179,9 @@ def make_report(
         entries.append(artifact_entry(item, figures[path], reference, images, behind, checkpoint.names))
     return Report(
         command=command,
-        model=_model_entry(checkpoint, source.program),
+        model=model_entry(checkpoint, source.program),
         calibration=_calibration_entry(job, table) if table else None,
-        evaluation=_evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
+        evaluation=evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
         artifacts=tuple(entries),
         seconds=dict(seconds),
         threads=job.threads,
@@ -223,6 +230,7 @@ def artifact_entry(
         gallery=evidence.gallery,
         layers=evidence.layers,
         histograms=evidence.histograms,
+        manifest=manifest_path(artifact.path).name,
         warnings=tuple(warnings),
     )
 
@@ -281,7 +289,8 @@ def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
     return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
 
 
-def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+    """What was exported."""
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.fingerprint,
@@ -307,7 +316,8 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
     }
 
 
-def _evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
+def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
+    """What accuracy is measured on."""
     return {
         "metrics": list(SCORING[task].names),
         "data": job.eval_data or job.data,

@@ -11,12 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.device_fit import DeviceFit
+from qexport.honesty import caveats
 from qexport.report import ArtifactReport, Report
 from qexport.verify import Verification
 
 NOTHING = "–"
 UNBOUNDED = 1000
 """Columns that no table needs."""
+MARK = "*"
+"""Behind a figure that one of the warnings below the table concerns."""
 
 
 def render(report: Report, saved: Path, console: Console) -> RenderableType:
@@ -69,15 +72,16 @@ def _title(report: Report) -> str:
 def _row(artifact: ArtifactReport, changes: bool) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
+    of_accuracy, of_latency = (MARK if caveats(vars(artifact), kind) else "" for kind in ("accuracy", "latency"))
     return (
         f"{'engine' if artifact.engine else artifact.format} {artifact.precision}",
         f"{artifact.bytes / 1e6:.2f}",
-        _figure(accuracy.get("map"), ".4f"),
+        _figure(accuracy.get("map"), ".4f", of_accuracy),
         _figure(accuracy.get("map50"), ".4f"),
         *([_change(artifact) or NOTHING] if changes else []),
         _figure(accuracy.get("retention"), ".1%"),
         _figure(accuracy.get("fidelity"), ".3f"),
-        _figure(latency.get("p50"), ".1f"),
+        _figure(latency.get("p50"), ".1f", of_latency),
         _figure(artifact.speedup, ".2f", "×"),
         _figure(artifact.int8_mac_coverage, ".1%"),
     )
@@ -104,6 +108,11 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
+    rules = report.gate.rules if report.gate else ()
+    lines += [
+        Text(f"{'passed' if rule.passed else 'broken'}: {rule.rule}: {rule.text}", "green" if rule.passed else "red")
+        for rule in rules
+    ]
     lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
     lines.append(Text(f"report: {saved}"))
     return lines

@@ -57,7 +57,9 @@ def run(folder: Path, *words: str, code: int = 0) -> Run:
 
 
 def artifacts(names: tuple[str, ...], *precisions: str) -> set[str]:
-    return {f"shapes26_{precision}{SUFFIXES[name]}" for name in names for precision in precisions}
+    """Artifacts, each with its manifest."""
+    files = (f"shapes26_{precision}{SUFFIXES[name]}" for name in names for precision in precisions)
+    return {f"{file}{end}" for file in files for end in ("", ".manifest.json")}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,13 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_every_format_is_written_beside_its_plan(every: Run) -> None:
-    beside = {"calibration.npz", "report.json", "build_engine.py", *(f"plan_{name}.json" for name in ALL)}
+    beside = {
+        "calibration.npz",
+        "report.json",
+        "samples.npz",
+        "build_engine.py",
+        *(f"plan_{name}.json" for name in ALL),
+    }
     assert every.files == artifacts(ALL, "int8", "fp32") | beside
     for name in ALL:
         plan = every.artifact(name, "int8")["plan"]
@@ -138,7 +146,7 @@ def test_half_precision_loses_next_to_nothing(half: Run, name: str) -> None:
 
 
 def test_half_precision_needs_no_calibration(half: Run) -> None:
-    assert half.files == artifacts(HALVED, "fp16", "fp32") | {"report.json"}
+    assert half.files == artifacts(HALVED, "fp16", "fp32") | {"report.json", "samples.npz"}
     assert half.report["calibration"] is None
 
 
@@ -171,7 +179,7 @@ def test_a_place_that_is_taken_does_not_lose_the_other_format(tmp_path: Path) ->
     taken.write_text("a file of the user's")
     partly = run(tmp_path / "out", "--format", "openvino,onnx", *UNMEASURED, code=INPUT)
     assert "shapes26_fp32_openvino_model cannot be written" in partly.errors
-    assert partly.files == {"shapes26_fp32.onnx", "shapes26_fp32_openvino_model", "report.json"}
+    assert partly.files == artifacts(("onnx",), "fp32") | {"shapes26_fp32_openvino_model", "report.json"}
     assert taken.read_text() == "a file of the user's"
 
 

@@ -72,16 +72,22 @@ def test_help_names_every_option_and_exit_code() -> None:
     named = "--format --int8 --half --data --imgsz --batch --device --fraction --nms --eval-data --calib-images --out"
     ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json"
     onnx = "--opset --dynamic --cpu --no-build --workspace --timing-cache --dla"
-    for option in f"{named} {ours} {onnx}".split():
+    gate = "--max-drop --min-retention --min-fidelity --min-speedup --max-size --max-latency-ms --baseline"
+    for option in f"{named} {ours} {onnx} {gate} --summary --junit".split():
         assert f"{option} " in shown
     joined = " ".join(shown.split())
     for code in ("0 done", "1 failed", "2 usage", "3 model or data", "4 package missing", "5 conversion"):
         assert code in joined
-    for code in ("6 verification", "8 engine not built (TensorRT, Edge TPU)", "130 interrupted"):
+    for code in (
+        "6 verification",
+        "8 engine not built (TensorRT, Edge TPU)",
+        "9 a figure breaks a rule",
+        "130 interrupted",
+    ):
         assert code in joined
 
 
-@pytest.mark.parametrize("verb", ["demo", "formats", "report"])
+@pytest.mark.parametrize("verb", ["demo", "formats", "report", "verify", "diff"])
 def test_every_verb_has_help(verb: str) -> None:
     done = run(COMMAND, verb, "--help")
     assert done.returncode == 0

@@ -28,6 +28,7 @@ pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")
 
 DATA = str(DEMO / "shapes" / "shapes.yaml")
+TENSORFLOW = ("--runtime", "tensorflow", "--data", DATA)
 
 
 def verify(*words: str) -> subprocess.CompletedProcess[str]:
@@ -93,9 +94,10 @@ def test_what_is_too_far_apart_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("missing.tflite", "--data", DATA), 3, "missing.tflite is not a .tflite file with metadata: give a file that"),
-        ((__file__, "--data", DATA), 3, "is not a .tflite file with metadata"),
+        (("missing.tflite", *TENSORFLOW), 3, "missing.tflite is not a .tflite file with metadata: give a file that"),
+        ((__file__, *TENSORFLOW), 3, "is not a .tflite file with metadata"),
         ((__file__, "--data", DATA, "--runtime", "caffe"), 2, "--runtime caffe is not known: give tensorflow"),
+        ((__file__, "--runtime", "tensorflow"), 2, "--runtime tensorflow needs images: add --data DATA.yaml"),
     ],
 )
 def test_what_cannot_be_verified_is_one_line(words: tuple[str, ...], code: int, message: str) -> None:

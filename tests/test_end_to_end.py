@@ -22,7 +22,8 @@ MODEL = str(DEMO / "shapes26.pt")
 JOB = (MODEL, "--format", "tflite", "--int8", "--data", str(SHAPES / "shapes.yaml"), "--imgsz", "320")
 UNMEASURED = ("--no-eval", "--no-latency")
 IMAGES = {"train": 128, "val": 100}
-FULL = {"shapes26_int8.tflite", "shapes26_fp32.tflite", "calibration.npz", "plan.json", "report.json"}
+ARTIFACTS = {f"shapes26_{precision}.tflite{end}" for precision in ("int8", "fp32") for end in ("", ".manifest.json")}
+FULL = ARTIFACTS | {"calibration.npz", "plan.json", "report.json", "samples.npz"}
 
 VALIDATE = """
 import sys
@@ -239,7 +240,7 @@ def test_json_prints_the_report_and_nothing_else(again: Run) -> None:
 
 
 def test_an_unmeasured_run_writes_no_float_file(again: Run) -> None:
-    assert below(again.folder) == FULL - {"shapes26_fp32.tflite"}
+    assert below(again.folder) == FULL - {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
     (entry,) = again.report["artifacts"]
     assert entry["precision"] == "int8"
     assert (entry["accuracy"], entry["latency_ms"], entry["speedup"]) == (None, None, None)
@@ -262,7 +263,7 @@ def test_a_saved_calibration_gives_the_same_plan_and_file(demo: Run, tmp_path: P
 
 def test_float_export_without_data(tmp_path: Path) -> None:
     finished = run(tmp_path / "out", MODEL, "--imgsz", "96", "128", *UNMEASURED, "--report", str(tmp_path / "r.json"))
-    assert below(finished.folder) == {"shapes26_fp32.tflite"}
+    assert below(finished.folder) == {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["model"]["imgsz"] == [96, 128]
     assert report["calibration"] is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from qexport.gate import Gate, Outcome
 from qexport.report import ArtifactReport, Failure, Report
 from qexport.terminal import print_report
 from qexport.verify import Verification
@@ -57,7 +58,7 @@ def test_nothing_is_wider_than_the_terminal_or_cut_off(width: int) -> None:
 def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
     lines = printed(REPORT)
     text = "\n".join(lines)
-    for figure in ("2.91", "0.4012", "0.5634", "97.9%", "0.912", "12.5", "3.19×", "98.8%"):
+    for figure in ("2.91", "0.4012*", "0.5634", "97.9%", "0.912", "12.5", "3.19×", "98.8%"):
         assert re.search(rf"(?<!\S){re.escape(figure)}(?!\S)", text), figure
     row = next(line for line in lines if "2.91" in line)
     assert row.startswith(" tflite int8 ")
@@ -124,6 +125,35 @@ def test_the_title_says_what_the_figures_are_of() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     line = next(line for line in printed(REPORT) if "9.81" in line)
     assert line.split()[-7:] == ["–"] * 7
+
+
+def test_figures_that_a_warning_concerns_are_marked() -> None:
+    """The widest row that there is: it fits 80 columns with both marks, too."""
+    restless = "latency varied: the 95th percentile is 31% above the median"
+    wide = replace(
+        INT8,
+        format="openvino",
+        precision="int8-dynamic",
+        bytes=102_914_000,
+        latency_ms={"p50": 112.54, "p95": 163.0, "min": 12.0},
+        speedup=0.97,
+        int8_mac_coverage=1.0,
+        accuracy={**ACCURACY, "retention": 1.001},
+        warnings=(*INT8.warnings, restless),
+    )
+    row = next(line for line in printed(replace(REPORT, artifacts=(wide, FP32))) if "102.91" in line)
+    words = "openvino int8-dynamic 102.91 0.4012* 0.5634 100.1% 0.912 112.5* 0.97× 100.0%"
+    assert row.split() == words.split()
+
+
+def test_the_gate_has_a_line_for_each_rule() -> None:
+    rules = (
+        Outcome("max-size", "a.onnx", 2.0, None, 3.0, True, "size 2.00 MB of a.onnx is at most 3.00 MB"),
+        Outcome("min-speedup", "a.onnx", 1.0, None, 2.0, False, "speed-up 1.00× of a.onnx is under 2.00×"),
+    )
+    lines = printed(replace(REPORT, gate=Gate(False, rules)), width=120)
+    assert "passed: max-size: size 2.00 MB of a.onnx is at most 3.00 MB" in lines
+    assert "broken: min-speedup: speed-up 1.00× of a.onnx is under 2.00×" in lines
 
 
 def test_warnings_are_printed_once_each() -> None:

@@ -1,0 +1,202 @@
+"""Markdown and JUnit XML from a report by hand: figures, warnings, gate, and structures that CI systems read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from reports import FEW, RESTLESS, accuracy, artifact, report
+
+from qexport.job import make_job
+from qexport.junit import to_junit
+from qexport.renderings import STEP_SUMMARY, write_renderings
+from qexport.summary import MARK, to_markdown
+
+ALLOWED = {
+    "testsuites": {"name", "time", "tests", "failures", "errors", "disabled"},
+    "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp", "hostname", "id", "package"},
+    "testcase": {"name", "classname", "time", "assertions", "status"},
+    "failure": {"message", "type"},
+    "error": {"message", "type"},
+    "property": {"name", "value"},
+    "properties": set(),
+    "system-out": set(),
+}
+"""Elements of Jenkins' junit-10.xsd that are used, and the attributes that it knows for each."""
+CHILDREN = {
+    "testsuites": ["testsuite"],
+    "testsuite": ["properties", "testcase", "system-out", "system-err"],
+    "testcase": ["skipped", "error", "failure", "system-out", "system-err"],
+    "properties": ["property"],
+}
+
+
+def rule(name: str, passed: bool, text: str, artifact_: str = "yolo26n_int8.onnx") -> dict[str, Any]:
+    return {
+        "rule": name,
+        "artifact": artifact_,
+        "figure": 0.99,
+        "interval": None,
+        "bound": 0.98,
+        "passed": passed,
+        "text": text,
+    }
+
+
+def gated(*rules: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return report(gate={"passed": all(each["passed"] for each in rules), "rules": list(rules)}, **changes)
+
+
+HELD = rule("min-retention", True, "retention 99.00% of yolo26n_int8.onnx is at least 98.00%")
+BROKEN = rule("max-size", False, "size 2.86 MB of yolo26n_int8.onnx is over 2.50 MB")
+
+
+def cells(markdown: str, start: str) -> list[str]:
+    """The cells of the row that starts with a word."""
+    (line,) = (line for line in markdown.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_figure_has_a_cell_with_its_interval() -> None:
+    assert cells(to_markdown(report()), "`yolo26n_int8.onnx`") == [
+        "`yolo26n_int8.onnx`",
+        "2.86",
+        "0.4455 [0.4100, 0.4800]",
+        "99.0% [97.7%, 100.3%]",
+        "0.953",
+        "40.0",
+        "42.0",
+        "1.50×",
+        "96.1%",
+    ]
+
+
+def test_the_table_is_one_that_github_renders() -> None:
+    lines = [line for line in to_markdown(report(artifact(), artifact("fp32"))).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert set(lines[1]) <= set("|-: ")
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    bare = artifact(accuracy=None, latency_ms=None, speedup=None, int8_mac_coverage=None)
+    assert cells(to_markdown(report(bare)), "`")[2:] == ["–"] * 7
+
+
+@pytest.mark.parametrize(
+    ("warning", "marked"), [(FEW, {2, 3, 4}), (RESTLESS, {5, 6, 7}), ("TFLite runs float faster", set())]
+)
+def test_a_warning_stands_beside_every_figure_that_it_concerns(warning: str, marked: set[int]) -> None:
+    markdown = to_markdown(report(artifact(warnings=[warning])))
+    row = cells(markdown, "`yolo26n_int8.onnx`")
+    assert {index for index, cell in enumerate(row) if MARK in cell} == marked
+    assert f"- {MARK} `yolo26n_int8.onnx`: {warning}" in markdown
+
+
+def test_the_gate_has_a_line_for_each_rule_and_a_sign_in_the_title() -> None:
+    markdown = to_markdown(gated(HELD, BROKEN))
+    assert markdown.startswith(
+        "### ❌ qexport: yolo26n.pt, end2end head, 640×640, calibrated on 128 images, scored on 100"
+    )
+    assert "**Gate: failed**, 2 rules, 1 broken" in markdown
+    assert f"- ✅ min-retention: {HELD['text'].replace('_', chr(92) + '_')}" in markdown
+    assert "- ❌ max-size: size 2.86 MB" in markdown
+    assert to_markdown(gated(HELD)).startswith("### ✅ qexport")
+    assert to_markdown(report()).startswith("### qexport")
+
+
+def test_failures_and_the_baseline_are_there() -> None:
+    failures = [{"format": "openvino", "reason": "no <kernel> | here", "exit_code": 5}]
+    markdown = to_markdown(report(failures=failures, baseline={"path": "old.json", "sha256": "a"}))
+    assert cells(markdown, "openvino ❌")[1:] == ["–"] * 8
+    assert "- ❌ openvino: no &lt;kernel&gt; \\| here" in markdown
+    assert "compared with `old.json`" in markdown
+
+
+def parsed(content: dict[str, Any]) -> ElementTree.Element:
+    root = ElementTree.fromstring(to_junit(content).encode())
+    _check_structure(root)
+    return root
+
+
+def _check_structure(element: ElementTree.Element) -> None:
+    """Names, attributes, their order and their counts, as Jenkins' schema wants them."""
+    assert set(element.attrib) <= ALLOWED[element.tag]
+    tags = [child.tag for child in element]
+    order = CHILDREN.get(element.tag, [])
+    assert tags == sorted(tags, key=order.index)
+    if element.tag in ("testsuites", "testsuite"):
+        for name, path in {"tests": ".//testcase", "failures": ".//failure", "errors": ".//error"}.items():
+            assert int(element.attrib[name]) == len(element.findall(path))
+        float(element.attrib["time"])
+    if element.tag == "testcase":
+        assert element.attrib["name"]
+        assert element.attrib["classname"]
+    for child in element:
+        _check_structure(child)
+
+
+def test_a_case_for_each_rule_and_each_verification() -> None:
+    root = parsed(gated(HELD, BROKEN))
+    assert root.tag == "testsuites"
+    assert {name: root.get(name) for name in ("tests", "failures", "errors", "time")} == {
+        "tests": "3",
+        "failures": "1",
+        "errors": "0",
+        "time": "3.75",  # of both steps
+    }
+    cases = [(case.get("classname"), case.get("name")) for case in root.iter("testcase")]
+    assert cases == [("qexport.yolo26n_int8.onnx", name) for name in ("verification", "min-retention", "max-size")]
+    (failure,) = root.iter("failure")
+    assert failure.get("message") == failure.text == BROKEN["text"]
+    assert failure.get("type") == "GateError"
+    outputs = [case.findtext("system-out") for case in root.iter("testcase")]
+    assert outputs[0] == "447 tensors as planned, 97% of the detections on 4 images as simulated"
+    assert outputs[1] == HELD["text"]
+
+
+def test_formats_that_failed_are_errors_and_unverified_ones_failures() -> None:
+    failures = [
+        {"format": "openvino", "reason": "no such kernel", "exit_code": 5},
+        {"format": "tflite", "reason": "another plan", "exit_code": 6},
+    ]
+    root = parsed(report(failures=failures))
+    assert [(e.get("type"), e.get("message")) for e in root.iter("error")] == [("exit code 5", "no such kernel")]
+    assert [(e.get("type"), e.get("message")) for e in root.iter("failure")] == [("VerificationError", "another plan")]
+
+
+def test_warnings_are_in_the_output_of_a_verification() -> None:
+    root = parsed(report(artifact(warnings=[FEW])))
+    assert f"warning: {FEW}" in str(root.findtext(".//system-out"))
+
+
+def test_what_xml_cannot_hold_is_replaced() -> None:
+    root = parsed(report(command="qexport \x1b[31m'<&>\".pt"))
+    assert [p.get("value") for p in root.iter("property") if p.get("name") == "command"] == [
+        "qexport \ufffd[31m'<&>\".pt"
+    ]
+
+
+def test_reports_of_older_versions_have_neither_intervals_nor_gate() -> None:
+    old = report(artifact(accuracy=accuracy(map_interval=None, retention_interval=None)), schema=1)
+    for name in ("gate", "baseline"):
+        del old[name]
+    assert "0.4455" in to_markdown(old)
+    assert len(list(parsed(old).iter("testcase"))) == 1
+
+
+def test_the_step_summary_is_added_to_and_another_file_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    job = make_job({"model": "a.pt", "no_eval": True, "summary": summary, "junit": tmp_path / "junit.xml"})
+    monkeypatch.setenv(STEP_SUMMARY, str(summary))
+    write_renderings(job, report())
+    assert summary.read_text() == f"before\n{to_markdown(report())}"
+    monkeypatch.setenv(STEP_SUMMARY, str(tmp_path / "another.md"))
+    write_renderings(job, report())
+    assert summary.read_text() == to_markdown(report())
+    assert (tmp_path / "junit.xml").read_text() == to_junit(report())
