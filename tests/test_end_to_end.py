@@ -164,8 +164,10 @@ def test_the_evidence_belongs_to_the_figures(demo: Run) -> None:
     assert high - low < 0.05
     assert -0.1 < accuracy["confidence"]["shift"] < 0.05
     assert [each["name"] for each in entry["layers"]][:2] == ["images", "model_0_conv"]
-    body = [each["sqnr_db"] for each in entry["layers"] if each["dtype"] == "int8"]
-    assert min(body) > 10  # a second process has measured it
+    integers = [each for each in entry["layers"] if each["dtype"] == "int8"]
+    # A second process has measured it; what the plan cuts on purpose, above what no reader can tell apart, is low.
+    assert min(each["sqnr_db"] for each in integers if " above " not in each["why"]) > 10
+    assert min(each["sqnr_db"] for each in integers) > 0
     assert len(entry["histograms"]) == 8
     for picture in entry["gallery"]:
         assert Path(picture["path"]).is_file()
