@@ -108,9 +108,11 @@ def _save_samples(source: Source, written: Sequence[Written], clock: Clock) -> N
             path.name: partial(backend.runner, path, source.job.threads)  # one at a time in memory
             for path, backend in paths.items()
         }
-        samples = take_samples(source.program, source.samples, runners)
+        samples, place = take_samples(source.program, source.samples, runners), source.job.folder / FILE
         if samples:
-            save_samples(samples, source.job.folder / FILE)
+            save_samples(samples, place)
+        else:
+            place.unlink(missing_ok=True)  # those of an earlier run say nothing of these files
 
 
 def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
