@@ -14,8 +14,8 @@ from sample_report import FEW, RESTLESS, sample_report
 
 from qexport.cli import main
 from qexport.page import write_page
-from qexport.page.content import Entry, about, label_of, precision_name
-from qexport.page.gallery import make_gallery
+from qexport.page.content import Entry, about, precision_name
+from qexport.page.gallery import Label, make_gallery, place
 from qexport.page.render import render
 from qexport.page.typeset import form_of, typeset
 
@@ -238,7 +238,8 @@ def test_each_thumbnail_is_stored_once_and_boxes_are_where_they_were_found(
     kept = boxes[0]["kept"][0].attributes
     assert [float(kept[name]) for name in ("x", "y", "width", "height")] == [300, 200, 120.5, 130.2]
     names = [each.text for each in shots[1].all("text")]
-    assert names == ["person 0.91", "<b>stop & go</b> 0.31", "class 17 0.27"]
+    assert names == ["<b>stop & go</b> 0.31", "class 17 0.27"]
+    assert kept["data-card"] == "person 0.91, kept"
 
 
 def test_nothing_is_loaded_from_elsewhere(text: str, page: Element) -> None:
@@ -365,10 +366,16 @@ def test_warnings_know_what_they_are_about(warning: str, kind: str) -> None:
 
 def test_names_of_precisions_and_of_boxes() -> None:
     assert [precision_name(each) for each in ("int8", "int8-full", "w8a16")] == ["INT8", "INT8 full", "W8A16"]
-    assert label_of((10, 200, 60, 260), 640).anchor == "start"
-    right = label_of((600, 2, 639, 90), 640)
+    taken: list[Label] = []
+    size = 28.0
+    left = place("dog 0.30", (10, 200, 60, 260), 640, size, taken)
+    assert (left.x, left.anchor) == (10, "start")
+    right = place("dog 0.31", (600, 2, 639, 90), 640, size, taken)
     assert (right.x, right.anchor) == (639, "end")
     assert right.y > 2  # no room above
+    below = place("dog 0.32", (30, 201, 60, 260), 640, size, taken)
+    assert left.y + 0.95 * size <= below.y <= left.y + 2 * size
+    assert taken == [left, right, below]
 
 
 @pytest.mark.parametrize(
