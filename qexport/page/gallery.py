@@ -58,7 +58,7 @@ class Shot:
     @property
     def label_size(self) -> float:
         """Height of names, in pixels of the image."""
-        return round(LABEL_SIZE * max(self.data["width"], self.data["height"] * 4 / 3), 2)
+        return round(LABEL_SIZE * float(max(self.data["width"], self.data["height"] * 4 / 3)), 2)
 
     def count(self, kind: str) -> int:
         """How many boxes were kept, lost or gained."""
