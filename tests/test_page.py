@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from page_reader import Element, read_page, shown_number
-from sample_report import FEW, RESTLESS, sample_report
+from sample_report import FEW, RESTLESS, bare, sample_report
 
-from qexport.cli import main
-from qexport.page import write_page
-from qexport.page.content import Entry, about, label_of, precision_name
-from qexport.page.gallery import make_gallery
+from qexport.page.content import Entry, about, precision_name
+from qexport.page.gallery import Label, make_gallery, place
 from qexport.page.render import render
 from qexport.page.typeset import form_of, typeset
 
@@ -65,14 +61,6 @@ def agrees(text: str, value: float, name: str) -> bool:
     """Whether a reader sees the figure, rounded to the digits that are shown."""
     digits = len(text.partition(".")[2].strip("%×\u202f "))
     return bool(abs(shown_number(text) - value * UNITS.get(name, 1.0)) <= 0.5000001 * 10.0**-digits)
-
-
-def bare(report: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A report without what takes time to draw."""
-    made = {**copy.deepcopy(report), **changes}
-    for artifact in made["artifacts"]:
-        artifact |= {"histograms": None, "layers": None, "accuracy": {**artifact["accuracy"], "confidence": None}}
-    return made
 
 
 def sections(page: Element) -> set[str]:
@@ -238,7 +226,8 @@ def test_each_thumbnail_is_stored_once_and_boxes_are_where_they_were_found(
     kept = boxes[0]["kept"][0].attributes
     assert [float(kept[name]) for name in ("x", "y", "width", "height")] == [300, 200, 120.5, 130.2]
     names = [each.text for each in shots[1].all("text")]
-    assert names == ["person 0.91", "<b>stop & go</b> 0.31", "class 17 0.27"]
+    assert names == ["<b>stop & go</b> 0.31", "class 17 0.27"]
+    assert kept["data-card"] == "person 0.91, kept"
 
 
 def test_nothing_is_loaded_from_elsewhere(text: str, page: Element) -> None:
@@ -365,61 +354,13 @@ def test_warnings_know_what_they_are_about(warning: str, kind: str) -> None:
 
 def test_names_of_precisions_and_of_boxes() -> None:
     assert [precision_name(each) for each in ("int8", "int8-full", "w8a16")] == ["INT8", "INT8 full", "W8A16"]
-    assert label_of((10, 200, 60, 260), 640).anchor == "start"
-    right = label_of((600, 2, 639, 90), 640)
+    taken: list[Label] = []
+    size = 28.0
+    left = place("dog 0.30", (10, 200, 60, 260), 640, size, taken)
+    assert (left.x, left.anchor) == (10, "start")
+    right = place("dog 0.31", (600, 2, 639, 90), 640, size, taken)
     assert (right.x, right.anchor) == (639, "end")
     assert right.y > 2  # no room above
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("hello", "cannot be read"),
-        ("[]", "is not a report"),
-        ('{"schema": 2}', "is not a report"),
-        ("changed", "has schema 3"),
-        ("cut", "is not a report"),
-    ],
-)
-def test_what_is_not_a_report_is_refused_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], report: dict[str, Any], content: str, said: str
-) -> None:
-    source = tmp_path / "report.json"
-    made = {"changed": {**report, "schema": 3}, "cut": {**report, "artifacts": [{"path": "a"}]}}.get(content)
-    source.write_text(json.dumps(made) if made else content, encoding="utf-8")
-    assert main(["report", str(source)]) == 3
-    output, errors = capfd.readouterr()
-    assert output == ""
-    (line,) = errors.splitlines()
-    assert said in line
-    assert str(source) in line
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_the_verb_writes_beside_the_report_or_where_it_is_told(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], report: dict[str, Any]
-) -> None:
-    source = tmp_path / "report.json"
-    source.write_text(json.dumps(bare(report)).replace("0.95312", "NaN"), encoding="utf-8")
-    assert main(["report", str(source)]) == 0
-    assert capfd.readouterr() == (f"wrote {tmp_path / 'report.html'}\n", "")
-    assert main(["report", str(source), "--out", str(tmp_path / "other.html"), "--quiet"]) == 0
-    assert capfd.readouterr() == ("", "")
-    assert (tmp_path / "other.html").read_bytes() == (tmp_path / "report.html").read_bytes()
-    main_part = read_page((tmp_path / "other.html").read_text(encoding="utf-8")).all("main")[0]
-    assert "nan" not in main_part.text.lower()
-    before = source.read_bytes()
-    assert main(["report", str(source), "--out", str(source)]) == 2
-    assert main(["report", str(source), "--out", str(tmp_path / "none" / "page.html")]) == 3
-    assert source.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "report.html", "report.json"]
-
-
-def test_a_page_that_cannot_be_rendered_leaves_nothing_behind(tmp_path: Path, report: dict[str, Any]) -> None:
-    source = tmp_path / "report.json"
-    broken = bare(report)
-    del broken["artifacts"][0]["accuracy"]["per_class"][0]["class"]
-    source.write_text(json.dumps(broken), encoding="utf-8")
-    with pytest.raises(KeyError):
-        write_page(source, tmp_path / "page.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    below = place("dog 0.32", (30, 201, 60, 260), 640, size, taken)
+    assert left.y + 0.95 * size <= below.y <= left.y + 2 * size
+    assert taken == [left, right, below]

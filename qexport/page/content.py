@@ -24,8 +24,6 @@ TASKS = {
     "obb": "oriented boxes",
     "classify": "classification",
 }
-LABEL_SIZE = 0.045
-"""Of names of boxes, as a share of the image's width."""
 ABOUT = {"latency": r"^latency |float32 files faster", "accuracy": r"accuracy|evaluation images"}
 """Kind of figure → how the warnings that concern it are recognised; any other concerns the artifact."""
 ClassRow = tuple[int, Mapping[str, Any], float | None]
@@ -164,23 +162,6 @@ def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 def widest(rows: Sequence[ClassRow]) -> float:
     """The greatest difference of a per-class table, whichever its sign: the length of a whole bar."""
     return max((abs(difference) for _, _, difference in rows if difference is not None), default=0.0)
-
-
-@dataclass(frozen=True)
-class Label:
-    """Where the name of a box is written, in pixels of the image, and at which end of the text that is."""
-
-    x: float
-    y: float
-    anchor: str
-
-
-def label_of(box: Sequence[float], width: float) -> Label:
-    """Above the box, or inside where the image ends; from its right edge where the name would leave the image."""
-    size = LABEL_SIZE * width
-    y = box[1] - 0.25 * size if box[1] > 1.2 * size else box[1] + 0.95 * size
-    right = box[0] > 0.6 * width
-    return Label(round(box[2] if right else box[0], 1), round(y, 1), "end" if right else "start")
 
 
 def file_name(path: str) -> str:
