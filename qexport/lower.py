@@ -21,6 +21,7 @@ from qexport.device_fit import DeviceFit
 from qexport.files import write_text, write_whole
 from qexport.job import ExportJob
 from qexport.metadata import artifact_metadata
+from qexport.named_values import kept_float
 from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
 from qexport.profile import RuntimeProfile
@@ -93,7 +94,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     """
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
-    plan = make_plan(source.program, table.statistics, profile, job.range_method)
+    kept = kept_float(source.program, job.keep_float)
+    plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with write_whole(path) as temporary:

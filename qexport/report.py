@@ -25,6 +25,7 @@ from qexport.job import ExportJob
 from qexport.latency import Latency
 from qexport.lower import Written
 from qexport.measure import Figures
+from qexport.output_fidelity import OutputFidelity
 from qexport.program import Program
 from qexport.source import Source
 from qexport.verify import Verification
@@ -65,6 +66,7 @@ class ArtifactReport:
     quantisation: dict[str, str] | None = None
     plan: str | None = None
     verification: Verification | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
     device: DeviceFit | None = None
     warnings: tuple[str, ...] = ()
 
@@ -202,6 +204,7 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
         quantisation=item.quantisation,
         plan=str(item.plan) if item.plan else None,
         verification=item.verification,
+        outputs=figures.outputs,
         device=item.fit,
         warnings=tuple(warnings),
     )
@@ -261,7 +264,7 @@ def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.fingerprint,
-        "task": checkpoint.task,
+        "task": checkpoint.task or None,
         "head": program.head,
         "nms": program.final and program.head != "end2end",
         "imgsz": list(program.imgsz),
@@ -285,7 +288,7 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
 
 def _evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
     return {
-        "metrics": list(SCORING[task].names),
+        "metrics": list(SCORING[task].names) if task else [],
         "data": job.eval_data or job.data,
         "images": len(images.evaluation),
         "fingerprint": fingerprint(images.evaluation),
@@ -303,6 +306,6 @@ def _run_warnings(
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data
-    if data is not None and list(data.names.values()) != list(checkpoint.names.values()):
+    if data is not None and checkpoint.task and list(data.names.values()) != list(checkpoint.names.values()):
         found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
     return tuple(found)

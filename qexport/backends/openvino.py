@@ -51,6 +51,7 @@ class OpenVINOBackend:
     dynamic = True
     apart = False
     timed = True
+    from_onnx = True
 
     def __init__(self) -> None:
         check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
