@@ -182,6 +182,8 @@ def artifact_entry(item: Written, figures: Figures, reference: Figures | None, i
     warnings: list[str] = []
     if figures.accuracy:
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
+    if figures.outputs and images.both:
+        warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
     if item.fit and item.fit.lacking:

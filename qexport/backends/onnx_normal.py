@@ -40,7 +40,7 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
     proto.CopyFrom(file.proto)
     proto = _recent(file.path, proto)
     _fix_sizes(proto, file, imgsz, batch, dynamic)
-    folded = _folded(file.path, proto)
+    folded = onnx.shape_inference.infer_shapes(_folded(file.path, proto), data_prop=True)
     check_sizes(file.path, folded)
     model = ir.serde.deserialize_model(folded)
     _strip(model)
