@@ -90,7 +90,7 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         spread = (2 / max(parameter[0].numel(), 1)) ** 0.5 if parameter.dim() > 1 else 0.1
-        centre = 1.0 if name.endswith(".1.weight") else 0.0
+        centre = 1.0 if name.endswith(".weight") and parameter.dim() == 1 else 0.0
         spread *= 0.04 if name.startswith("boxes") else 1.0  # what exp makes of wild sizes would hide all else
         parameter.data.copy_(centre + spread * torch.randn(parameter.shape, generator=generator))
         parameter.requires_grad_(False)
