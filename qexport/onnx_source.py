@@ -32,11 +32,13 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
     Raises:
         InputError, UsageError: it cannot be quantised, or not as the job wants it.
     """
+    from qexport.backends.onnx import PACKAGES, check_packages
     from qexport.backends.onnx_file import described, read_file
     from qexport.backends.onnx_normal import normalised
     from qexport.backends.onnx_program import OnnxGraph
     from qexport.backends.onnx_values import values_of
 
+    check_packages("onnx", PACKAGES)
     file = read_file(path)
     says = described(file.metadata)
     imgsz, batch = chosen_size(job, file, says), chosen_batch(job, file)
