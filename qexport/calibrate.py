@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from qexport.calibration_table import CalibrationTable
 from qexport.dataset import fingerprint
 from qexport.errors import InputError
+from qexport.float_graph import FileGraph
 from qexport.images import stream
 from qexport.observer import Observer, samples_each
 from qexport.program import MOVES_DATA, Program, Value, copied
@@ -68,6 +69,28 @@ class _Watched:
         self._graph(images.contiguous(memory_format=torch.channels_last))
 
 
+class _WatchedFile:
+    """The same for a graph that tells its values itself."""
+
+    def __init__(self, program: Program, samples: int) -> None:
+        assert isinstance(program.graph, FileGraph)
+        self._graph = program.graph
+        watched = (value.name for value in _described(program) if value.operation not in UNIT_INTERVAL)
+        self._places = {name: _Observe(name, samples) for name in watched}
+        self.runs = 0
+
+    @property
+    def observers(self) -> dict[str, Observer]:
+        """By value name."""
+        return {name: place.observer for name, place in self._places.items()}
+
+    def run(self, images: Tensor) -> None:
+        """Run the program once, in the form that it wants its input in."""
+        self.runs += 1
+        for name, tensor in self._graph.computed(images, tuple(self._places)):
+            self._places[name](tensor)
+
+
 def _use_channels_last(graph: GraphModule) -> None:
     """Convolutions of this size are a sixth quicker with the channels innermost; results are the same values."""
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
@@ -84,7 +107,7 @@ def _described(program: Program) -> Iterator[Value]:
 
 def preprocess_name(program: Program) -> str:
     """How images become inputs, as recorded in tables and reports."""
-    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, RGB, 0..1"
+    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, {program.form.description}"
 
 
 def calibrate(
@@ -104,11 +127,12 @@ def calibrate(
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
     own = threading.local()
-    everyone: list[_Watched] = []
+    everyone: list[_Watched | _WatchedFile] = []
+    watch = _WatchedFile if isinstance(program.graph, FileGraph) else _Watched
 
     def start() -> None:
         torch.set_num_threads(1)
-        own.watched = _Watched(program, samples_each(len(images)))
+        own.watched = watch(program, samples_each(len(images)))
         everyone.append(own.watched)
 
     def run(path: Path) -> str:
@@ -118,7 +142,8 @@ def calibrate(
                 [path], program.imgsz, lambda _, reason: reasons.append(reason), program.preprocess
             ):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
-                own.watched.run(torch.from_numpy(pixels)[None].expand(program.batch, -1, -1, -1))
+                given = torch.from_numpy(program.form.applied(pixels))
+                own.watched.run(given[None].expand(program.batch, -1, -1, -1))
         on_image()
         return "".join(reasons)
 
@@ -140,7 +165,7 @@ def calibrate(
     )
 
 
-def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statistics]:
+def _merged(program: Program, everyone: Sequence[_Watched | _WatchedFile]) -> dict[str, Statistics]:
     """Statistics of every value over the threads that saw an image."""
     active = [watched.observers for watched in everyone if watched.runs]
 

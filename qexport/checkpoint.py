@@ -26,12 +26,13 @@ class Checkpoint:
     """A loaded model and what its file says about itself.
 
     Attributes:
-        module: Ultralytics model in eval mode, float32, not fused; `split_head` consumes it.
-        task: "detect", "segment", …
+        module: Ultralytics model in eval mode, float32, not fused; `split_head` consumes it. None for an ONNX file.
+        task: "detect", "segment", …; "" for an ONNX file that does not say.
         names: class index to class name.
         stride: the largest stride in pixels; image sizes are multiples of it.
         imgsz: the size that the model was trained at, in pixels.
         fingerprint: SHA-256 of the file.
+        metadata: what an ONNX file says of itself besides; None for a checkpoint.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Checkpoint:
     channels: int
     imgsz: int
     fingerprint: str
+    metadata: dict[str, str] | None = None
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:

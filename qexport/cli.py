@@ -46,7 +46,9 @@ def _option(text: str, *names: str, **settings: Any) -> Any:
 
 @export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)
 def export_command(
-    model: Annotated[str | None, typer.Argument(help="Checkpoint (.pt), or a name that Ultralytics knows.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
+    ] = None,
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
     precision: Annotated[
         str | None,
@@ -115,6 +117,16 @@ def export_command(
     workspace: Annotated[float | None, _option("GiB for TensorRT's builder.", "--workspace")] = None,
     timing_cache: Annotated[Path | None, _option("File for TensorRT's kernel timings.", "--timing-cache")] = None,
     dla: Annotated[int | None, _option("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,
+    keep_float: Annotated[
+        str | None, _option("Values or ONNX outputs to keep float, comma-separated.", "--keep-float")
+    ] = None,
+    raw_outputs: Annotated[
+        str | None, _option("ONNX files: everything behind these tensors stays float. Default: found.", "--raw-outputs")
+    ] = None,
+    pixels: Annotated[
+        str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
+    ] = None,
+    bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,

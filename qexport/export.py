@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
 from qexport.baseline import compare, refuse_other
@@ -51,7 +52,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     clock = Clock(progress)
     baseline = read_report(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
-        images = select_images(job)
+        images = select_images(job, labelled=knows_task(job))
         path = resolve_model(job.model)
         if ask:
             ask(ReadSource(job, path, images.any))
@@ -117,11 +118,20 @@ def _save_samples(source: Source, written: Sequence[Written], clock: Clock) -> N
 
 def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
     data = images.evaluation_data
-    if data is not None and len(data.names) != len(checkpoint.names):
+    if data is not None and checkpoint.task and len(data.names) != len(checkpoint.names):
         raise InputError(
             f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}",
             "give the data set that the model was trained for, or --no-eval",
         )
+
+
+def knows_task(job: ExportJob) -> bool:
+    """Whether the model says what its outputs mean, so that labels can be compared with them."""
+    if not job.from_onnx or not Path(job.model).is_file():
+        return True
+    from qexport.backends.onnx_file import described, parsed
+
+    return described({each.key: each.value for each in parsed(Path(job.model)).metadata_props}) is not None
 
 
 def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:

@@ -33,8 +33,12 @@ class RunImages:
         return self.calibration or self.evaluation
 
 
-def select_images(job: ExportJob) -> RunImages:
+def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     """List the images of a run.
+
+    Args:
+        labelled: accuracy is measured, which needs labels; without, outputs are compared, on calibration images where
+            the data set has no val split.
 
     Raises:
         InputError: a data set, split or image folder is missing or empty.
@@ -48,6 +52,10 @@ def select_images(job: ExportJob) -> RunImages:
     evaluation_data = resolve_data(job.eval_data) if job.eval_data else data
     if evaluation_data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
+    if not labelled:
+        split = "val" if "val" in evaluation_data.splits else "train"
+        evaluation = image_list(evaluation_data, split)
+        return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))
     evaluation = image_list(evaluation_data, "val")
     places = [label_path(image, evaluation_data.labels) for image in evaluation]
     if not evaluation_data.by_folder and not any(place.is_file() for place in places):

@@ -71,6 +71,10 @@ class ExportJob:
         baseline: report.json of an earlier run; what is worse by more than noise fails the gate.
         summary, junit: files for the report as Markdown, and for rules and verifications as JUnit XML.
         trust_checkpoint: load pickled classes that are not on the allow-list.
+        keep_float: values whose operation stays float, by their names in plans or in the ONNX file.
+        raw_outputs: of an ONNX file, values behind which everything stays float, in place of what is found by itself.
+        pixels: what an ONNX file wants pixels to be: see `qexport.input_form`.
+        bgr: an ONNX file wants blue first.
     """
 
     model: str
@@ -113,6 +117,10 @@ class ExportJob:
     summary: Path | None = None
     junit: Path | None = None
     trust_checkpoint: bool = False
+    keep_float: tuple[str, ...] = ()
+    raw_outputs: tuple[str, ...] = ()
+    pixels: str = "0..1"
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         """Let the short forms fill in the precision."""
@@ -150,6 +158,11 @@ class ExportJob:
         return not self.no_latency and not self.target
 
     @property
+    def from_onnx(self) -> bool:
+        """Whether the model is an ONNX file."""
+        return self.model.lower().endswith(".onnx")
+
+    @property
     def stem(self) -> str:
         """What artifacts are named after."""
         return Path(self.model).stem
@@ -172,6 +185,7 @@ class ExportJob:
 
 FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}
 PATHS = ("out", "report", "calibration", "timing_cache", "baseline", "summary", "junit")
+NAME_LISTS = ("format", "keep_float", "raw_outputs")
 
 
 def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJob:
@@ -191,6 +205,8 @@ def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJo
     merged = {**configured, **given}
     if "model" not in merged:
         raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
+    if "format" not in merged and str(merged["model"]).lower().endswith(".onnx"):
+        merged["format"] = "onnx"
     job = ExportJob(**{name: _converted(name, value) for name, value in merged.items()})
     _check(job)
     return job
@@ -224,7 +240,7 @@ def _converted(name: str, value: Any) -> Any:
     """Bring a value from YAML or the command line into its field's type."""
     kind = str(FIELDS[name].type)
     try:
-        if name == "format":
+        if name in NAME_LISTS:
             names = value.split(",") if isinstance(value, str) else value
             return tuple(dict.fromkeys(_text(name).strip() for name in _sequence(names)))
         if name == "imgsz":
@@ -327,9 +343,32 @@ def _check(job: ExportJob) -> None:
             raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
     if not job.format:
         raise UsageError("--format names no format", "give one, such as tflite")
+    _check_source(job)
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
+
+
+def _check_source(job: ExportJob) -> None:
+    """Refuse what an ONNX file cannot become, and what only makes sense for one."""
+    from qexport.backends import find_class, formats_from_onnx
+    from qexport.input_form import pixel_form
+
+    pixel_form(job.pixels)
+    if not job.from_onnx:
+        for option in ("raw_outputs", "bgr", "pixels"):
+            if getattr(job, option) != FIELDS[option].default:
+                raise UsageError(f"--{option.replace('_', '-')} is for ONNX files", "leave it out")
+        return
+    for name in job.format:
+        if not getattr(find_class(name), "from_onnx", False):
+            able = _alternatives(formats_from_onnx())
+            raise UsageError(f"format {name} cannot be written from an ONNX file", f"{able} can; or give the .pt file")
+    if job.precision in ("int8-full", "w8a16"):
+        raise UsageError(f"--precision {job.precision} cannot be written from an ONNX file", "give the .pt file")
+    if job.head or job.nms:
+        option = "--nms" if job.nms else f"--head {job.head}"
+        raise UsageError(f"{option} cannot be chosen for an ONNX file", "export the .pt file with it")
 
 
 def _alternatives(words: Sequence[str]) -> str:

@@ -20,8 +20,10 @@ from qexport.calibration_table import CalibrationTable
 from qexport.cpu import cpu_kind
 from qexport.device_fit import DeviceFit
 from qexport.files import write_text, write_whole
+from qexport.float_graph import FileGraph
 from qexport.job import ExportJob
 from qexport.metadata import artifact_metadata
+from qexport.named_values import kept_float
 from qexport.plan import QuantPlan, to_json
 from qexport.planner import make_plan
 from qexport.profile import RuntimeProfile
@@ -104,13 +106,16 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     """
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
-    plan = make_plan(source.program, table.statistics, profile, job.range_method)
+    kept = kept_float(source.program, job.keep_float)
+    plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary)
         inputs = sample_inputs(source.samples, source.program)
-        runner, reference = backend.runner(temporary, job.threads), metered(source.program, plan)
+        # A graph that came as a file has no room for meters.
+        reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
+        runner = backend.runner(temporary, job.threads)
         verification = verify(source.program, plan, backend.read(temporary), runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
     types = {
@@ -119,7 +124,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
-    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference))
+    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference) if reference else None)
 
 
 def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:

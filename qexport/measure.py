@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,24 @@ from qexport.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.lower import Written
+from qexport.output_fidelity import OutputFidelity, compare_outputs
 from qexport.program import INPUT, Program
 from qexport.verify import sample_inputs
+
+MOST_COMPARED = 128
+"""Runs that outputs are compared on."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one artifact; None where it was not asked for."""
+    """What was measured of one artifact; None where it was not asked for.
+
+    `outputs` is what is measured in place of accuracy where nobody knows what they mean.
+    """
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
 
 
 def measure(
@@ -33,9 +41,32 @@ def measure(
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
     latencies = _latencies(job, program, images, written, clock) if job.times else {}
-    accuracies = _accuracies(task, images, written, clock) if not job.no_eval else {}
+    accuracies = _accuracies(task, images, written, clock) if task and not job.no_eval else {}
+    outputs = _outputs(job, program, images, written, clock) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
-    return {path: Figures(accuracies.get(path), latencies.get(path)) for path in paths}
+    return {path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ())) for path in paths}
+
+
+def _outputs(
+    job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+) -> dict[Path, tuple[OutputFidelity, ...]]:
+    """Compare every artifact's outputs with those of the FP32 file of its runtime."""
+    floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
+    found: dict[Path, tuple[OutputFidelity, ...]] = {}
+    for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
+        paths = images.evaluation[: MOST_COMPARED * program.batch]
+        title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
+        with clock.step(*title, len(paths)) as advance:
+            reference = item.backend.runner(floats[item.backend.name], job.threads)
+            actual = item.backend.runner(item.artifact.path, job.threads)
+            batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
+            found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
+    return found
+
+
+def each_batch(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    """Images for one run after the other."""
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _latencies(

@@ -9,14 +9,19 @@ from qexport.checkpoint import Checkpoint
 from qexport.plan import QuantPlan
 from qexport.program import Program
 
+QUANTISE = {"fp32": None, "fp16": 16}
+"""Ultralytics' word for what weights are stored in; all other precisions have 8."""
+
 
 def artifact_metadata(
     checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
 ) -> dict[str, Any]:
     """Return what Ultralytics' loaders need, and which plan the file was made from.
 
-    There is no date in it: equal inputs give equal files.
+    There is no date in it: equal inputs give equal files. An ONNX file's own are carried over.
     """
+    if checkpoint.metadata is not None:
+        return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
     raw = {"raw_outputs": {"strides": list(program.strides), "reg_max": program.reg_max}}
     return {
         **(raw if precision == "int8-full" else {}),
@@ -37,8 +42,36 @@ def artifact_metadata(
         "args": {
             "batch": program.batch,
             "dynamic": program.dynamic,
-            "quantize": {"fp32": None, "fp16": 16}.get(precision, 8),
+            "quantize": QUANTISE.get(precision, 8),
         },
+        "precision": precision,
+        "program": program.fingerprint,
+        "plan": plan.fingerprint if plan else None,
+    }
+
+
+def _carried(
+    own: dict[str, str], checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
+) -> dict[str, Any]:
+    """An ONNX file's metadata with what has changed; only Ultralytics' have a task and what belongs to it."""
+    found: dict[str, Any] = {key: value for key, value in own.items() if key != "date"}
+    if checkpoint.task:
+        found |= {
+            "task": checkpoint.task,
+            "names": checkpoint.names,
+            "stride": checkpoint.stride,
+            "channels": checkpoint.channels,
+            "end2end": program.final,
+            "dynamic": program.dynamic,
+            "args": {"batch": program.batch, "dynamic": program.dynamic, "quantize": QUANTISE.get(precision, 8)},
+            **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
+        }
+    return found | {
+        "description": f"{checkpoint.path.stem} {precision} by qexport",
+        "author": own.get("author", "qexport"),
+        "version": __version__,
+        "batch": program.batch,
+        "imgsz": list(program.imgsz),
         "precision": precision,
         "program": program.fingerprint,
         "plan": plan.fingerprint if plan else None,

@@ -15,17 +15,23 @@ from numpy.typing import NDArray
 from qexport.arithmetic import UINT8, affine_parameters, pair_safe_scales, symmetric_scale, weight_scales
 from qexport.errors import InputError
 from qexport.plan import QuantPlan, TensorQuant
-from qexport.profile import WEIGHTS, FixedScale, RuntimeProfile, SharedScale
+from qexport.profile import WEIGHTS, FixedScale, OwnScale, RuntimeProfile, SharedScale
 from qexport.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
 from qexport.statistics import Statistics, merge
+from qexport.tail import mixing_values, torn_values
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
+FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
+FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share a scale"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
+CLAMPED = "computed by its activation's kernel: the limits of the integers are the activation's"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
 MANY_LEVELS = 2**15
-ACTIVATIONS = frozenset({"sigmoid", "mul", "relu"})
+CLIP_MARGIN = 1 - 2**-20
+"""ONNX Runtime leaves a clip out where the largest integer is not above its limit; a scale is rounded to float32."""
+ACTIVATIONS = frozenset({"sigmoid", "mul", "relu", "clip", "leaky_relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -64,8 +70,10 @@ def make_plan(
     Raises:
         InputError: the table lacks a value that the plan needs.
     """
-    boxes, stem = float_boxes(program, profile), float_stem(program, profile)
-    integer, touched = _chosen(program, profile, float_values | boxes | stem)
+    reasons = _reasons(program, profile, statistics)
+    integer, touched = _chosen(program, profile, float_values | reasons.keys())
+    clamped = clamped_values(program, profile, integer)
+    touched -= clamped
     groups = scale_groups(program, profile, integer, touched)
     choice = METHODS[method]
     tensors: dict[str, TensorQuant] = {}
@@ -73,9 +81,8 @@ def make_plan(
         tensors.update(_group_tensors(program, profile, statistics, choice, group))
     for value in program.values.values():
         if value.name not in touched:
-            why = _why_float(value, profile, float_values)
-            if value.name in boxes | stem:
-                why = FLOAT_BOXES if value.name in boxes else FLOAT_STEM
+            why = CLAMPED if value.name in clamped else _why_float(value, profile, float_values)
+            why = reasons.get(value.name, why)
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
@@ -85,6 +92,25 @@ def make_plan(
         tensors.update(_bare_movers(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
     return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
+
+
+def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str, Statistics]) -> dict[str, str]:
+    """Why values stay float that the profile has integer kernels for, by name."""
+    found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
+    if program.guessed:
+        found |= mixing_values(program, statistics)
+        found |= dict.fromkeys(torn_values(program.values, program.raw_boxes), FLOAT_TORN)
+    return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
+
+
+def clamped_values(program: Program, profile: RuntimeProfile, integer: frozenset[str]) -> frozenset[str]:
+    """Integer values that nothing but an activation reads that is computed by the limits of its integers."""
+    return frozenset(
+        name
+        for name, readers in program.readers.items()
+        if name in integer and isinstance(profile.operations[program.values[name].operation], OwnScale)
+        if len(readers) == 1 and readers[0].operation in profile.clamps and readers[0].name in integer
+    )
 
 
 def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -> QuantPlan:
@@ -118,12 +144,16 @@ def demanded_values(
 
     Goes from the outputs to the input: convolutions want their inputs as integers; what only moves data, and sums
     where the profile says so, hand that wish on; a SiLU whose product is wanted belongs to its convolution's kernel.
+    What a float layer reads, too, is computed in float: of a layer's input and weight both are quantised or neither.
     """
     integer: set[str] = set()
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
         if rule is None or value.region != "body" or value.name in float_values or by_constant(value):
+            continue
+        shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
+        if shared and not value.weight:
             continue
         hands_on = isinstance(rule, SharedScale) or (value.operation == "add" and profile.quantised_sums)
         if value.weight or (value.name in wanted and hands_on):
@@ -216,7 +246,7 @@ def _group_tensors(
     if fixed is not None:
         scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
     elif INPUT in group:
-        return dict.fromkeys(group, _pixels(profile))
+        return dict.fromkeys(group, _pixels(profile, *program.form.bounds))
     else:
         (low, high), why = _group_range(program, profile, statistics, choice, group)
         if profile.symmetric_activations:
@@ -241,15 +271,15 @@ def _bare_movers(
     return bare
 
 
-def _pixels(profile: RuntimeProfile) -> TensorQuant:
-    """The input, 0..1: every pixel value is one step, where the type has 256 of them for it."""
+def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:
+    """The input: every pixel value is one step, where the type has 256 for it and channels are treated alike."""
     why = "pixels: one step each"
-    if profile.unsigned_pixels:
-        return TensorQuant(UINT8.name, (float(np.float32(1 / 255)),), (0,), why=why)
+    if profile.unsigned_pixels and low == 0:
+        return TensorQuant(UINT8.name, (float(np.float32(high / 255)),), (0,), why=why)
     if profile.symmetric_activations:
-        scale = symmetric_scale(1.0, profile.activation)
+        scale = symmetric_scale(max(-low, high), profile.activation)
         return TensorQuant(profile.activation.name, (_stored(scale, profile),), (0,), why="pixels: symmetric")
-    scale, zero_point = affine_parameters(0.0, 1.0, profile.activation)
+    scale, zero_point = affine_parameters(low, high, profile.activation)
     return TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), why=why)
 
 
@@ -290,6 +320,8 @@ def _group_range(
         chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
     else:
         chosen, reason = choice.method(merged), choice.name
+    if any(program.values[name].operation == "clip" for name in sources):
+        chosen = chosen[0], chosen[1] * CLIP_MARGIN
     return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
 
 

@@ -57,6 +57,8 @@ class RuntimeProfile:
             0.10 would carry integer coefficients through the decode, and quantise the boxes beside them.)
         float_stem: the first convolution and its activation stay float where they are at most this share: integer
             kernels make little of three input channels, and its activations are the largest of all.
+        clamps: activations that the kernel in front of them computes with the limits of its integers: nothing is
+            quantised between the two.
         source: where the constraints are documented.
     """
 
@@ -77,6 +79,7 @@ class RuntimeProfile:
     float_boxes: float = 0.005
     float_further: float = 0.02
     float_stem: float = 0.0
+    clamps: frozenset[str] = frozenset()
     source: str = ""
 
 
@@ -136,11 +139,12 @@ WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if 
 
 ONNXRUNTIME = RuntimeProfile(
     name="onnx",
-    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0)},
+    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "clip": OWN, "leaky_relu": OWN},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=True,
     float_stem=0.03,
+    clamps=frozenset({"relu", "clip"}),
     source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
 )
 """ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution."""

@@ -23,6 +23,7 @@ from qexport.classifier import ClassifierProgram
 from qexport.errors import ConversionError, InputError
 from qexport.float_decode import NOTHING, Further
 from qexport.heads import DetectionProgram
+from qexport.input_form import UNIT, InputForm
 from qexport.naming import operation_of, rename, tensor_inputs, weight_of
 
 aten = torch.ops.aten
@@ -45,7 +46,8 @@ class Value:
         inputs: names of the tensors that it is computed from, weights left out.
         weight: parameter that a convolution or linear layer multiplies with, "" for others.
         shape: as traced, batch first.
-        region: "body", or "decode" for the float tail behind the raw outputs.
+        region: "body", or "decode" for the float tail behind the raw outputs; in a file's graph "shape" for what is
+            not made of floats.
         macs: multiply-accumulates to compute it once.
     """
 
@@ -63,22 +65,26 @@ class Program:
     """The captured float program.
 
     Attributes:
-        graph: callable, images (batch, channels, height, width) to the decoded output.
+        graph: callable, images (batch, channels, height, width) to the decoded output; a `GraphModule`, or a
+            `FileGraph` of a file.
         values: every tensor in order of computation, by name.
         raw_boxes, raw_scores, raw_further: names of the per-level values that the decode reads; the last are mask
             coefficients, keypoints or angles.
         prototypes: name of the value that is the second output, "" where there is one output.
         further: what `raw_further` are.
-        head: "end2end", "one2many" or "classifier".
+        head: "end2end", "one2many" or "classifier"; "unknown" where nobody says what the outputs mean.
         strides: pixels in a cell of each level.
         reg_max: bins of each box side's distribution; 1 where the side is a plain number.
         final: the output's rows are detections, (batch, 300, 6), and need no NMS.
         batch: images in one run; 1 where `dynamic`, and shapes are those of one image.
         fingerprint: SHA-256 over structure and weights.
         dynamic: any number of images can be run at once.
+        form: what the network wants its pixels to be.
+        guessed: where the body ends was found by `qexport.tail`, not known from the head.
+        class_count: how many classes there are, where the raw scores do not say so.
     """
 
-    graph: GraphModule
+    graph: Any
     values: dict[str, Value]
     raw_boxes: tuple[str, ...]
     raw_scores: tuple[str, ...]
@@ -93,16 +99,19 @@ class Program:
     raw_further: tuple[str, ...] = ()
     prototypes: str = ""
     further: Further = NOTHING
+    form: InputForm = UNIT
+    guessed: bool = False
+    class_count: int = 0
 
     @property
     def classes(self) -> int:
         """How many there are."""
-        return self.values[self.raw_scores[0]].shape[1]
+        return self.class_count or self.values[self.raw_scores[0]].shape[1]
 
     @property
     def preprocess(self) -> str:
         """How images become inputs: an entry of `qexport.images.PREPROCESS`."""
-        return "centre crop" if self.head == "classifier" else "letterbox"
+        return "centre crop" if self.head == "classifier" or self.form.crop else "letterbox"
 
     @property
     def raw_outputs(self) -> tuple[str, ...]:
@@ -263,7 +272,8 @@ def _macs(node: Node) -> int:
 
 
 def copied(program: Program) -> GraphModule:
-    """Return the float graph as a copy that may be changed."""
+    """Return the float graph, a captured one, as a copy that may be changed."""
+    assert isinstance(program.graph, GraphModule)
     return copy.deepcopy(program.graph)
 
 

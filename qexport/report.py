@@ -31,6 +31,7 @@ from qexport.layers import Layer
 from qexport.lower import Written, float_counterparts
 from qexport.manifest import manifest_path
 from qexport.measure import Figures
+from qexport.output_fidelity import OutputFidelity
 from qexport.program import Program
 from qexport.source import Source
 from qexport.verify import Verification
@@ -71,6 +72,7 @@ class ArtifactReport:
     quantisation: dict[str, str] | None = None
     plan: str | None = None
     verification: Verification | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
     device: DeviceFit | None = None
     gallery: tuple[Picture, ...] | None = None
     layers: tuple[Layer, ...] | None = None
@@ -204,6 +206,8 @@ def artifact_entry(
     warnings: list[str] = []
     if figures.accuracy:
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
+    if figures.outputs and images.both:
+        warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
     if item.fit and item.fit.lacking:
@@ -226,6 +230,7 @@ def artifact_entry(
         quantisation=item.quantisation,
         plan=str(item.plan) if item.plan else None,
         verification=item.verification,
+        outputs=figures.outputs,
         device=item.fit,
         gallery=evidence.gallery,
         layers=evidence.layers,
@@ -294,7 +299,7 @@ def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.fingerprint,
-        "task": checkpoint.task,
+        "task": checkpoint.task or None,
         "head": program.head,
         "nms": program.final and program.head != "end2end",
         "imgsz": list(program.imgsz),
@@ -319,7 +324,7 @@ def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any
 def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
     """What accuracy is measured on."""
     return {
-        "metrics": list(SCORING[task].names),
+        "metrics": list(SCORING[task].names) if task else [],
         "data": job.eval_data or job.data,
         "images": len(images.evaluation),
         "fingerprint": fingerprint(images.evaluation),
@@ -337,6 +342,6 @@ def _run_warnings(
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data
-    if data is not None and list(data.names.values()) != list(checkpoint.names.values()):
+    if data is not None and checkpoint.task and list(data.names.values()) != list(checkpoint.names.values()):
         found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
     return tuple(found)

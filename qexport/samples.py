@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qexport.errors import InputError
 from qexport.files import write_whole
+from qexport.input_form import UNIT
 
 if TYPE_CHECKING:
     from qexport.backends import Runner
@@ -88,11 +89,15 @@ def take_samples(
 ) -> Samples | None:
     """Run every artifact on the first readable images; None where there is none.
 
+    There is none either where nobody knows what the outputs mean, or the inputs are not what these bytes say.
+
     Args:
         runners: artifact's file name → what loads it.
     """
     from qexport.verify import sample_inputs
 
+    if program.head == "unknown" or program.form != UNIT:
+        return None
     inputs = sample_inputs(paths, program, IMAGES)
     if not inputs:
         return None

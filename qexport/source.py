@@ -13,6 +13,8 @@ from qexport.classifier import classifier
 from qexport.errors import InputError, UsageError
 from qexport.heads import split_head
 from qexport.job import ExportJob
+from qexport.named_values import kept_float
+from qexport.onnx_source import read_onnx
 from qexport.program import Program, capture
 from qexport.torchvision_repair import repair
 
@@ -41,7 +43,6 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
     Raises:
         InputError: this version cannot export it.
     """
-    repair()
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
     if checkpoint.channels != 3:
         raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
@@ -77,5 +78,11 @@ def read_source(job: ExportJob, path: Path, samples: Sequence[Path]) -> Source:
     Raises:
         InputError, UsageError: it cannot be exported, or not as the job wants it.
     """
-    checkpoint = read_checkpoint(job, path)
-    return Source(job, checkpoint, capture_program(job, checkpoint), samples)
+    repair()
+    if job.from_onnx:
+        checkpoint, program = read_onnx(job, path)
+    else:
+        checkpoint = read_checkpoint(job, path)
+        program = capture_program(job, checkpoint)
+    kept_float(program, job.keep_float)
+    return Source(job, checkpoint, program, samples)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qexport.device_fit import DeviceFit
 from qexport.honesty import caveats
+from qexport.output_fidelity import OutputFidelity
 from qexport.report import ArtifactReport, Report
 from qexport.verify import Verification
 
@@ -55,13 +56,14 @@ def _table(report: Report, changes: bool) -> Table:
 
 def _metrics(report: Report) -> list[str]:
     """Headings of the task's two figures, in two lines each."""
-    names = (report.evaluation or {}).get("metrics", ["mAP50-95", "mAP50"])
+    names = (report.evaluation or {}).get("metrics") or ["mAP50-95", "mAP50"]
     return [name.removeprefix("mask ").removeprefix("pose ").replace("mAP", "mAP\n") for name in names]
 
 
 def _title(report: Report) -> str:
     model, size = report.model, "×".join(map(str, report.model["imgsz"]))
-    parts = [f"{Path(model['path']).name}, {model['head']} head, {size}"]
+    head = "outputs of unknown meaning" if model["head"] == "unknown" else f"{model['head']} head"
+    parts = [f"{Path(model['path']).name}, {head}, {size}"]
     if report.calibration:
         parts.append(f"calibrated on {report.calibration['images']} images")
     if report.evaluation:
@@ -107,6 +109,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
     lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
     lines += [
@@ -138,7 +141,20 @@ def _verified(artifact: ArtifactReport) -> str:
     return f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and {_shared(checked)}"
 
 
+def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
+    """One output beside the FP32 file's."""
+    figures = (
+        ("SQNR", _figure(output.sqnr_db, ".1f", " dB")),
+        ("cosine", _figure(output.cosine, ".4f")),
+        ("columns", _figure(output.columns, ".4f")),
+    )
+    listed = ", ".join(f"{name} {figure}" for name, figure in figures)
+    return f"{Path(artifact.path).name} {output.name} against FP32 on {output.images} images: {listed}"
+
+
 def _shared(checked: Verification) -> str:
+    if checked.cosine is not None:
+        return f"its outputs on {checked.images} images are {checked.cosine:.4f} like the simulated program's (cosine)"
     if checked.agreement is None:
         return f"finds nothing on {checked.images} images, like the simulated program"
     return f"{checked.agreement:.0%} of its detections on {checked.images} images are the simulated program's"

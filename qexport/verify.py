@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx import GraphModule
 
 from qexport.accuracy import agreement
 from qexport.arithmetic import INT8_NARROW
 from qexport.backends import Runner, StoredGraph, StoredTensor
 from qexport.errors import VerificationError
+from qexport.float_graph import FileGraph, FloatGraph
+from qexport.output_fidelity import comparisons
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.planner import weight_array
 from qexport.program import Program, every_output
@@ -30,7 +31,8 @@ Kernels round differently, and a score near the threshold falls on one side or t
 SAME_BOX = 0.8
 """Intersection over union from which two boxes are the same detection."""
 LEAST_COSINE = 0.9
-"""Cosine similarity that prototypes of masks have at least; INT8 was seen to keep more than 0.99."""
+"""Cosine similarity that prototypes of masks, and outputs of unknown meaning, have at least; INT8 was seen to keep
+more than 0.99 of prototypes."""
 LEAST_NAMED = 0.85
 """Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
 HALF_A_STEP = 0.51
@@ -53,6 +55,8 @@ class Verification:
             anything on the sample images.
         images: images that the agreement is of.
         coverage: share of multiply-accumulates in integer kernels, 0..1, counted from the file.
+        cosine: in place of the agreement where nobody knows what the outputs mean: least cosine similarity of an
+            output, or mean of those of its columns.
     """
 
     tensors: int
@@ -60,6 +64,7 @@ class Verification:
     agreement: float | None
     images: int
     coverage: float
+    cosine: float | None = None
 
 
 def verify(
@@ -68,7 +73,7 @@ def verify(
     stored: StoredGraph,
     runner: Runner,
     inputs: Sequence[NDArray[np.float32]],
-    reference: GraphModule | None = None,
+    reference: FloatGraph | None = None,
 ) -> Verification:
     """Compare an artifact with its plan and with the simulated program.
 
@@ -81,21 +86,32 @@ def verify(
     """
     found = check_plan(program, plan, stored)
     check_coverage(program, plan, stored)
-    shared = check_outputs(reference or simulated(program, plan), program, runner, inputs, plan.profile)
+    same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    return Verification(found, planned - found, shared, len(inputs) * program.batch, stored.coverage)
+    agreement, cosine = (None, same) if program.head == "unknown" else (same, None)
+    return Verification(found, planned - found, agreement, len(inputs) * program.batch, stored.coverage, cosine)
+
+
+def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
+    """The program in which every quantised value passes through its integers, whatever it is made of."""
+    graph = program.graph
+    return graph.simulated(program, plan) if isinstance(graph, FileGraph) else simulated(program, plan)
 
 
 def check_outputs(
-    reference: GraphModule, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
 ) -> float | None:
     """Compare a runtime's detections with those of a graph; return their agreement, None if there are none.
+
+    Where nobody knows what the outputs mean their likeness is returned (`output_likeness`).
 
     Raises:
         VerificationError: there is no image to compare on, or too few detections agree.
     """
     if not inputs:
         raise VerificationError(f"{runtime}: no image to verify with", "add --data")
+    if program.head == "unknown":
+        return output_likeness(reference, program, runner, inputs, runtime)
     shared = output_agreement(reference, program, runner, inputs)
     if shared is not None and shared < LEAST_AGREEMENT:
         raise VerificationError(
@@ -185,7 +201,7 @@ def _weight_difference(weight: NDArray[np.float32], planned: TensorQuant, intege
 
 
 def output_agreement(
-    reference: GraphModule, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
+    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
 ) -> float | None:
     """Return the share of detections that a graph and a runtime have in common, 0..1; None if there are none."""
     paired = total = 0
@@ -204,6 +220,31 @@ def output_agreement(
                 both, number = agreement(one, other, SAME_BOX)
                 paired, total = paired + both, total + number
     return paired / total if total else None
+
+
+def output_likeness(
+    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+) -> float | None:
+    """Return the least cosine similarity of an output, as a whole or in the mean of its columns.
+
+    Raises:
+        VerificationError: it is less than `LEAST_COSINE`.
+    """
+    found = comparisons(program)
+    for batch in inputs:
+        expected = every_output(reference(torch.from_numpy(batch)))
+        for comparison, one, other in zip(found, expected, runner.outputs(batch), strict=True):
+            comparison.add(one.numpy(), other)
+    least: float | None = None
+    for each in (comparison.fidelity for comparison in found):
+        for cosine in (each.cosine, each.columns):
+            if cosine is not None and not cosine >= LEAST_COSINE:
+                raise VerificationError(
+                    f"{runtime}: output {each.name} is only {cosine:.2f} like the program's (cosine)",
+                    "the runtime computes something else: report the model and the runtime's version",
+                )
+            least = cosine if least is None or cosine is None else min(least, cosine)
+    return least
 
 
 def check_prototypes(expected: Tensor, actual: Tensor) -> None:
@@ -244,6 +285,6 @@ def sample_inputs(paths: Sequence[Path], program: Program, count: int = 4) -> li
     from qexport.images import stream
 
     read = stream(paths, program.imgsz, lambda *_: None, program.preprocess)
-    pixels = [image for _, image in islice(read, count * program.batch)]
+    pixels = [program.form.applied(image) for _, image in islice(read, count * program.batch)]
     batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
     return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]

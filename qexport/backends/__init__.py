@@ -213,6 +213,11 @@ def available_formats() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
+def formats_from_onnx() -> tuple[str, ...]:
+    """Names of the formats that can be written from an ONNX file: those whose backend says `from_onnx = True`."""
+    return tuple(name for name in available_formats() if getattr(find_class(name), "from_onnx", False))
+
+
 def find_class(name: str) -> type[Backend]:
     """Import the class of the backend called `name`.
 

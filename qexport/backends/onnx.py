@@ -41,6 +41,7 @@ class OnnxBackend:
     dynamic = True
     apart = False
     timed = True
+    from_onnx = True
 
     def __init__(self) -> None:
         check_packages(self.name, PACKAGES)
@@ -168,6 +169,11 @@ def session(path: Path, threads: int, optimised: Path | None = None, fused: bool
     except Exception as error:  # the runtime's errors share no base
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(f"ONNX Runtime cannot load the graph ({first})", "try another --opset") from error
+
+
+def file_outputs(path: Path, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Run a file once."""
+    return OnnxRunner(path, threads=1).outputs(batch)
 
 
 def integer_kernels(path: Path) -> frozenset[str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
+from qexport.backends.onnx_half import halve_model
+from qexport.backends.onnx_program import OnnxGraph
 from qexport.errors import ConversionError
 from qexport.naming import operation_of
 from qexport.program import INPUT, Program, batch_shapes, copied
@@ -28,9 +30,16 @@ _exported: dict[tuple[object, ...], bytes] = {}
 def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
     """Export the float program, or its FP16 form, once; every call returns a copy of its own.
 
+    A program that came as an ONNX file is that file in its normal form.
+
     Raises:
         ConversionError: torch.onnx cannot export it.
     """
+    if isinstance(program.graph, OnnxGraph):
+        model = program.graph.exported(opset)
+        if half:
+            halve_model(model, program)
+        return model
     key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half)
     if key not in _exported:
         if _exported and next(iter(_exported))[0] != program.fingerprint:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ MAC_OPERATIONS = {
     "MatMul",
 }
 DEQUANTISED = ".dequantised"
+RENAMED = "_original"
+"""What the low precision transformations put behind an output's name, which the layer that writes it gets."""
 
 
 class OpenVINOBackend:
@@ -51,6 +53,7 @@ class OpenVINOBackend:
     dynamic = True
     apart = False
     timed = True
+    from_onnx = True
 
     def __init__(self) -> None:
         check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
@@ -87,7 +90,8 @@ class OpenVINOBackend:
         """Read scales from the IR, and which arithmetic is in integers from the compiled model."""
         model = _openvino().Core().read_model(path / MODEL)
         macs = _macs(model)
-        integer = integer_layers(path)
+        found = integer_layers(path)
+        integer = found | {layer for output, layer in _output_layers(model) if f"{output}{RENAMED}" in found}
         return StoredGraph(
             _stored_tensors(model),
             sum(count for name, count in macs.items() if name in integer),
@@ -182,6 +186,17 @@ def _macs(model: Any) -> dict[str, int]:
             depth = shape[-2]
         found[op.get_friendly_name().removesuffix("/WithoutBiases")] = elements * depth
     return found
+
+
+def _output_layers(model: Any) -> Iterator[tuple[str, str]]:
+    """(output, layer that writes it), where nothing but its bias is between the two."""
+    for result in model.get_results():
+        node = result.input_value(0).get_node()
+        if node.get_type_name() == "Add":
+            node = node.input_value(0).get_node()
+        if node.get_type_name() in MAC_OPERATIONS:
+            layer = node.get_friendly_name().removesuffix("/WithoutBiases")
+            yield from ((name, layer) for name in result.output(0).get_names())
 
 
 def _sizes(port: Any) -> list[int]:

@@ -40,6 +40,7 @@ class TensorRTBackend:
     dynamic = True
     apart = False
     timed = False
+    from_onnx = True
 
     def __init__(self) -> None:
         check_packages(self.name, PACKAGES)

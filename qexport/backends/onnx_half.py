@@ -1,0 +1,77 @@
+"""An ONNX graph in FP16: the body computes in half precision, input, outputs and the tail stay float32.
+
+As `qexport.half` does it with a captured program, and for the same reason: FP16 has steps of half a pixel from 512 on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from qexport.backends.onnx_normal import array_of
+from qexport.program import INPUT
+
+if TYPE_CHECKING:
+    from qexport.program import Program
+
+HALF = ir.DataType.FLOAT16
+FULL = ir.DataType.FLOAT
+KEPT = {("Resize", 2)}
+"""Constants that stay float32 beside FP16 values: operator and number of the input."""
+
+
+def halve_model(model: ir.Model, program: Program) -> None:
+    """Change the graph: cast the input, compute the body in FP16, cast what the tail reads back."""
+    body = {name for name, value in program.values.items() if value.region == "body"}
+    values = [value for value in _values(model) if value.name in body]
+    for value in values:
+        if value.name == INPUT:
+            _cast(model, value, HALF, [use for use in value.uses() if _in_body(use[0], body)])
+            continue
+        _cast(model, value, FULL, [use for use in value.uses() if not _in_body(use[0], body)])
+        value.type = ir.TensorType(HALF)
+    for node in model.graph:
+        if _in_body(node, body) and node.name != INPUT:
+            _halve_constants(model, node)
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+
+
+def _in_body(node: ir.Node, body: set[str]) -> bool:
+    return any(output.name in body for output in node.outputs)
+
+
+def _cast(model: ir.Model, value: ir.Value, kind: ir.DataType, uses: list[tuple[ir.Node, int]]) -> None:
+    """Let some readers see a value in another type."""
+    if not uses:
+        return
+    name = f"{value.name}/cast"
+    node = ir.node("Cast", [value], {"to": kind}, name=name)
+    made = node.outputs[0]
+    made.name, made.type, made.shape = name, ir.TensorType(kind), value.shape
+    for reader, index in uses:
+        reader.replace_input_with(index, made)
+    producer = value.producer()
+    if producer is None:
+        model.graph.insert_before(next(iter(model.graph)), node)
+    else:
+        model.graph.insert_after(producer, node)
+
+
+def _halve_constants(model: ir.Model, node: ir.Node) -> None:
+    for index, value in enumerate(node.inputs):
+        array = array_of(value)
+        if value is None or array is None or array.dtype != np.float32 or (node.op_type, index) in KEPT:
+            continue
+        name = f"{value.name}.half"
+        if name not in model.graph.initializers:
+            tensor = ir.tensor(array.astype(np.float16), name=name)
+            made = ir.Value(name=name, type=ir.TensorType(HALF), shape=ir.Shape(array.shape), const_value=tensor)
+            model.graph.register_initializer(made)
+        node.replace_input_with(index, model.graph.initializers[name])
+    if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FULL:
+        node.attributes["to"] = ir.AttrInt64("to", HALF)
