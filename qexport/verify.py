@@ -185,8 +185,11 @@ def _weight_difference(weight: NDArray[np.float32], planned: TensorQuant, intege
 def output_agreement(
     reference: GraphModule, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
 ) -> float | None:
-    """Return the share of detections that a graph and a runtime have in common, 0..1; None if there are none."""
-    paired = total = 0
+    """Return the share of detections that a graph and a runtime have in common, 0..1; None if there are none.
+
+    Of a classifier the share of probability: which of two like answers is the first says nothing.
+    """
+    paired, total = 0.0, 0
     with torch.no_grad():
         for batch in inputs:
             expected = every_output(reference(torch.from_numpy(batch)))
@@ -194,8 +197,7 @@ def output_agreement(
             if program.prototypes:
                 check_prototypes(expected[1], actual[1])
             if program.head == "classifier":
-                first, second = (output[0].argmax(dim=1) for output in (expected, actual))
-                paired, total = paired + int((first == second).sum()), total + len(first)
+                paired, total = paired + float(torch.minimum(expected[0], actual[0]).sum()), total + len(expected[0])
                 continue
             settings = program.final, program.classes, program.further.kind == "angles"
             for one, other in zip(*(detections(o[0], *settings) for o in (expected, actual)), strict=True):
