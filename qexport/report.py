@@ -263,7 +263,7 @@ def _model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "sha256": checkpoint.fingerprint,
         "task": checkpoint.task,
         "head": program.head,
-        "nms": program.final and program.head != "end2end",
+        "nms": program.final and program.head not in ("end2end", "queries"),
         "imgsz": list(program.imgsz),
         "batch": program.batch,
         "classes": len(checkpoint.names),

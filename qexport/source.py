@@ -12,8 +12,10 @@ from qexport.checkpoint import Checkpoint, load_checkpoint
 from qexport.classifier import classifier
 from qexport.errors import InputError, UsageError
 from qexport.heads import split_head
+from qexport.images import COLOURS
 from qexport.job import ExportJob
 from qexport.program import Program, capture
+from qexport.rtdetr import query_detector
 from qexport.torchvision_repair import repair
 
 
@@ -43,8 +45,10 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
     """
     repair()
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
-    if checkpoint.channels != 3:
-        raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
+    if checkpoint.task == "classify" and checkpoint.channels != COLOURS:
+        raise InputError(
+            f"{path} is a classifier of {checkpoint.channels} channels", "Ultralytics reads images to classify in colour"
+        )
     if checkpoint.task not in SCORING:
         raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")
     if checkpoint.task != "detect" and job.precision == "int8-full":
@@ -67,7 +71,8 @@ def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
         return capture(
             classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic
         )
-    module = split_head(checkpoint.module, job.head, imgsz, job.nms)
+    queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
+    module = (query_detector if queries else split_head)(checkpoint.module, job.head, imgsz, job.nms)
     return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 
 

@@ -199,7 +199,8 @@ def output_agreement(
             if program.head == "classifier":
                 paired, total = paired + float(torch.minimum(expected[0], actual[0]).sum()), total + len(expected[0])
                 continue
-            settings = program.final, program.classes, program.further.kind == "angles"
+            centred = program.further.kind == "angles" or program.head == "queries"
+            settings = program.final, program.classes, program.further.kind == "angles", centred
             for one, other in zip(*(detections(o[0], *settings) for o in (expected, actual)), strict=True):
                 both, number = agreement(one, other, SAME_BOX)
                 paired, total = paired + both, total + number
@@ -216,13 +217,16 @@ def check_prototypes(expected: Tensor, actual: Tensor) -> None:
         )
 
 
-def detections(output: Tensor, final: bool, classes: int = 0, turned: bool = False) -> list[tuple[Tensor, Tensor]]:
+def detections(
+    output: Tensor, final: bool, classes: int = 0, turned: bool = False, centred: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     """(boxes, classes) of each image: the confident ones, or where there are none the best few.
 
     Args:
         final: the output's rows are detections.
         classes: how many there are; 0 for all columns behind the box.
         turned: boxes have an angle; they are compared as upright ones of their centre and size.
+        centred: what was found is a centre and a size, too, not two corners.
     """
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import xywh2xyxy
@@ -235,7 +239,7 @@ def detections(output: Tensor, final: bool, classes: int = 0, turned: bool = Fal
         ranked = rows[rows[:, 4].argsort(descending=True)]
         count = int((ranked[:, 4] >= CONFIDENCE).sum()) or min(FEW, len(ranked))
         boxes = ranked[:count, :4]
-        kept.append((xywh2xyxy(boxes) if turned else boxes, ranked[:count, 5]))
+        kept.append((xywh2xyxy(boxes) if turned or centred else boxes, ranked[:count, 5]))
     return kept
 
 
@@ -243,7 +247,7 @@ def sample_inputs(paths: Sequence[Path], program: Program, count: int = 4) -> li
     """Read up to `count` batches of different images, each of the program's shape; a short last one is filled up."""
     from qexport.images import stream
 
-    read = stream(paths, program.imgsz, lambda *_: None, program.preprocess)
+    read = stream(paths, program.imgsz, lambda *_: None, *program.given)
     pixels = [image for _, image in islice(read, count * program.batch)]
     batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
     return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]
