@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ bench-formats: setup  ## compare ONNX, OpenVINO and TensorRT files with Ultralyt
 
 bench-precisions: setup  ## measure TFLite's other precisions on the real YOLO26n
 	$(PY) benchmarks/precisions.py
+
+support: setup  ## export untrained models of every architecture and write the README's table of them
+	$(PY) benchmarks/support.py
 
 lint: setup  ## style
 	$(PY) -m ruff check .

@@ -9,8 +9,8 @@ from contextlib import suppress
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoint import Checkpoint
 from qexport.clock import Clock
+from qexport.data_check import check_data
 from qexport.dataset import fingerprint
 from qexport.errors import InputError, QexportError
 from qexport.files import make_folder
@@ -22,7 +22,7 @@ from qexport.progress import Progress
 from qexport.report import Report, make_report, save_report
 from qexport.resolve import resolve_model
 from qexport.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
-from qexport.source import Source, read_source
+from qexport.source import Source, capture_program, read_checkpoint
 
 Pending = dict[tuple[str, str], "Future[Written]"]
 """What a second process was asked to write, by format and precision."""
@@ -43,8 +43,9 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         path = resolve_model(job.model)
         if ask:
             ask(ReadSource(job, path, images.any))
-        source = read_source(job, path, images.any)
-        _check_classes(source.checkpoint, images)
+        checkpoint = read_checkpoint(job, path)
+        check_data(checkpoint, images)
+        source = Source(job, checkpoint, capture_program(job, checkpoint), images.any)
         make_folder(job.folder)
     pending = _ask_for_float(job, ask) if ask else {}
     table = _table(source, images, clock) if job.calibrates else None
@@ -57,15 +58,6 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     report = make_report(source, command, table, images, written, figures, clock.seconds, failures)
     save_report(report, job.report or job.folder / "report.json")
     return report
-
-
-def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
-    data = images.evaluation_data
-    if data is not None and len(data.names) != len(checkpoint.names):
-        raise InputError(
-            f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}",
-            "give the data set that the model was trained for, or --no-eval",
-        )
 
 
 def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:

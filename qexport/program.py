@@ -201,6 +201,7 @@ def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
 def _normalise(graph: GraphModule) -> None:
     _drop_guards(graph)
     _split_silu(graph)
+    _drop_copies(graph)
     _join_reshapes(graph)
     rename(graph, INPUT)
     graph.graph.eliminate_dead_code()
@@ -228,6 +229,17 @@ def _split_silu(graph: GraphModule) -> None:
         for made in (gate, product):
             made.meta = dict(node.meta)
         node.replace_all_uses_with(product)
+        graph.graph.erase_node(node)
+
+
+def _drop_copies(graph: GraphModule) -> None:
+    """Leave out what only orders memory: no file has it."""
+    for node in list(graph.graph.find_nodes(op="call_function", target=aten.contiguous.default)):
+        source: Any = node.args[0]
+        for reader in node.users:
+            if reader.target is aten.view.default:
+                reader.target = aten.reshape.default
+        node.replace_all_uses_with(source)
         graph.graph.erase_node(node)
 
 

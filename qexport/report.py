@@ -16,6 +16,7 @@ from qexport import __version__
 from qexport.accuracy import SCORING, Accuracy
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
+from qexport.data_check import mismatch
 from qexport.dataset import fingerprint
 from qexport.device_fit import DeviceFit
 from qexport.errors import QexportError
@@ -297,6 +298,9 @@ def _run_warnings(
     job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
 ) -> tuple[str, ...]:
     found = []
+    other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
+    if other:
+        found.append(f"calibrated on a data set for something else: {other}")
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")

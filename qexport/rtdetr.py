@@ -16,11 +16,14 @@ from qexport.errors import InputError
 from qexport.float_decode import MAX_DETECTIONS, rows_of
 from qexport.heads import gathered
 from qexport.token_layers import (
+    Added,
     Attention,
     EncoderLayer,
     Normalised,
-    Added,
     Sampled,
+    Stem,
+    as_maps,
+    as_rows,
     as_tokens,
     perceptron,
     pointwise,
@@ -131,10 +134,9 @@ class Chosen(nn.Module):
 
     def forward(self, tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (batch, channels, queries, 1) and anchors (batch, queries, 4) of the chosen cells."""
-        index = logits[..., 0].amax(dim=1).topk(self.count, dim=1).indices
-        table = tokens[..., 0].permute(0, 2, 1)
+        index = as_rows(logits).amax(dim=2).topk(self.count, dim=1).indices
         anchors = self.anchors[0].index_select(0, index.reshape(-1)).reshape(*index.shape, 4)
-        return rows_of(table, index).permute(0, 2, 1)[..., None], anchors
+        return as_maps(rows_of(as_rows(tokens), index)), anchors
 
 
 class Boxes(nn.Module):
@@ -142,7 +144,7 @@ class Boxes(nn.Module):
 
     def forward(self, corrections: Tensor, logits: Tensor) -> Tensor:
         """(batch, queries, 4) in 0..1."""
-        return (corrections[..., 0].permute(0, 2, 1) + logits).sigmoid()
+        return (as_rows(corrections) + logits).sigmoid()
 
 
 class Refined(nn.Module):
@@ -150,7 +152,7 @@ class Refined(nn.Module):
 
     def forward(self, corrections: Tensor, boxes: Tensor) -> Tensor:
         """(batch, queries, 4) in 0..1."""
-        return (corrections[..., 0].permute(0, 2, 1) + logits_of(boxes)).sigmoid()
+        return (as_rows(corrections) + logits_of(boxes)).sigmoid()
 
 
 class BoxTokens(nn.Module):
@@ -158,13 +160,13 @@ class BoxTokens(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """Channels first."""
-        return boxes.permute(0, 2, 1)[..., None]
+        return as_maps(boxes)
 
 
 class QueryDecode(nn.Module):
     """Turn the last layer's corrections, logits and boxes into detections, in float.
 
-    Output: (batch, queries, 6): centre x, centre y, width, height in 0..1, score, class index, best first, at most 300.
+    Output: (batch, 300, 6): centre x, centre y, width, height in 0..1, score, class index, best first.
     """
 
     end2end, nms, reg_max = True, False, 1
@@ -175,9 +177,9 @@ class QueryDecode(nn.Module):
 
     def forward(self, corrections: Tensor, logits: Tensor, boxes: Tensor) -> Tensor:
         """Decode (batch, 4, queries, 1), (batch, classes, queries, 1), (batch, queries, 4)."""
-        refined = (corrections[..., 0].permute(0, 2, 1) + logits_of(boxes)).sigmoid()
-        scores = logits[..., 0].permute(0, 2, 1).flatten(1)
-        best, pair = scores.topk(min(MAX_DETECTIONS, boxes.shape[1]), dim=1)
+        refined = (as_rows(corrections) + logits_of(boxes)).sigmoid()
+        scores = as_rows(logits).flatten(1)
+        best, pair = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), dim=1)
         row = torch.div(pair, self.classes, rounding_mode="floor")
         label = (pair - row * self.classes).to(boxes.dtype)
         return torch.cat((rows_of(refined, row), best.sigmoid()[..., None], label[..., None]), dim=-1)
@@ -231,12 +233,12 @@ def _shapes(model: Any, imgsz: tuple[int, int]) -> dict[int, tuple[int, int]]:
 
 
 def _at_size(layer: Any, shape: tuple[int, int]) -> Any:
-    """A layer as it is; AIFI in a form for one size."""
-    if type(layer).__name__ != "AIFI":
+    """A layer as it is; AIFI in a form for one size, the stem without paddings."""
+    if type(layer).__name__ not in ("AIFI", "HGStem"):
         return layer
-    if layer.normalize_before:
+    if getattr(layer, "normalize_before", False):
         raise InputError("AIFI with normalisation before attention is not supported", "use an RT-DETR of Ultralytics")
-    made = EncoderLayer(layer, shape)
+    made = Stem(layer) if type(layer).__name__ == "HGStem" else EncoderLayer(layer, shape)
     made.f, made.i = layer.f, layer.i
     return made
 

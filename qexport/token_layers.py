@@ -35,7 +35,17 @@ def perceptron(layers: Any) -> nn.Sequential:
 
 def as_tokens(maps: Tensor) -> Tensor:
     """(batch, channels, height, width) to (batch, channels, height * width, 1)."""
-    return maps.flatten(2)[..., None]
+    return maps.reshape(maps.shape[0], maps.shape[1], -1, 1)
+
+
+def as_rows(tokens: Tensor) -> Tensor:
+    """(batch, channels, tokens, 1) to (batch, tokens, channels)."""
+    return tokens.flatten(2).permute(0, 2, 1)
+
+
+def as_maps(rows: Tensor) -> Tensor:
+    """The way back; reshaped and not unsqueezed, which litert-torch 0.10 takes for a change of layout."""
+    return rows.permute(0, 2, 1).reshape(rows.shape[0], rows.shape[2], -1, 1)
 
 
 class Normalised(nn.Module):
@@ -48,8 +58,7 @@ class Normalised(nn.Module):
     def forward(self, tokens: Tensor, others: Tensor | None = None) -> Tensor:
         """(batch, channels, tokens, 1) to the same."""
         total = tokens if others is None else tokens + others
-        normalised: Tensor = self.norm(total[..., 0].permute(0, 2, 1))
-        return normalised.permute(0, 2, 1)[..., None]
+        return as_maps(self.norm(as_rows(total)))
 
 
 class Attention(nn.Module):
@@ -76,6 +85,34 @@ class Attention(nn.Module):
     def _heads(self, tokens: Tensor) -> Tensor:
         batch, channels, count, _ = tokens.shape
         return tokens.reshape(batch, self.heads, channels // self.heads, count)
+
+
+class Stem(nn.Module):
+    """The first layers of RT-DETR's backbone without paddings of their own: no runtime takes those in integers.
+
+    A 2 × 2 kernel with a border at the right and below is a 3 × 3 kernel whose first row and column are zero. What is
+    pooled comes out of a ReLU, so that a border of zeros is none.
+    """
+
+    def __init__(self, stem: Any) -> None:
+        super().__init__()
+        self.stem1, self.stem3, self.stem4 = stem.stem1, stem.stem3, stem.stem4
+        self.stem2a, self.stem2b, self.act = _widened(stem.stem2a.conv), _widened(stem.stem2b.conv), stem.stem2a.act
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) to a quarter of the height and width."""
+        first = self.stem1(images)
+        second = self.act(self.stem2b(self.act(self.stem2a(first))))
+        pooled = functional.max_pool2d(first, 2, stride=1, padding=1)[:, :, 1:, 1:]
+        result: Tensor = self.stem4(self.stem3(torch.cat((pooled, second), dim=1)))
+        return result
+
+
+def _widened(convolution: Any) -> nn.Conv2d:
+    made = nn.Conv2d(convolution.in_channels, convolution.out_channels, 3, padding=1)
+    made.weight = nn.Parameter(functional.pad(convolution.weight.detach(), (1, 0, 1, 0)), requires_grad=False)
+    made.bias = convolution.bias
+    return made
 
 
 class Added(nn.Module):
@@ -159,7 +196,7 @@ class Sampled(nn.Module):
         index = (row[0] * self.sizes[0] + column[0]).to(torch.int64) + first
         picked = table.index_select(0, index.reshape(-1)).reshape(-1, CORNERS * points, width)
         found = (picked * share.reshape(-1, CORNERS * points, 1)).sum(dim=1)
-        return found.reshape(batch, -1, channels).permute(0, 2, 1)[..., None]
+        return as_maps(found.reshape(batch, -1, channels))
 
     def _cells(self, moved: Tensor, boxes: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """Along one axis the cells that each point reads, and their share of it: zero for cells that are not there.
