@@ -2,9 +2,9 @@
 
     make support    (or: .venv/bin/python benchmarks/support.py [--formats onnx] [YAML …])
 
-Each model goes through the real command path to INT8 with its verification; nothing is trained, scored or timed. Results
-are kept in support.json, so that a run of a few models leaves the others as they were. Exits with 1 if a model that
-should work (`REQUIRED`) does not.
+Each model goes through the real command path to INT8 with its verification; nothing is trained, scored or timed.
+Results are kept in support.json, so that a run of a few models leaves the others as they were. Exits with 1 if a model
+that should work (`REQUIRED`) does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 

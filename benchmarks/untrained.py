@@ -1,7 +1,7 @@
 """Checkpoints of freshly built models: an architecture's YAML, weights from a seed, and no training.
 
-Layers as they are drawn make outputs that hardly depend on the image, and then every artifact agrees with every other, or
-outputs that rounding alone decides. So each is scaled to what it sees, in the order of computation (Mishkin and Matas,
+Layers as they are drawn make outputs that hardly depend on the image, and then every artifact agrees with every other,
+or outputs that rounding alone decides. So each is scaled to what it sees, in the order of computation (Mishkin and Matas,
 "All you need is a good init", 2016), and a few classes and sizes stand out as behind a trained head.
 """
 
@@ -24,6 +24,8 @@ ABSENT, THERE = -20.0, 2
 """Mean logit of all classes but the first few, and how many those are."""
 DISTANCE = 1.5
 """Mean distance to a box's sides, in strides."""
+CORRECTION = 0.03
+"""Standard deviation of RT-DETR's corrections of a box, in logits."""
 BUILDERS = {
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
@@ -31,6 +33,9 @@ BUILDERS = {
     "obb": "OBBModel",
     "classify": "ClassificationModel",
 }
+SPECIAL = {"rtdetr": "RTDETRDetectionModel", "world": "WorldModel", "yoloe": "YOLOEModel"}
+PROMPTED = ("WorldModel", "YOLOEModel")
+"""Models that are told in words what to look for."""
 
 
 def untrained(name: str, images: Tensor, seed: int = 0) -> Any:
@@ -43,9 +48,12 @@ def untrained(name: str, images: Tensor, seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     task = tasks.guess_model_task(tasks.yaml_model_load(name))
-    builder = "RTDETRDetectionModel" if "rtdetr" in name else BUILDERS[task]
+    special = next((builder for part, builder in SPECIAL.items() if part in name), None)
+    builder = special or BUILDERS[task]
     model = getattr(tasks, builder)(name, ch=images.shape[1], verbose=False)
     model.task, model.args = task, {"task": task}
+    if builder in PROMPTED:
+        return model.eval()  # a refusal looks at no weight
     with torch.no_grad():
         _normalise(model, images)
         _scale(model.eval(), images)
@@ -101,12 +109,16 @@ def _scaler(spread: float) -> Any:
 
 CLASSES = ("cv3", "one2one_cv3", "dec_score_head", "enc_score_head", "linear")
 SIDES = ("cv2", "one2one_cv2")
+CORRECTIONS = ("dec_bbox_head", "enc_bbox_head")
 
 
 def _stand_out(head: Any) -> None:
     """Give classes and distances the level that they have behind a trained head."""
     for layer in _last(head, CLASSES[:-1]):
         layer.bias[THERE:] += ABSENT
+    for layer in _last(head, CORRECTIONS):
+        layer.weight *= CORRECTION
+        layer.bias *= CORRECTION
     for layer in _last(head, SIDES):
         bins = layer.bias.reshape(4, -1)
         if bins.shape[1] > 1:  # the distance is the expected value of a distribution over them

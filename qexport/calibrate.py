@@ -81,7 +81,9 @@ def _described(program: Program) -> Iterator[Value]:
     """Values that the table has an entry for."""
     body = [value for value in program.values.values() if value.region == "body"]
     read = {source for value in body for name in value.inputs for source in observed_sources(program, name)}
-    return (v for v in program.values.values() if v.name in read or (v.region == "body" and v.operation not in MOVES_DATA))
+    return (
+        v for v in program.values.values() if v.name in read or (v.region == "body" and v.operation not in MOVES_DATA)
+    )
 
 
 def preprocess_name(program: Program) -> str:

@@ -335,9 +335,7 @@ def every_output(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
-def _check_same(
-    expected: Tensor | tuple[Tensor, ...], actual: Tensor | tuple[Tensor, ...], rows: bool = False
-) -> None:
+def _check_same(expected: Tensor | tuple[Tensor, ...], actual: Tensor | tuple[Tensor, ...], rows: bool = False) -> None:
     """Compare outputs; with `rows` the first one's are in order of their scores, and like scores may swap places."""
     for number, (one, other) in enumerate(zip(every_output(expected), every_output(actual), strict=True)):
         allowed = 1e-3 * max(1.0, float(one.abs().max()))

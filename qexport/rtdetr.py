@@ -71,7 +71,8 @@ class QueryProgram(nn.Module):
         encoded = self.exact_norm(self.encoded(self.exact_mask(cells)))
         tokens, anchors = self.exact_chosen(encoded, self.encoder_scores(encoded))
         boxes = self.exact_first(self.encoder_boxes(tokens), anchors)
-        *layers, last = self.layers
+        layers: list[Any] = list(self.layers)
+        last = layers.pop()
         for layer in layers:
             tokens = layer(tokens, boxes, cells, self.position)
             boxes = layer.exact_refined(layer.boxes(tokens), boxes)

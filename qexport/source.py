@@ -47,7 +47,8 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
     if checkpoint.task == "classify" and checkpoint.channels != COLOURS:
         raise InputError(
-            f"{path} is a classifier of {checkpoint.channels} channels", "Ultralytics reads images to classify in colour"
+            f"{path} is a classifier of {checkpoint.channels} channels",
+            "Ultralytics reads images to classify in colour",
         )
     if checkpoint.task not in SCORING:
         raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")

@@ -196,7 +196,8 @@ class Sampled(nn.Module):
         index = (row[0] * self.sizes[0] + column[0]).to(torch.int64) + first
         picked = table.index_select(0, index.reshape(-1)).reshape(-1, CORNERS * points, width)
         found = (picked * share.reshape(-1, CORNERS * points, 1)).sum(dim=1)
-        return as_maps(found.reshape(batch, -1, channels))
+        rows: Tensor = found.reshape(batch, -1, channels)
+        return as_maps(rows)
 
     def _cells(self, moved: Tensor, boxes: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """Along one axis the cells that each point reads, and their share of it: zero for cells that are not there.
