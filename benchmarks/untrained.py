@@ -1,8 +1,8 @@
 """Checkpoints of freshly built models: an architecture's YAML, weights from a seed, and no training.
 
 Layers as they are drawn make outputs that hardly depend on the image, and then every artifact agrees with every other,
-or outputs that rounding alone decides. So each is scaled to what it sees, in the order of computation (Mishkin and Matas,
-"All you need is a good init", 2016), and a few classes and sizes stand out as behind a trained head.
+or outputs that rounding alone decides. So each is scaled to what it sees, in the order of computation (Mishkin and
+Matas, "All you need is a good init", 2016), and a few classes and sizes stand out as behind a trained head.
 """
 
 from __future__ import annotations

@@ -202,8 +202,8 @@ def _normalise(graph: GraphModule) -> None:
     _drop_guards(graph)
     _split_silu(graph)
     _drop_copies(graph)
-    _join_reshapes(graph)
     rename(graph, INPUT)
+    _join_reshapes(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
@@ -246,7 +246,7 @@ def _drop_copies(graph: GraphModule) -> None:
 def _join_reshapes(graph: GraphModule) -> None:
     """Make one of a reshape and the reshape that alone reads it: converters do, and no name would be left."""
     for node in list(graph.graph.nodes):
-        if node.target not in (aten.view.default, aten.reshape.default):
+        if node.target not in (aten.view.default, aten.reshape.default) or region_of(node.name) != "body":
             continue
         source: Any = node.args[0]
         if operation_of(source) == "reshape" and len(source.users) == 1:

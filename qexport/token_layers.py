@@ -143,8 +143,8 @@ class EncoderLayer(nn.Module):
         tokens = as_tokens(maps)
         mixed = self.attention(self.exact_located(tokens, self.positions), tokens)
         tokens = self.exact_norm1(tokens, mixed)
-        tokens = self.exact_norm2(tokens, self.second(self.act(self.first(tokens))))
-        return tokens.reshape(maps.shape)
+        updated: Tensor = self.exact_norm2(tokens, self.second(self.act(self.first(tokens))))
+        return updated.reshape(maps.shape)
 
 
 CORNERS = 4
