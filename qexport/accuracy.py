@@ -62,6 +62,8 @@ SCORING = {
     "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
     "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
 }
+QUERIES = Scoring("ultralytics.models.rtdetr", "RTDETRValidator", "box")
+"""RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""
 
 Detections = Mapping[str, tuple[Tensor, Tensor]]
 """Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
@@ -102,6 +104,7 @@ def evaluate(
     scratch: Path,
     reference: Detections | None = None,
     on_image: Callable[[], None] = lambda: None,
+    head: str = "",
 ) -> Accuracy:
     """Score an artifact.
 
@@ -110,10 +113,11 @@ def evaluate(
         scratch: folder for what the validator writes.
         reference: detections of the float model for fidelity.
         on_image: called after each image, for a progress bar.
+        head: the program's; "queries" are scored as Ultralytics scores RT-DETR.
     """
     from ultralytics.models import YOLO
 
-    scoring = SCORING[task]
+    scoring = QUERIES if head == "queries" else SCORING[task]
     links = data.links
     recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
     base: Any = getattr(import_module(scoring.module), scoring.validator)

@@ -17,7 +17,7 @@ from qexport.errors import InputError
 from qexport.float_graph import FileGraph
 from qexport.images import stream
 from qexport.observer import Observer, samples_each
-from qexport.program import MOVES_DATA, Program, Value, copied
+from qexport.program import MOVES_DATA, Program, Value, copied, observed_sources
 from qexport.statistics import Statistics, merge, unit_interval
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
@@ -102,12 +102,18 @@ def _use_channels_last(graph: GraphModule) -> None:
 
 def _described(program: Program) -> Iterator[Value]:
     """Values that the table has an entry for."""
-    return (v for v in program.values.values() if v.region == "body" and v.operation not in MOVES_DATA)
+    body = [value for value in program.values.values() if value.region == "body"]
+    read = {source for value in body for name in value.inputs for source in observed_sources(program, name)}
+    return (
+        v for v in program.values.values() if v.name in read or (v.region == "body" and v.operation not in MOVES_DATA)
+    )
 
 
 def preprocess_name(program: Program) -> str:
     """How images become inputs, as recorded in tables and reports."""
-    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, {program.form.description}"
+    colours = {1: "grey", 3: ""}.get(program.channels, f"{program.channels} channels")
+    form = f"{colours}, {program.form.pixels}" if colours else program.form.description
+    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, {form}"
 
 
 def calibrate(
@@ -138,9 +144,7 @@ def calibrate(
     def run(path: Path) -> str:
         reasons: list[str] = []
         with torch.no_grad():
-            for _, pixels in stream(
-                [path], program.imgsz, lambda _, reason: reasons.append(reason), program.preprocess
-            ):
+            for _, pixels in stream([path], program.imgsz, lambda _, why: reasons.append(why), *program.given):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
                 given = torch.from_numpy(program.form.applied(pixels))
                 own.watched.run(given[None].expand(program.batch, -1, -1, -1))

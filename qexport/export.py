@@ -14,8 +14,8 @@ from qexport.backends import Backend, EngineBuilder, find_backend, find_class
 from qexport.baseline import compare, refuse_other
 from qexport.calibrate import calibrate, preprocess_name
 from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoint import Checkpoint
 from qexport.clock import Clock
+from qexport.data_check import check_data
 from qexport.dataset import fingerprint
 from qexport.errors import InputError, QexportError
 from qexport.evidence import gather
@@ -56,8 +56,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         path = resolve_model(job.model)
         if ask:
             ask(ReadSource(job, path, images.any))
-        source = read_source(job, path, images.any)
-        _check_classes(source.checkpoint, images)
+        source = read_source(job, path, images.any, partial(check_data, images=images))
         if baseline:
             _check_baseline(baseline, source, images)
         make_folder(job.folder)
@@ -114,15 +113,6 @@ def _save_samples(source: Source, written: Sequence[Written], clock: Clock) -> N
             save_samples(samples, place)
         else:
             place.unlink(missing_ok=True)  # those of an earlier run say nothing of these files
-
-
-def _check_classes(checkpoint: Checkpoint, images: RunImages) -> None:
-    data = images.evaluation_data
-    if data is not None and checkpoint.task and len(data.names) != len(checkpoint.names):
-        raise InputError(
-            f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}",
-            "give the data set that the model was trained for, or --no-eval",
-        )
 
 
 def knows_task(job: ExportJob) -> bool:

@@ -133,11 +133,11 @@ class Decode(nn.Module):
         What follows a box in its row stays with it.
         """
         anchor = logits.amax(dim=-1).topk(self.count, dim=1).indices
-        candidates = _rows(logits, anchor).flatten(1)
+        candidates = rows_of(logits, anchor).flatten(1)
         best, pair = candidates.topk(self.count, dim=1)
         row = torch.div(pair, self.classes, rounding_mode="floor")
         label = pair - row * self.classes
-        chosen = _rows(_rows(boxes, anchor), row)
+        chosen = rows_of(rows_of(boxes, anchor), row)
         scores = best.sigmoid()[..., None], label[..., None].to(boxes.dtype)
         if not self.further.kind:
             return torch.cat((chosen, *scores), dim=-1)
@@ -157,7 +157,7 @@ class Decode(nn.Module):
         for _ in range(NMS_ROUNDS):
             kept = 1 - (beats * kept).amax(dim=1)[..., None]
         best = (scores * kept)[..., 0].topk(min(MAX_DETECTIONS, self.count), dim=1)
-        chosen = _rows(rows, best.indices)
+        chosen = rows_of(rows, best.indices)
         return torch.cat((chosen[..., :4], best.values[..., None], chosen[..., 5:]), dim=-1)
 
 
@@ -178,7 +178,7 @@ def _pairwise_iou(boxes: Tensor) -> Tensor:
     return shared / (areas[:, :, None] + areas[:, None] - shared + 1e-7)
 
 
-def _rows(values: Tensor, index: Tensor) -> Tensor:
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
     """Select rows of (batch, n, c) by (batch, k).
 
     Flat row numbers, because a gather along an axis becomes one index for each element in most runtimes.

@@ -69,7 +69,7 @@ def _inputs(sources: int | Sequence[int], latest: Any, kept: Sequence[Any]) -> A
 
 
 FURTHER_HEADS = ("mask_head", "pose_head", "angle_head")
-SPLITTABLE = ("Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
+SPLITTABLE = ("Detect", "v10Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
 """Head classes that can be split; their subclasses may compute something else."""
 
 
@@ -102,8 +102,10 @@ def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool =
     layer = model.model[-1]
     kind = type(layer).__name__
     if not isinstance(layer, Detect) or kind not in SPLITTABLE:
-        raise InputError(f"head {kind} is not supported", f"heads that are: {', '.join(SPLITTABLE)}")
-    if nms and kind != "Detect":
+        raise InputError(
+            f"head {kind} is not supported in any format", f"heads that are: {', '.join(SPLITTABLE)}, RTDETRDecoder"
+        )
+    if nms and further_of(layer).kind:
         raise InputError(f"NMS inside is for detection, not for head {kind}", "leave out --nms")
     has_end2end = getattr(layer, "one2one_cv2", None) is not None
     if head == "end2end" and not has_end2end:

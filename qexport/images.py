@@ -14,8 +14,15 @@ from qexport.errors import InputError
 _PADDING = 114
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to HxWx3 uint8 in BGR order, EXIF orientation applied.
+COLOURS = 3
+
+
+def read_image(path: Path, channels: int = COLOURS) -> NDArray[np.uint8]:
+    """Decode an image file to HxWxC uint8, colours in BGR order, EXIF orientation applied.
+
+    Args:
+        channels: 1 reads any image in grey; with others than 1 and 3 the file must have as many, such as a TIFF of
+            several bands. Those two are read by Ultralytics' own `imread`.
 
     Raises:
         InputError: the file is missing, empty, cut off or not an image.
@@ -26,9 +33,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"image {path} cannot be read ({error.strerror})", "restore or remove it") from error
     if encoded.size == 0:
         raise InputError(f"image {path} is empty", "restore or remove it")
-    image = _decode(encoded)
+    image = _decode(encoded) if channels == COLOURS else _bands(path, channels)
     if image is None:
         raise InputError(f"image {path} is corrupt or not an image", "restore or remove it")
+    if image.shape[2] != channels:
+        raise InputError(f"image {path} has {image.shape[2]} channels, not {channels}", "restore or remove it")
     return image
 
 
@@ -36,11 +45,11 @@ def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     """Scale an image into `shape` without distortion, centred on grey (114).
 
     Args:
-        image: HxWx3 uint8.
+        image: HxWxC uint8.
         shape: height and width of the result, in pixels.
 
     Returns:
-        uint8 of `shape` x 3, the same bytes as `LetterBox(shape, auto=False, scaleup=True)` of Ultralytics.
+        uint8 of `shape` x C, the same bytes as `LetterBox(shape, auto=False, scaleup=True)` of Ultralytics.
     """
     import cv2
 
@@ -50,13 +59,26 @@ def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     scaled_width, scaled_height = max(round(width * scale), 1), max(round(height * scale), 1)
     scaled = image
     if (width, height) != (scaled_width, scaled_height):
-        scaled = _uint8(cv2.resize(image, (scaled_width, scaled_height), interpolation=cv2.INTER_LINEAR))
+        scaled = stretch(image, (scaled_height, scaled_width))
     # An odd margin puts its extra pixel at the bottom or right, which the 0.1 decides in Ultralytics too.
     vertical, horizontal = (shape[0] - scaled_height) / 2, (shape[1] - scaled_width) / 2
     top, bottom = round(vertical - 0.1), round(vertical + 0.1)
     left, right = round(horizontal - 0.1), round(horizontal + 0.1)
+    if image.shape[2] != COLOURS:  # OpenCV's borders have four channels at most
+        margins = ((top, bottom), (left, right), (0, 0))
+        return np.pad(scaled, margins, constant_values=_PADDING)
     grey = (_PADDING, _PADDING, _PADDING)
     return _uint8(cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey))
+
+
+def stretch(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an image (HxWxC uint8) to `shape` whatever becomes of its proportions, as RT-DETR takes it."""
+    import cv2
+
+    if image.shape[:2] == shape:
+        return image
+    scaled = _uint8(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR))
+    return scaled if scaled.ndim == image.ndim else scaled[..., None]
 
 
 def centre_crop(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -78,13 +100,15 @@ def centre_crop(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.
 PREPROCESS: Mapping[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
     "letterbox": letterbox,
     "centre crop": centre_crop,
+    "stretch": stretch,
 }
 """Ways from an image of any size to one of the network's."""
 
 
 def to_tensor(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """HxWx3 uint8 BGR → contiguous 3xHxW float32 RGB in 0..1."""
-    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+    """HxWx3 uint8 BGR → contiguous 3xHxW float32 RGB in 0..1; other channels keep their order."""
+    ordered = image[..., ::-1] if image.shape[2] == COLOURS else image
+    planes = np.ascontiguousarray(ordered.transpose(2, 0, 1))
     return planes.astype(np.float32) / np.float32(255)
 
 
@@ -93,18 +117,20 @@ def stream(
     imgsz: tuple[int, int],
     on_skip: Callable[[Path, str], None],
     preprocess: str = "letterbox",
+    channels: int = COLOURS,
 ) -> Iterator[tuple[Path, NDArray[np.float32]]]:
-    """Yield every readable image as (path, 3xHxW float32 RGB in 0..1), one in memory at a time.
+    """Yield every readable image as (path, CxHxW float32 in 0..1, colours RGB), one in memory at a time.
 
     Args:
         paths: image files, in the order in which they are wanted.
         imgsz: height and width of the network input, in pixels.
         on_skip: called with the path and the reason for each image that cannot be used.
         preprocess: entry of `PREPROCESS`.
+        channels: how many the network takes.
     """
     for path in paths:
         try:
-            image = read_image(path)
+            image = read_image(path, channels)
         except InputError as error:
             on_skip(path, error.what)
             continue
@@ -125,6 +151,18 @@ def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     finally:
         logging.setLogLevel(level)
     return None if decoded is None else _uint8(decoded)
+
+
+def _bands(path: Path, channels: int) -> NDArray[np.uint8] | None:
+    """An image in grey, or with every band of the file, as Ultralytics' data sets read it."""
+    import cv2
+    from ultralytics.utils.patches import imread
+
+    try:
+        image: Any = imread(path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_UNCHANGED)
+    except (cv2.error, IndexError):
+        return None
+    return None if image is None else _uint8(image)
 
 
 def _uint8(image: Any) -> NDArray[np.uint8]:

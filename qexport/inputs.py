@@ -20,12 +20,14 @@ class RunImages:
         calibration, evaluation: image files; empty where not needed.
         evaluation_data: the data set that the evaluation images belong to.
         both: evaluation images that are calibrated on, too.
+        data: the data set that the calibration images belong to.
     """
 
     calibration: tuple[Path, ...] = ()
     evaluation: tuple[Path, ...] = ()
     evaluation_data: Dataset | None = None
     both: tuple[Path, ...] = ()
+    data: Dataset | None = None
 
     @property
     def any(self) -> tuple[Path, ...]:
@@ -48,7 +50,7 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     if data and (job.calibrates or job.no_eval):
         calibration = take(image_list(data, "train"), job.fraction, job.calib_images)
     if job.no_eval:
-        return RunImages(calibration)
+        return RunImages(calibration, data=data)
     evaluation_data = resolve_data(job.eval_data) if job.eval_data else data
     if evaluation_data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
@@ -63,7 +65,7 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
             f"no label files for the images of {evaluation_data.yaml} (looked for {places[0]})",
             "accuracy needs labels: give --eval-data with labels, or --no-eval",
         )
-    return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))
+    return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration), data)
 
 
 def check_paths(job: ExportJob) -> None:

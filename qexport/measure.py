@@ -41,7 +41,7 @@ def measure(
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
     latencies = _latencies(job, program, images, written, clock) if job.times else {}
-    accuracies = _accuracies(task, images, written, clock) if task and not job.no_eval else {}
+    accuracies = _accuracies(task, program.head, images, written, clock) if task and not job.no_eval else {}
     outputs = _outputs(job, program, images, written, clock) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
     return {path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ())) for path in paths}
@@ -86,14 +86,16 @@ def _latencies(
     return found
 
 
-def _accuracies(task: str, images: RunImages, written: Sequence[Written], clock: Clock) -> dict[Path, Accuracy]:
+def _accuracies(
+    task: str, head: str, images: RunImages, written: Sequence[Written], clock: Clock
+) -> dict[Path, Accuracy]:
     assert images.evaluation_data is not None
     found: dict[Path, Accuracy] = {}
     references: dict[str, Detections] = {}
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         data = make_evaluation_set(images.evaluation_data, images.evaluation, Path(scratch) / "data")
         for item in sorted((w for w in written if w.runs_here), key=lambda w: w.artifact.precision != "fp32"):
-            accuracy = _accuracy(item, task, data, Path(scratch), references.get(item.backend.name), clock)
+            accuracy = _accuracy(item, (task, head), data, Path(scratch), references.get(item.backend.name), clock)
             found[item.artifact.path] = accuracy
             if item.artifact.precision == "fp32":
                 references[item.backend.name] = accuracy.detections
@@ -101,10 +103,15 @@ def _accuracies(task: str, images: RunImages, written: Sequence[Written], clock:
 
 
 def _accuracy(
-    item: Written, task: str, data: EvaluationSet, scratch: Path, reference: Detections | None, clock: Clock
+    item: Written,
+    model: tuple[str, str],
+    data: EvaluationSet,
+    scratch: Path,
+    reference: Detections | None,
+    clock: Clock,
 ) -> Accuracy:
     path = item.artifact.path
     kind = item.backend.name if item.engine_runtime is None else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with clock.step(*title, len(data.links)) as advance, item.backend.validation():
-        return evaluate(path, task, data, scratch, reference, advance)
+        return evaluate(path, model[0], data, scratch, reference, advance, model[1])

@@ -76,6 +76,13 @@ def _module_path(node: Node, known: dict[Node, str]) -> str:
     return paths[-1] if paths else "program"
 
 
+def region_of(name: str) -> str:
+    """Part of the program that a value is in, by its module: see `qexport.program.Value`."""
+    if name.startswith("decode_"):
+        return "decode"
+    return "exact" if name.startswith("exact_") or "_exact_" in name else "body"
+
+
 def _is_activation(node: Node) -> bool:
     if node.target in (aten.sigmoid.default, aten.relu.default):
         source = node.args[0]

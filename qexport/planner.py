@@ -24,6 +24,7 @@ from qexport.tail import mixing_values, torn_values
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
 FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share a scale"
+EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
 CLAMPED = "computed by its activation's kernel: the limits of the integers are the activation's"
@@ -341,6 +342,8 @@ def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[st
         return "float as asked"
     if value.region == "decode":
         return "decode stays float: pixels and scores must not share a scale"
+    if value.region == "exact":
+        return EXACT
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]
     if by_constant(value) or value.operation in profile.operations:

@@ -16,6 +16,7 @@ from qexport import __version__
 from qexport.accuracy import SCORING, Accuracy
 from qexport.calibration_table import CalibrationTable
 from qexport.checkpoint import Checkpoint
+from qexport.data_check import mismatch
 from qexport.dataset import fingerprint
 from qexport.device_fit import DeviceFit
 from qexport.errors import QexportError
@@ -301,7 +302,7 @@ def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "sha256": checkpoint.fingerprint,
         "task": checkpoint.task or None,
         "head": program.head,
-        "nms": program.final and program.head != "end2end",
+        "nms": program.final and program.head not in ("end2end", "queries"),
         "imgsz": list(program.imgsz),
         "batch": program.batch,
         "classes": len(checkpoint.names),
@@ -336,6 +337,9 @@ def _run_warnings(
     job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
 ) -> tuple[str, ...]:
     found = []
+    other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
+    if other:
+        found.append(f"calibrated on a data set for something else: {other}")
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")

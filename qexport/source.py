@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from qexport.checkpoint import Checkpoint, load_checkpoint
 from qexport.classifier import classifier
 from qexport.errors import InputError, UsageError
 from qexport.heads import split_head
+from qexport.images import COLOURS
 from qexport.job import ExportJob
 from qexport.named_values import kept_float
 from qexport.onnx_source import read_onnx
 from qexport.program import Program, capture
+from qexport.rtdetr import query_detector
 from qexport.torchvision_repair import repair
 
 
@@ -44,8 +46,11 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
         InputError: this version cannot export it.
     """
     checkpoint = load_checkpoint(path, job.trust_checkpoint)
-    if checkpoint.channels != 3:
-        raise InputError(f"{path} takes {checkpoint.channels} channels", "this version exports models of colour images")
+    if checkpoint.task == "classify" and checkpoint.channels != COLOURS:
+        raise InputError(
+            f"{path} is a classifier of {checkpoint.channels} channels",
+            "Ultralytics reads images to classify in colour",
+        )
     if checkpoint.task not in SCORING:
         raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")
     if checkpoint.task != "detect" and job.precision == "int8-full":
@@ -68,12 +73,18 @@ def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
         return capture(
             classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic
         )
-    module = split_head(checkpoint.module, job.head, imgsz, job.nms)
+    queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
+    module = (query_detector if queries else split_head)(checkpoint.module, job.head, imgsz, job.nms)
     return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 
 
-def read_source(job: ExportJob, path: Path, samples: Sequence[Path]) -> Source:
-    """Load the checkpoint at `path` and capture its program.
+def read_source(
+    job: ExportJob, path: Path, samples: Sequence[Path], check: Callable[[Checkpoint], None] = lambda _: None
+) -> Source:
+    """Load the checkpoint or the ONNX file at `path` and capture its program.
+
+    Args:
+        check: called with what was loaded, before anything slow is done with it.
 
     Raises:
         InputError, UsageError: it cannot be exported, or not as the job wants it.
@@ -81,8 +92,10 @@ def read_source(job: ExportJob, path: Path, samples: Sequence[Path]) -> Source:
     repair()
     if job.from_onnx:
         checkpoint, program = read_onnx(job, path)
+        check(checkpoint)
     else:
         checkpoint = read_checkpoint(job, path)
+        check(checkpoint)
         program = capture_program(job, checkpoint)
     kept_float(program, job.keep_float)
     return Source(job, checkpoint, program, samples)

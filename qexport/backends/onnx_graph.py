@@ -56,7 +56,7 @@ def _export(program: Program, opset: int, half: bool) -> ir.Model:
     if half:
         from qexport.half import halve
 
-        halve(graph, program)
+        halve(graph)
     parts = _parts(graph)
     tag_values(graph, program)
     model = _converted(graph, program, opset)

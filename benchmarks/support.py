@@ -1,0 +1,138 @@
+"""Export freshly built models of every architecture and write what came of it into the README.
+
+    make support    (or: .venv/bin/python benchmarks/support.py [--formats onnx] [YAML …])
+
+Each model goes through the real command path to INT8 with its verification; nothing is trained, scored or timed.
+Results are kept in support.json, so that a run of a few models leaves the others as they were. Exits with 1 if a model
+that should work (`REQUIRED`) does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README, KEPT = ROOT / "README.md", ROOT / "benchmarks" / "support.json"
+IMAGES = ROOT / "calibration_data" / "shapes" / "images" / "train"
+BEGIN, END = "<!-- support: made by `make support` -->", "<!-- /support -->"
+SIZE, COUNT = 96, 4
+FORMATS = ("onnx", "tflite")
+PACKAGES = ("ultralytics", "torch", "onnxruntime", "litert-torch", "ai-edge-litert")
+TASKS = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb", "classify": "-cls"}
+FIVE = {"YOLO26": "yolo26n", "YOLO11": "yolo11n", "YOLOv8": "yolov8n"}
+DETECTORS = {
+    "RT-DETR": "rtdetr-l",
+    "YOLO12": "yolo12n",
+    "YOLOv10": "yolov10n",
+    "YOLOv9": "yolov9t",
+    "YOLOv6": "yolov6n",
+    "YOLOv5u": "yolov5n",
+    "YOLOv3u": "yolov3-tiny",
+    "YOLO-World": "yolov8n-world",
+    "YOLOE": "yoloe-11n",
+}
+MODELS = {(family, task): f"{stem}{end}.yaml" for family, stem in FIVE.items() for task, end in TASKS.items()} | {
+    (family, "detect"): f"{stem}.yaml" for family, stem in DETECTORS.items()
+}
+REQUIRED = frozenset(yaml for (family, _), yaml in MODELS.items() if family in FIVE or family == "RT-DETR")
+Results = dict[str, dict[str, str]]
+"""YAML → format → "" where it verified, else the refusal."""
+
+
+def main() -> int:
+    """Run what was asked for, keep the results, write the table, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(MODELS.values()))
+    parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
+    given = parser.parse_args()
+    from qexport.offline import quiet_libraries
+
+    quiet_libraries()
+    for name in given.models:
+        for kind in given.formats:
+            result = tried(name, kind)
+            print(f"{name} {kind}: {result or 'verified'}", flush=True)
+            kept = stored()
+            kept.setdefault(name, {})[kind] = result
+            KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    broken = [name for name in given.models if name in REQUIRED and any(stored()[name][kind] for kind in given.formats)]
+    print(f"should work and does not: {', '.join(broken)}" if broken else "every required model works")
+    return 1 if broken else 0
+
+
+def stored() -> Results:
+    """Results of earlier runs."""
+    kept: Results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    return kept
+
+
+def tried(name: str, kind: str, size: int = SIZE) -> str:
+    """Build a model, export it to INT8 and verify it; return "" or the refusal."""
+    import numpy as np
+    import torch
+    from untrained import save, untrained
+
+    from qexport.errors import QexportError
+    from qexport.export import export
+    from qexport.images import stream
+    from qexport.job import make_job
+    from qexport.progress import Silent
+
+    few = sorted(IMAGES.glob("*.jpg"))[:COUNT]
+    pixels = torch.from_numpy(np.stack([image for _, image in stream(few, (size, size), lambda *_: None)]))
+    with tempfile.TemporaryDirectory(prefix="qexport-support-") as scratch:
+        # A name of its own: Ultralytics takes yolov5n.pt for a file of another project.
+        path = save(untrained(name, pixels), Path(scratch) / f"untrained-{Path(name).stem}.pt")
+        options = {"format": kind, "int8": True, "no_eval": True, "no_latency": True}
+        sizes = {"imgsz": str(size), "calib_images": COUNT}
+        job = make_job({"model": str(path), "data": str(IMAGES), "out": Path(scratch) / "out", **options, **sizes})
+        try:
+            export(job, Silent())
+        except QexportError as error:
+            return str(error).replace(f"{scratch}/untrained-", "")
+    return ""
+
+
+def with_table(text: str, results: Mapping[str, Mapping[str, str]]) -> str:
+    """The README with the table of these results between its markers."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    lines = [*_rows(results), "", *_refusals(results), *_versions()]
+    return f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}"
+
+
+def _rows(results: Mapping[str, Mapping[str, str]]) -> list[str]:
+    families = list(dict.fromkeys(family for family, _ in MODELS))
+    rows = [[family, *(_cell(results, MODELS.get((family, task), "")) for task in TASKS)] for family in families]
+    return [f"| {' | '.join(row)} |" for row in [["architecture", *TASKS], ["---"] * (1 + len(TASKS)), *rows]]
+
+
+def _cell(results: Mapping[str, Mapping[str, str]], name: str) -> str:
+    if not name:
+        return ""
+    return ", ".join(kind for kind in FORMATS if results.get(name, {}).get(kind) == "") or "–"
+
+
+def _refusals(results: Mapping[str, Mapping[str, str]]) -> list[str]:
+    named = {name: kinds for name, kinds in results.items() if name in MODELS.values()}
+    reasons = [(name, kind, why) for name, kinds in sorted(named.items()) for kind, why in kinds.items() if why]
+    missing = [
+        (name, kind, "not run yet") for name in MODELS.values() for kind in FORMATS if kind not in results.get(name, {})
+    ]
+    return [f"- {name}, {kind}: {why}" for name, kind, why in [*reasons, *missing]]
+
+
+def _versions() -> list[str]:
+    found = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return ["", f"Untrained, {SIZE} by {SIZE} pixels, INT8, with {found}."]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

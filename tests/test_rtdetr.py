@@ -1,0 +1,81 @@
+"""RT-DETR's program against Ultralytics' own, and its parts against PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import demo_images
+
+from qexport.errors import InputError
+from qexport.images import stream
+from qexport.rtdetr import query_detector
+from qexport.token_layers import Attention, Sampled, as_maps, as_rows
+
+SIZE = (64, 96)
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from untrained import untrained
+
+    return untrained("rtdetr-l.yaml", pixels())
+
+
+def pixels() -> torch.Tensor:
+    return torch.from_numpy(np.stack([image for _, image in stream(demo_images("val", 2), SIZE, lambda *_: None)]))
+
+
+def test_the_program_is_what_ultralytics_exports(model: Any) -> None:
+    twin = copy.deepcopy(model)
+    twin.fuse(verbose=False)
+    twin.model[-1].export = True
+    with torch.no_grad():
+        expected = twin(pixels())
+        actual = query_detector(model, None, SIZE)(pixels())
+    assert actual.shape == expected.shape == (2, 300, 6)
+    confident = expected[..., 4] > 0.25
+    assert int(confident.sum()) > 50
+    torch.testing.assert_close(actual[..., 4], expected[..., 4], rtol=1e-4, atol=1e-5)
+    same = (actual - expected).abs().amax(dim=-1) < 1e-3  # like scores may swap places
+    assert float(same[confident].float().mean()) > 0.9
+
+
+def test_sampling_is_deformable_attention() -> None:
+    from ultralytics.nn.modules.utils import multi_scale_deformable_attn_pytorch
+
+    generator = torch.Generator().manual_seed(0)
+    shapes, heads, points, queries = ((6, 8), (3, 4), (2, 2)), 2, 4, 7
+    cells = sum(height * width for height, width in shapes)
+    values = torch.randn(2, cells, heads, 5, generator=generator)
+    boxes = torch.rand(2, queries, 4, generator=generator)
+    offsets = torch.randn(2, queries, heads, 12, 2, generator=generator) * 3
+    logits = torch.randn(2, queries, heads, 12, generator=generator)
+    places = boxes[:, :, None, None, :2] + offsets / points * boxes[:, :, None, None, 2:] * 0.5
+    assert 0.05 < float(((places < 0) | (places > 1)).float().mean()) < 0.5  # some lie outside
+    expected = multi_scale_deformable_attn_pytorch(values, [list(s) for s in shapes], places, logits.softmax(-1))
+    given = (as_maps(tensor.flatten(2)) for tensor in (values, offsets, logits))
+    actual = as_rows(Sampled(shapes, heads, points)(*given, boxes))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_is_pytorchs() -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    located, tokens = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = theirs(located, located, tokens)[0]
+        actual = as_rows(Attention(theirs)(as_maps(located), as_maps(tokens)))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head", "nms"), [("one2many", False), (None, True)])
+def test_options_of_other_heads_are_refused(head: str | None, nms: bool) -> None:
+    with pytest.raises(InputError, match="RT-DETR finds each object once: leave out"):
+        query_detector(None, head, SIZE, nms)
