@@ -399,6 +399,6 @@ def test_shares_of_detections_by_hand() -> None:
     one = np.array([[0, 0, 0, 10, 10, 1], [1, 0, 0, 10, 10, 1]], np.float32)
     assert shared(one, one) == 1.0
     assert shared(one, one[:1]) == pytest.approx(2 / 3)  # two of the three boxes of both pair up
-    assert shared(one, one + np.float32([0, 0, 0, 0, 0, 1])) == 0.0
+    assert shared(one, one + np.array([0, 0, 0, 0, 0, 1], np.float32)) == 0.0
     assert shared(one[:0], one[:0]) is None
     assert shared(one, one[:, [0, 1, 2, 3, 4, 0]], classifier=True) == 0.5  # classes 1, 1 against 0, 1
