@@ -229,11 +229,19 @@ def scale_groups(
         if value.name in integer and isinstance(profile.operations[value.operation], SharedScale):
             for source in value.inputs:
                 parent[root(source)] = root(value.name)
+    for levels in _joined(program, profile):
+        for name in touched.intersection(levels):
+            parent[root(name)] = root(next(level for level in levels if level in touched))
     groups: dict[str, list[str]] = {}
     for name in program.values:
         if name in touched:
             groups.setdefault(root(name), []).append(name)
     return [tuple(group) for group in groups.values()]
+
+
+def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
+    """Raw outputs of all levels that a converter joins before they are floats again."""
+    return (program.raw_boxes, program.raw_scores, program.raw_further) if profile.joined_levels else ()
 
 
 def _group_tensors(

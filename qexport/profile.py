@@ -51,6 +51,8 @@ class RuntimeProfile:
         bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
         integer_bias: biases are stored as INT32 with the product of input and weight scales.
         constants: a product with a number runs in integers, the number is one, too.
+        joined_levels: the converter carries the raw outputs' integers through the decode's concatenations, in the scale
+            of one level: all levels share one, or it would cut the others' range.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
         float_further: the same for the convolutions that write mask coefficients, keypoints or angles. (litert-torch
@@ -76,6 +78,7 @@ class RuntimeProfile:
     pair_sums: bool = False
     half_scales: bool = False
     constants: bool = False
+    joined_levels: bool = False
     float_boxes: float = 0.005
     float_further: float = 0.02
     float_stem: float = 0.0
@@ -109,6 +112,7 @@ TFLITE = RuntimeProfile(
         "transpose": SHARED,
     },
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
+    joined_levels=True,
     source="LiteRT 8-bit quantization specification",
 )
 
@@ -118,6 +122,7 @@ TFLITE_INTEGER = replace(
     operations={**TFLITE.operations, "matmul": OWN, "softmax": LOGISTIC},
     kept_float={},
     constants=True,
+    joined_levels=False,
     float_boxes=0.0,
     float_further=0.0,
 )
@@ -129,6 +134,7 @@ TFLITE_INT16 = replace(
     operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
     activation=INT16,
     symmetric_activations=True,
+    joined_levels=False,
     float_boxes=0.0,
     source="LiteRT 16x8 quantization specification",
 )

@@ -40,6 +40,8 @@ HALF_A_STEP = 0.51
 COVERAGE_TOLERANCE = 0.005
 CONFIDENCE = 0.25
 FEW = 20
+MOST_SHIFT = 0.1
+"""Mean difference of the best scores, simulated and of the runtime; single ones drift by as much."""
 SCALE_TOLERANCE = 1e-5
 SHOWN = 3
 
@@ -215,6 +217,7 @@ def output_agreement(
     Of a classifier the share of probability: which of two like answers is the first says nothing.
     """
     paired, total = 0.0, 0
+    shifts: list[Tensor] = []
     with torch.no_grad():
         for batch in inputs:
             expected = every_output(reference(torch.from_numpy(batch)))
@@ -226,10 +229,23 @@ def output_agreement(
                 continue
             centred = program.further.kind == "angles" or program.head == "queries"
             settings = program.final, program.classes, program.further.kind == "angles", centred
-            for one, other in zip(*(detections(o[0], *settings) for o in (expected, actual)), strict=True):
-                both, number = agreement(one, other, SAME_BOX)
+            for one, other in zip(*(confident(o[0], *settings) for o in (expected, actual)), strict=True):
+                both, number = agreement((one[:, :4], one[:, 5]), (other[:, :4], other[:, 5]), SAME_BOX)
                 paired, total = paired + both, total + number
+                both_have = min(len(one), len(other))
+                shifts.append(other[:both_have, 4] - one[:both_have, 4])
+    check_shift(shifts)
     return paired / total if total else None
+
+
+def check_shift(shifts: Sequence[Tensor]) -> None:
+    """Raise `VerificationError` where a runtime's best scores lie elsewhere than the program's on average."""
+    found = torch.cat([torch.zeros(0), *shifts])
+    if len(found) and not abs(float(found.mean())) <= MOST_SHIFT:
+        raise VerificationError(
+            f"the runtime's scores are {float(found.mean()):+.2f} off on average, {MOST_SHIFT} is the most",
+            "the runtime computes something else: report the model and the runtime's version",
+        )
 
 
 def output_likeness(
@@ -270,7 +286,15 @@ def check_prototypes(expected: Tensor, actual: Tensor) -> None:
 def detections(
     output: Tensor, final: bool, classes: int = 0, turned: bool = False, centred: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """(boxes, classes) of each image: the confident ones, or where there are none the best few.
+    """(boxes, classes) of each image's `confident` detections."""
+    found = confident(output, final, classes, turned, centred)
+    return [(rows[:, :4], rows[:, 5]) for rows in found]
+
+
+def confident(
+    output: Tensor, final: bool, classes: int = 0, turned: bool = False, centred: bool = False
+) -> list[Tensor]:
+    """Rows (box, score, class) of each image, best first: the confident ones, or where there are none the best few.
 
     Args:
         final: the output's rows are detections.
@@ -289,7 +313,8 @@ def detections(
         ranked = rows[rows[:, 4].argsort(descending=True)]
         count = int((ranked[:, 4] >= CONFIDENCE).sum()) or min(FEW, len(ranked))
         boxes = ranked[:count, :4]
-        kept.append((xywh2xyxy(boxes) if turned or centred else boxes, ranked[:count, 5]))
+        corners = xywh2xyxy(boxes) if turned or centred else boxes
+        kept.append(torch.cat((corners, ranked[:count, 4:6]), dim=1))
     return kept
 
 
