@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import onnx
@@ -102,18 +101,16 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def write(module: nn.Module, path: Path, names: tuple[str, str] = ("picture", "detections"), opset: int = 12) -> Path:
     """Export with the older exporter, in an operator set of its days, as most files that go round were."""
-    stream = io.BytesIO()
     example = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     torch.onnx.export(
         module,
         (example,),
-        stream,  # type: ignore[arg-type]  # the older exporter takes it
+        path,
         dynamo=False,
         opset_version=opset,
         input_names=[names[0]],
         output_names=[names[1]],
     )
-    path.write_bytes(stream.getvalue())
     return path
 
 

@@ -189,14 +189,19 @@ def _macs(model: Any) -> dict[str, int]:
 
 
 def _output_layers(model: Any) -> Iterator[tuple[str, str]]:
-    """(output, layer that writes it), where nothing but its bias is between the two."""
+    """(output, layer that writes it), where nothing but a copy, a factor and a bias are between the two."""
     for result in model.get_results():
-        node = result.input_value(0).get_node()
-        if node.get_type_name() == "Add":
-            node = node.input_value(0).get_node()
-        if node.get_type_name() in MAC_OPERATIONS:
-            layer = node.get_friendly_name().removesuffix("/WithoutBiases")
-            yield from ((name, layer) for name in result.output(0).get_names())
+        layer = _layer_behind(result.input_value(0).get_node())
+        yield from ((name, layer) for name in result.output(0).get_names() if layer)
+
+
+def _layer_behind(node: Any) -> str:
+    """The name of the layer that a node gives on, "" if it does something else."""
+    if node.get_type_name() in MAC_OPERATIONS:
+        return str(node.get_friendly_name().removesuffix("/WithoutBiases"))
+    if node.get_type_name() not in ("Identity", "Add", "Multiply"):
+        return ""
+    return next(filter(None, (_layer_behind(port.get_node()) for port in node.input_values())), "")
 
 
 def _sizes(port: Any) -> list[int]:
