@@ -11,7 +11,16 @@ from typing import Any
 from qexport.errors import InputError
 
 SCHEMAS = (1, 2)
-PARTS = {"model": dict, "artifacts": list, "environment": dict, "threads": int, "warnings": list, "failures": list}
+PARTS = {
+    "command": str,
+    "seconds": dict,
+    "model": dict,
+    "artifacts": list,
+    "environment": dict,
+    "threads": int,
+    "warnings": list,
+    "failures": list,
+}
 OF_A_MODEL = ("path", "sha256", "head", "imgsz", "batch")
 OF_AN_ARTIFACT = ("path", "format", "precision", "sha256", "bytes", "engine", "warnings")
 
@@ -39,7 +48,8 @@ def read_report(path: Path) -> SavedReport:
     """
     try:
         raw = path.read_bytes()
-        content = json.loads(raw)
+        # What JSON has no word for (NaN, Infinity) is no figure either.
+        content = json.loads(raw, parse_constant=lambda _: None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not JSON"
         raise InputError(f"report {path} cannot be read ({reason})", "give a report.json that qexport wrote") from error

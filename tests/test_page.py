@@ -10,7 +10,8 @@ import pytest
 from page_reader import Element, read_page, shown_number
 from sample_report import FEW, RESTLESS, bare, sample_report
 
-from qexport.page.content import Entry, about, precision_name
+from qexport.honesty import about
+from qexport.page.content import Entry, precision_name
 from qexport.page.gallery import Label, make_gallery, place
 from qexport.page.render import render
 from qexport.page.typeset import form_of, typeset

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any
 
+from qexport.honesty import ABOUT, about
 from qexport.page.typeset import form_of, lookup, typeset
 
 FORMATS = {
@@ -24,8 +24,6 @@ TASKS = {
     "obb": "oriented boxes",
     "classify": "classification",
 }
-ABOUT = {"latency": r"^latency |float32 files faster", "accuracy": r"accuracy|evaluation images"}
-"""Kind of figure → how the warnings that concern it are recognised; any other concerns the artifact."""
 ClassRow = tuple[int, Mapping[str, Any], float | None]
 """Place of a class in the report, its dictionary, and what was asked for minus FP32."""
 
@@ -147,11 +145,6 @@ def warnings_of(report: Mapping[str, Any]) -> tuple[Warned, ...]:
     every = len(report["artifacts"])
     names = [each if len(each) < every or every < 2 else ["All artifacts"] for each in found.values()]
     return tuple(Warned(i, text, tuple(each)) for i, (text, each) in enumerate(zip(found, names, strict=True), 1))
-
-
-def about(warning: str) -> str:
-    """The kind of figure that a warning concerns."""
-    return next((kind for kind, pattern in ABOUT.items() if re.search(pattern, warning)), "artifact")
 
 
 def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:

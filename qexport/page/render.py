@@ -22,7 +22,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The page, one HTML document that loads nothing.
 
     Args:
-        report: a parsed report.json, see `qexport.page.read_report`.
+        report: a parsed report.json, see `qexport.saved_report.read_report`.
     """
     entries = content.entries_of(report)
     asked = content.asked_of(entries)
