@@ -40,7 +40,7 @@ run: setup  ## the main job on the embedded default: model, data set and report
 
 # Two processes, a file of tests at a time: most of what the tests run keeps one core busy.
 test: setup  ## all tests
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## measure the main job on the real models in ../shared, against the bounds
 	$(PY) benchmarks/main_job.py

@@ -35,6 +35,13 @@ SMALL = (96, 96)
 """Image size at which the demo model is captured where its accuracy does not matter: 189 anchors."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests go first, those on real models before all: a worker has a whole file, none shall end alone."""
+    real = {item.path for item in items if item.get_closest_marker("real") and item.get_closest_marker("slow")}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in real, item.path not in slow))
+
+
 class TinyDecode(nn.Module):
     """Stands in for the real decode: the same place in the program, next to no arithmetic."""
 
