@@ -108,18 +108,19 @@ def check_outputs(
     Where nobody knows what the outputs mean their likeness is returned (`output_likeness`).
 
     Raises:
-        VerificationError: there is no image to compare on, or too few detections agree.
+        VerificationError: there is no image to compare on, too few detections agree, or their scores lie elsewhere.
     """
     if not inputs:
         raise VerificationError(f"{runtime}: no image to verify with", "add --data")
     if program.head == "unknown":
         return output_likeness(reference, program, runner, inputs, runtime)
-    shared = output_agreement(reference, program, runner, inputs)
+    shared, shifts = compared(reference, program, runner, inputs)
     if shared is not None and shared < LEAST_AGREEMENT:
         raise VerificationError(
             f"{runtime}: only {shared:.0%} of the detections agree with the program's",
             "the runtime computes something else: report the model and the runtime's version",
         )
+    check_shift(shifts, runtime)
     return shared
 
 
@@ -209,12 +210,15 @@ def _weight_difference(weight: NDArray[np.float32], planned: TensorQuant, intege
     return f"weights are {furthest:.2f} steps away" if furthest > HALF_A_STEP else ""
 
 
-def output_agreement(
+def compared(
     reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
-) -> float | None:
-    """Return the share of detections that a graph and a runtime have in common, 0..1; None if there are none.
+) -> tuple[float | None, list[Tensor]]:
+    """Compare what a graph and a runtime find.
 
-    Of a classifier the share of probability: which of two like answers is the first says nothing.
+    Returns:
+        The share of detections that they have in common, 0..1, None if there are none; and for each image the
+        differences of their best scores, the runtime's minus the graph's. Of a classifier it is the share of
+        probability: which of two like answers is the first says nothing.
     """
     paired, total = 0.0, 0
     shifts: list[Tensor] = []
@@ -234,16 +238,15 @@ def output_agreement(
                 paired, total = paired + both, total + number
                 both_have = min(len(one), len(other))
                 shifts.append(other[:both_have, 4] - one[:both_have, 4])
-    check_shift(shifts)
-    return paired / total if total else None
+    return (paired / total if total else None), shifts
 
 
-def check_shift(shifts: Sequence[Tensor]) -> None:
+def check_shift(shifts: Sequence[Tensor], runtime: str) -> None:
     """Raise `VerificationError` where a runtime's best scores lie elsewhere than the program's on average."""
     found = torch.cat([torch.zeros(0), *shifts])
     if len(found) and not abs(float(found.mean())) <= MOST_SHIFT:
         raise VerificationError(
-            f"the runtime's scores are {float(found.mean()):+.2f} off on average, {MOST_SHIFT} is the most",
+            f"{runtime}: scores are {float(found.mean()):+.2f} off the program's on average, {MOST_SHIFT} is the most",
             "the runtime computes something else: report the model and the runtime's version",
         )
 

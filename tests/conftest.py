@@ -36,7 +36,7 @@ SMALL = (96, 96)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of long tests go first, those on real models before all: a worker has a whole file, none shall end alone."""
+    """Files of long tests go first, those on real models before all, so that no worker ends alone."""
     real = {item.path for item in items if item.get_closest_marker("real") and item.get_closest_marker("slow")}
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in real, item.path not in slow))

@@ -54,7 +54,11 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(measure, "measure_latency", timed)
     items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
     program: Any = SimpleNamespace(
-        values={"images": SimpleNamespace(shape=(1, 3, 32, 32))}, imgsz=(32, 32), batch=1, preprocess="letterbox"
+        values={"images": SimpleNamespace(shape=(1, 3, 32, 32))},
+        imgsz=(32, 32),
+        batch=1,
+        given=("letterbox", 3),
+        head="end2end",
     )
     found = measure.measure(ExportJob("a.pt", no_eval=True), "detect", program, RunImages(), items, Clock(Silent()))
     assert together == [{"a", "d"}, {"c"}]

@@ -226,7 +226,9 @@ def test_pixels_and_scores_never_share_a_scale(demo_program: Program, tiny: Prog
     plan = planned(demo_program)
     for name in demo_program.raw_scores:
         assert plan.is_quantised(name)
-        assert plan.tensors[name].group == ""
+        # One for all levels, because the converter joins them as integers, and for nothing else.
+        assert plan.tensors[name].group == demo_program.raw_scores[0]
+    assert [n for n, t in plan.tensors.items() if t.group == demo_program.raw_scores[0]] == [*demo_program.raw_scores]
     for name in demo_program.raw_boxes:
         assert plan.tensors[name].is_float
         assert plan.tensors[name].why.startswith("raw boxes stay float")

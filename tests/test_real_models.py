@@ -1,4 +1,4 @@
-"""YOLO26n on photographs: the bounds that the project has set itself."""
+"""YOLO26n on photographs: the bounds that the project has set itself. `make bench` has more of them, COCO8's too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODEL = SHARED / "models" / "yolo26n.pt"
 COCO128 = SHARED / "datasets" / "coco128" / "coco128.yaml"
-COCO8 = SHARED / "datasets" / "coco8" / "coco8.yaml"
 VAL100 = SHARED / "datasets" / "coco-val100" / "coco-val100.yaml"
-MISSING = [str(path) for path in (MODEL, COCO128, COCO8, VAL100) if not path.is_file()]
+MISSING = [str(path) for path in (MODEL, COCO128, VAL100) if not path.is_file()]
 PROC = Path("/proc/self/status")
 MIB = 2**10  # VmHWM is in KiB
 
@@ -99,10 +98,4 @@ def test_coco128(unmeasured: tuple[Path, dict[str, Any], int], tmp_path: Path, h
     assert entry["accuracy"]["fidelity"] >= 0.90
     assert entry["accuracy"]["retention"] >= 0.965
     assert entry["bytes"] <= 3_200_000
-    assert entry["int8_mac_coverage"] >= 0.95
-
-
-def test_the_four_images_of_coco8(tmp_path: Path) -> None:
-    entry, _ = export(tmp_path, COCO8, "--eval-data", str(VAL100))
-    assert entry["accuracy"]["fidelity"] >= 0.88
     assert entry["int8_mac_coverage"] >= 0.95

@@ -35,9 +35,9 @@ class Kept(Interpreter):
 
 
 class Ranked(nn.Module):
-    """A decode that puts rows in the order of their scores."""
+    """A decode that puts rows in the order of their scores, though they have none in them."""
 
-    end2end, nms, levels, reg_max = True, False, (1,), 1
+    end2end, nms, levels, reg_max = False, False, (1,), 1
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 5, 4): boxes of the five best."""

@@ -123,7 +123,7 @@ def test_tflite_masks_come_through_a_transposed_convolution_in_integers(tmp_path
     assert artifact.gallery is None
     assert artifact.layers is not None
     noisy = {layer.name: layer.sqnr_db for layer in artifact.layers if layer.dtype == "int8"}
-    assert all(decibels is not None and 5 < decibels < 150 for decibels in noisy.values())
+    assert all(decibels is not None and 0 < decibels < 150 for decibels in noisy.values())  # logits are cut at -8
     assert artifact.histograms is not None
     assert len(artifact.histograms) == 8
     stored = TFLiteBackend().read(Path(artifact.path))

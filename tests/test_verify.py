@@ -19,7 +19,7 @@ from qexport.planner import make_plan
 from qexport.profile import TFLITE
 from qexport.program import Program
 from qexport.simulate import simulated
-from qexport.verify import check_coverage, check_plan, detections, output_agreement, sample_inputs, verify
+from qexport.verify import check_coverage, check_plan, compared, detections, sample_inputs, verify
 
 Batch = NDArray[np.float32]
 VALUE, WEIGHT = "model_3_conv", "model_3_conv.weight"
@@ -183,11 +183,25 @@ def test_a_runtime_that_computes_something_else_fails(
     demo_one2many: Program, plan: QuantPlan, stored: StoredGraph
 ) -> None:
     inputs = [demo_image((320, 320)).numpy()]
-    shared = output_agreement(simulated(demo_one2many, plan), demo_one2many, Garbage(), inputs)
+    shared, _ = compared(simulated(demo_one2many, plan), demo_one2many, Garbage(), inputs)
     assert shared is not None
     assert shared < 0.1
     with pytest.raises(VerificationError, match=r"only \d+% of the detections agree with the program's"):
         verify(demo_one2many, plan, stored, Garbage(), inputs)
+
+
+class Timid(Simulation):
+    """A runtime that finds what the program does with three quarters of its confidence."""
+
+    def outputs(self, batch: Batch) -> list[Batch]:
+        output, *rest = super().outputs(batch)
+        return [np.concatenate((output[:, :4], 0.75 * output[:, 4:]), axis=1), *rest]
+
+
+def test_a_runtime_with_other_scores_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
+    inputs = [demo_image((320, 320)).numpy()]
+    with pytest.raises(VerificationError, match=r"scores are -0\.\d+ off the program's on average, 0\.1 is the most"):
+        verify(demo_one2many, plan, stored, Timid(demo_one2many, plan), inputs)
 
 
 class Wrong(Simulation):
