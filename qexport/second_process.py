@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qexport.job import ExportJob
     from qexport.source import Source
 
-PATIENCE = 10.0
+PATIENCE = 10
 """Seconds that a process gets to clean up after itself."""
 NICENESS = 10
 """Calibration keeps both cores busy and everything waits for it: it goes first."""
@@ -115,15 +115,22 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], request: object) -> Any:
 
 def _end(process: subprocess.Popen[bytes], idle: bool) -> None:
     """Stop the process; one that is writing a file gets the time to remove what it has of it."""
-    (process.kill if idle else process.terminate)()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
+    if idle or not _ended(process):
         process.kill()
         process.wait()
     assert process.stdin
     with suppress(OSError):  # nobody is left to read what was still buffered
         process.stdin.close()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Ask the process to end, again and again: libraries' callbacks were seen to swallow what the signal raises."""
+    for _ in range(PATIENCE):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            return True
+    return False
 
 
 def serve() -> None:
