@@ -80,8 +80,12 @@ def make_plan(
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
         tensors.update(_group_tensors(program, profile, statistics, choice, group))
+    for name in clamped:
+        # Values below zero that share the activation's scale move its zero point off the limit.
+        if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
+            tensors.update(_group_tensors(program, profile, statistics, choice, (name,)))
     for value in program.values.values():
-        if value.name not in touched:
+        if value.name not in tensors:
             why = CLAMPED if value.name in clamped else _why_float(value, profile, float_values)
             why = reasons.get(value.name, why)
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
