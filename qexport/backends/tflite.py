@@ -79,7 +79,8 @@ class TFLiteBackend:
         elif not metadata["end2end"] and program.raw_boxes:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
             height, width = program.imgsz
-            graph.get_buffer("decode.unit").div_(torch.tensor([width, height, width, height]))
+            unit = graph.get_buffer("decode.unit")
+            unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
         converted = plan if precision != "w8a16" else None
         if converted is not None:
             # Of these the converter makes integers with the plan's own scales; verification compares them.
