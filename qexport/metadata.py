@@ -22,9 +22,8 @@ def artifact_metadata(
     """
     if checkpoint.metadata is not None:
         return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
-    raw = {"raw_outputs": {"strides": list(program.strides), "reg_max": program.reg_max}}
     return {
-        **(raw if precision == "int8-full" else {}),
+        **({"raw_outputs": _raw_outputs(program)} if precision == "int8-full" else {}),
         **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
@@ -47,6 +46,17 @@ def artifact_metadata(
         "precision": precision,
         "program": program.fingerprint,
         "plan": plan.fingerprint if plan else None,
+    }
+
+
+def _raw_outputs(program: Program) -> dict[str, Any]:
+    """What `qexport.decode` has to know of a file that ends at its raw outputs."""
+    return {
+        "strides": list(program.strides),
+        "reg_max": program.reg_max,
+        "further": program.further.kind,
+        "shape": list(program.further.shape),
+        "newer": program.further.newer,
     }
 
 

@@ -53,8 +53,6 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
         )
     if checkpoint.task not in SCORING:
         raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")
-    if checkpoint.task != "detect" and job.precision == "int8-full":
-        raise InputError(f"{path} is a {checkpoint.task} model", "integer-only files are for detection so far")
     return checkpoint
 
 

@@ -157,7 +157,7 @@ def _shared(checked: Verification) -> str:
         return f"its outputs on {checked.images} images are {checked.cosine:.4f} like the simulated program's (cosine)"
     if checked.agreement is None:
         return f"finds nothing on {checked.images} images, like the simulated program"
-    return f"{checked.agreement:.0%} of its detections on {checked.images} images are the simulated program's"
+    return f"{checked.agreement:.0%} of what it finds on {checked.images} images is the simulated program's"
 
 
 def print_report(report: Report, saved: Path, console: Console) -> None:

@@ -160,7 +160,7 @@ def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program,
     loaded.set_tensor(loaded.get_input_details()[0]["index"], integers)
     loaded.invoke()
     raw = [dequantised(loaded.get_tensor(o["index"]), *o["quantization"]) for o in loaded.get_output_details()]
-    (found,) = detections(raw[:3], raw[3:], layout_of(read_metadata(path)), confidence=0.01)
+    (found,) = detections(raw, layout_of(read_metadata(path)), confidence=0.01)
     assert clearest[0, 4] > 0.1
     assert found.classes[0] == int(clearest[0, 5])
     np.testing.assert_allclose(found.boxes[0], clearest[0, :4].numpy(), atol=6)

@@ -104,6 +104,17 @@ def test_int8_keeps_what_a_task_is_about(task: str, least: float, tmp_path: Path
         check_gallery(artifact, task)
 
 
+@pytest.mark.parametrize(("task", "least"), [("segment", 0.5), ("pose", 0.4), ("obb", 0.5), ("classify", 0.9)])
+def test_integer_only_files_keep_it_too(task: str, least: float, tmp_path: Path) -> None:
+    """Scored through `qexport.decode`, which makes of integers what the float file gives."""
+    pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+    report = ran(task, tmp_path, format="tflite", int8=False, precision="int8-full")
+    small, _ = report.artifacts
+    assert small.int8_mac_coverage == 1.0
+    check_scores(small, least)
+    check_gallery(small, task)
+
+
 def test_a_classifier_is_calibrated_as_it_is_run(tmp_path: Path) -> None:
     report = ran("classify", tmp_path, no_eval=True, calib_images=4)
     assert report.calibration is not None

@@ -168,5 +168,5 @@ def test_warnings_are_printed_once_each() -> None:
 def test_what_was_verified_and_where_the_evidence_lies() -> None:
     text = " ".join(" ".join(printed(REPORT)).split())
     assert "yolo26n_int8.tflite holds 321 tensors as planned" in text
-    assert "97% of its detections on 4 images" in text
+    assert "97% of what it finds on 4 images" in text
     assert printed(REPORT)[-1] == "report: out/report.json"

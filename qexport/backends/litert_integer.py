@@ -1,7 +1,8 @@
 """Integer-only `.tflite` files: integers in, the raw outputs of each level out, no float tensor between.
 
-Pixels go in as (batch, height, width, 3), as microcontrollers and accelerators take them. Boxes and class logits of
-each level come out with a scale of their own; `qexport.decode` makes detections of them.
+Pixels go in as (batch, height, width, 3), as microcontrollers and accelerators take them. Boxes, class logits and what
+else a head says of each level come out with a scale of their own, channels last; `qexport.decode` makes detections of
+them. A classifier's logits are its one output.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def raw_program(graph: GraphModule, program: Program) -> GraphModule:
         reader.replace_input_with(images, channels_first)
     output = graph.graph.output_node()
     with graph.graph.inserting_before(output):
-        raw = [_channels_last(graph, nodes[name]) for name in (*program.raw_boxes, *program.raw_scores)]
+        raw = [_channels_last(graph, nodes[name]) for name in program.raw_outputs]
     output.args = (tuple(raw),)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
@@ -42,6 +43,9 @@ def raw_program(graph: GraphModule, program: Program) -> GraphModule:
 
 
 def _channels_last(graph: GraphModule, node: Node) -> Node:
+    """A feature map with its channels last; logits of a classifier as they are."""
+    if node.meta["val"].ndim < 4:
+        return node
     return graph.graph.call_function(aten.permute.default, (node, [0, 2, 3, 1]))
 
 
@@ -54,20 +58,20 @@ class IntegerRunner:
         self._outputs: Sequence[Any] = self._interpreter.get_output_details()
         self._layout = layout_of(metadata)
 
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """As `run`: detection has one output."""
-        return [self.run(batch)]
-
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels."""
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The same with every output: prototypes of masks are the second, (n, k, height, width)."""
         self._interpreter.set_tensor(self._input["index"], as_integers(batch.transpose(0, 2, 3, 1), self._input))
         self._interpreter.invoke()
-        real = [
+        raw = [
             dequantised(self._interpreter.get_tensor(output["index"]), *output["quantization"])
             for output in self._outputs
         ]
-        levels = len(real) // 2
-        return decoded(real[:levels], real[levels:], self._layout)
+        found = decoded(raw, self._layout)
+        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.further == "coefficients" else [found]
 
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:
@@ -96,7 +100,8 @@ def validated_through_decode() -> Iterator[None]:
         if self.raw is None:
             original: list[NDArray[np.float32]] = forward(self, im)
             return original
-        return [self.raw.run(im.cpu().numpy())]
+        found: list[NDArray[np.float32]] = self.raw.outputs(im.cpu().numpy())
+        return found
 
     vars_of: Any = LiteRTBackend
     vars_of.load_model, vars_of.forward = load_model, decoded_forward
