@@ -37,9 +37,9 @@ LEAST_COVERAGE = 0.90
 MOST_OF_FLOAT = {"onnx": 0.75}
 MOST_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
 MOST_SECONDS = 90.0
-ROUNDS = 3
-BLOCKS = 12
-"""The machine's speed drifts within seconds: two files are compared block by block, and the median ratio counts."""
+BLOCKS = 40
+"""Turns of all files. The machine's speed changes within seconds: two files are compared turn by turn, and the median
+ratio counts."""
 
 
 @dataclass
@@ -169,7 +169,8 @@ def time_rows(rows: list[Row], shared: Path) -> None:
         timed = [row for row in rows if row.format == name]
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
         runners = {row.path: kind(Path(row.path), 2) for row in timed}
-        blocks = [measure_latency(runners, batch, ROUNDS) for _ in range(BLOCKS)]
+        order = list(runners.items())
+        blocks = [measure_latency(dict(order[:: -1 if block % 2 else 1]), batch, rounds=1) for block in range(BLOCKS)]
         for row in timed:
             row.ms = tuple(block[row.path].p50 for block in blocks)
 
@@ -218,7 +219,7 @@ def print_rows(rows: list[Row]) -> list[str]:
         of_float = ratio(row, whole)
         of_other = ratio(row, other) if other and other is not row else None
         figures = (row.coverage, statistics.median(row.ms) if row.ms else None, of_float, of_other)
-        cells = [shown(value, form) for value, form in zip(figures, (".1%", ".1f", ".2f", ".2f"), strict=True)]
+        cells = [shown(value, form) for value, form in zip(figures, (".1%", ".1f", ".3f", ".3f"), strict=True)]
         print(
             f"| {row.model} | {row.format} | {row.tool} | {shown(row.fidelity, '.3f')} | {retention:.1%} "
             f"| {whole.map:.4f} → {row.map:.4f} | {' | '.join(cells)} |"
