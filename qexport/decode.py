@@ -54,8 +54,8 @@ class Detections:
         boxes: (n, 4) float32, x1 y1 x2 y2 in pixels of the input; centre, width and height of turned ones.
         scores: (n,) float32, 0..1.
         classes: (n,) int64.
-        further: (n, k) float32: mask coefficients (see `qexport.masks`), keypoints in pixels of the input, each with
-            its visibility 0..1 where the model has it, or the angle in radians; k is 0 where there is nothing.
+        further: (n, k) float32: mask coefficients (see `qexport.masks`), keypoints in pixels of the input, each
+            with its visibility 0..1 where the model has it, or the angle in radians; k is 0 where there is nothing.
     """
 
     boxes: Floats

@@ -1,7 +1,8 @@
 """The float program of RT-DETR: Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", 2023.
 
 Its last decoder layer's box corrections and class logits are the raw outputs, and the decode adds the corrections to
-the boxes before them. Coordinates, the choice of queries and normalisation stay float (`qexport.token_layers`).
+the boxes before them. Coordinates, the choice of queries and normalisation stay float: see
+`qexport.token_layers`.
 """
 
 from __future__ import annotations
