@@ -1,6 +1,6 @@
 """Export freshly built models of every architecture and write what came of it into the README.
 
-    make support    (or: .venv/bin/python benchmarks/support.py [--formats onnx] [YAML …])
+    make support    (or: .venv/bin/python benchmarks/support.py [--kinds onnx] [YAML …])
 
 Each model goes through the real command path to INT8 with its verification; nothing is trained, scored or timed.
 Results are kept in support.json, so that a run of a few models leaves the others as they were. Exits with 1 if a model
@@ -22,7 +22,8 @@ README, KEPT = ROOT / "README.md", ROOT / "benchmarks" / "support.json"
 IMAGES = ROOT / "calibration_data" / "shapes" / "images" / "train"
 BEGIN, END = "<!-- support: made by `make support` -->", "<!-- /support -->"
 SIZE, COUNT = 96, 4
-FORMATS = ("onnx", "tflite")
+KINDS = {"onnx": ("onnx", "int8"), "tflite": ("tflite", "int8"), "int8-full": ("tflite", "int8-full")}
+"""Word of the table → format and precision."""
 PACKAGES = ("ultralytics", "torch", "onnxruntime", "litert-torch", "ai-edge-litert")
 TASKS = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb", "classify": "-cls"}
 FIVE = {"YOLO26": "yolo26n", "YOLO11": "yolo11n", "YOLOv8": "yolov8n"}
@@ -41,22 +42,22 @@ MODELS = {(family, task): f"{stem}{end}.yaml" for family, stem in FIVE.items() f
     (family, "detect"): f"{stem}.yaml" for family, stem in DETECTORS.items()
 }
 OF_FIVE = frozenset(yaml for (family, _), yaml in MODELS.items() if family in FIVE)
-REQUIRED = {"onnx": OF_FIVE | {"rtdetr-l.yaml"}, "tflite": OF_FIVE}
+REQUIRED = {"onnx": OF_FIVE | {"rtdetr-l.yaml"}, "tflite": OF_FIVE, "int8-full": OF_FIVE}
 Results = dict[str, dict[str, str]]
-"""YAML → format → "" where it verified, else the refusal."""
+"""YAML → kind → "" where it verified, else the refusal."""
 
 
 def main() -> int:
     """Run what was asked for, keep the results, write the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(MODELS.values()))
-    parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     given = parser.parse_args()
     from qexport.offline import quiet_libraries
 
     quiet_libraries()
     for name in given.models:
-        for kind in given.formats:
+        for kind in given.kinds:
             result = tried(name, kind)
             print(f"{name} {kind}: {result or 'verified'}", flush=True)
             kept = stored()
@@ -64,7 +65,7 @@ def main() -> int:
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
     kept = stored()
-    tried_now = [(name, kind) for name in given.models for kind in given.formats]
+    tried_now = [(name, kind) for name in given.models for kind in given.kinds]
     broken = [f"{name} {kind}" for name, kind in tried_now if name in REQUIRED[kind] and kept[name][kind]]
     print(f"should work and does not: {', '.join(broken)}" if broken else "every required model works")
     return 1 if broken else 0
@@ -93,7 +94,8 @@ def tried(name: str, kind: str, size: int = SIZE) -> str:
     with tempfile.TemporaryDirectory(prefix="qexport-support-") as scratch:
         # A name of its own: Ultralytics takes yolov5n.pt for a file of another project.
         path = save(untrained(name, pixels), Path(scratch) / f"untrained-{Path(name).stem}.pt")
-        options = {"format": kind, "int8": True, "no_eval": True, "no_latency": True}
+        form, precision = KINDS[kind]
+        options = {"format": form, "precision": precision, "no_eval": True, "no_latency": True}
         sizes = {"imgsz": str(size), "calib_images": COUNT}
         job = make_job({"model": str(path), "data": str(IMAGES), "out": Path(scratch) / "out", **options, **sizes})
         try:
@@ -120,21 +122,22 @@ def _rows(results: Mapping[str, Mapping[str, str]]) -> list[str]:
 def _cell(results: Mapping[str, Mapping[str, str]], name: str) -> str:
     if not name:
         return ""
-    return ", ".join(kind for kind in FORMATS if results.get(name, {}).get(kind) == "") or "–"
+    return ", ".join(kind for kind in KINDS if results.get(name, {}).get(kind) == "") or "–"
 
 
 def _refusals(results: Mapping[str, Mapping[str, str]]) -> list[str]:
     named = {name: kinds for name, kinds in results.items() if name in MODELS.values()}
     reasons = [(name, kind, why) for name, kinds in sorted(named.items()) for kind, why in kinds.items() if why]
     missing = [
-        (name, kind, "not run yet") for name in MODELS.values() for kind in FORMATS if kind not in results.get(name, {})
+        (name, kind, "not run yet") for name in MODELS.values() for kind in KINDS if kind not in results.get(name, {})
     ]
     return [f"- {name}, {kind}: {why}" for name, kind, why in [*reasons, *missing]]
 
 
 def _versions() -> list[str]:
     found = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    return ["", f"Untrained, {SIZE} by {SIZE} pixels, INT8, with {found}."]
+    kinds = "; ".join(f"{kind}: {' '.join(words)}" for kind, words in KINDS.items())
+    return ["", f"Untrained, {SIZE} by {SIZE} pixels ({kinds}), with {found}."]
 
 
 if __name__ == "__main__":
