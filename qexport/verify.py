@@ -147,7 +147,8 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
     """
     wrong, found = [], 0
     for key, name, tensor in _planned(program, plan, stored.complete):
-        kept = stored.tensors.get(key) or stored.tensors.get(name)
+        called = (key, name, *_merged_name(program, key))
+        kept = next((stored.tensors[each] for each in called if each in stored.tensors), None)
         if kept is None:
             if stored.complete:
                 wrong.append(f"{name}: missing")
@@ -162,16 +163,17 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
             f"{plan.profile}: the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}",
             "the converter did not obey the plan: report the model and the converter's version",
         )
-    merged = sum(_is_merged(program, plan, name) for name in program.values)
-    if found < LEAST_NAMED * (sum(not t.is_float for t in plan.tensors.values()) - merged):
+    if found < LEAST_NAMED * sum(not t.is_float for t in plan.tensors.values()):
         raise VerificationError(f"{plan.profile}: only {found} planned tensors are in the file", "report the model")
     return found
 
 
-def _is_merged(program: Program, plan: QuantPlan, name: str) -> bool:
-    """Whether a value is what only a ReLU reads: kernels of its convolution do that, too, and its name is gone."""
-    readers = program.readers[name]
-    return plan.is_quantised(name) and len(readers) == 1 and readers[0].operation == "relu"
+def _merged_name(program: Program, key: str) -> Iterator[str]:
+    """What a file calls a layer's weight where the layer's kernel computes the activation, too, and has its name."""
+    layer, _, end = key.rpartition(".")
+    readers = program.readers.get(layer, ())
+    if end == "weight" and len(readers) == 1:
+        yield f"{readers[0].name}.weight"
 
 
 def _planned(program: Program, plan: QuantPlan, every: bool) -> Iterator[tuple[str, str, TensorQuant]]:
