@@ -139,7 +139,7 @@ def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[
         yield
     except (ConversionError, VerificationError) as error:
         able = formats_from_onnx() if job.from_onnx else available_formats()
-        others = [name for name in other_formats(backend.name, precision) if name in able]
+        others = [name for name in other_formats(backend.name, precision) if name in able and name not in job.format]
         if not others or "--format" in error.remedy:
             raise
         remedy = f"{error.remedy}; other formats may take it: --format {','.join(others)}"

@@ -71,7 +71,7 @@ def test_a_refusal_says_which_formats_may_take_the_model(
         raise ConversionError("there is no kernel for it", remedy)
 
     monkeypatch.setattr(lower, "_lower", refused)
-    source: Any = SimpleNamespace(job=ExportJob(model), path=lambda *_: Path("never_written"))
+    source: Any = SimpleNamespace(job=ExportJob(model, format=(name,)), path=lambda *_: Path("never_written"))
     with pytest.raises(ConversionError) as found:
         lower.write_float(source, find_backend(name), precision)
     assert (found.value.what, found.value.remedy) == ("there is no kernel for it", expected)
