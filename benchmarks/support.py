@@ -41,7 +41,7 @@ MODELS = {(family, task): f"{stem}{end}.yaml" for family, stem in FIVE.items() f
     (family, "detect"): f"{stem}.yaml" for family, stem in DETECTORS.items()
 }
 OF_FIVE = frozenset(yaml for (family, _), yaml in MODELS.items() if family in FIVE)
-REQUIRED = {"onnx": OF_FIVE | {"rtdetr-l.yaml"}, "tflite": OF_FIVE}
+REQUIRED = dict.fromkeys(FORMATS, OF_FIVE | {"rtdetr-l.yaml", "yolov6n.yaml"})
 Results = dict[str, dict[str, str]]
 """YAML → format → "" where it verified, else the refusal."""
 
