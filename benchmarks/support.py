@@ -42,7 +42,8 @@ MODELS = {(family, task): f"{stem}{end}.yaml" for family, stem in FIVE.items() f
     (family, "detect"): f"{stem}.yaml" for family, stem in DETECTORS.items()
 }
 OF_FIVE = frozenset(yaml for (family, _), yaml in MODELS.items() if family in FIVE)
-REQUIRED = {"onnx": OF_FIVE | {"rtdetr-l.yaml"}, "tflite": OF_FIVE, "int8-full": OF_FIVE}
+DETECTED = frozenset({"rtdetr-l.yaml", "yolov6n.yaml"})
+REQUIRED = {"onnx": OF_FIVE | DETECTED, "tflite": OF_FIVE | DETECTED, "int8-full": OF_FIVE | {"yolov6n.yaml"}}
 Results = dict[str, dict[str, str]]
 """YAML → kind → "" where it verified, else the refusal."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from qexport.backends import (
     EngineBuilder,
     EngineOptions,
     LowerOptions,
+    available_formats,
     describe_artifact,
+    formats_from_onnx,
+    other_formats,
     profile_for,
 )
 from qexport.calibration_table import CalibrationTable
 from qexport.cpu import cpu_kind
 from qexport.device_fit import DeviceFit
+from qexport.errors import ConversionError, VerificationError
 from qexport.files import write_text, write_whole
 from qexport.float_graph import FileGraph
 from qexport.job import ExportJob
@@ -90,7 +95,7 @@ def write_float(source: Source, backend: Backend, precision: str) -> Written:
         ConversionError, VerificationError: the file is not kept.
     """
     path = source.path(backend, precision)
-    with write_whole(path) as temporary:
+    with _others_named(source.job, backend, precision), write_whole(path) as temporary:
         _lower(source, backend, None, precision, temporary)
         inputs = sample_inputs(source.samples, source.program)
         if inputs:
@@ -111,7 +116,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
-    with write_whole(path) as temporary:
+    with _others_named(job, backend, job.precision), write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary)
         inputs = sample_inputs(source.samples, source.program)
         # A graph that came as a file has no room for meters.
@@ -126,6 +131,20 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     }
     artifact = describe_artifact(path, backend.name, job.precision)
     return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference) if reference else None)
+
+
+@contextmanager
+def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[None]:
+    """Let a format's refusal of a model say which formats do without its code, unless it names one itself."""
+    try:
+        yield
+    except (ConversionError, VerificationError) as error:
+        able = formats_from_onnx() if job.from_onnx else available_formats()
+        others = [name for name in other_formats(backend.name, precision) if name in able and name not in job.format]
+        if not others or "--format" in error.remedy:
+            raise
+        remedy = f"{error.remedy}; other formats may take it: --format {','.join(others)}"
+        raise type(error)(error.what, remedy) from error
 
 
 def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:

@@ -80,7 +80,7 @@ def make_plan(
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
         tensors.update(_group_tensors(program, profile, statistics, choice, group))
-    for name in clamped:
+    for name in clamped if not profile.clamps_anywhere else ():
         # Values below zero that share the activation's scale move its zero point off the limit.
         if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
             tensors.update(_group_tensors(program, profile, statistics, choice, (name,)))

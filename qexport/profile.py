@@ -61,6 +61,7 @@ class RuntimeProfile:
             kernels make little of three input channels, and its activations are the largest of all.
         clamps: activations that the kernel in front of them computes with the limits of its integers: nothing is
             quantised between the two.
+        clamps_anywhere: kernels do so at any integer that stands for zero, not at the type's least one only.
         source: where the constraints are documented.
     """
 
@@ -83,6 +84,7 @@ class RuntimeProfile:
     float_further: float = 0.02
     float_stem: float = 0.0
     clamps: frozenset[str] = frozenset()
+    clamps_anywhere: bool = False
     source: str = ""
 
 
@@ -113,6 +115,8 @@ TFLITE = RuntimeProfile(
     },
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
     joined_levels=True,
+    clamps=frozenset({"relu"}),
+    clamps_anywhere=True,
     source="LiteRT 8-bit quantization specification",
 )
 

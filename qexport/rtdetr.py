@@ -25,7 +25,6 @@ from qexport.token_layers import (
     Stem,
     as_maps,
     as_rows,
-    as_tokens,
     perceptron,
     pointwise,
 )
@@ -49,7 +48,7 @@ class QueryProgram(nn.Module):
         self.body = nn.ModuleList(_at_size(layer, shapes[layer.i]) for layer in list(model.model)[:-1])
         levels = tuple(shapes[source] for source in head.f)
         self.projections = nn.ModuleList(_fused(each) for each in head.input_proj)
-        self.exact_mask = Masked(levels)
+        self.exact_cells, self.exact_mask = Joined(), Masked(levels)
         self.encoded, self.exact_norm = pointwise(head.enc_output[0]), Normalised(head.enc_output[1])
         self.encoder_scores = pointwise(head.enc_score_head)
         self.encoder_boxes = perceptron(head.enc_bbox_head)
@@ -68,7 +67,7 @@ class QueryProgram(nn.Module):
         """Return the decoded output."""
         features = gathered(list(self.body), self.sources, self.save, images)
         maps = [projection(each) for projection, each in zip(self.projections, features, strict=True)]
-        cells = torch.cat([as_tokens(each) for each in maps], dim=2)
+        cells = self.exact_cells(maps)
         encoded = self.exact_norm(self.encoded(self.exact_mask(cells)))
         tokens, anchors = self.exact_chosen(encoded, self.encoder_scores(encoded))
         boxes = self.exact_first(self.encoder_boxes(tokens), anchors)
@@ -107,6 +106,17 @@ class DecoderLayer(nn.Module):
         tokens = self.exact_norm2(tokens, self.out(sampled))
         updated: Tensor = self.exact_norm3(tokens, self.second(self.act(self.first(tokens))))
         return updated
+
+
+class Joined(nn.Module):
+    """Maps of all levels as the tokens of one, joined as rows.
+
+    OpenVINO 2026.4 gives what is joined along the tokens a scale for each, and then computes with floats.
+    """
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Each (batch, channels, height, width); the result is (batch, channels, cells of all levels, 1)."""
+        return as_maps(torch.cat([as_rows(each) for each in maps], dim=1))
 
 
 class Masked(nn.Module):

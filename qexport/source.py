@@ -72,6 +72,11 @@ def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
             classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic
         )
     queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
+    if queries and job.precision == "int8-full":
+        raise InputError(
+            "RT-DETR cannot be integer-only: its choice of queries and its coordinates stay float",
+            "use --precision int8 with --format tflite, onnx, openvino or tensorrt",
+        )
     module = (query_detector if queries else split_head)(checkpoint.module, job.head, imgsz, job.nms)
     return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 

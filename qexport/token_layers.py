@@ -187,13 +187,14 @@ class Sampled(nn.Module):
         """
         batch, channels, cells, _ = values.shape
         width, points = channels // self.heads, self.levels * self.points
-        table = values.reshape(batch, self.heads, width, cells).permute(0, 1, 3, 2).reshape(-1, width)
+        table = as_rows(values).reshape(-1, width)  # a row for each head of a cell: channels last, nothing is moved
         moved = offsets.reshape(batch, self.heads, points, 2, -1)
         column, row = (self._cells(moved[:, :, :, axis].permute(0, 3, 1, 2), boxes, axis) for axis in (0, 1))
         weights = logits.reshape(batch, self.heads, points, -1).softmax(dim=2).permute(0, 3, 1, 2)
         share = torch.cat((weights,) * CORNERS, dim=-1) * column[1] * row[1]
-        first = torch.arange(batch * self.heads).reshape(batch, 1, self.heads, 1) * cells + self.starts
-        index = (row[0] * self.sizes[0] + column[0]).to(torch.int64) + first
+        first = torch.arange(batch).reshape(batch, 1, 1, 1) * cells + self.starts
+        cell = (row[0] * self.sizes[0] + column[0]).to(torch.int64) + first
+        index = cell * self.heads + torch.arange(self.heads).reshape(self.heads, 1)
         picked = table.index_select(0, index.reshape(-1)).reshape(-1, CORNERS * points, width)
         found = (picked * share.reshape(-1, CORNERS * points, 1)).sum(dim=1)
         rows: Tensor = found.reshape(batch, -1, channels)

@@ -84,6 +84,23 @@ class TinyDetector(nn.Module):
         return decoded
 
 
+class Rectified(nn.Module):
+    """A convolution and its ReLU, whose result is joined with another convolution's."""
+
+    def __init__(self, joined_with_negatives: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.box, self.cls = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+        self.negatives = joined_with_negatives
+        self.decode = TinyDecode()
+
+    def forward(self, images: Tensor) -> Tensor:
+        second = self.second(images)
+        joined = torch.cat((self.first(images).relu(), second if self.negatives else second.relu()), 1)
+        decoded: Tensor = self.decode(self.box(joined), self.cls(joined))
+        return decoded
+
+
 def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
     """Fill a module's parameters from a seed of their own, so that no other test moves them."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import demo_images
+from conftest import demo_images, synthetic_statistics
 
 from qexport.backends.litert_file import read_metadata
 from qexport.backends.tflite import TFLiteBackend
@@ -58,6 +58,12 @@ def test_demo_end2end_int8(demo_program: Program, tmp_path: Path, monkeypatch: p
 
 def test_hand_made_model_in_float(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick, own = both_ways(tiny, None, tmp_path, monkeypatch)
+    assert quick == own
+
+
+def test_attention_in_integers(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax")
+    quick, own = both_ways(tiny, plan, tmp_path, monkeypatch)
     assert quick == own
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qexport import lower, measure
 from qexport.backends import Runner, find_backend
 from qexport.clock import Clock
+from qexport.errors import ConversionError
 from qexport.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.latency import Latency
@@ -38,6 +39,42 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     cpu, profile = lower.chosen_profile(ExportJob("a.pt", int8=True, cpu=asked), find_backend(name))
     assert cpu == (machine if asked == "auto" else asked)
     assert (profile.name, profile.pair_sums) == (name, pairs)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "precision", "remedy", "expected"),
+    [
+        (
+            "a.pt",
+            "tflite",
+            "int8",
+            "report it",
+            "report it; other formats may take it: --format onnx,openvino,tensorrt",
+        ),
+        (
+            "a.pt",
+            "onnx",
+            "int8",
+            "report it",
+            "report it; other formats may take it: --format openvino,tensorrt,tflite",
+        ),
+        ("a.onnx", "onnx", "int8", "report it", "report it; other formats may take it: --format openvino,tensorrt"),
+        ("a.pt", "onnx", "int8", "try --format tflite", "try --format tflite"),
+        ("a.pt", "tflite", "w8a16", "report it", "report it"),
+        ("a.pt", "edgetpu", "int8-full", "report it", "report it"),
+    ],
+)
+def test_a_refusal_says_which_formats_may_take_the_model(
+    model: str, name: str, precision: str, remedy: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise ConversionError("there is no kernel for it", remedy)
+
+    monkeypatch.setattr(lower, "_lower", refused)
+    source: Any = SimpleNamespace(job=ExportJob(model, format=(name,)), path=lambda *_: Path("never_written"))
+    with pytest.raises(ConversionError) as found:
+        lower.write_float(source, find_backend(name), precision)
+    assert (found.value.what, found.value.remedy) == ("there is no kernel for it", expected)
 
 
 def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from conftest import TinyDecode, captured, seeded, statistics_of, synthetic_statistics
-from torch import Tensor, nn
+from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
 from qexport.plan import QuantPlan, TensorQuant
 from qexport.planner import make_plan
@@ -237,23 +235,6 @@ def test_plans_for_vnni_keep_all_steps_of_a_weight(tiny: Program) -> None:
     for profile, steps in ((ONNXRUNTIME, 127), (careful(ONNXRUNTIME), 64)):  # three input channels: an odd number
         scale = planned(tiny, profile=profile).tensors["stem.weight"].scale
         np.testing.assert_allclose(scale, peaks / steps, rtol=1e-6)
-
-
-class Rectified(nn.Module):
-    """A convolution and its ReLU, whose result is joined with another convolution's."""
-
-    def __init__(self, joined_with_negatives: bool) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
-        self.box, self.cls = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
-        self.negatives = joined_with_negatives
-        self.decode = TinyDecode()
-
-    def forward(self, images: Tensor) -> Tensor:
-        second = self.second(images)
-        joined = torch.cat((self.first(images).relu(), second if self.negatives else second.relu()), 1)
-        decoded: Tensor = self.decode(self.box(joined), self.cls(joined))
-        return decoded
 
 
 @pytest.mark.parametrize("negatives", [False, True])

@@ -26,6 +26,7 @@ from qexport.planner import make_plan
 from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
 from qexport.program import INPUT, Program
 from qexport.simulate import simulated
+from qexport.token_layers import Added
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")
@@ -286,3 +287,34 @@ def test_the_demo_models_first_layers_are_those_of_the_simulation(
         quantisation = np.abs(exact[name] - expected[name]).mean()
         assert quantisation > 0
         assert np.abs(actual[name] - expected[name]).mean() < 0.05 * quantisation, name
+
+
+class Summed(nn.Module):
+    """Two layers read a sum that is computed in float32 in every file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.exact_sum, self.box, self.cls = Added(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.decode = TinyDecode()
+
+    def forward(self, images: Tensor) -> Tensor:
+        both = self.exact_sum(self.one(images), self.other(images))
+        decoded: Tensor = self.decode(self.box(both), self.cls(both))
+        return decoded
+
+
+def test_in_an_fp16_graph_the_integers_of_a_float32_value_are_made_behind_its_cast(tmp_path: Path) -> None:
+    program, path = captured(seeded(Summed())), tmp_path / "summed.onnx"
+    plan = make_plan(program, synthetic_statistics(program.values), TENSORRT, "minmax")
+    write_onnx(program, plan, {}, path, 19, half=True)
+    nodes = {node.output[0]: node for node in onnx.load(path).graph.node}
+    found = [n for n in nodes.values() if n.op_type == "QuantizeLinear" and n.input[0].startswith("exact_sum_add")]
+    assert len(found) == 1
+    assert nodes[found[0].input[0]].op_type == "Cast"
+    assert plan.is_quantised("exact_sum_add")
+    (back,) = [node for node in nodes.values() if found[0].output[0] in node.input]
+    assert {output for node in nodes.values() if back.output[0] in node.input for output in node.output} == {
+        "box_conv",
+        "cls_conv",
+    }

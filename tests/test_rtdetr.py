@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import demo_images
+from conftest import DEMO, demo_images
+from refusals import DATA, INPUT, UNMEASURED, Refusal
 
 from qexport.errors import InputError
+from qexport.export import export
 from qexport.images import stream
-from qexport.rtdetr import query_detector
+from qexport.job import make_job
+from qexport.progress import Silent
+from qexport.rtdetr import Joined, query_detector
 from qexport.token_layers import Attention, Sampled, as_maps, as_rows
 
 SIZE = (64, 96)
@@ -73,6 +77,36 @@ def test_attention_is_pytorchs() -> None:
         expected = theirs(located, located, tokens)[0]
         actual = as_rows(Attention(theirs)(as_maps(located), as_maps(tokens)))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cells_of_all_levels_are_joined_in_order() -> None:
+    maps = [torch.rand(2, 5, *size) for size in ((4, 6), (2, 3), (1, 1))]
+    torch.testing.assert_close(Joined()(maps), torch.cat([each.flatten(2) for each in maps], dim=2)[..., None])
+
+
+def test_integer_only_files_are_refused_before_the_model_is_captured(
+    refused: Refusal, model: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "rtdetr.pt"
+    torch.save({"model": model, "train_args": {"task": "detect", "imgsz": 640}}, path)
+    options = ("--precision", "int8-full", "--format", "tflite", "--data", DATA, "--imgsz", "96", *UNMEASURED)
+    message = refused(str(path), *options, code=INPUT)
+    assert message.startswith("RT-DETR cannot be integer-only: ")
+    assert message.endswith("use --precision int8 with --format tflite, onnx, openvino or tensorrt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tflite", "onnx", "openvino", "tensorrt"])
+def test_every_format_holds_its_plan_in_int8(name: str, model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rtdetr.pt"
+    torch.save({"model": model, "train_args": {"task": "detect", "imgsz": 640}}, path)
+    options = {"format": name, "int8": True, "no_eval": True, "no_latency": True, "no_build": True, "imgsz": "96"}
+    images = DEMO / "shapes" / "images" / "train"
+    job = make_job({"model": str(path), "data": str(images), "calib_images": 4, "out": tmp_path / "out", **options})
+    (artifact,) = export(job, Silent()).artifacts
+    assert artifact.verification is not None
+    assert artifact.verification["coverage"] > 0.9
+    assert artifact.verification["agreement"] > 0.85
 
 
 @pytest.mark.parametrize(("head", "nms"), [("one2many", False), (None, True)])

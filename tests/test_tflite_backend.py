@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import (
     SMALL,
+    Rectified,
     TinyDecode,
     TinyDetector,
     captured,
@@ -20,6 +21,7 @@ from conftest import (
     demo_image,
     demo_images,
     seeded,
+    statistics_of,
     synthetic_statistics,
 )
 from numpy.typing import NDArray
@@ -36,7 +38,7 @@ from qexport.planner import make_plan
 from qexport.profile import TFLITE
 from qexport.program import Program
 from qexport.simulate import simulated
-from qexport.verify import check_plan, sample_inputs, verify
+from qexport.verify import check_coverage, check_plan, sample_inputs, verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 
@@ -144,11 +146,58 @@ def test_equal_inputs_give_equal_files(plain: Program, small: tuple[Path, QuantP
     assert (tmp_path / "again.tflite").read_bytes() == small[0].read_bytes()
 
 
-def test_a_model_that_the_converter_refuses_is_one_line(tiny: Program, tmp_path: Path) -> None:
-    """Its layout pass asserts on the attention of this model."""
+def test_attention_in_integers_around_it_holds_its_plan(tiny: Program, tmp_path: Path) -> None:
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax")
-    with pytest.raises(ConversionError, match="litert-torch cannot convert this model"):
-        TFLiteBackend().lower(tiny, plan, {"end2end": True}, tmp_path / "tiny.tflite")
+    path, backend = tmp_path / "tiny.tflite", TFLiteBackend()
+    backend.lower(tiny, plan, {"end2end": True}, path)
+    assert check_plan(tiny, plan, backend.read(path)) >= 24
+    check_coverage(tiny, plan, backend.read(path))
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = simulated(tiny, plan)(image).numpy()
+    actual = backend.runner(path, 1).run(image.numpy())
+    assert np.abs(actual[:, :4] - expected[:, :4]).mean() < 2 * plan.tensors["box_conv"].scale[0]
+    assert np.abs(actual[:, 4:] - expected[:, 4:]).max() < 0.1
+
+
+class Unknown(TinyDecode):
+    """Computes what the converter has no lowering for."""
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        return torch.cat((torch.special.bessel_j0(boxes.flatten(2)), scores.flatten(2).sigmoid()), dim=1)
+
+
+def test_a_model_that_the_converter_refuses_is_one_line_that_names_the_operator(tmp_path: Path) -> None:
+    module = Plain()
+    module.decode = Unknown()
+    program = captured(seeded(module))
+    plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax")
+    with pytest.raises(
+        ConversionError, match=r"^litert-torch cannot convert this model \(.*special_bessel_j0.*\): .+$"
+    ):
+        TFLiteBackend().lower(program, plan, {"end2end": True}, tmp_path / "a.tflite")
+
+
+@pytest.mark.parametrize("negatives", [False, True])
+def test_a_relu_is_part_of_its_convolution_wherever_zero_lies(negatives: bool, tmp_path: Path) -> None:
+    program = captured(seeded(Rectified(negatives)))
+    statistics = synthetic_statistics(program.values)
+    rectified = {name: statistics_of(np.linspace(0, 5, 1001), 8.0) for name in program.values if name.endswith("_relu")}
+    plan = make_plan(program, statistics | rectified, TFLITE, "minmax")
+    assert (plan.tensors["first_relu"].zero_point[0] > -128) == negatives
+    assert not plan.is_quantised("first_conv")
+    path, backend = tmp_path / "a.tflite", TFLiteBackend()
+    backend.lower(program, plan, {"end2end": True}, path)
+    stored = backend.read(path)
+    assert "RELU" not in stored.operators
+    assert "first_relu.weight" in stored.tensors  # it has the name of what its kernel gives
+    assert check_plan(program, plan, stored) == 9 == sum(not t.is_float for t in plan.tensors.values()) - 1
+    check_coverage(program, plan, stored)
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = simulated(program, plan)(image).numpy()
+    step = plan.tensors["box_conv"].scale[0]
+    assert np.abs(backend.runner(path, 1).run(image.numpy()) - expected).max() < 1.5 * step
 
 
 @pytest.mark.slow

@@ -267,6 +267,17 @@ def test_samples_have_the_programs_shape_and_skip_what_cannot_be_read(demo_one2m
     np.testing.assert_array_equal(samples[1], demo_image((320, 320), 1).numpy())
 
 
+def test_the_scale_of_a_channel_of_zeros_is_free(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
+    name = demo_one2many.values[VALUE].weight
+    scales, kept = (list(each.scale) for each in (plan.tensors[name], stored.tensors[WEIGHT]))
+    scales[0], kept[0] = 1e-9, 7.9e-12  # the planner's smallest, and AI Edge Quantizer's
+    zeros = replace(plan, tensors={**plan.tensors, name: replace(plan.tensors[name], scale=tuple(scales))})
+    written = with_tensor(stored, WEIGHT, scale=tuple(kept), integers=None)
+    assert check_plan(demo_one2many, zeros, written) == len(stored.tensors)
+    with pytest.raises(VerificationError, match=r"model\.3\.conv\.weight: scale"):
+        check_plan(demo_one2many, zeros, with_tensor(written, WEIGHT, scale=(1e-8, *kept[1:])))
+
+
 def complete(stored: StoredGraph, plan: QuantPlan) -> StoredGraph:
     """A file of a format that keeps every name, and calls weights by their parameter paths."""
     floats = {name for name, tensor in plan.tensors.items() if not tensor.is_float and tensor.axis is None}

@@ -218,6 +218,14 @@ def formats_from_onnx() -> tuple[str, ...]:
     return tuple(name for name in available_formats() if getattr(find_class(name), "from_onnx", False))
 
 
+def other_formats(name: str, precision: str) -> tuple[str, ...]:
+    """Names of the formats that can be `precision` and do not share the code of the one called `name`."""
+    own = find_class(name)
+    others = {other: find_class(other) for other in available_formats()}
+    related = {other for other, kind in others.items() if issubclass(kind, own) or issubclass(own, kind)}
+    return tuple(other for other, kind in others.items() if other not in related and precision in kind.precisions)
+
+
 def find_class(name: str) -> type[Backend]:
     """Import the class of the backend called `name`.
 

@@ -111,7 +111,9 @@ def _visit(graph: Graph, node: Node, table: Table, known: Known) -> None:
     if expands:
         _expand(graph, node, table.get(target, target), args, kwargs, table, known)
         return
-    result, before = target(*args, **kwargs), node.meta.get("val")
+    # A pass may have changed the order in memory since a view of it was made; files know no such order.
+    computes = aten.reshape.default if target is aten.view.default else target
+    result, before = computes(*args, **kwargs), node.meta.get("val")
     node.meta["val"] = before if _is_like(before, result) else result
     known.results[node] = (node.target, args, kwargs, node.meta["val"])
 

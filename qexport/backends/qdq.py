@@ -54,7 +54,7 @@ def integer_readers(plan: QuantPlan, value: ir.Value) -> list[tuple[ir.Node, int
 
 def _quantise_activation(model: ir.Model, value: ir.Value, plan: QuantPlan) -> None:
     quant = plan.tensors[str(value.name)]
-    if value.name == INPUT:
+    if value.name == INPUT or not integer_readers(plan, value):
         value = _cast_of(value)
     readers = integer_readers(plan, value)
     real = _pair(model, value, quant)
@@ -65,7 +65,7 @@ def _quantise_activation(model: ir.Model, value: ir.Value, plan: QuantPlan) -> N
 
 
 def _cast_of(value: ir.Value) -> ir.Value:
-    """In an FP16 graph the input's integers are made from its FP16 form: a cast behind them would part the kernels."""
+    """In an FP16 graph a float32 value's integers come from its FP16 form: a cast behind them would part kernels."""
     casts = [node for node, _ in value.uses() if node.op_type == "Cast"]
     return casts[0].outputs[0] if casts else value
 

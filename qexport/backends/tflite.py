@@ -65,6 +65,7 @@ class TFLiteBackend:
             give_unsigned,
             take_float_input,
         )
+        from qexport.backends.litert_graph import suited
         from qexport.backends.litert_int16 import with_int16_activations
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
@@ -85,7 +86,7 @@ class TFLiteBackend:
         if converted is not None:
             # Of these the converter makes integers with the plan's own scales; verification compares them.
             graph = simulated(program, converted, graph, float_weights=frozenset({"conv_transpose"}))
-        tag_values(graph, program)
+        tag_values(suited(graph), program)
         with _silence():
             _convert(graph, example, quantised=converted is not None).export(str(path))
         if precision == "int8-full":
@@ -206,7 +207,7 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
     except Exception as error:  # the converter raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConversionError(f"litert-torch cannot convert this model ({first})", "try another format") from error
+        raise ConversionError(f"litert-torch cannot convert this model ({first})", "report the model") from error
 
 
 @contextlib.contextmanager
