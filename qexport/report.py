@@ -51,6 +51,8 @@ PACKAGES = (
     "numpy",
 )
 FEW_IMAGES = 50
+NEXT_TO_NOTHING = 0.01
+"""FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
 WIDE_SPREAD = 0.20
 
 
@@ -207,6 +209,8 @@ def artifact_entry(
     warnings: list[str] = []
     if figures.accuracy:
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
+        exact = figures if artifact.precision == "fp32" else reference
+        warnings += reference_warnings(exact.accuracy if exact else None)
     if figures.outputs and images.both:
         warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
     if latency:
@@ -285,6 +289,13 @@ def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> t
     if overlapping:
         found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
     return tuple(found)
+
+
+def reference_warnings(accuracy: Accuracy | None) -> tuple[str, ...]:
+    """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
+    if accuracy is None or accuracy.map >= NEXT_TO_NOTHING:
+        return ()
+    return (f"FP32's accuracy is {accuracy.map:.4f}: retention and drop say nothing; is it trained, on such data?",)
 
 
 def latency_warnings(*latencies: Latency) -> tuple[str, ...]:

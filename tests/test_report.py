@@ -16,13 +16,22 @@ from qexport.backends import Artifact, find_backend
 from qexport.calibration_table import CalibrationTable
 from qexport.dataset import Dataset
 from qexport.errors import ConversionError, EngineNotBuiltError
+from qexport.honesty import about
 from qexport.inputs import RunImages
 from qexport.job import ExportJob, make_job
 from qexport.latency import Latency
 from qexport.lower import Written
 from qexport.measure import Figures
 from qexport.program import Program
-from qexport.report import Report, accuracy_warnings, latency_warnings, make_report, save_report, to_json
+from qexport.report import (
+    Report,
+    accuracy_warnings,
+    latency_warnings,
+    make_report,
+    reference_warnings,
+    save_report,
+    to_json,
+)
 from qexport.source import Source
 from qexport.verify import Verification
 
@@ -175,6 +184,14 @@ def test_each_format_is_compared_with_its_own_float_file(demo_one2many: Program,
 def test_the_file_is_the_json(report: Report, tmp_path: Path) -> None:
     save_report(report, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(to_json(report))
+
+
+def test_what_is_kept_of_next_to_nothing_says_nothing() -> None:
+    exact = Accuracy(0.01, 0.02, None, 100, (), {})
+    assert reference_warnings(None) == reference_warnings(exact) == ()
+    (told,) = reference_warnings(replace(exact, map=0.0))
+    assert told == "FP32's accuracy is 0.0000: retention and drop say nothing; is it trained, on such data?"
+    assert about(told) == "accuracy"
 
 
 def test_few_images_are_warned_of(demo_one2many: Program, demo_table: CalibrationTable) -> None:
