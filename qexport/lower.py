@@ -46,8 +46,8 @@ class Written:
         plan: the file that its plan was saved to, None for float ones.
         quantisation: integer types and the kind of CPU that they were chosen for.
         fit: what the device that it is for makes of it, where that is not this machine.
-        sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.sqnr`; None for float
-            ones.
+        sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.sqnr`; None for
+            float ones.
     """
 
     artifact: Artifact

@@ -1,7 +1,7 @@
 """An ONNX graph in FP16: the body computes in half precision, input, outputs and the tail stay float32.
 
-As `qexport.half` does it with a captured program, and for the same reason: FP16 has steps of half a pixel from 512
-on.
+As `qexport.half` does it with a captured program, and for the same reason: from 512 on FP16 has steps of half a
+pixel.
 """
 
 from __future__ import annotations
