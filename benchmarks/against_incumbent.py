@@ -116,14 +116,14 @@ def ours(shared: Path, model: str, folder: Path) -> list[Row]:
 
 def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
     """Export with Ultralytics and score with the same code as ours."""
-    from qexport.torchvision_repair import repair
+    from qexport.checkpoints.torchvision_repair import repair
 
     repair()
     from ultralytics.models import YOLO
 
-    from qexport.accuracy import evaluate
-    from qexport.dataset import image_list, load_dataset
-    from qexport.evaluation_set import make_evaluation_set
+    from qexport.data.dataset import image_list, load_dataset
+    from qexport.data.evaluation_set import make_evaluation_set
+    from qexport.measurement.accuracy import evaluate
 
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
     dataset = load_dataset(yaml_of(shared, "coco-val100"))
@@ -159,8 +159,8 @@ def time_rows(rows: list[Row], shared: Path) -> None:
     """Time the files of one model in turns, two threads each."""
     from qexport.backends.onnx import OnnxRunner
     from qexport.backends.openvino import OpenVINORunner
-    from qexport.images import letterbox, read_image, to_tensor
-    from qexport.latency import measure_latency
+    from qexport.data.images import letterbox, read_image, to_tensor
+    from qexport.measurement.latency import measure_latency
 
     image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
     batch = to_tensor(letterbox(read_image(image), (640, 640)))[None]
@@ -198,8 +198,8 @@ def yaml_of(shared: Path, name: str) -> Path:
 
 def machine() -> str:
     """What the figures were measured on."""
-    from qexport.cpu import cpu_kind
-    from qexport.report import processor_name
+    from qexport.lowering.cpu import cpu_kind
+    from qexport.reporting.report import processor_name
 
     return f"{processor_name()} ({cpu_kind()}), {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
 

@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("models", nargs="*", default=list(MODELS.values()))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     given = parser.parse_args()
-    from qexport.offline import quiet_libraries
+    from qexport.checkpoints.offline import quiet_libraries
 
     quiet_libraries()
     for name in given.models:
@@ -84,9 +84,9 @@ def tried(name: str, kind: str, size: int = SIZE) -> str:
     import torch
     from untrained import save, untrained
 
+    from qexport.data.images import stream
     from qexport.errors import QexportError
     from qexport.export import export
-    from qexport.images import stream
     from qexport.job import make_job
     from qexport.progress import Silent
 

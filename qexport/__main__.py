@@ -2,6 +2,6 @@
 
 import sys
 
-from qexport.cli import main
+from qexport.cli.app import main
 
 sys.exit(main())

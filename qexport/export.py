@@ -11,30 +11,30 @@ from functools import partial
 from pathlib import Path
 
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
-from qexport.baseline import compare, refuse_other
-from qexport.calibrate import calibrate, preprocess_name
-from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
+from qexport.calibration.calibrate import calibrate, preprocess_name
+from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
+from qexport.checkpoints.source import Source, read_source
 from qexport.clock import Clock
-from qexport.data_check import check_data
-from qexport.dataset import fingerprint
+from qexport.data.data_check import check_data
+from qexport.data.dataset import fingerprint
+from qexport.data.inputs import RunImages, select_images
+from qexport.data.resolve import resolve_model
 from qexport.errors import InputError, QexportError
-from qexport.evidence import gather
 from qexport.files import make_folder
-from qexport.gate import Gate, bounds_of, check
-from qexport.inputs import RunImages, select_images
 from qexport.job import ExportJob
-from qexport.lower import Written, build_engine, write_calibrated, write_float
-from qexport.manifest import make_manifest, write_manifest
-from qexport.measure import measure
-from qexport.page import write_page
+from qexport.lowering.lower import Written, build_engine, write_calibrated, write_float
+from qexport.lowering.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
+from qexport.measurement.evidence import gather
+from qexport.measurement.measure import measure
 from qexport.progress import Progress
-from qexport.renderings import write_renderings
-from qexport.report import Report, evaluation_entry, make_report, model_entry, save_report, to_json
-from qexport.resolve import resolve_model
-from qexport.samples import FILE, save_samples, take_samples
-from qexport.saved_report import SavedReport, read_report
-from qexport.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
-from qexport.source import Source, read_source
+from qexport.reporting.baseline import compare, refuse_other
+from qexport.reporting.gate import Gate, bounds_of, check
+from qexport.reporting.page import write_page
+from qexport.reporting.renderings import write_renderings
+from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry, save_report, to_json
+from qexport.reporting.saved_report import SavedReport, read_report
+from qexport.verification.manifest import make_manifest, write_manifest
+from qexport.verification.samples import FILE, save_samples, take_samples
 
 Pending = dict[tuple[str, str], "Future[Written]"]
 """What a second process was asked to write, by format and precision."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.cpu import KINDS
 from qexport.errors import InputError, UsageError
-from qexport.gate import BY_FIELD, check_measured
+from qexport.lowering.cpu import KINDS
+from qexport.reporting.gate import BY_FIELD, check_measured
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -73,7 +73,7 @@ class ExportJob:
         trust_checkpoint: load pickled classes that are not on the allow-list.
         keep_float: values whose operation stays float, by their names in plans or in the ONNX file.
         raw_outputs: of an ONNX file, values behind which everything stays float, in place of what is found by itself.
-        pixels: what an ONNX file wants pixels to be: see `qexport.input_form`.
+        pixels: what an ONNX file wants pixels to be: see `qexport.data.input_form`.
         bgr: an ONNX file wants blue first.
     """
 
@@ -352,7 +352,7 @@ def _check(job: ExportJob) -> None:
 def _check_source(job: ExportJob) -> None:
     """Refuse what an ONNX file cannot become, and what only makes sense for one."""
     from qexport.backends import find_class, formats_from_onnx
-    from qexport.input_form import pixel_form
+    from qexport.data.input_form import pixel_form
 
     pixel_form(job.pixels)
     if not job.from_onnx:

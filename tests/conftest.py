@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from refusals import Refusal
 from torch import Tensor, nn
 
-from qexport.calibrate import calibrate
-from qexport.calibration_table import CalibrationTable
-from qexport.checkpoint import Checkpoint, load_checkpoint
-from qexport.heads import split_head
-from qexport.images import letterbox, read_image, to_tensor
-from qexport.offline import quiet_ultralytics
-from qexport.program import Program, capture
-from qexport.statistics import BINS, Statistics
-from qexport.torchvision_repair import repair
+from qexport.calibration.calibrate import calibrate
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.statistics import BINS, Statistics
+from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from qexport.checkpoints.offline import quiet_ultralytics
+from qexport.checkpoints.torchvision_repair import repair
+from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.programs.heads import split_head
+from qexport.programs.program import Program, capture
 
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qexport.cli import main
+from qexport.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "calibration_data" / "shapes26.pt"

@@ -11,7 +11,7 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder, agreement
+from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder, agreement
 
 Found = tuple[Tensor, Tensor]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qexport.arithmetic import (
+from qexport.planning.arithmetic import (
     INT8,
     INT8_NARROW,
     INT16,

@@ -11,7 +11,7 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.average_precision import (
+from qexport.measurement.average_precision import (
     ImageScores,
     Scores,
     average_precision,
@@ -19,7 +19,7 @@ from qexport.average_precision import (
     class_precisions,
     mean_average_precision,
 )
-from qexport.bootstrap import resample_weights
+from qexport.measurement.bootstrap import resample_weights
 
 CLASSES = 5
 
@@ -122,7 +122,7 @@ def test_a_class_counts_where_a_resample_has_labels_of_it() -> None:
 
 
 def test_resamples_are_worked_on_in_blocks(monkeypatch: pytest.MonkeyPatch, validated: tuple[Scores, Any]) -> None:
-    from qexport import average_precision as module
+    from qexport.measurement import average_precision as module
 
     scores, _ = validated
     classes, weights = by_class(scores, list(scores)), resample_weights(len(scores), 7)

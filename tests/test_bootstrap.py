@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.average_precision import ImageScores, Scores
-from qexport.bootstrap import RESAMPLES, Intervals, interval, intervals, resample_weights
-from qexport.top1 import class_shares, top1
+from qexport.measurement.average_precision import ImageScores, Scores
+from qexport.measurement.bootstrap import RESAMPLES, Intervals, interval, intervals, resample_weights
+from qexport.measurement.top1 import class_shares, top1
 
 
 def answers(right: list[bool], labels: list[int] | None = None) -> Scores:

@@ -22,8 +22,8 @@ from qexport.backends import EngineOptions, build_engine
 from qexport.backends.build_engine import GIB, BuildError, Options, build, read_metadata
 from qexport.backends.tensorrt import SCRIPT, TensorRTBackend
 from qexport.errors import EngineNotBuiltError
-from qexport.metadata import artifact_metadata
-from qexport.program import Program
+from qexport.lowering.metadata import artifact_metadata
+from qexport.programs.program import Program
 
 FAKE = Path(__file__).with_name("fake_tensorrt.py")
 METADATA = {"task": "detect", "stride": 32, "names": {0: "circle", 1: "größer"}, "imgsz": [96, 96], "plan": None}

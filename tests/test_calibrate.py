@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from qexport.calibrate import calibrate, preprocess_name
-from qexport.calibration_table import CalibrationTable
-from qexport.dataset import fingerprint
+from qexport.calibration.calibrate import calibrate, preprocess_name
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.observer import Observer
+from qexport.calibration.statistics import BINS
+from qexport.data.dataset import fingerprint
+from qexport.data.images import stream
 from qexport.errors import InputError
-from qexport.images import stream
-from qexport.observer import Observer
-from qexport.program import MOVES_DATA, Program
-from qexport.ranges import percentile
-from qexport.statistics import BINS
+from qexport.planning.ranges import percentile
+from qexport.programs.program import MOVES_DATA, Program
 
 
 def nothing() -> None:
@@ -38,7 +38,7 @@ def test_statistics_are_those_of_the_layers_own_outputs(tiny: Program) -> None:
     assert isinstance(module, TinyDetector)
     seen: list[Tensor] = []
     module.deep.register_forward_hook(lambda _, __, output: seen.append(output.clone()))
-    from qexport.images import letterbox, read_image, to_tensor
+    from qexport.data.images import letterbox, read_image, to_tensor
 
     with torch.no_grad():
         for path in images:
@@ -145,8 +145,8 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_filled_with_one_image() -> None:
     from conftest import demo_checkpoint
 
-    from qexport.heads import split_head
-    from qexport.program import capture
+    from qexport.programs.heads import split_head
+    from qexport.programs.program import capture
 
     size, images = (64, 64), demo_images("train", 2)
     one, two = (capture(split_head(demo_checkpoint().module, "one2many", size), size, batch) for batch in (1, 2))

@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import statistics_of
 
-from qexport.calibration_table import CalibrationTable, check_table, load_table, save_table
+from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
+from qexport.calibration.observer import Observer
+from qexport.calibration.statistics import BINS, Statistics
 from qexport.errors import InputError
-from qexport.observer import Observer
-from qexport.statistics import BINS, Statistics
 
 
 def made() -> CalibrationTable:

@@ -12,9 +12,9 @@ import torch
 import yaml
 from conftest import DEMO, demo_checkpoint, demo_images
 
+from qexport.data.images import letterbox, read_image, stretch, to_tensor
 from qexport.errors import InputError
 from qexport.export import export
-from qexport.images import letterbox, read_image, stretch, to_tensor
 from qexport.job import make_job
 from qexport.progress import Silent
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import qexport
-from qexport.cli import join_sizes, main
+from qexport.cli.app import join_sizes, main
 from qexport.job import make_job, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,13 +56,13 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    loaded = imported_by("from qexport.cli import main\nassert main(['--help']) == 0")
-    assert "qexport.cli" in loaded
+    loaded = imported_by("from qexport.cli.app import main\nassert main(['--help']) == 0")
+    assert "qexport.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_a_refused_job_imports_nothing_heavy() -> None:
-    loaded = imported_by("from qexport.cli import main\nassert main(['m.pt', '--int8', '--no-eval']) == 2")
+    loaded = imported_by("from qexport.cli.app import main\nassert main(['m.pt', '--int8', '--no-eval']) == 2")
     assert "qexport.job" in loaded
     assert loaded.isdisjoint({"torch", "ultralytics"})
 

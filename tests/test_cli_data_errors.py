@@ -14,8 +14,8 @@ import pytest
 import yaml
 from refusals import DATA, INPUT, INT8, MODEL, SHAPES, Refusal, description
 
-from qexport.calibration_table import CalibrationTable, save_table
-from qexport.cli import main
+from qexport.calibration.calibration_table import CalibrationTable, save_table
+from qexport.cli.app import main
 
 CORRUPT = b"\xff\xd8\xff\xe0 this is no JPEG"
 

@@ -10,8 +10,8 @@ import pytest
 from page_reader import read_page
 from sample_report import bare, sample_report
 
-from qexport.cli import main
-from qexport.page import write_page
+from qexport.cli.app import main
+from qexport.reporting.page import write_page
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ import pytest
 import torch
 from conftest import DEMO, demo_checkpoint, demo_images
 
-from qexport import cross_check as module
-from qexport.accuracy import score_against
 from qexport.backends.tflite import TFLiteBackend
-from qexport.calibrate import calibrate
-from qexport.cross_check import CrossCheck, cross_check
+from qexport.calibration.calibrate import calibrate
 from qexport.errors import VerificationError
-from qexport.metadata import artifact_metadata
-from qexport.planner import make_plan
-from qexport.profile import TFLITE_INTEGER
-from qexport.program import Program
+from qexport.lowering.metadata import artifact_metadata
+from qexport.measurement.accuracy import score_against
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE_INTEGER
+from qexport.programs.program import Program
+from qexport.verification import cross_check as module
+from qexport.verification.cross_check import CrossCheck, cross_check
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")

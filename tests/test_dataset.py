@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qexport import dataset as module
-from qexport.dataset import fingerprint, image_list, load_dataset, overlap, take
+from qexport.data import dataset as module
+from qexport.data.dataset import fingerprint, image_list, load_dataset, overlap, take
 from qexport.errors import InputError, UsageError
 
 

@@ -23,10 +23,10 @@ from qexport.backends.edgetpu_operators import OPERATORS, why_not
 from qexport.backends.litert_operators import FileOperator, FileTensor, read_graph
 from qexport.backends.tflite_micro import OPERATORS as MICRO_OPERATORS
 from qexport.backends.tflite_micro import allocated, fit_microcontroller
-from qexport.device_fit import DeviceFit, Lacking
 from qexport.errors import EngineNotBuiltError
-from qexport.program import Program
-from qexport.report import device_warning
+from qexport.lowering.device_fit import DeviceFit, Lacking
+from qexport.programs.program import Program
+from qexport.reporting.report import device_warning
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytestmark = pytest.mark.slow
@@ -38,10 +38,10 @@ QEXPORT = str(Path(sys.executable).with_name("qexport"))
 @pytest.fixture(scope="module")
 def integer_file(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The end-to-end demo model at 96 pixels without floats."""
-    from qexport.calibrate import calibrate
-    from qexport.metadata import artifact_metadata
-    from qexport.planner import make_plan
-    from qexport.profile import TFLITE_INTEGER
+    from qexport.calibration.calibrate import calibrate
+    from qexport.lowering.metadata import artifact_metadata
+    from qexport.planning.planner import make_plan
+    from qexport.planning.profile import TFLITE_INTEGER
 
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, TFLITE_INTEGER)
@@ -230,7 +230,7 @@ def test_tensorflow_lite_micro_gives_the_same_integers(integer_file: Path, demo_
     from ai_edge_litert.interpreter import Interpreter
 
     from qexport.backends.tflite_micro import interpreter
-    from qexport.verify import sample_inputs
+    from qexport.verification.verify import sample_inputs
 
     (batch,) = sample_inputs(demo_images("val", 1), demo_program, count=1)
     pixels = (np.rint(batch * 255) - 128).astype(np.int8).transpose(0, 2, 3, 1)

@@ -27,9 +27,9 @@ FULL = ARTIFACTS | {"calibration.npz", "plan.json", "report.json", "samples.npz"
 
 VALIDATE = """
 import sys
-from qexport.offline import quiet_libraries
+from qexport.checkpoints.offline import quiet_libraries
 quiet_libraries()
-from qexport.torchvision_repair import repair
+from qexport.checkpoints.torchvision_repair import repair
 repair()
 from ultralytics import YOLO
 model, data, project = sys.argv[1:]

@@ -13,19 +13,19 @@ import pytest
 import torch
 from conftest import demo_checkpoint, synthetic_statistics
 
-from qexport.accuracy import Accuracy
-from qexport.average_precision import ImageScores
 from qexport.backends import Artifact, find_backend
-from qexport.calibration_table import CalibrationTable
+from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
-from qexport.detections import Found
-from qexport.evidence import Evidence, accuracy_entry, gather
-from qexport.lower import Written, float_counterparts
-from qexport.measure import Figures
-from qexport.plan import to_json
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program
+from qexport.lowering.lower import Written, float_counterparts
+from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.average_precision import ImageScores
+from qexport.measurement.detections import Found
+from qexport.measurement.evidence import Evidence, accuracy_entry, gather
+from qexport.measurement.measure import Figures
+from qexport.planning.plan import to_json
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program
 from qexport.progress import Silent
 
 SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")

@@ -13,16 +13,16 @@ import pytest
 
 from qexport import export
 from qexport.backends import Artifact, find_backend
+from qexport.checkpoints.source import Source
 from qexport.clock import Clock
+from qexport.data.inputs import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, VerificationError
-from qexport.inputs import RunImages
 from qexport.job import ExportJob
-from qexport.lower import Written
-from qexport.measure import measure
-from qexport.program import Program
+from qexport.lowering.lower import Written
+from qexport.lowering.second_process import EndedError
+from qexport.measurement.measure import measure
+from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.second_process import EndedError
-from qexport.source import Source
 
 REFUSED = ConversionError("no such kernel", "try another")
 WRONG = VerificationError("another plan")

@@ -10,11 +10,11 @@ import pytest
 from refusals import DATA, FLOAT, INT8, MODEL, USAGE, Refusal
 from reports import FEW, RESTLESS, accuracy, artifact, report
 
-from qexport.gate import RULES, bounds_of, check
-from qexport.honesty import caveats
 from qexport.job import make_job
-from qexport.latency import Latency
-from qexport.report import accuracy_warnings, latency_warnings
+from qexport.measurement.latency import Latency
+from qexport.reporting.gate import RULES, bounds_of, check
+from qexport.reporting.honesty import caveats
+from qexport.reporting.report import accuracy_warnings, latency_warnings
 
 NAMES = ("max-drop", "min-retention", "min-fidelity", "min-speedup", "max-size", "max-latency-ms")
 MEASURED = {"model": "a.pt", "data": "a.yaml", "int8": True}

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from qexport.data.images import letterbox, read_image, stream, to_tensor
 from qexport.errors import InputError
-from qexport.images import letterbox, read_image, stream, to_tensor
 
 
 def _noise(height: int, width: int) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qexport import latency
-from qexport.latency import PAUSE, RUNS, WARM_UP, Latency, measure_latency, summarise
+from qexport.measurement import latency
+from qexport.measurement.latency import PAUSE, RUNS, WARM_UP, Latency, measure_latency, summarise
 
 Batch = NDArray[np.float32]
 

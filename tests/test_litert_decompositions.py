@@ -9,11 +9,11 @@ from conftest import demo_images, synthetic_statistics
 
 from qexport.backends.litert_file import read_metadata
 from qexport.backends.tflite import TFLiteBackend
-from qexport.calibrate import calibrate
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program
+from qexport.calibration.calibrate import calibrate
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 decompositions = pytest.importorskip("qexport.backends.litert_decompositions")

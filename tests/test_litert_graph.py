@@ -11,11 +11,11 @@ from conftest import TinyDecode, captured, seeded, synthetic_statistics
 from torch import Tensor, nn
 
 from qexport.backends.tflite import TFLiteBackend
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program, copied
-from qexport.simulate import simulated
-from qexport.verify import check_coverage, check_plan
+from qexport.lowering.simulate import simulated
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program, copied
+from qexport.verification.verify import check_coverage, check_plan
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 graphs = pytest.importorskip("qexport.backends.litert_graph")

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qexport import lower, measure
 from qexport.backends import Runner, find_backend
 from qexport.clock import Clock
+from qexport.data.inputs import RunImages
 from qexport.errors import ConversionError
-from qexport.inputs import RunImages
 from qexport.job import ExportJob
-from qexport.latency import Latency
+from qexport.lowering import lower
+from qexport.measurement import measure
+from qexport.measurement.latency import Latency
 from qexport.progress import Silent
 
 

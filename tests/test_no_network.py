@@ -50,7 +50,7 @@ with contextlib.suppress(OSError):
 
 @pytest.mark.slow
 def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
-    code = "from qexport.cli import main\nassert main(sys.argv[1:]) == 0"
+    code = "from qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
     job = (MODEL, "--int8", "--data", DATA, "--imgsz", "96", "--calib-images", "4", "--no-latency", "--quiet")
     assert attempts(code, tmp_path, *job, "--out", str(tmp_path / "out")) == []
     assert (tmp_path / "out" / "shapes26_int8.tflite").is_file()

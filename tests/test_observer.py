@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.observer import MOST_SAMPLES, Observer, histogram, samples_each
-from qexport.statistics import BINS, LEAST_LIMIT, Statistics
+from qexport.calibration.observer import MOST_SAMPLES, Observer, histogram, samples_each
+from qexport.calibration.statistics import BINS, LEAST_LIMIT, Statistics
 
 
 def watch(*tensors: torch.Tensor) -> Statistics:

@@ -17,15 +17,15 @@ from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_
 from qexport.backends import StoredGraph, available_formats, find_backend, profile_for
 from qexport.backends import onnx_graph as graphs
 from qexport.backends.onnx import OnnxBackend, OnnxRunner, integer_kernels
-from qexport.calibrate import calibrate
-from qexport.cpu import ARM, AVX2, VNNI, cpu_kind
+from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
-from qexport.metadata import artifact_metadata
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import ONNXRUNTIME
-from qexport.program import Program
-from qexport.verify import check_coverage, check_plan, sample_inputs, verify
+from qexport.lowering.cpu import ARM, AVX2, VNNI, cpu_kind
+from qexport.lowering.metadata import artifact_metadata
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME
+from qexport.programs.program import Program
+from qexport.verification.verify import check_coverage, check_plan, sample_inputs, verify
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")

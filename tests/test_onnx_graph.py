@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from qexport.backends.onnx import write_onnx
 from qexport.backends.onnx_graph import OUTPUT, onnx_graph, set_metadata
-from qexport.heads import split_head
-from qexport.program import INPUT, Program, capture
+from qexport.programs.heads import split_head
+from qexport.programs.program import INPUT, Program, capture
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")

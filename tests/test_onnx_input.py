@@ -19,9 +19,9 @@ import onnxruntime
 
 from qexport.export import export
 from qexport.job import make_job
-from qexport.plan import QuantPlan, load_plan
+from qexport.planning.plan import QuantPlan, load_plan
 from qexport.progress import Silent
-from qexport.report import Report
+from qexport.reporting.report import Report
 
 RAW = ("boxes", "objects", "class_logits")
 
@@ -79,7 +79,7 @@ def test_outputs_are_compared_where_there_is_no_task(run: Report, few: Path) -> 
     assert found.images == 8
     assert any("calibrated on" in warning for artifact in run.artifacts for warning in artifact.warnings)
     # The same figures by hand, with NumPy alone.
-    from qexport.images import letterbox, read_image, to_tensor
+    from qexport.data.images import letterbox, read_image, to_tensor
 
     pixels = [to_tensor(letterbox(read_image(Path(p)), (SIZE, SIZE)))[None] for p in few.read_text().splitlines()]
     whole, small = (

@@ -11,9 +11,9 @@ from conftest import SMALL, synthetic_statistics
 
 from qexport.backends.onnx import OnnxBackend, session
 from qexport.backends.onnx_upsample import upsample_by_copies
-from qexport.planner import make_plan
-from qexport.profile import ONNXRUNTIME
-from qexport.program import Program
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME
+from qexport.programs.program import Program
 
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")

@@ -10,11 +10,11 @@ import pytest
 from page_reader import Element, read_page, shown_number
 from sample_report import FEW, RESTLESS, bare, sample_report
 
-from qexport.honesty import about
-from qexport.page.content import Entry, precision_name
-from qexport.page.gallery import Label, make_gallery, place
-from qexport.page.render import render
-from qexport.page.typeset import form_of, typeset
+from qexport.reporting.honesty import about
+from qexport.reporting.page.content import Entry, precision_name
+from qexport.reporting.page.gallery import Label, make_gallery, place
+from qexport.reporting.page.render import render
+from qexport.reporting.page.typeset import form_of, typeset
 
 PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement")
 UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sample_report import sample_report
 
-from qexport.page import write_page
+from qexport.reporting.page import write_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

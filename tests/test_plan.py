@@ -12,10 +12,10 @@ import pytest
 from conftest import synthetic_statistics
 
 from qexport.errors import InputError
-from qexport.plan import QuantPlan, TensorQuant, load_plan, to_json
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program
+from qexport.planning.plan import QuantPlan, TensorQuant, load_plan, to_json
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program
 
 PLAN = QuantPlan(
     "tflite",

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from conftest import TinyDetector, captured, seeded, statistics_of, synthetic_statistics
 
+from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
-from qexport.plan import QuantPlan, TensorQuant
-from qexport.planner import make_plan
-from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile
-from qexport.program import INPUT, Program
-from qexport.statistics import Statistics
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile
+from qexport.programs.program import INPUT, Program
 
 GOLDEN = Path(__file__).parent / "golden"
 

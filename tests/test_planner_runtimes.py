@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
-from qexport.plan import QuantPlan, TensorQuant
-from qexport.planner import make_plan
-from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile, careful
-from qexport.program import Program
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile, careful
+from qexport.programs.program import Program
 
 
 def planned(

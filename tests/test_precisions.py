@@ -14,16 +14,16 @@ from conftest import demo_checkpoint, demo_image, demo_images
 
 from qexport.backends.litert_file import append_metadata, give_unsigned, read_metadata
 from qexport.backends.tflite import TFLiteBackend
-from qexport.calibrate import calibrate
+from qexport.calibration.calibrate import calibrate
 from qexport.decode import dequantised, detections, layout_of
 from qexport.errors import ConversionError
-from qexport.metadata import artifact_metadata
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import TFLITE_INT16, TFLITE_INTEGER
-from qexport.program import Program, by_constant
-from qexport.simulate import simulated
-from qexport.verify import sample_inputs, verify
+from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.simulate import simulated
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER
+from qexport.programs.program import Program, by_constant
+from qexport.verification.verify import sample_inputs, verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytestmark = pytest.mark.slow
@@ -243,7 +243,7 @@ def test_every_weight_of_a_16_bit_file_is_read_back(wide: tuple[QuantPlan, Path]
 
 def test_tensorflow_runs_a_16_bit_file_alike(wide: tuple[QuantPlan, Path]) -> None:
     pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")
-    from qexport.cross_check import cross_check
+    from qexport.verification.cross_check import cross_check
 
     found = cross_check(wide[1], demo_images("val", 2), 1)
     assert found.first_layer.startswith("qexport_model_0_conv")

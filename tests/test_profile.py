@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qexport.naming import OPERATION_NAMES
-from qexport.profile import ATTENTION, LOGISTIC, TFLITE, FixedScale, OwnScale, SharedScale
-from qexport.program import MOVES_DATA
+from qexport.planning.profile import ATTENTION, LOGISTIC, TFLITE, FixedScale, OwnScale, SharedScale
+from qexport.programs.naming import OPERATION_NAMES
+from qexport.programs.program import MOVES_DATA
 
 
 def test_every_operation_of_the_profile_is_one_that_programs_have() -> None:

@@ -8,10 +8,10 @@ from conftest import SMALL, TinyDecode, TinyDetector, captured, demo_checkpoint,
 from torch import Tensor, nn
 
 from qexport.errors import ConversionError, InputError
-from qexport.heads import split_head
-from qexport.naming import OPERATION_NAMES
-from qexport.profile import TFLITE
-from qexport.program import Program, capture, observed_sources
+from qexport.planning.profile import TFLITE
+from qexport.programs.heads import split_head
+from qexport.programs.naming import OPERATION_NAMES
+from qexport.programs.program import Program, capture, observed_sources
 
 aten = torch.ops.aten
 

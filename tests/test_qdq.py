@@ -19,14 +19,14 @@ from torch.fx import GraphModule, Interpreter, Node
 from qexport.backends.onnx import OnnxRunner, write_onnx
 from qexport.backends.onnx_graph import onnx_graph
 from qexport.backends.qdq import insert_qdq
-from qexport.calibrate import calibrate
+from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
-from qexport.plan import QuantPlan, TensorQuant
-from qexport.planner import make_plan
-from qexport.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
-from qexport.program import INPUT, Program
-from qexport.simulate import simulated
-from qexport.token_layers import Added
+from qexport.lowering.simulate import simulated
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
+from qexport.programs.program import INPUT, Program
+from qexport.programs.token_layers import Added
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")

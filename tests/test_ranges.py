@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qexport.arithmetic import INT8, UINT8, IntegerType
-from qexport.ranges import above, least_error, minmax, percentile
-from qexport.statistics import BINS, Statistics
+from qexport.calibration.statistics import BINS, Statistics
+from qexport.planning.arithmetic import INT8, UINT8, IntegerType
+from qexport.planning.ranges import above, least_error, minmax, percentile
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -26,7 +26,7 @@ print("peak", next(line.split()[1] for line in lines if line.startswith("VmHWM")
 """
 COMMAND = f"""
 import sys
-from qexport.cli import main
+from qexport.cli.app import main
 code = main(sys.argv[1:])
 {PEAK}
 sys.exit(code)
@@ -34,13 +34,13 @@ sys.exit(code)
 CALIBRATE = f"""
 import sys
 from pathlib import Path
-from qexport.offline import quiet_libraries
+from qexport.checkpoints.offline import quiet_libraries
 quiet_libraries()
-from qexport.calibrate import calibrate
-from qexport.checkpoint import load_checkpoint
-from qexport.dataset import image_list, load_dataset, take
-from qexport.heads import split_head
-from qexport.program import capture
+from qexport.calibration.calibrate import calibrate
+from qexport.checkpoints.checkpoint import load_checkpoint
+from qexport.data.dataset import image_list, load_dataset, take
+from qexport.programs.heads import split_head
+from qexport.programs.program import capture
 size = (320, 320)
 images = take(image_list(load_dataset(Path(sys.argv[2])), "train"), count=int(sys.argv[3]))
 assert len(images) == int(sys.argv[3])

@@ -11,19 +11,20 @@ from typing import Any
 import pytest
 from conftest import demo_checkpoint, demo_images
 
-from qexport.accuracy import Accuracy
 from qexport.backends import Artifact, find_backend
-from qexport.calibration_table import CalibrationTable
-from qexport.dataset import Dataset
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.checkpoints.source import Source
+from qexport.data.dataset import Dataset
+from qexport.data.inputs import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError
-from qexport.honesty import about
-from qexport.inputs import RunImages
 from qexport.job import ExportJob, make_job
-from qexport.latency import Latency
-from qexport.lower import Written
-from qexport.measure import Figures
-from qexport.program import Program
-from qexport.report import (
+from qexport.lowering.lower import Written
+from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.latency import Latency
+from qexport.measurement.measure import Figures
+from qexport.programs.program import Program
+from qexport.reporting.honesty import about
+from qexport.reporting.report import (
     Report,
     accuracy_warnings,
     latency_warnings,
@@ -32,8 +33,7 @@ from qexport.report import (
     save_report,
     to_json,
 )
-from qexport.source import Source
-from qexport.verify import Verification
+from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
 FP32 = Artifact(Path("out/demo_fp32.tflite"), "tflite", "fp32", "b" * 64, 2_345_678)

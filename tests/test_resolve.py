@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qexport import resolve
-from qexport.dataset import image_list
+from qexport.data import resolve
+from qexport.data.dataset import image_list
+from qexport.data.resolve import is_reachable, resolve_data, resolve_model
 from qexport.errors import InputError
-from qexport.resolve import is_reachable, resolve_data, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_is_reachable(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_reachable("127.0.0.1", port)
     assert not is_reachable("no-such-host.invalid", port)
-    # The switch that qexport.offline sets for Ultralytics says nothing about the network.
+    # The switch that qexport.checkpoints.offline sets for Ultralytics says nothing about the network.
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     assert is_reachable("127.0.0.1", port)
 

@@ -13,13 +13,13 @@ import torch
 from conftest import DEMO, demo_images
 from refusals import DATA, INPUT, UNMEASURED, Refusal
 
+from qexport.data.images import stream
 from qexport.errors import InputError
 from qexport.export import export
-from qexport.images import stream
 from qexport.job import make_job
+from qexport.programs.rtdetr import Joined, query_detector
+from qexport.programs.token_layers import Attention, Sampled, as_maps, as_rows
 from qexport.progress import Silent
-from qexport.rtdetr import Joined, query_detector
-from qexport.token_layers import Attention, Sampled, as_maps, as_rows
 
 SIZE = (64, 96)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))

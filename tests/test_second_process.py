@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from conftest import DEMO, SMALL
 
-from qexport import second_process as module
 from qexport.backends import find_backend
+from qexport.checkpoints.source import read_source
 from qexport.errors import InputError
 from qexport.job import ExportJob
-from qexport.lower import write_float
-from qexport.second_process import EndedError, ReadSource, WriteArtifact, formats_apart, second_process
-from qexport.source import read_source
+from qexport.lowering import second_process as module
+from qexport.lowering.lower import write_float
+from qexport.lowering.second_process import EndedError, ReadSource, WriteArtifact, formats_apart, second_process
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 MODEL = DEMO / "shapes26.pt"

@@ -12,15 +12,15 @@ from conftest import TinyDetector, captured, seeded, statistics_of, synthetic_st
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 
-from qexport.histograms import chosen_range, rebinned, worst_histograms
-from qexport.layers import layers
-from qexport.plan import QuantPlan, TensorQuant
-from qexport.planner import make_plan
-from qexport.profile import OPENVINO, TFLITE, RuntimeProfile
-from qexport.program import Program, copied
-from qexport.simulate import simulated
-from qexport.sqnr import MOST_DB, metered, sqnr_of
-from qexport.statistics import BINS
+from qexport.calibration.statistics import BINS
+from qexport.lowering.simulate import simulated
+from qexport.measurement.histograms import chosen_range, rebinned, worst_histograms
+from qexport.measurement.layers import layers
+from qexport.measurement.sqnr import MOST_DB, metered, sqnr_of
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import OPENVINO, TFLITE, RuntimeProfile
+from qexport.programs.program import Program, copied
 
 
 class Kept(Interpreter):

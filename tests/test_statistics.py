@@ -8,7 +8,7 @@ from conftest import statistics_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qexport.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, merge, widen
+from qexport.calibration.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, merge, widen
 
 EXPONENTS = st.integers(-6, 6)
 SEEDS = st.integers(0, 2**32 - 1)

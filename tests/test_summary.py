@@ -10,9 +10,9 @@ import pytest
 from reports import FEW, RESTLESS, accuracy, artifact, report
 
 from qexport.job import make_job
-from qexport.junit import to_junit
-from qexport.renderings import STEP_SUMMARY, write_renderings
-from qexport.summary import MARK, to_markdown
+from qexport.reporting.junit import to_junit
+from qexport.reporting.renderings import STEP_SUMMARY, write_renderings
+from qexport.reporting.summary import MARK, to_markdown
 
 ALLOWED = {
     "testsuites": {"name", "time", "tests", "failures", "errors", "disabled"},

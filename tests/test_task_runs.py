@@ -16,7 +16,7 @@ from qexport.demo import DEMOS
 from qexport.export import export
 from qexport.job import make_job
 from qexport.progress import Silent
-from qexport.report import ArtifactReport, Report
+from qexport.reporting.report import ArtifactReport, Report
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qexport.classifier import classifier
 from qexport.errors import InputError
-from qexport.heads import split_head
-from qexport.program import Program, capture, every_output
+from qexport.programs.classifier import classifier
+from qexport.programs.heads import split_head
+from qexport.programs.program import Program, capture, every_output
 
 SIZE = (64, 96)
 BUILDERS = {

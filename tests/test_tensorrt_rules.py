@@ -12,14 +12,14 @@ from conftest import demo_checkpoint, demo_images, synthetic_statistics
 
 from qexport.backends import LowerOptions
 from qexport.backends.tensorrt import TensorRTBackend
-from qexport.calibrate import calibrate
+from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
-from qexport.metadata import artifact_metadata
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import TENSORRT
-from qexport.program import Program
-from qexport.verify import sample_inputs, verify
+from qexport.lowering.metadata import artifact_metadata
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TENSORRT
+from qexport.programs.program import Program
+from qexport.verification.verify import sample_inputs, verify
 
 for package in ("onnx", "onnx_ir", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra qexport[tensorrt]")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qexport.gate import Gate, Outcome
-from qexport.report import ArtifactReport, Failure, Report
-from qexport.terminal import print_report
-from qexport.verify import Verification
+from qexport.cli.terminal import print_report
+from qexport.reporting.gate import Gate, Outcome
+from qexport.reporting.report import ArtifactReport, Failure, Report
+from qexport.verification.verify import Verification
 
 ACCURACY = {
     "map": 0.4012,

@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from qexport.backends import StoredGraph
 from qexport.backends.litert_file import read_metadata
 from qexport.backends.tflite import TFLiteBackend
-from qexport.calibrate import calibrate
+from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, VerificationError
-from qexport.metadata import artifact_metadata
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program
-from qexport.simulate import simulated
-from qexport.verify import check_coverage, check_plan, sample_inputs, verify
+from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.simulate import simulated
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program
+from qexport.verification.verify import check_coverage, check_plan, sample_inputs, verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 REPAIR = """
 import json
-from qexport.torchvision_repair import repair
+from qexport.checkpoints.torchvision_repair import repair
 first, second = repair(), repair()
 import torch, torchvision
 boxes = torch.tensor([[0., 0., 10., 10.], [0., 0., 10., 8.], [0., 0., 10., 4.], [20., 20., 30., 30.]])
@@ -25,7 +25,7 @@ print(json.dumps([first, second, nms(0.45), nms(0.7), nms(0.85), batched]))
 HEALTHY = """
 import json, sys, types
 fake = sys.modules["torchvision"] = types.ModuleType("torchvision")
-from qexport import torchvision_repair
+from qexport.checkpoints import torchvision_repair
 declared = torchvision_repair.repair()
 print(json.dumps([
     declared, sys.modules["torchvision"] is fake, sorted(vars(fake)), "torch" in sys.modules,
@@ -41,7 +41,7 @@ class Finder:
         if name == "torchvision":
             raise RuntimeError("something else is wrong")
 sys.meta_path.insert(0, Finder)
-from qexport.torchvision_repair import repair
+from qexport.checkpoints.torchvision_repair import repair
 try:
     repair()
 except RuntimeError as error:

@@ -12,14 +12,14 @@ from conftest import demo_image, demo_images
 from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
-from qexport.calibration_table import CalibrationTable
+from qexport.calibration.calibration_table import CalibrationTable
 from qexport.errors import VerificationError
-from qexport.plan import QuantPlan
-from qexport.planner import make_plan
-from qexport.profile import TFLITE
-from qexport.program import Program
-from qexport.simulate import simulated
-from qexport.verify import check_coverage, check_plan, compared, detections, sample_inputs, verify
+from qexport.lowering.simulate import simulated
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE
+from qexport.programs.program import Program
+from qexport.verification.verify import check_coverage, check_plan, compared, detections, sample_inputs, verify
 
 Batch = NDArray[np.float32]
 VALUE, WEIGHT = "model_3_conv", "model_3_conv.weight"

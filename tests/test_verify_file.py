@@ -19,14 +19,14 @@ import yaml
 from refusals import DATA, MODEL, PREFIX, SHAPES
 from reports import accuracy, artifact, report
 
-from qexport.cli import main
-from qexport.dataset import fingerprint, load_dataset
+from qexport.cli.app import main
+from qexport.data.dataset import fingerprint, load_dataset
 from qexport.export import judged
 from qexport.job import make_job
-from qexport.plan import load_plan
-from qexport.report import Report
-from qexport.samples import Layout, Samples, load_samples, save_samples, shared
-from qexport.saved_report import SavedReport, read_report
+from qexport.planning.plan import load_plan
+from qexport.reporting.report import Report
+from qexport.reporting.saved_report import SavedReport, read_report
+from qexport.verification.samples import Layout, Samples, load_samples, save_samples, shared
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 ONNX, OPENVINO = "shapes26_int8.onnx", "shapes26_int8_openvino_model"
@@ -170,7 +170,7 @@ def test_a_run_passes_against_itself(finished: Run) -> None:
 
 
 def _entries(finished: Run) -> tuple[Any, ...]:
-    from qexport.report import ArtifactReport
+    from qexport.reporting.report import ArtifactReport
 
     return tuple(ArtifactReport(**entry) for entry in finished.report["artifacts"])
 

@@ -10,9 +10,9 @@ import torch
 from conftest import demo_checkpoint, demo_image
 
 from qexport.backends import Backend, find_backend
-from qexport.metadata import artifact_metadata
-from qexport.planner import weights_only
-from qexport.program import Program
+from qexport.lowering.metadata import artifact_metadata
+from qexport.planning.planner import weights_only
+from qexport.programs.program import Program
 
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.cpu import ANY
-from qexport.device_fit import DeviceFit
 from qexport.errors import UsageError
-from qexport.profile import RuntimeProfile
+from qexport.lowering.cpu import ANY
+from qexport.lowering.device_fit import DeviceFit
+from qexport.planning.profile import RuntimeProfile
 
 if TYPE_CHECKING:
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 GROUP = "qexport.backends"
 
@@ -140,7 +140,7 @@ class Backend(Protocol):
     Attributes:
         suffix: what an artifact's name ends with.
         runtime: what `runner` runs artifacts with: interpreter and kernels.
-        profiles: by precision, then by kind of CPU (`qexport.cpu`), "any" for those that are not listed.
+        profiles: by precision, then by kind of CPU (`qexport.lowering.cpu`), "any" for those that are not listed.
         precisions: what it can be written as.
         dynamic: whether the number of images in a run can be left open.
         apart: whether writing it is slow and shares nothing with other formats, so that a second process may do it.

@@ -13,11 +13,11 @@ from typing import Any
 from qexport.backends import EngineOptions
 from qexport.backends.litert_file import append_metadata, flatbuffer_of
 from qexport.backends.tflite import TFLiteBackend
-from qexport.cpu import ANY
-from qexport.device_fit import DeviceFit, Lacking
 from qexport.errors import EngineNotBuiltError
 from qexport.files import write_text, write_whole
-from qexport.profile import TFLITE_INTEGER, RuntimeProfile
+from qexport.lowering.cpu import ANY
+from qexport.lowering.device_fit import DeviceFit, Lacking
+from qexport.planning.profile import TFLITE_INTEGER, RuntimeProfile
 
 COMPILER = "edgetpu_compiler"
 MOST_SECONDS = 600

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from qexport.arithmetic import INT16
 from qexport.backends.litert_file import VALUE, load_file, operator_names
 from qexport.backends.litert_recipes import quantised
-from qexport.plan import QuantPlan
-from qexport.program import INPUT
+from qexport.planning.arithmetic import INT16
+from qexport.planning.plan import QuantPlan
+from qexport.programs.program import INPUT
 
 MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE"})
 """Operators that only move integers: their result has its input's scale, whatever value it helps to compute."""

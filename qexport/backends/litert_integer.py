@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from qexport.decode import decoded, dequantised, layout_of
-from qexport.program import INPUT, Program
+from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten
 

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends import LowerOptions, StoredGraph
-from qexport.cpu import ANY, AVX2
 from qexport.errors import ConversionError, MissingExtraError
-from qexport.profile import ONNXRUNTIME, RuntimeProfile, careful
+from qexport.lowering.cpu import ANY, AVX2
+from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, careful
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
@@ -56,7 +56,7 @@ class OnnxBackend:
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.backends.onnx_upsample import upsample_by_copies
-        from qexport.planner import weights_only
+        from qexport.planning.planner import weights_only
 
         precision = metadata.get("precision")
         if precision == "int8-dynamic":

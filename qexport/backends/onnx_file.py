@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx
 
-from qexport.accuracy import SCORING
 from qexport.errors import InputError
+from qexport.measurement.accuracy import SCORING
 
 QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})

@@ -15,9 +15,9 @@ import torch
 from qexport.backends.onnx_half import halve_model
 from qexport.backends.onnx_program import OnnxGraph
 from qexport.errors import ConversionError
-from qexport.naming import operation_of
-from qexport.program import INPUT, Program, batch_shapes, copied
-from qexport.tags import tag_values
+from qexport.lowering.tags import tag_values
+from qexport.programs.naming import operation_of
+from qexport.programs.program import INPUT, Program, batch_shapes, copied
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -54,7 +54,7 @@ def _export(program: Program, opset: int, half: bool) -> ir.Model:
     graph = copied(program)
     graph.training = False  # an exported module cannot be switched, but the exporter asks
     if half:
-        from qexport.half import halve
+        from qexport.lowering.half import halve
 
         halve(graph)
     parts = _parts(graph)

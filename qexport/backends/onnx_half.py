@@ -1,7 +1,7 @@
 """An ONNX graph in FP16: the body computes in half precision, input, outputs and the tail stay float32.
 
-As `qexport.half` does it with a captured program, and for the same reason: from 512 on FP16 has steps of half a
-pixel.
+As `qexport.lowering.half` does it with a captured program, and for the same reason: from 512 on FP16 has steps of half
+a pixel.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from qexport.backends.onnx_normal import array_of
-from qexport.program import INPUT
+from qexport.programs.program import INPUT
 
 if TYPE_CHECKING:
-    from qexport.program import Program
+    from qexport.programs.program import Program
 
 HALF = ir.DataType.FLOAT16
 FULL = ir.DataType.FLOAT

@@ -18,7 +18,7 @@ from onnx import version_converter
 
 from qexport.backends.onnx_file import OnnxFile, check_sizes
 from qexport.errors import InputError
-from qexport.program import INPUT
+from qexport.programs.program import INPUT
 
 OPSET = 18
 """The least: what later steps write is in this one."""

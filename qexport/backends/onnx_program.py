@@ -21,9 +21,9 @@ from qexport.backends.onnx_read import MAC_OPERATORS
 from qexport.errors import ConversionError
 
 if TYPE_CHECKING:
-    from qexport.float_graph import FloatGraph
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.float_graph import FloatGraph
+    from qexport.programs.program import Program
 
 AT_ONCE = 2**25
 """Elements of watched values that are in memory together, 128 MiB."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qexport.backends.onnx_normal import array_of
-from qexport.program import INPUT, Value
+from qexport.programs.program import INPUT, Value
 
 SIMPLE = {
     "Sigmoid": "sigmoid",

@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from qexport.backends.qdq import drop_unused, quantised_weight
-from qexport.planner import weight_array
+from qexport.planning.planner import weight_array
 
 if TYPE_CHECKING:
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 
 def store_weights(model: ir.Model, program: Program, plan: QuantPlan) -> None:

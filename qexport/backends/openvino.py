@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from qexport.backends import LowerOptions, StoredGraph, StoredTensor
 from qexport.backends.onnx import PACKAGES as ONNX_PACKAGES
 from qexport.backends.onnx import check_packages, write_onnx
-from qexport.cpu import ANY, AVX2
 from qexport.errors import ConversionError
-from qexport.profile import OPENVINO, RuntimeProfile, careful
+from qexport.lowering.cpu import ANY, AVX2
+from qexport.planning.profile import OPENVINO, RuntimeProfile, careful
 
 if TYPE_CHECKING:
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 OPSET = 18
 MODEL = "model.xml"
@@ -67,7 +67,7 @@ class OpenVINOBackend:
         options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        from qexport.planner import weights_only
+        from qexport.planning.planner import weights_only
 
         if metadata.get("precision") == "int8-dynamic":
             plan = weights_only(program, behind_split(program))
@@ -129,7 +129,7 @@ def behind_split(program: Program) -> frozenset[str]:
 
     Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
     """
-    from qexport.planner import weight_array
+    from qexport.planning.planner import weight_array
 
     readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
     return frozenset(v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))

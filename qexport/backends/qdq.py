@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qexport.arithmetic import INT8_NARROW
 from qexport.errors import ConversionError
-from qexport.plan import QuantPlan, TensorQuant
-from qexport.planner import weight_array
-from qexport.program import INPUT, Program, Value
+from qexport.planning.arithmetic import INT8_NARROW
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import weight_array
+from qexport.programs.program import INPUT, Program, Value
 
 DTYPES = {"int8": np.int8, "uint8": np.uint8}
 INT32 = np.iinfo(np.int32)
@@ -45,7 +45,7 @@ def _values(model: ir.Model) -> list[ir.Value]:
 
 
 def integer_readers(plan: QuantPlan, value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Uses of a value that must see its integers: see `qexport.simulate.integer_readers`."""
+    """Uses of a value that must see its integers: see `qexport.lowering.simulate.integer_readers`."""
     uses = [(node, index) for node, index in value.uses() if node.op_type not in ("Shape", "QuantizeLinear")]
     if str(value.name).split("/")[0] == INPUT or value.name in plan.integer:
         return uses

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from qexport.backends import EngineOptions, LowerOptions, StoredGraph
 from qexport.backends.onnx import PACKAGES, OnnxRunner, check_packages, session_options, write_onnx
-from qexport.cpu import ANY
 from qexport.errors import ConversionError, EngineNotBuiltError
-from qexport.profile import TENSORRT, RuntimeProfile
+from qexport.lowering.cpu import ANY
+from qexport.planning.profile import TENSORRT, RuntimeProfile
 
 if TYPE_CHECKING:
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 OPSET = 19
 """The first whose Q/DQ nodes take FP16 scales."""

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends import LowerOptions, Runner, StoredGraph
-from qexport.cpu import ANY
 from qexport.errors import ConversionError, MissingExtraError
-from qexport.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
+from qexport.lowering.cpu import ANY
+from qexport.planning.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
 
 if TYPE_CHECKING:
-    from qexport.plan import QuantPlan
-    from qexport.program import Program
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 _PACKAGES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "torchao", "flatbuffers")
 
@@ -69,9 +69,9 @@ class TFLiteBackend:
         from qexport.backends.litert_int16 import with_int16_activations
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
-        from qexport.program import copied
-        from qexport.simulate import simulated
-        from qexport.tags import tag_values
+        from qexport.lowering.simulate import simulated
+        from qexport.lowering.tags import tag_values
+        from qexport.programs.program import copied
 
         precision = metadata.get("precision", "fp32")
         graph, example = copied(program), torch.zeros(program.values["images"].shape)

@@ -18,8 +18,8 @@ from qexport.backends.arena import arena_bytes
 from qexport.backends.c_array import write_array
 from qexport.backends.litert_file import flatbuffer_of
 from qexport.backends.litert_operators import read_graph
-from qexport.device_fit import DeviceFit, Lacking
 from qexport.errors import VerificationError
+from qexport.lowering.device_fit import DeviceFit, Lacking
 
 SOURCE = "tflite-micro, micro_mutable_op_resolver.h of 2026-08-20"
 SPARE = 64 << 20

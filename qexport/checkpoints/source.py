@@ -1,0 +1,104 @@
+"""What artifacts are written from: the checkpoint, and the float program that was captured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.backends import Backend
+from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from qexport.checkpoints.onnx_source import read_onnx
+from qexport.checkpoints.torchvision_repair import repair
+from qexport.data.images import COLOURS
+from qexport.errors import InputError, UsageError
+from qexport.job import ExportJob
+from qexport.measurement.accuracy import SCORING
+from qexport.programs.classifier import classifier
+from qexport.programs.heads import split_head
+from qexport.programs.named_values import kept_float
+from qexport.programs.program import Program, capture
+from qexport.programs.rtdetr import query_detector
+
+
+@dataclass(frozen=True)
+class Source:
+    """What every artifact of a run is written from.
+
+    Attributes:
+        samples: images to try artifacts on.
+    """
+
+    job: ExportJob
+    checkpoint: Checkpoint
+    program: Program
+    samples: Sequence[Path]
+
+    def path(self, backend: Backend, precision: str) -> Path:
+        """Where an artifact goes."""
+        return self.job.folder / f"{self.job.stem}_{precision}{backend.suffix}"
+
+
+def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
+    """Load the checkpoint at `path`.
+
+    Raises:
+        InputError: this version cannot export it.
+    """
+    checkpoint = load_checkpoint(path, job.trust_checkpoint)
+    if checkpoint.task == "classify" and checkpoint.channels != COLOURS:
+        raise InputError(
+            f"{path} is a classifier of {checkpoint.channels} channels",
+            "Ultralytics reads images to classify in colour",
+        )
+    if checkpoint.task not in SCORING:
+        raise InputError(f"{path} is a {checkpoint.task} model", f"this version exports {', '.join(SCORING)}")
+    return checkpoint
+
+
+def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
+    """Capture the float program at the size that the job asks for, or the one that the model was trained at.
+
+    Raises:
+        UsageError: the size does not suit the model.
+    """
+    imgsz, stride = job.imgsz or (checkpoint.imgsz, checkpoint.imgsz), checkpoint.stride
+    if any(size % stride for size in imgsz):
+        nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
+        asked = "x".join(map(str, imgsz))
+        raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
+    if checkpoint.task == "classify":
+        return capture(
+            classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic
+        )
+    queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
+    if queries and job.precision == "int8-full":
+        raise InputError(
+            "RT-DETR cannot be integer-only: its choice of queries and its coordinates stay float",
+            "use --precision int8 with --format tflite, onnx, openvino or tensorrt",
+        )
+    module = (query_detector if queries else split_head)(checkpoint.module, job.head, imgsz, job.nms)
+    return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
+
+
+def read_source(
+    job: ExportJob, path: Path, samples: Sequence[Path], check: Callable[[Checkpoint], None] = lambda _: None
+) -> Source:
+    """Load the checkpoint or the ONNX file at `path` and capture its program.
+
+    Args:
+        check: called with what was loaded, before anything slow is done with it.
+
+    Raises:
+        InputError, UsageError: it cannot be exported, or not as the job wants it.
+    """
+    repair()
+    if job.from_onnx:
+        checkpoint, program = read_onnx(job, path)
+        check(checkpoint)
+    else:
+        checkpoint = read_checkpoint(job, path)
+        check(checkpoint)
+        program = capture_program(job, checkpoint)
+    kept_float(program, job.keep_float)
+    return Source(job, checkpoint, program, samples)

@@ -1,0 +1,1 @@
+"""The command line: options, error lines and exit codes, and all that is printed."""

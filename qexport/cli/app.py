@@ -1,0 +1,325 @@
+"""The command line. Nothing else prints, and nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from qexport import __version__
+from qexport.cli.report import report_command
+from qexport.errors import GateError, QexportError
+
+if TYPE_CHECKING:
+    from qexport.job import ExportJob
+    from qexport.progress import Progress
+
+EPILOG = (
+    "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
+    "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
+    "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
+    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), "
+    "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
+    "Where a format of several fails, the others are written and its code is returned."
+)
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+
+
+def _option(text: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=False, **settings)
+
+
+@export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)
+def export_command(
+    model: Annotated[
+        str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
+    ] = None,
+    format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
+    precision: Annotated[
+        str | None,
+        _option(
+            "fp32, fp16, int8, int8-dynamic, int8-full, w8a16. Default: fp32, for devices int8-full.", "--precision"
+        ),
+    ] = None,
+    int8: Annotated[bool | None, _option("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
+    half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
+    target: Annotated[str | None, _option("mcu: prepare the file for a microcontroller.", "--target")] = None,
+    io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
+    data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
+    eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
+    imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
+    batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
+    device: Annotated[str | None, _option("Where calibration runs. Default: cpu.", "--device")] = None,
+    fraction: Annotated[
+        float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
+    ] = None,
+    calib_images: Annotated[int | None, _option("At most this many calibration images.", "--calib-images")] = None,
+    nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
+    head: Annotated[
+        str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
+    ] = None,
+    ranges: Annotated[
+        str | None, _option("percentile, minmax or mse. Default: percentile, for w8a16 minmax.", "--ranges")
+    ] = None,
+    threads: Annotated[int | None, _option("CPU threads to run artifacts with. Default: 2.", "--threads")] = None,
+    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
+    report: Annotated[
+        Path | None, _option("Another place for report.json; NAME.html: a page, too.", "--report")
+    ] = None,
+    calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
+    config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
+    no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
+    no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
+    max_drop: Annotated[
+        str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
+    ] = None,
+    min_retention: Annotated[
+        str | None, _option("Gate: least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
+    ] = None,
+    min_fidelity: Annotated[str | None, _option("Gate: least fidelity, 0 to 1.", "--min-fidelity")] = None,
+    min_speedup: Annotated[str | None, _option("Gate: least speed-up against FP32.", "--min-speedup")] = None,
+    max_size: Annotated[str | None, _option("Gate: most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
+    max_latency_ms: Annotated[str | None, _option("Gate: most milliseconds (p50).", "--max-latency-ms")] = None,
+    baseline: Annotated[
+        Path | None,
+        _option("Gate: an earlier report.json; fail where this run is worse by more than noise.", "--baseline"),
+    ] = None,
+    summary: Annotated[
+        Path | None, _option("Write Markdown; added to the end of $GITHUB_STEP_SUMMARY.", "--summary")
+    ] = None,
+    junit: Annotated[Path | None, _option("Write rules and verifications as JUnit XML.", "--junit")] = None,
+    trust_checkpoint: Annotated[
+        bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
+    ] = None,
+    opset: Annotated[int | None, _option("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
+    dynamic: Annotated[bool | None, _option("Leave the number of images in a run open.", "--dynamic")] = None,
+    cpu: Annotated[
+        str | None, _option("CPU to choose integer types for: vnni, avx2 or arm. Default: this one.", "--cpu")
+    ] = None,
+    no_build: Annotated[
+        bool | None, _option("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")
+    ] = None,
+    workspace: Annotated[float | None, _option("GiB for TensorRT's builder.", "--workspace")] = None,
+    timing_cache: Annotated[Path | None, _option("File for TensorRT's kernel timings.", "--timing-cache")] = None,
+    dla: Annotated[int | None, _option("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,
+    keep_float: Annotated[
+        str | None, _option("Values or ONNX outputs to keep float, comma-separated.", "--keep-float")
+    ] = None,
+    raw_outputs: Annotated[
+        str | None, _option("ONNX files: everything behind these tensors stays float. Default: found.", "--raw-outputs")
+    ] = None,
+    pixels: Annotated[
+        str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
+    ] = None,
+    bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+    version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
+) -> int:
+    """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost.
+
+    qexport yolo26n.pt --format tflite --int8 --data coco8.yaml
+    """
+    if version:
+        print(__version__)
+        return 0
+    given = dict(locals(), format=format_)
+    from qexport.job import FIELDS, make_job
+
+    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
+
+
+@verbs_app.command()
+def demo(
+    task: Annotated[str, typer.Option(help="detect, segment, pose, obb or classify.")] = "detect",
+    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+) -> int:
+    """Run the main job offline on a small model and data set that come with qexport."""
+    from qexport.demo import demo_job
+
+    return _run(demo_job(out, task), quiet, json_)
+
+
+@verbs_app.command()
+def formats() -> None:
+    """List the formats, their precisions, and whether this installation can write them."""
+    from qexport.backends import available_formats, find_backend
+    from qexport.errors import MissingExtraError
+
+    for name in available_formats():
+        try:
+            print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
+        except MissingExtraError as error:
+            print(f"{name}: not installed ({error.remedy})")
+
+
+def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
+    """Run a job, show its report, and return the exit code: that of the first format that failed, the gate's, or 0."""
+    from qexport.checkpoints.offline import quiet_libraries
+    from qexport.data.inputs import check_paths
+    from qexport.lowering.second_process import formats_apart, second_process
+
+    quiet_libraries()
+    check_paths(job)
+    beside = second_process() if formats_apart(job) else nullcontext()
+    with library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
+        from qexport.export import export
+
+        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
+    from qexport.cli.terminal import print_report
+    from qexport.reporting.report import to_json
+
+    if as_json:
+        print(to_json(report), end="")
+    elif not quiet:
+        print_report(report, job.page or job.report_json, Console())
+    for failure in report.failures:
+        fail(f"{failure.format}: {failure.reason}", failure.exit_code)
+    broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
+    for rule in broken:
+        fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
+    codes = (*(failure.exit_code for failure in report.failures), *([GateError.exit_code] if broken else []))
+    return next(iter(codes), 0)
+
+
+@contextmanager
+def captured_stderr() -> Iterator[tuple[Console, Path]]:
+    """Send what libraries write to stderr to a file for the time of the block, warnings of compiled code included.
+
+    Yields:
+        A console on the real stderr, and the file.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        log = Path(folder) / "stderr.log"
+        with open(real, "w", encoding="utf-8") as terminal, log.open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+            try:
+                yield Console(file=terminal), log
+            finally:
+                sys.stderr.flush()
+                os.dup2(real, 2)
+
+
+@contextmanager
+def library_output() -> Iterator[Console]:
+    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise."""
+    with captured_stderr() as (terminal, log):
+        try:
+            yield terminal
+        except QexportError:
+            raise
+        except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
+            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+
+
+class UnexpectedError(Exception):
+    """A fault of ours, with what libraries had to say before it."""
+
+    def __init__(self, error: Exception, output: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.output = output
+
+
+@contextmanager
+def _progress(console: Console, hidden: bool) -> Iterator[Progress]:
+    from qexport.progress import Silent
+
+    # In a log file a bar is noise, and an error has to be the only line.
+    if hidden or not console.is_terminal:
+        yield Silent()
+        return
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
+    with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console, redirect_stderr=False) as bar:
+        yield Drawn(bar)
+
+
+class Drawn:
+    """Progress as bars; steps of unknown length spin."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Draw one bar for the time of the block."""
+        task = self._bar.add_task(title, total=total)
+        yield lambda: self._bar.advance(task)
+        self._bar.update(task, total=total or 1, completed=total or 1)
+
+
+verbs_app.command("report")(report_command)
+VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app}
+CHECKS = ("verify", "diff")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every expected error is one line on stderr."""
+    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
+    app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
+    try:
+        code = app(words, prog_name="qexport", standalone_mode=False)
+        return int(code or 0)
+    except typer.TyperException as error:
+        return fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
+    except QexportError as error:
+        return fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted", 130)
+    except MemoryError:
+        return fail("out of memory: use a smaller --imgsz or --batch", 1)
+    except UnexpectedError as fault:
+        return _unexpected(fault.error, fault.output)
+    except Exception as error:
+        return _unexpected(error, "")
+
+
+def _checks() -> typer.Typer:
+    from qexport.cli.verify import checks_app  # it uses what is in this module
+
+    return checks_app
+
+
+def join_sizes(words: list[str]) -> list[str]:
+    """Let `--imgsz 480 640` mean what it means to `yolo`: click options take one word each."""
+    joined: list[str] = []
+    for word in words:
+        if word.isdigit() and len(joined) > 1 and joined[-2] == "--imgsz" and joined[-1].isdigit():
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def fail(line: str, code: int) -> int:
+    """Print one line on stderr; return the code."""
+    print(f"qexport: error: {line}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception, output: str) -> int:
+    """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
+    with tempfile.NamedTemporaryFile("w", prefix="qexport-", suffix=".log", delete=False, encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+        log.write(output)
+    first = next(iter(str(error).splitlines()), "")
+    return fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)

@@ -1,0 +1,28 @@
+"""The verb `report`: a page from a report.json that is there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qexport.errors import UsageError
+
+
+def report_command(
+    report: Annotated[Path, typer.Argument(help="A report.json that qexport wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page. Default: beside the report.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Render a report.json as a page: one HTML file that needs no network."""
+    from qexport.reporting.page import write_page
+
+    page = out or report.with_suffix(".html")
+    if page.absolute() == report.absolute():
+        raise UsageError(f"--out {page} is the report itself", "give another name for the page")
+    write_page(report, page)
+    if not quiet:
+        print(f"wrote {page}")

@@ -1,0 +1,153 @@
+"""The verbs that look at files which are there already: `verify` and `diff`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from qexport.cli.app import SETTINGS, fail, library_output
+from qexport.errors import InputError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from qexport.reporting.difference import Row
+    from qexport.verification.recheck import Check
+
+RUNTIMES = ("tensorflow",)
+DIFFERENT = 1
+SIGNS = {True: "ok", False: "FAILED", None: "–"}
+
+checks_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+
+
+@checks_app.command(
+    epilog="Exit codes: 0 everything holds, 6 something does not (one line each), 2 usage, 3 a file cannot be read."
+)
+def verify(
+    file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
+    report: Annotated[Path | None, typer.Option(help="Its report. Default: report.json beside it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set YAML: score its val split, too; with --runtime, images to run.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="tensorflow: compare LiteRT with TensorFlow's reference kernels instead.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many images to run with --runtime.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads to run the file with.")] = 2,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> int:
+    """Check that a file still does what its report says: hash, plan, coverage, outputs on the stored samples, mAP."""
+    from qexport.checkpoints.offline import quiet_libraries
+
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
+    if runtime is not None and data is None:
+        raise UsageError(f"--runtime {runtime} needs images", "add --data DATA.yaml")
+    quiet_libraries()
+    if runtime is not None and data is not None:
+        _cross_check(file, data, images, threads, json_)
+        return 0
+    with library_output():
+        checks = _recheck(file, report, data, threads)
+    return _show_checks(file, checks, json_)
+
+
+def _recheck(file: Path, report: Path | None, data: str | None, threads: int) -> list[Check]:
+    if not file.exists():
+        raise InputError(f"{file} does not exist", "give an artifact that qexport wrote")
+    saved = report or file.absolute().with_name("report.json")
+    if not saved.exists():
+        raise InputError(f"there is no report at {saved}", "give --report")
+    from qexport.reporting.saved_report import read_report
+
+    content = read_report(saved).content
+    from qexport.checkpoints.torchvision_repair import repair
+    from qexport.data.resolve import resolve_data
+    from qexport.verification.recheck import recheck
+
+    repair()
+    return list(recheck(file, content, resolve_data(data) if data else None, threads))
+
+
+def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"artifact": str(file), "checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
+    else:
+        for check in checks:
+            print(f"{check.name:9} {SIGNS[check.passed]:6} {check.text}")
+    code = 0
+    for check in checks:
+        if check.passed is False:
+            code = fail(f"{file.name}: {check.name}: {check.text}", VerificationError.exit_code)
+    return code
+
+
+def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool) -> None:
+    """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
+    with library_output():
+        from qexport.data.dataset import image_list
+        from qexport.data.resolve import resolve_data
+        from qexport.verification.cross_check import cross_check
+
+        found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        score = "no detections" if found.map is None else f"{found.map:.3f} mAP50-95"
+        print(
+            f"detections   {score} of TensorFlow's reference kernels against LiteRT with XNNPACK, {found.images} images"
+        )
+        print(f"first layer  {found.first_layer or 'none in integers'}: {found.steps} steps apart at most")
+        print(f"GPU delegate {found.gpu or 'takes the whole graph'}")
+    found.check()
+
+
+@checks_app.command(
+    epilog="Exit codes, as those of 'git diff --no-index': 0 equal but for times, 1 different, 2 usage, "
+    "3 a file cannot be read."
+)
+def diff(
+    a: Annotated[Path, typer.Argument(help="An artifact, or a report.json.")],
+    b: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data set YAML: run two artifacts on its val split, not on stored samples.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many images of --data.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads to run artifacts with.")] = 2,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> int:
+    """Compare two artifacts or two reports: sizes, scales, precision of layers, outputs, accuracy."""
+    from qexport.checkpoints.offline import quiet_libraries
+
+    quiet_libraries()
+    with library_output():
+        from qexport.checkpoints.torchvision_repair import repair
+        from qexport.data.dataset import image_list
+        from qexport.data.resolve import resolve_data
+        from qexport.reporting.difference import are_equal, difference
+
+        repair()
+        chosen = image_list(resolve_data(data), "val")[:images] if data else ()
+        rows = difference(a, b, chosen, threads)
+    equal = are_equal(rows)
+    if json_:
+        print(json.dumps({"equal": equal, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+    else:
+        Console().print(_table(rows))
+    return 0 if equal else DIFFERENT
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("", "A", "B", ""):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        style = "red" if row.same is False else None
+        table.add_row(row.what, row.a, row.b, {True: "=", False: "≠", None: ""}[row.same], style=style)
+    return table

@@ -1,0 +1,87 @@
+"""The evaluation images as a data set of their own, in a scratch folder.
+
+Ultralytics writes `.cache` files beside the labels it reads and finds labels by replacing a folder name in the image's
+path. Links in a scratch folder leave the user's folders untouched and let two data sets share an image's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from qexport.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Images and labels that accuracy is measured on.
+
+    Attributes:
+        yaml: a data set YAML whose `val` split is these images, or for classification a folder.
+        links: file name below the scratch folder → the original image.
+    """
+
+    yaml: Path
+    links: Mapping[str, Path]
+
+
+def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
+    """Link `images` and their labels below `folder`."""
+    if dataset.by_folder:
+        return _folders_of_classes(dataset, images, folder)
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    links: dict[str, Path] = {}
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.stem}"
+        links[f"{name}{image.suffix}"] = image
+        _link(image, folder / "images" / f"{name}{image.suffix}")
+        label = label_path(image, dataset.labels)
+        if label.is_file():
+            _link(label, folder / "labels" / f"{name}.txt")
+    content = {
+        "path": str(folder),
+        "train": "images",
+        "val": "images",
+        "names": dict(dataset.names),
+        "channels": dataset.channels,
+        **({"kpt_shape": list(dataset.kpt_shape)} if dataset.kpt_shape else {}),
+    }
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return EvaluationSet(path, links)
+
+
+def _folders_of_classes(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
+    """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it."""
+    for name in dataset.names.values():
+        (folder / "val" / name).mkdir(parents=True)
+    (folder / "train").symlink_to(folder / "val", target_is_directory=True)
+    links: dict[str, Path] = {}
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.name}"
+        links[name] = image
+        _link(image, folder / "val" / image.parent.name / name)
+    return EvaluationSet(folder, links)
+
+
+def label_path(image: Path, folder: str = "labels") -> Path:
+    """Where Ultralytics looks for an image's labels: the last `images` folder in its path becomes `labels`.
+
+    With a key `labels:` in its YAML, which is ours, images can have labels for several tasks in other folders.
+    """
+    head, found, tail = str(image.absolute()).rpartition(f"{os.sep}images{os.sep}")
+    place = f"{head}{os.sep}{folder}{os.sep}{tail}" if found else str(image)
+    return Path(place).with_suffix(".txt")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copy(source, target)

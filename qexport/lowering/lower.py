@@ -1,0 +1,195 @@
+"""Write one artifact: plan, lower, verify, and only then give the file its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.backends import (
+    Artifact,
+    Backend,
+    DeviceChecker,
+    EngineBuilder,
+    EngineOptions,
+    LowerOptions,
+    available_formats,
+    describe_artifact,
+    formats_from_onnx,
+    other_formats,
+    profile_for,
+)
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.checkpoints.source import Source
+from qexport.errors import ConversionError, VerificationError
+from qexport.files import write_text, write_whole
+from qexport.job import ExportJob
+from qexport.lowering.cpu import cpu_kind
+from qexport.lowering.device_fit import DeviceFit
+from qexport.lowering.metadata import artifact_metadata
+from qexport.measurement.sqnr import metered, sqnr_of
+from qexport.planning.plan import QuantPlan, to_json
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import RuntimeProfile
+from qexport.programs.float_graph import FileGraph
+from qexport.programs.named_values import kept_float
+from qexport.verification.verify import Verification, check_outputs, sample_inputs, verify
+
+
+@dataclass(frozen=True)
+class Written:
+    """An artifact that is on disk.
+
+    Attributes:
+        verification: what was verified of it, None for float ones.
+        plan: the file that its plan was saved to, None for float ones.
+        quantisation: integer types and the kind of CPU that they were chosen for.
+        fit: what the device that it is for makes of it, where that is not this machine.
+        sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.measurement.sqnr`; None for
+            float ones.
+    """
+
+    artifact: Artifact
+    backend: Backend
+    verification: Verification | None = None
+    plan: Path | None = None
+    quantisation: dict[str, str] | None = None
+    fit: DeviceFit | None = None
+    sqnr: Mapping[str, float | None] | None = None
+
+    @property
+    def engine_runtime(self) -> str | None:
+        """What runs it where it was built from a graph: "" is nothing on this machine; None for a graph."""
+        name, builder = self.artifact.path.name, self.backend
+        built = isinstance(builder, EngineBuilder) and name.endswith(builder.engine_suffix)
+        return builder.engine_runtime if built and isinstance(builder, EngineBuilder) else None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether anything on this machine runs it, so that it can be scored."""
+        return self.engine_runtime != ""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the runtime that it is for runs here, so that latency means something."""
+        return bool(self.engine_runtime) if self.engine_runtime is not None else self.backend.timed
+
+    @property
+    def runtime(self) -> str:
+        """What it was verified, scored and timed with."""
+        return self.backend.runtime if self.engine_runtime is None else self.engine_runtime
+
+
+def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
+    """For every artifact that is not FP32 the FP32 one of the same format, where there is one."""
+    floats = {item.backend.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
+    others = (item for item in written if item.artifact.precision != "fp32")
+    return {item.artifact.path: floats[item.backend.name] for item in others if item.backend.name in floats}
+
+
+def write_float(source: Source, backend: Backend, precision: str) -> Written:
+    """Write an artifact whose activations stay float; compare it with the program where there are images to do it on.
+
+    Raises:
+        ConversionError, VerificationError: the file is not kept.
+    """
+    path = source.path(backend, precision)
+    with _others_named(source.job, backend, precision), write_whole(path) as temporary:
+        _lower(source, backend, None, precision, temporary)
+        inputs = sample_inputs(source.samples, source.program)
+        if inputs:
+            runner = backend.runner(temporary, source.job.threads)
+            check_outputs(source.program.graph, source.program, runner, inputs, backend.name)
+    return Written(describe_artifact(path, backend.name, precision), backend)
+
+
+def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
+    """Plan for the backend's runtime, save the plan, write the artifact and verify it against the plan.
+
+    Raises:
+        ConversionError, VerificationError: the file is not kept.
+    """
+    job, path = source.job, source.path(backend, source.job.precision)
+    cpu, profile = chosen_profile(job, backend)
+    kept = kept_float(source.program, job.keep_float)
+    plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
+    saved = source.job.folder / plan_name(job, backend)
+    write_text(saved, to_json(plan))
+    with _others_named(job, backend, job.precision), write_whole(path) as temporary:
+        _lower(source, backend, plan, job.precision, temporary)
+        inputs = sample_inputs(source.samples, source.program)
+        # A graph that came as a file has no room for meters.
+        reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
+        runner = backend.runner(temporary, job.threads)
+        verification = verify(source.program, plan, backend.read(temporary), runner, inputs, reference)
+        fit = _fit(job, backend, temporary, path)
+    types = {
+        "activations": profile.activation.name,
+        "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
+        "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
+    }
+    artifact = describe_artifact(path, backend.name, job.precision)
+    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference) if reference else None)
+
+
+@contextmanager
+def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[None]:
+    """Let a format's refusal of a model say which formats do without its code, unless it names one itself."""
+    try:
+        yield
+    except (ConversionError, VerificationError) as error:
+        able = formats_from_onnx() if job.from_onnx else available_formats()
+        others = [name for name in other_formats(backend.name, precision) if name in able and name not in job.format]
+        if not others or "--format" in error.remedy:
+            raise
+        remedy = f"{error.remedy}; other formats may take it: --format {','.join(others)}"
+        raise type(error)(error.what, remedy) from error
+
+
+def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:
+    """What a device that is not here makes of a file that is going to be at `path`."""
+    if job.target == "mcu":
+        from qexport.backends.tflite_micro import fit_microcontroller
+
+        return fit_microcontroller(file, path)
+    return backend.fit(file) if isinstance(backend, DeviceChecker) else None
+
+
+def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
+    """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
+    cpu = cpu_kind() if job.cpu == "auto" else job.cpu
+    return cpu, profile_for(backend, job.precision, cpu)
+
+
+def plan_name(job: ExportJob, backend: Backend) -> str:
+    """`plan.json`, with the format in its name where a run writes several."""
+    return "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+
+
+def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
+    backend.lower(source.program, plan, metadata, path, LowerOptions(source.job.opset, source.job.io))
+
+
+def build_engine(source: Source, graph: Written) -> Written:
+    """Build the engine of a graph that was written; the graph stays.
+
+    Raises:
+        EngineNotBuiltError: not on this machine.
+    """
+    job, builder, precision = source.job, graph.backend, graph.artifact.precision
+    assert isinstance(builder, EngineBuilder)
+    path = source.job.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
+    options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
+    builder.build(graph.artifact.path, path, metadata, options)
+    return Written(
+        describe_artifact(path, builder.name, precision),
+        builder,
+        None,
+        graph.plan,
+        graph.quantisation,
+        None,
+        graph.sqnr,
+    )

@@ -1,0 +1,88 @@
+"""Metadata inside artifacts, as Ultralytics writes and reads it, so that `YOLO(artifact)` just works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qexport import __version__
+from qexport.checkpoints.checkpoint import Checkpoint
+from qexport.planning.plan import QuantPlan
+from qexport.programs.program import Program
+
+QUANTISE = {"fp32": None, "fp16": 16}
+"""Ultralytics' word for what weights are stored in; all other precisions have 8."""
+
+
+def artifact_metadata(
+    checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
+) -> dict[str, Any]:
+    """Return what Ultralytics' loaders need, and which plan the file was made from.
+
+    There is no date in it: equal inputs give equal files. An ONNX file's own are carried over.
+    """
+    if checkpoint.metadata is not None:
+        return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
+    return {
+        **({"raw_outputs": _raw_outputs(program)} if precision == "int8-full" else {}),
+        **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
+        "description": f"{checkpoint.path.stem} {precision} by qexport",
+        "author": "qexport",
+        "version": __version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "stride": checkpoint.stride,
+        "task": checkpoint.task,
+        "head": type(checkpoint.module.model[-1]).__name__,
+        "batch": program.batch,
+        "imgsz": list(program.imgsz),
+        "names": checkpoint.names,
+        "channels": checkpoint.channels,
+        "dynamic": program.dynamic,
+        "end2end": program.final,
+        "args": {
+            "batch": program.batch,
+            "dynamic": program.dynamic,
+            "quantize": QUANTISE.get(precision, 8),
+        },
+        "precision": precision,
+        "program": program.fingerprint,
+        "plan": plan.fingerprint if plan else None,
+    }
+
+
+def _raw_outputs(program: Program) -> dict[str, Any]:
+    """What `qexport.decode` has to know of a file that ends at its raw outputs."""
+    return {
+        "strides": list(program.strides),
+        "reg_max": program.reg_max,
+        "further": program.further.kind,
+        "shape": list(program.further.shape),
+        "newer": program.further.newer,
+    }
+
+
+def _carried(
+    own: dict[str, str], checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
+) -> dict[str, Any]:
+    """An ONNX file's metadata with what has changed; only Ultralytics' have a task and what belongs to it."""
+    found: dict[str, Any] = {key: value for key, value in own.items() if key != "date"}
+    if checkpoint.task:
+        found |= {
+            "task": checkpoint.task,
+            "names": checkpoint.names,
+            "stride": checkpoint.stride,
+            "channels": checkpoint.channels,
+            "end2end": program.final,
+            "dynamic": program.dynamic,
+            "args": {"batch": program.batch, "dynamic": program.dynamic, "quantize": QUANTISE.get(precision, 8)},
+            **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
+        }
+    return found | {
+        "description": f"{checkpoint.path.stem} {precision} by qexport",
+        "author": own.get("author", "qexport"),
+        "version": __version__,
+        "batch": program.batch,
+        "imgsz": list(program.imgsz),
+        "precision": precision,
+        "program": program.fingerprint,
+        "plan": plan.fingerprint if plan else None,
+    }

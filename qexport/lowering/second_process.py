@@ -1,0 +1,175 @@
+"""Write artifacts in a second process beside the first: converters are Python code that keeps one core busy.
+
+The second process reads the checkpoint again and so has a program of its own; only requests and replies cross over.
+Files are the same whichever process writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from qexport.backends import find_backend, find_class
+from qexport.checkpoints.offline import quiet_libraries
+from qexport.errors import QexportError
+
+if TYPE_CHECKING:
+    from qexport.calibration.calibration_table import CalibrationTable
+    from qexport.checkpoints.source import Source
+    from qexport.job import ExportJob
+
+PATIENCE = 10
+"""Seconds that a process gets to clean up after itself."""
+NICENESS = 10
+"""Calibration keeps both cores busy and everything waits for it: it goes first."""
+
+
+@dataclass(frozen=True)
+class ReadSource:
+    """The first request: what the artifacts are written from."""
+
+    job: ExportJob
+    path: Path
+    samples: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class WriteArtifact:
+    """A request for one artifact; the reply is a `Written`. INT8 needs a table."""
+
+    format: str
+    precision: str
+    table: CalibrationTable | None = None
+
+
+class EndedError(Exception):
+    """The second process is gone, for a reason that it could not tell."""
+
+
+Ask = Callable[[ReadSource | WriteArtifact], "Future[Any]"]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def formats_apart(job: ExportJob) -> tuple[str, ...]:
+    """Formats of a job that a second process would write, or write the FP32 file of, while this one does the rest."""
+    if not job.calibrates or cores() < 2:
+        return ()
+    apart = [name for name in job.format if find_class(name).apart]
+    return tuple(name for name in apart[:1] if len(job.format) > 1 or job.compares(find_class(name).timed))
+
+
+@contextmanager
+def second_process() -> Iterator[Ask]:
+    """Start the process; yield what sends it a request and gives a future of the reply.
+
+    Requests are done in their order. A reply may be a `QexportError`, which the future then raises, or `EndedError`.
+    The process ends with the block.
+    """
+    # The same path for imports: `-c` would put the working directory before everything else.
+    start = f"import sys; sys.path[:] = {sys.path!r}; from qexport.lowering.second_process import serve; serve()"
+    process = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    pipes = process.stdin, process.stdout
+    asked: list[Future[Any]] = []
+
+    def ask(request: ReadSource | WriteArtifact) -> Future[Any]:
+        asked.append(pool.submit(_exchange, *pipes, request))
+        return asked[-1]
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield ask
+        finally:
+            _end(process, idle=all(future.done() for future in asked))
+            pool.shutdown(cancel_futures=True)
+            process.stdout.close()
+
+
+def _exchange(requests: IO[bytes], replies: IO[bytes], request: object) -> Any:
+    try:
+        pickle.dump(request, requests)
+        requests.flush()
+        reply = pickle.load(replies)
+    except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise EndedError("the second process ended") from error
+    if isinstance(reply, QexportError):
+        raise reply
+    if isinstance(reply, Exception):
+        raise EndedError("the second process failed") from reply
+    return reply
+
+
+def _end(process: subprocess.Popen[bytes], idle: bool) -> None:
+    """Stop the process; one that is writing a file gets the time to remove what it has of it."""
+    if idle or not _ended(process):
+        process.kill()
+        process.wait()
+    assert process.stdin
+    with suppress(OSError):  # nobody is left to read what was still buffered
+        process.stdin.close()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Ask the process to end, again and again: libraries' callbacks were seen to swallow what the signal raises."""
+    for _ in range(PATIENCE):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            return True
+    return False
+
+
+def serve() -> None:
+    """Be the second process: answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what an interrupt means
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get between replies
+    quiet_libraries()
+    # Both take seconds to import; the first process is doing the same.
+    import torch
+
+    from qexport.checkpoints.source import read_source
+
+    torch.set_num_threads(1)
+    source: Source | None = None
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            if isinstance(request, ReadSource):
+                source, reply = read_source(request.job, request.path, request.samples), None
+            else:
+                reply = _write(source, request)
+        except Exception as error:  # the first process decides what it means, faults of ours included
+            reply = error
+        pickle.dump(reply, replies)
+        replies.flush()
+
+
+def _write(source: Source | None, request: WriteArtifact) -> Any:
+    from qexport.lowering.lower import write_calibrated, write_float
+
+    assert source is not None
+    backend = find_backend(request.format)
+    if request.table is not None:
+        return write_calibrated(source, backend, request.table)
+    return write_float(source, backend, request.precision)

@@ -1,0 +1,312 @@
+"""Accuracy of an artifact, through the Ultralytics validator on the artifact itself.
+
+One pass gives three things: mAP against the labels, exactly as `YOLO(artifact).val()` computes it; the detections;
+and fidelity, mAP against another model's detections as ground truth. Fidelity needs no labels and moves far less by
+chance than mAP does, so it is the figure to compare quantisations by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qexport.data.evaluation_set import EvaluationSet
+from qexport.measurement.average_precision import ImageScores, Scores
+from qexport.measurement.detections import Findings, Found, found_in
+
+TRUTH_CONFIDENCE = 0.25
+"""Detections of the float model at least this confident are the ground truth of fidelity."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How Ultralytics scores a task.
+
+    Attributes:
+        module, validator: where its validator is.
+        metric: which of the validator's metrics is the task's own.
+        other: the second one, such as that of the boxes around masks; "" for none.
+        names: what the two figures of that metric are called.
+        correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
+    """
+
+    module: str
+    validator: str
+    metric: str
+    other: str = ""
+    names: tuple[str, str] = ("mAP50-95", "mAP50")
+    correct: str = "tp"
+
+
+SCORING = {
+    "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
+    "segment": Scoring(
+        "ultralytics.models.yolo.segment",
+        "SegmentationValidator",
+        "seg",
+        "box",
+        ("mask mAP50-95", "mask mAP50"),
+        "tp_m",
+    ),
+    "pose": Scoring(
+        "ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50"), "tp_p"
+    ),
+    "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
+}
+QUERIES = Scoring("ultralytics.models.rtdetr", "RTDETRValidator", "box")
+"""RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""
+
+Detections = Mapping[str, tuple[Tensor, Tensor]]
+"""Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What one artifact scores on one evaluation set.
+
+    Attributes:
+        map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1; of masks, keypoints or turned boxes where the
+            task has them; of a classifier top-1 and top-5 accuracy.
+        box_map: mAP50-95 of the boxes around masks and keypoints, None for other tasks.
+        fidelity: mAP50-95 of the boxes against the reference's, or a classifier's share of equal answers; None without
+            a reference.
+        images: how many images were scored.
+        unread: images that the validator left out because it could not read them or their labels.
+        detections: confident detections, the reference for other artifacts.
+        scores: by image how the validator matched detections and labels, in the task's own metric.
+        found: by image what was found, in the image's own pixels.
+    """
+
+    map: float
+    map50: float
+    fidelity: float | None
+    images: int
+    unread: tuple[str, ...]
+    detections: Detections
+    box_map: float | None = None
+    scores: Scores = field(default_factory=dict)
+    found: Findings = field(default_factory=dict)
+
+
+def evaluate(
+    artifact: Path,
+    task: str,
+    data: EvaluationSet,
+    scratch: Path,
+    reference: Detections | None = None,
+    on_image: Callable[[], None] = lambda: None,
+    head: str = "",
+) -> Accuracy:
+    """Score an artifact.
+
+    Args:
+        artifact: anything `ultralytics.YOLO` loads.
+        scratch: folder for what the validator writes.
+        reference: detections of the float model for fidelity.
+        on_image: called after each image, for a progress bar.
+        head: the program's; "queries" are scored as Ultralytics scores RT-DETR.
+    """
+    from ultralytics.models import YOLO
+
+    scoring = QUERIES if head == "queries" else SCORING[task]
+    links = data.links
+    recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
+    base: Any = getattr(import_module(scoring.module), scoring.validator)
+
+    class Validator(base):  # type: ignore[misc]  # the class depends on the task
+        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+            recorder.record(self, preds, batch)
+            super().update_metrics(preds, batch)
+            recorder.record_scores(self)
+
+    model = YOLO(str(artifact), task=task)
+    model.add_callback("on_val_batch_end", lambda _: on_image())
+    with _without_fonts():
+        metrics = model.val(
+            validator=Validator,
+            data=str(data.yaml),
+            batch=1,
+            device="cpu",
+            plots=False,
+            verbose=False,
+            project=str(scratch),
+            name="val",
+            exist_ok=True,
+        )
+    own = getattr(metrics, scoring.metric) if scoring.metric else None
+    return Accuracy(
+        map=float(own.map if own else metrics.top1),
+        map50=float(own.map50 if own else metrics.top5),
+        fidelity=recorder.fidelity(),
+        images=len(recorder.confident),
+        unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
+        detections=recorder.confident,
+        box_map=float(getattr(metrics, scoring.other).map) if scoring.other else None,
+        scores=recorder.scores,
+        found=recorder.found,
+    )
+
+
+@contextmanager
+def _without_fonts() -> Iterator[None]:
+    """Keep the validator from downloading a font for plots that it does not draw."""
+    from ultralytics.data import utils
+
+    original = vars(utils)["check_font"]
+    vars(utils)["check_font"] = lambda *_: None
+    try:
+        yield
+    finally:
+        vars(utils)["check_font"] = original
+
+
+class _Recorder:
+    """Keep an artifact's confident detections and score all of them against a reference."""
+
+    def __init__(
+        self, reference: Detections | None, links: Mapping[str, Path] | None = None, correct: str = "tp"
+    ) -> None:
+        from ultralytics.utils.metrics import DetMetrics
+
+        self.reference = reference
+        self.links = links or {}
+        self.correct = correct
+        self.confident: dict[str, tuple[Tensor, Tensor]] = {}
+        self.found: dict[str, Found] = {}
+        self.scores: dict[str, ImageScores] = {}
+        self.latest: list[str] = []
+        self.metrics = DetMetrics()
+
+    def record(self, validator: Any, predictions: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
+        self.metrics.names = validator.metrics.names
+        self.latest = [Path(file).name for file in batch["im_file"]]
+        for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
+            if name in self.links:
+                self.found[name] = found_in(self.links[name], found, batch, index)
+            keep = found["conf"] >= TRUTH_CONFIDENCE
+            self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
+            if self.reference is not None:
+                self.score(validator, name, found, *self.reference[name])
+
+    def record_scores(self, validator: Any) -> None:
+        """Keep what the validator has just added to its statistics of the latest images."""
+        stats = validator.metrics.stats
+        for number, name in enumerate(self.latest, start=-len(self.latest)):
+            self.scores[name] = ImageScores(
+                correct=stats[self.correct][number],
+                confidence=stats["conf"][number],
+                classes=stats["pred_cls"][number],
+                labels=stats["target_cls"][number],
+            )
+
+    def score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
+        """Score one image's detections against boxes and classes."""
+        from ultralytics.models.yolo.detect import DetectionValidator
+
+        truth = {"bboxes": boxes, "cls": classes}
+        # Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
+        turned = boxes.shape[1] == 5
+        process = type(validator)._process_batch if turned else DetectionValidator._process_batch
+        self.metrics.update_stats(
+            {
+                **process(validator, found, truth),
+                "target_cls": classes.numpy(),
+                "target_img": np.unique(classes.numpy()),
+                "conf": found["conf"].numpy(),
+                "pred_cls": found["cls"].numpy(),
+                "im_name": name,
+            }
+        )
+
+    def fidelity(self) -> float | None:
+        if self.reference is None or not any(len(classes) for _, classes in self.reference.values()):
+            return None
+        self.metrics.process()
+        return float(self.metrics.box.map)
+
+
+class _ClassRecorder:
+    """Keep a classifier's answers and count how many are the reference's."""
+
+    def __init__(self, reference: Detections | None, links: Mapping[str, Path]) -> None:
+        self.reference = reference
+        self.links = links
+        self.confident: dict[str, tuple[Tensor, Tensor]] = {}
+        self.found: dict[str, Found] = {}
+        self.scores: dict[str, ImageScores] = {}
+        self.latest: list[str] = []
+
+    def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
+        samples = validator.dataloader.dataset.samples
+        done = len(self.confident)  # in the order of the data set: it is not shuffled
+        self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
+        for name, probabilities in zip(self.latest, predictions, strict=True):
+            self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
+            every = torch.arange(len(probabilities))
+            self.found[name] = Found(self.links[name], (0, 0), torch.zeros(0, 0), probabilities.clone(), every)
+
+    def record_scores(self, validator: Any) -> None:
+        """Keep answer and label of the latest images: one of each, right or wrong."""
+        answers, labels = validator.pred[-1][:, :1].numpy(), validator.targets[-1][:, None].numpy()
+        for name, answer, label in zip(self.latest, answers, labels, strict=True):
+            self.scores[name] = ImageScores((answer == label)[:, None], np.ones(1), answer, label)
+
+    def fidelity(self) -> float | None:
+        if not self.reference:
+            return None
+        same = [int(self.reference[name][1]) == int(label) for name, (_, label) in self.confident.items()]
+        return sum(same) / len(same)
+
+
+def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | None:
+    """mAP50-95 of detections with other detections as ground truth.
+
+    Args:
+        found: image → (n, 6) rows: corners in pixels, score, class.
+        truth: image → boxes and classes.
+
+    Returns:
+        None where there is no ground truth.
+    """
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    validator = DetectionValidator(args={"task": "detect", "plots": False})
+    recorder = _Recorder(truth)
+    recorder.metrics.names = {int(c): str(int(c)) for _, classes in truth.values() for c in classes}
+    for name, rows in found.items():
+        each = {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}
+        recorder.score(validator, name, each, *truth[name])
+    return recorder.fidelity()
+
+
+def agreement(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], iou: float = 0.5) -> tuple[int, int]:
+    """Count detections of `a` and `b` (boxes, classes) that pair up, and how many there are in all.
+
+    Each detection pairs at most once, with one of its class that overlaps it by at least `iou`.
+
+    Returns:
+        (paired, total): both sides counted, so that paired / total is 1 when they agree completely.
+    """
+    from ultralytics.utils.metrics import box_iou
+
+    total = len(a[0]) + len(b[0])
+    if not len(a[0]) or not len(b[0]):
+        return 0, total
+    overlaps = box_iou(a[0], b[0]) * (a[1][:, None] == b[1][None])
+    free = torch.ones(len(b[0]), dtype=torch.bool)
+    paired = 0
+    for row in overlaps:
+        best = int((row * free).argmax())
+        if row[best] >= iou and free[best]:
+            free[best] = False
+            paired += 2
+    return paired, total

@@ -1,0 +1,164 @@
+"""What stands behind an artifact's figures: intervals, classes, scores, images, and the noise of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.clock import Clock
+from qexport.lowering.lower import Written, float_counterparts
+from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Accuracy
+from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
+from qexport.measurement.bootstrap import Intervals, intervals, resample_weights
+from qexport.measurement.confidence import ConfidenceShift, confidence_shift
+from qexport.measurement.gallery import Picture, gallery
+from qexport.measurement.histograms import Histogram, worst_histograms
+from qexport.measurement.layers import Layer, layers
+from qexport.measurement.measure import Figures
+from qexport.measurement.top1 import class_shares, top1
+from qexport.planning.plan import load_plan
+from qexport.programs.program import Program
+
+
+@dataclass(frozen=True)
+class ClassFigure:
+    """One class of the labels.
+
+    Attributes:
+        labels: how many the evaluation images have.
+        map, map_float: the artifact's and the float file's figure of the class; None without a float file.
+    """
+
+    number: int
+    labels: int
+    map: float
+    map_float: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one artifact; None or empty where it was not measured or makes no sense."""
+
+    intervals: Intervals | None = None
+    per_class: tuple[ClassFigure, ...] = ()
+    confidence: ConfidenceShift | None = None
+    gallery: tuple[Picture, ...] | None = None
+    layers: tuple[Layer, ...] | None = None
+    histograms: tuple[Histogram, ...] | None = None
+
+
+def gather(
+    program: Program,
+    task: str,
+    table: CalibrationTable | None,
+    written: Sequence[Written],
+    figures: Mapping[Path, Figures],
+    clock: Clock,
+) -> dict[Path, Evidence]:
+    """Evidence of every artifact, by path."""
+    counterparts = float_counterparts(written)
+    accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.scores}
+    resamples: dict[Path, FloatArray] = {}
+    if accuracies:
+        with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
+            for path, accuracy in accuracies.items():
+                resamples[path] = resampled(task, accuracy.scores)
+                advance()
+    found: dict[Path, Evidence] = {}
+    with clock.step("compare", "Comparing detections", len(written)) as advance:
+        for item in written:
+            path, other = item.artifact.path, counterparts.get(item.artifact.path)
+            noise = _noise(program, table, item)
+            if path in accuracies:
+                reference = accuracies.get(other) if other else None
+                bounds = intervals(resamples[path], resamples[other] if other and reference else None)
+                found[path] = _of_accuracy(task, accuracies[path], reference, bounds, *noise)
+            else:
+                found[path] = Evidence(layers=noise[0], histograms=noise[1])
+            advance()
+    return found
+
+
+def resampled(task: str, scores: Scores) -> FloatArray:
+    """The task's own figure on each resample of the images, (resamples,)."""
+    images = sorted(scores)  # resamples of different artifacts draw the same images
+    weights = resample_weights(len(images))
+    if not SCORING[task].correct:
+        return top1(scores, images, weights)
+    return mean_average_precision(by_class(scores, images), weights)
+
+
+def _of_accuracy(
+    task: str,
+    own: Accuracy,
+    reference: Accuracy | None,
+    bounds: Intervals,
+    noise: tuple[Layer, ...] | None,
+    histograms: tuple[Histogram, ...] | None,
+) -> Evidence:
+    classes = class_figures(task, own.scores, reference.scores if reference else None)
+    if reference is None:
+        return Evidence(bounds, classes, None, None, noise, histograms)
+    shift = confidence_shift(reference.found, own.found, TRUTH_CONFIDENCE)
+    pictures = gallery(reference.found, own.found, TRUTH_CONFIDENCE)
+    return Evidence(bounds, classes, shift, pictures, noise, histograms)
+
+
+def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[ClassFigure, ...]:
+    """mAP50-95, or the share of right answers, of every class that the labels have."""
+
+    def every(scores: Scores) -> list[tuple[int, int, float]]:
+        return list(
+            class_precisions(by_class(scores, sorted(scores))) if SCORING[task].correct else class_shares(scores)
+        )
+
+    floats = {number: figure for number, _, figure in every(reference)} if reference else {}
+    return tuple(ClassFigure(number, labels, figure, floats.get(number)) for number, labels, figure in every(own))
+
+
+def _noise(
+    program: Program, table: CalibrationTable | None, item: Written
+) -> tuple[tuple[Layer, ...] | None, tuple[Histogram, ...] | None]:
+    """The plan's values and the worst histograms of a calibrated artifact."""
+    if table is None or item.plan is None or item.sqnr is None:
+        return None, None
+    plan = load_plan(item.plan)
+    return layers(program, plan, item.sqnr), worst_histograms(program, plan, table.statistics, item.sqnr)
+
+
+def accuracy_entry(evidence: Evidence, names: Mapping[int, str]) -> dict[str, Any]:
+    """What the report's `accuracy` gains, in points of 0..1; nothing where there is no interval."""
+    bounds = evidence.intervals
+    if bounds is None:
+        return {}
+    return {
+        "map_interval": _rounded(bounds.map),
+        "drop_interval": _rounded(bounds.drop),
+        "retention_interval": _rounded(bounds.retention),
+        "resamples": bounds.resamples,
+        "per_class": [_class_entry(each, names) for each in evidence.per_class],
+        "confidence": _confidence_entry(evidence.confidence),
+    }
+
+
+def _rounded(bounds: tuple[float, float] | None) -> list[float] | None:
+    return None if bounds is None else [round(bound, 5) for bound in bounds]
+
+
+def _class_entry(figure: ClassFigure, names: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "class": figure.number,
+        "name": names.get(figure.number, str(figure.number)),
+        "labels": figure.labels,
+        "map": round(figure.map, 5),
+        "map_float": None if figure.map_float is None else round(figure.map_float, 5),
+    }
+
+
+def _confidence_entry(shift: ConfidenceShift | None) -> dict[str, Any] | None:
+    if shift is None:
+        return None
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(shift).items()}

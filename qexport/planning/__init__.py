@@ -1,0 +1,1 @@
+"""Runtime table + statistics → dtype, scale, zero point and a why for every tensor."""

@@ -1,0 +1,393 @@
+"""Make a plan: program + calibration table + runtime profile → what every value becomes.
+
+Four steps, each a function: which operations run in integers, which values that touches, which of those share a
+scale, and which range each gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.calibration.statistics import Statistics, merge
+from qexport.errors import InputError
+from qexport.planning.arithmetic import UINT8, affine_parameters, pair_safe_scales, symmetric_scale, weight_scales
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.profile import WEIGHTS, FixedScale, OwnScale, RuntimeProfile, SharedScale
+from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
+from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
+from qexport.programs.tail import mixing_values, torn_values
+
+FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
+FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
+FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share a scale"
+EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
+FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
+FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
+CLAMPED = "computed by its activation's kernel: the limits of the integers are the activation's"
+MOVED = "moves integers of one scale: the pairs in front of it are enough"
+MANY_LEVELS = 2**15
+CLIP_MARGIN = 1 - 2**-20
+"""ONNX Runtime leaves a clip out where the largest integer is not above its limit; a scale is rounded to float32."""
+ACTIVATIONS = frozenset({"sigmoid", "mul", "relu", "clip", "leaky_relu"})
+WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
+
+
+@dataclass(frozen=True)
+class RangeChoice:
+    """How ranges are chosen: a method of `qexport.planning.ranges`, and whether SiLU's flat tail is left out."""
+
+    name: str
+    method: Callable[[Statistics], Range]
+
+
+METHODS: Mapping[str, RangeChoice] = {
+    choice.name: choice
+    for choice in (
+        RangeChoice("minmax", minmax),
+        RangeChoice("percentile", percentile),
+        RangeChoice("mse", least_error),
+    )
+}
+
+
+def make_plan(
+    program: Program,
+    statistics: Mapping[str, Statistics],
+    profile: RuntimeProfile,
+    method: str = "percentile",
+    float_values: frozenset[str] = frozenset(),
+) -> QuantPlan:
+    """Decide dtype, scale and zero point of every value and weight.
+
+    Args:
+        statistics: by value name, from `calibrate`.
+        method: entry of `METHODS`.
+        float_values: values whose operation the user wants in float.
+
+    Raises:
+        InputError: the table lacks a value that the plan needs.
+    """
+    reasons = _reasons(program, profile, statistics)
+    integer, touched = _chosen(program, profile, float_values | reasons.keys())
+    clamped = clamped_values(program, profile, integer)
+    touched -= clamped
+    groups = scale_groups(program, profile, integer, touched)
+    choice = METHODS[method]
+    tensors: dict[str, TensorQuant] = {}
+    for group in groups:
+        tensors.update(_group_tensors(program, profile, statistics, choice, group))
+    for name in clamped if not profile.clamps_anywhere else ():
+        # Values below zero that share the activation's scale move its zero point off the limit.
+        if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
+            tensors.update(_group_tensors(program, profile, statistics, choice, (name,)))
+    for value in program.values.values():
+        if value.name not in tensors:
+            why = CLAMPED if value.name in clamped else _why_float(value, profile, float_values)
+            why = reasons.get(value.name, why)
+            if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
+                why = FUSED
+            tensors[value.name] = TensorQuant("float32", why=why)
+        if value.weight:
+            tensors[value.weight] = _weight(program, profile, value, value.name in integer)
+    if profile.bare_movers:
+        tensors.update(_bare_movers(program, integer, tensors))
+    ordered = {name: tensors[name] for name in _order(program) if name in tensors}
+    return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
+
+
+def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str, Statistics]) -> dict[str, str]:
+    """Why values stay float that the profile has integer kernels for, by name."""
+    found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
+    if program.guessed:
+        found |= mixing_values(program, statistics)
+        found |= dict.fromkeys(torn_values(program.values, program.raw_boxes), FLOAT_TORN)
+    return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
+
+
+def clamped_values(program: Program, profile: RuntimeProfile, integer: frozenset[str]) -> frozenset[str]:
+    """Integer values that nothing but an activation reads that is computed by the limits of its integers."""
+    return frozenset(
+        name
+        for name, readers in program.readers.items()
+        if name in integer and isinstance(profile.operations[program.values[name].operation], OwnScale)
+        if len(readers) == 1 and readers[0].operation in profile.clamps and readers[0].name in integer
+    )
+
+
+def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -> QuantPlan:
+    """A plan that stores weights as INT8 and leaves the arithmetic in float: it needs no data.
+
+    Args:
+        float_values: values whose layer keeps its float weights.
+    """
+    tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
+    layers = [value for value in program.values.values() if value.weight]
+    kept = {layer.weight for layer in layers if layer.name in float_values}  # of all layers that use it
+    for layer in layers:
+        tensors[layer.weight] = _weight(program, WEIGHTS, layer, layer.weight not in kept)
+    return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
+
+
+def _chosen(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Values whose operation runs in integers, and values that are stored as integers."""
+    if profile.fused_activations:
+        return demanded_values(program, profile, float_values)
+    integer = integer_values(program, profile, float_values)
+    return integer, quantised_values(program, integer)
+
+
+def demanded_values(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The same for runtimes whose convolutions take integers and give what is wanted of them.
+
+    Goes from the outputs to the input: convolutions want their inputs as integers; what only moves data, and sums
+    where the profile says so, hand that wish on; a SiLU whose product is wanted belongs to its convolution's kernel.
+    What a float layer reads, too, is computed in float: of a layer's input and weight both are quantised or neither.
+    """
+    integer: set[str] = set()
+    wanted: set[str] = set()
+    for value in reversed(program.values.values()):
+        rule = profile.operations.get(value.operation)
+        if rule is None or value.region != "body" or value.name in float_values or by_constant(value):
+            continue
+        shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
+        if shared and not value.weight:
+            continue
+        hands_on = isinstance(rule, SharedScale) or (value.operation == "add" and profile.quantised_sums)
+        if value.weight or (value.name in wanted and hands_on):
+            integer.add(value.name)
+            wanted.update(value.inputs)
+        elif value.name in wanted:
+            integer.add(value.name)
+    return frozenset(integer), frozenset(wanted)
+
+
+def integer_values(program: Program, profile: RuntimeProfile, float_values: frozenset[str]) -> frozenset[str]:
+    """Names of the values whose operation runs in integers.
+
+    An operation that only moves data does so where what it moves is already quantised.
+    """
+    integer: set[str] = set()
+    stored: set[str] = {INPUT}
+    for value in program.values.values():
+        rule = profile.operations.get(value.operation)
+        if rule is None or value.region != "body" or value.name in float_values:
+            continue
+        if by_constant(value) and not (profile.constants and value.operation == "mul"):
+            continue
+        moves = isinstance(rule, SharedScale) and value.operation != "cat"
+        if not moves or all(name in stored for name in value.inputs):
+            integer.add(value.name)
+            stored.add(value.name)
+    return frozenset(integer)
+
+
+def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
+    """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
+    boxes = frozenset(program.raw_boxes)
+    further = frozenset(program.raw_further)
+    groups = ((boxes, profile.float_boxes), (further, profile.float_further))
+    return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
+
+
+def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:
+    """Names of what reads the input and of its activations, if they are cheap enough to compute in float."""
+    stem = {value.name for value in program.readers[INPUT] if value.weight}
+    for value in program.values.values():
+        if value.operation in ACTIVATIONS and value.inputs and set(value.inputs) <= stem:
+            stem.add(value.name)
+    return frozenset(stem) if _share(program, frozenset(stem)) <= profile.float_stem else frozenset()
+
+
+def _share(program: Program, names: frozenset[str]) -> float:
+    """Part of all multiply-accumulates that is spent on `names`."""
+    total = sum(value.macs for value in program.values.values())
+    return sum(program.values[name].macs for name in names) / max(total, 1)
+
+
+def quantised_values(program: Program, integer: frozenset[str]) -> frozenset[str]:
+    """Values that integer operations write or read: the ones that need a scale."""
+    read = {name for value in program.values.values() if value.name in integer for name in value.inputs}
+    return frozenset(integer | read)
+
+
+def scale_groups(
+    program: Program, profile: RuntimeProfile, integer: frozenset[str], touched: frozenset[str]
+) -> list[tuple[str, ...]]:
+    """Partition `touched` into sets that must share a scale, each in order of computation."""
+    parent = {name: name for name in touched}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for value in program.values.values():
+        if value.name in integer and isinstance(profile.operations[value.operation], SharedScale):
+            for source in value.inputs:
+                parent[root(source)] = root(value.name)
+    for levels in _joined(program, profile):
+        for name in touched.intersection(levels):
+            parent[root(name)] = root(next(level for level in levels if level in touched))
+    groups: dict[str, list[str]] = {}
+    for name in program.values:
+        if name in touched:
+            groups.setdefault(root(name), []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
+    """Raw outputs of all levels that a converter joins before they are floats again."""
+    return (program.raw_boxes, program.raw_scores, program.raw_further) if profile.joined_levels else ()
+
+
+def _group_tensors(
+    program: Program,
+    profile: RuntimeProfile,
+    statistics: Mapping[str, Statistics],
+    choice: RangeChoice,
+    group: tuple[str, ...],
+) -> dict[str, TensorQuant]:
+    fixed = _fixed_rule(program, profile, group)
+    if fixed is not None:
+        scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
+    elif INPUT in group:
+        return dict.fromkeys(group, _pixels(profile, *program.form.bounds))
+    else:
+        (low, high), why = _group_range(program, profile, statistics, choice, group)
+        if profile.symmetric_activations:
+            scale, zero_point = symmetric_scale(max(-low, high), profile.activation), 0
+        else:
+            scale, zero_point = affine_parameters(low, high, profile.activation)
+    label = group[0] if len(group) > 1 else ""
+    shared = f"; shared by {len(group)} values" if label else ""
+    tensor = TensorQuant(profile.activation.name, (_stored(scale, profile),), (zero_point,), None, label, why + shared)
+    return dict.fromkeys(group, tensor)
+
+
+def _bare_movers(
+    program: Program, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
+) -> dict[str, TensorQuant]:
+    """Values that only move elements that are integers of one scale already: their inputs' pairs are enough."""
+    bare: dict[str, TensorQuant] = {}
+    for value in program.values.values():
+        moved = value.name in integer and value.operation in MOVES_DATA and not tensors[value.name].is_float
+        if moved and all(source in bare or not tensors[source].is_float for source in value.inputs):
+            bare[value.name] = TensorQuant("float32", group=tensors[value.name].group, why=MOVED)
+    return bare
+
+
+def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:
+    """The input: every pixel value is one step, where the type has 256 for it and channels are treated alike."""
+    why = "pixels: one step each"
+    if profile.unsigned_pixels and low == 0:
+        return TensorQuant(UINT8.name, (float(np.float32(high / 255)),), (0,), why=why)
+    if profile.symmetric_activations:
+        scale = symmetric_scale(max(-low, high), profile.activation)
+        return TensorQuant(profile.activation.name, (_stored(scale, profile),), (0,), why="pixels: symmetric")
+    scale, zero_point = affine_parameters(low, high, profile.activation)
+    return TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), why=why)
+
+
+def _stored(scale: float, profile: RuntimeProfile) -> float:
+    """The scale as the file can hold it."""
+    if profile.half_scales:
+        return float(max(np.float16(scale), np.finfo(np.float16).smallest_subnormal))
+    return float(np.float32(scale))
+
+
+def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
+    rules = (profile.operations.get(program.values[name].operation) for name in group)
+    return next((rule for rule in rules if isinstance(rule, FixedScale)), None)
+
+
+def _group_range(
+    program: Program,
+    profile: RuntimeProfile,
+    statistics: Mapping[str, Statistics],
+    choice: RangeChoice,
+    group: tuple[str, ...],
+) -> tuple[Range, str]:
+    sources = dict.fromkeys(source for name in group for source in observed_sources(program, name))
+    missing = [name for name in sources if name not in statistics]
+    if missing:
+        raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
+    many = profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
+    merged = merge(statistics[name] for name in sources)
+    if set(group) & {*program.raw_further, program.prototypes}:
+        chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
+    elif set(group) & set(program.raw_boxes):
+        chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
+    elif set(group) & set(program.raw_scores):
+        chosen = minmax(merged) if many else above(minmax(merged), LOGIT_FLOOR)
+        floor = "" if many else " above -8"
+        reason = f"minmax{floor}: confident scores are rare and must not be clipped"
+    elif not many and all(_feeds_only_silu(program, name) for name in group):
+        chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
+    else:
+        chosen, reason = choice.method(merged), choice.name
+    if any(program.values[name].operation == "clip" for name in sources):
+        chosen = chosen[0], chosen[1] * CLIP_MARGIN
+    return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
+
+
+def _feeds_only_silu(program: Program, name: str) -> bool:
+    readers = program.readers[name]
+    gates = [r for r in readers if r.operation == "sigmoid"]
+    return len(gates) == 1 and all(r is gates[0] or set(r.inputs) == {name, gates[0].name} for r in readers)
+
+
+def _feeds_only_silu_product(program: Program, value: Value) -> bool:
+    source = value.inputs[0] if value.operation == "sigmoid" and value.region == "body" else ""
+    return bool(source) and bool(program.values[source].weight) and _feeds_only_silu(program, source)
+
+
+def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
+    if value.name in float_values:
+        return "float as asked"
+    if value.region == "decode":
+        return "decode stays float: pixels and scores must not share a scale"
+    if value.region == "exact":
+        return EXACT
+    if value.operation in profile.kept_float:
+        return profile.kept_float[value.operation]
+    if by_constant(value) or value.operation in profile.operations:
+        return "between float operations"
+    return f"{profile.name} has no integer kernel for {value.operation}"
+
+
+def _weight(program: Program, profile: RuntimeProfile, value: Value, integer: bool) -> TensorQuant:
+    if not integer:
+        return TensorQuant("float32", why=f"{value.name} stays float")
+    axis = WEIGHT_AXIS[value.operation]
+    array = weight_array(program, value.weight)
+    scales, why = weight_scales(array, axis, profile.weight), "symmetric, one scale for each channel"
+    if profile.pair_sums and axis == 0:
+        scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
+    return TensorQuant(
+        "int8",
+        tuple(_stored(s, profile) for s in scales),
+        (0,) * len(scales),
+        axis,
+        why=why,
+    )
+
+
+def weight_array(program: Program, path: str) -> NDArray[np.float32]:
+    """Return a parameter of the program as float32."""
+    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
+    return array
+
+
+def _order(program: Program) -> Iterator[str]:
+    for value in program.values.values():
+        if value.weight:
+            yield value.weight
+        yield value.name

@@ -1,0 +1,192 @@
+"""What a runtime executes in integers and under which constraints, as data.
+
+A profile is a table, not code: the planner reads it, golden tests print it, and a new runtime is a new table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
+
+
+@dataclass(frozen=True)
+class OwnScale:
+    """The result has a scale of its own, from calibration."""
+
+
+@dataclass(frozen=True)
+class SharedScale:
+    """The kernel only moves integers: inputs and result must share one scale."""
+
+
+@dataclass(frozen=True)
+class FixedScale:
+    """The kernel prescribes the result's scale and zero point."""
+
+    scale: float
+    zero_point: int
+
+
+ScaleRule = OwnScale | SharedScale | FixedScale
+
+
+@dataclass(frozen=True)
+class RuntimeProfile:
+    """Quantisation constraints of one runtime.
+
+    Attributes:
+        name: as written into plans and reports.
+        operations: operations that run in integers, with the rule for their result's scale.
+        kept_float: operations that stay float although the runtime could, with the reason.
+        activation, weight: integer types; weights are symmetric and per output channel.
+        symmetric_activations: zero point 0 for every activation.
+        unsigned_pixels: the input is stored in 0..255 although other activations are signed and symmetric.
+        fused_activations: a convolution's kernel computes its SiLU too, and gives floats where no integer operation
+            reads the result: only what integer kernels read is quantised, nothing in between.
+        quantised_sums: both inputs of an addition are quantised where its result is.
+        pair_sums: kernels add the products of two neighbouring input channels in 16 bits and saturate there.
+        half_scales: scales are stored in FP16, and chosen so that they can be.
+        bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
+        integer_bias: biases are stored as INT32 with the product of input and weight scales.
+        constants: a product with a number runs in integers, the number is one, too.
+        joined_levels: the converter carries the raw outputs' integers through the decode's concatenations, in the scale
+            of one level: all levels share one, or it would cut the others' range.
+        float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
+            multiply-accumulates: INT8 steps of a box distance are up to two pixels.
+        float_further: the same for the convolutions that write mask coefficients, keypoints or angles. (litert-torch
+            0.10 would carry integer coefficients through the decode, and quantise the boxes beside them.)
+        float_stem: the first convolution and its activation stay float where they are at most this share: integer
+            kernels make little of three input channels, and its activations are the largest of all.
+        clamps: activations that the kernel in front of them computes with the limits of its integers: nothing is
+            quantised between the two.
+        clamps_anywhere: kernels do so at any integer that stands for zero, not at the type's least one only.
+        source: where the constraints are documented.
+    """
+
+    name: str
+    operations: Mapping[str, ScaleRule]
+    kept_float: Mapping[str, str] = field(default_factory=dict)
+    activation: IntegerType = INT8
+    weight: IntegerType = INT8_NARROW
+    symmetric_activations: bool = False
+    unsigned_pixels: bool = False
+    fused_activations: bool = False
+    quantised_sums: bool = True
+    bare_movers: bool = False
+    integer_bias: bool = False
+    pair_sums: bool = False
+    half_scales: bool = False
+    constants: bool = False
+    joined_levels: bool = False
+    float_boxes: float = 0.005
+    float_further: float = 0.02
+    float_stem: float = 0.0
+    clamps: frozenset[str] = frozenset()
+    clamps_anywhere: bool = False
+    source: str = ""
+
+
+OWN, SHARED = OwnScale(), SharedScale()
+LOGISTIC = FixedScale(1 / 256, -128)
+"""Sigmoid's result lies in 0..1; TFLite's kernels insist on 256 steps of it, and it wastes none."""
+
+ATTENTION = "attention products are a few percent of the time and a third of the accuracy loss"
+
+TFLITE = RuntimeProfile(
+    name="tflite",
+    operations={
+        "conv": OWN,
+        "conv_transpose": OWN,
+        "linear": OWN,
+        "mul": OWN,
+        "add": OWN,
+        "sub": OWN,
+        "relu": OWN,
+        "avg_pool": SHARED,
+        "sigmoid": LOGISTIC,
+        "cat": SHARED,
+        "part": SHARED,
+        "max_pool": SHARED,
+        "resize": SHARED,
+        "reshape": SHARED,
+        "transpose": SHARED,
+    },
+    kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
+    joined_levels=True,
+    clamps=frozenset({"relu"}),
+    clamps_anywhere=True,
+    source="LiteRT 8-bit quantization specification",
+)
+
+TFLITE_INTEGER = replace(
+    TFLITE,
+    name="tflite_int8-full",
+    operations={**TFLITE.operations, "matmul": OWN, "softmax": LOGISTIC},
+    kept_float={},
+    constants=True,
+    joined_levels=False,
+    float_boxes=0.0,
+    float_further=0.0,
+)
+"""No float anywhere: the program ends at the raw outputs."""
+
+TFLITE_INT16 = replace(
+    TFLITE,
+    name="tflite_w8a16",
+    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
+    activation=INT16,
+    symmetric_activations=True,
+    joined_levels=False,
+    float_boxes=0.0,
+    source="LiteRT 16x8 quantization specification",
+)
+"""INT8 weights with INT16 activations: built-in kernels run it, XNNPACK has none for it."""
+
+WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
+"""ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""
+
+ONNXRUNTIME = RuntimeProfile(
+    name="onnx",
+    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "clip": OWN, "leaky_relu": OWN},
+    kept_float=TFLITE.kept_float,
+    activation=UINT8,
+    integer_bias=True,
+    float_stem=0.03,
+    clamps=frozenset({"relu", "clip"}),
+    source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
+)
+"""ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution."""
+
+FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
+"""Operations of runtimes that compute a SiLU inside the convolution's kernel."""
+
+OPENVINO = RuntimeProfile(
+    name="openvino",
+    operations=FUSED,
+    kept_float=TFLITE.kept_float,
+    activation=UINT8,
+    fused_activations=True,
+    bare_movers=True,
+    source="OpenVINO low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)",
+)
+
+TENSORRT = RuntimeProfile(
+    name="tensorrt",
+    operations=FUSED,
+    kept_float=TFLITE.kept_float,
+    symmetric_activations=True,
+    fused_activations=True,
+    half_scales=True,
+    source="TensorRT developer guide, working with quantized types: explicit quantization",
+)
+
+
+WEIGHTS = RuntimeProfile(name="weights", operations={})
+"""No integer arithmetic at all: weights are made floats again when the file is loaded."""
+
+
+def careful(profile: RuntimeProfile) -> RuntimeProfile:
+    """The same for CPUs whose kernels add pairs of products in 16 bits."""
+    return replace(profile, pair_sums=True)

@@ -1,0 +1,1 @@
+"""The float program that every artifact is made from: body, head, decode, and a name for every value."""

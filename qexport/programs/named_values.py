@@ -1,0 +1,56 @@
+"""Values that the user names: by their names in plans, or in an ONNX file by the file's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from qexport.errors import UsageError
+from qexport.programs.float_graph import FileGraph
+from qexport.programs.program import Program, Value
+
+
+def named_values(
+    option: str, given: Iterable[str], values: Mapping[str, Value], names: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Plan names for what the user wrote.
+
+    Args:
+        names: the file's own name of a tensor or node → plan names.
+
+    Raises:
+        UsageError: there is no such value.
+    """
+    found: dict[str, None] = {}
+    for name in given:
+        known = (name,) if name in values else tuple(each for each in names.get(name, ()) if each in values)
+        if not known:
+            near = difflib.get_close_matches(name, [*names, *values], n=1)
+            hint = f"did you mean {near[0]}" if near else "plan.json has the names"
+            raise UsageError(f"{option} {name} is not in the model", hint)
+        found.update(dict.fromkeys(known))
+    return tuple(found)
+
+
+def kept_float(program: Program, given: Iterable[str]) -> frozenset[str]:
+    """Values that `--keep-float` asks for; an output's name stands for the raw values that it is made of.
+
+    Raises:
+        UsageError: there is no such value.
+    """
+    file = program.graph if isinstance(program.graph, FileGraph) else None
+    found: set[str] = set()
+    for name in named_values("--keep-float", given, program.values, file.names if file else {}):
+        found |= raw_behind(program, name) if file and name in file.outputs else {name}
+    return frozenset(found)
+
+
+def raw_behind(program: Program, name: str) -> set[str]:
+    """Body values that a value of the tail is computed from."""
+    seen, waiting = set(), [name]
+    while waiting:
+        value = program.values[waiting.pop()]
+        if value.name not in seen:
+            seen.add(value.name)
+            waiting += value.inputs if value.region != "body" else ()
+    return {each for each in seen if program.values[each].region == "body"}

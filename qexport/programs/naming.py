@@ -1,0 +1,120 @@
+"""Names of a graph's nodes: what each computes, and the module that it came from.
+
+They are the keys of calibration tables, plans, artifacts and reports, so they must not depend on the order of capture
+or on library versions.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+OPERATION_NAMES = {
+    aten.conv2d.default: "conv",
+    aten.conv_transpose2d.input: "conv_transpose",
+    aten.linear.default: "linear",
+    aten.sigmoid.default: "sigmoid",
+    aten.mul.Tensor: "mul",
+    aten.add.Tensor: "add",
+    aten.sub.Tensor: "sub",
+    aten.div.Tensor: "div",
+    aten.relu.default: "relu",
+    aten.matmul.default: "matmul",
+    aten.softmax.int: "softmax",
+    aten.cat.default: "cat",
+    aten.chunk.default: "chunk",
+    aten.split_with_sizes.default: "split",
+    aten.split.Tensor: "split",
+    operator.getitem: "part",
+    aten.max_pool2d.default: "max_pool",
+    aten.avg_pool2d.default: "avg_pool",
+    aten.upsample_nearest2d.vec: "resize",
+    aten.view.default: "reshape",
+    aten.reshape.default: "reshape",
+    aten.flatten.using_ints: "reshape",
+    aten.permute.default: "transpose",
+    aten.transpose.int: "transpose",
+}
+"""What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
+
+
+def rename(graph: GraphModule, placeholder: str) -> None:
+    """Name every node after its module and operation, and the graph's input `placeholder`."""
+    used: Counter[str] = Counter()
+    modules: dict[Node, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            node._rename(placeholder)
+        if node.op != "call_function":
+            continue
+        modules[node] = _module_path(node, modules)
+        wanted = _identifier(f"{modules[node]}_{operation_of(node)}")
+        used[wanted] += 1
+        node._rename(wanted if used[wanted] == 1 else f"{wanted}_{used[wanted]}")
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"\W", "_", text)
+
+
+def _module_path(node: Node, known: dict[Node, str]) -> str:
+    """Module that a node came from; for activations, which models share between layers, that of the convolution."""
+    weight = weight_of(node)
+    if weight:
+        return weight.rsplit(".", 1)[0].removesuffix(".conv")
+    if _is_activation(node):
+        return known[node.args[0]]  # type: ignore[index]
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return paths[-1] if paths else "program"
+
+
+def region_of(name: str) -> str:
+    """Part of the program that a value is in, by its module: see `qexport.programs.program.Value`."""
+    if name.startswith("decode_"):
+        return "decode"
+    return "exact" if name.startswith("exact_") or "_exact_" in name else "body"
+
+
+def _is_activation(node: Node) -> bool:
+    if node.target in (aten.sigmoid.default, aten.relu.default):
+        source = node.args[0]
+    elif node.target is aten.mul.Tensor and isinstance(node.args[1], Node):
+        source = node.args[0] if node.args[1].target is aten.sigmoid.default else None
+    else:
+        return False
+    return isinstance(source, Node) and bool(weight_of(source))
+
+
+def operation_of(node: Node) -> str:
+    """Return the plan's word for what a node computes."""
+    if node.op == "placeholder":
+        return "input"
+    known = OPERATION_NAMES.get(node.target)
+    return known or str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def weight_of(node: Node) -> str:
+    """Return the parameter path of a convolution's or linear layer's weight, "" for any other node."""
+    if node.op != "call_function" or operation_of(node) not in ("conv", "conv_transpose", "linear"):
+        return ""
+    weight = node.args[1]
+    return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else ""
+
+
+def tensor_inputs(node: Node) -> tuple[Node, ...]:
+    """Return the computed tensors that a node reads: no parameters, and for a part of a split the tensor split."""
+    found: dict[Node, None] = {}
+    for source in node.all_input_nodes:
+        if source.op not in ("call_function", "placeholder") or isinstance(source.meta.get("val"), torch.SymInt):
+            continue
+        whole = isinstance(source.meta.get("val"), Tensor)
+        found.update(dict.fromkeys((source,) if whole else tensor_inputs(source)))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""The report, its renderings, and the gate that reads it."""

@@ -1,0 +1,261 @@
+"""What differs between two artifacts, or between two reports, as rows of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends import (
+    Backend,
+    StoredGraph,
+    StoredTensor,
+    available_formats,
+    describe_artifact,
+    find_backend,
+    find_class,
+)
+from qexport.data.images import stream
+from qexport.errors import InputError
+from qexport.reporting.gate import Entry, Shown, file_name
+from qexport.reporting.saved_report import SavedReport, read_report
+from qexport.verification.samples import FILE, Samples, detect, load_samples, shared
+
+SCALE_TOLERANCE = 1e-5
+SHOWN = 3
+NOTHING = "–"
+FIGURES: Mapping[str, tuple[Shown, bool]] = {
+    "map": (Shown(4), True),
+    "retention": (Shown(2, "%", 100), True),
+    "fidelity": (Shown(3), True),
+    "p50": (Shown(1, " ms"), False),
+    "speedup": (Shown(2, "×"), False),
+    "int8_mac_coverage": (Shown(2, "%", 100), True),
+}
+"""Figure of an artifact's entry → how it is shown, and whether it counts: times are never the same twice."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing compared.
+
+    Attributes:
+        same: None for what is only shown: times differ from run to run.
+    """
+
+    what: str
+    same: bool | None
+    a: str
+    b: str
+
+
+def are_equal(rows: Sequence[Row]) -> bool:
+    """Whether nothing that counts differs."""
+    return all(row.same is not False for row in rows)
+
+
+def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[Row]:
+    """Compare two artifacts, or two reports.
+
+    Args:
+        images: to run two artifacts on; without any, the samples beside one of them.
+
+    Raises:
+        InputError: one of them cannot be read, or they are not of a kind.
+    """
+    for path in (a, b):
+        if not path.exists():
+            raise InputError(f"{path} does not exist", "give two artifacts, or two report.json")
+    reports = [path.suffix == ".json" for path in (a, b)]
+    if all(reports):
+        return list(compare_reports(read_report(a), read_report(b)))
+    if any(reports):
+        raise InputError(f"{a} and {b} are not of a kind", "give two artifacts, or two report.json")
+    return list(compare_artifacts(a, b, images, threads))
+
+
+def compare_reports(a: SavedReport, b: SavedReport) -> Iterator[Row]:
+    """Compare what went in, and the artifacts of one format and precision."""
+    for part, key in (("model", "sha256"), ("model", "head"), ("model", "imgsz")):
+        yield _row(f"{part} {key}", *(_short(each.content[part].get(key)) for each in (a, b)))
+    for part in ("calibration", "evaluation"):
+        prints = ((each.content.get(part) or {}).get("fingerprint") for each in (a, b))
+        yield _row(f"{part} images", *map(_short, prints))
+    entries = [{_kind(entry): entry for entry in each.content["artifacts"]} for each in (a, b)]
+    for kind in dict.fromkeys([*entries[0], *entries[1]]):
+        yield from _entry_rows(kind, entries[0].get(kind), entries[1].get(kind))
+
+
+def _kind(entry: Entry) -> str:
+    return f"{'engine' if entry['engine'] else entry['format']} {entry['precision']}"
+
+
+def _entry_rows(kind: str, a: Entry | None, b: Entry | None) -> Iterator[Row]:
+    if a is None or b is None:
+        yield Row(kind, False, *(NOTHING if entry is None else file_name(entry) for entry in (a, b)))
+        return
+    yield _row(f"{kind} sha256", _short(a["sha256"]), _short(b["sha256"]))
+    yield _row(f"{kind} bytes", str(a["bytes"]), str(b["bytes"]))
+    yield from _figure_rows(a, b, f"{kind} ")
+    layers = [_layers(entry) for entry in (a, b)]
+    if all(layers):
+        yield from (replace(row, what=f"{kind} {row.what}") for row in tensor_rows(*layers))
+
+
+def _layers(entry: Entry) -> dict[str, StoredTensor]:
+    """Types and scales of the plan's values, where the report lists them."""
+    return {
+        layer["name"]: StoredTensor(layer["dtype"], _numbers(layer.get("scale")), _numbers(layer.get("zero_point")))
+        for layer in entry.get("layers") or ()
+    }
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+
+
+def _figure_rows(a: Entry, b: Entry, prefix: str = "") -> Iterator[Row]:
+    """Figures that one of the two has."""
+    for name, (shown, counts) in FIGURES.items():
+        values = [_figure(entry, name) for entry in (a, b)]
+        if any(value is not None for value in values):
+            texts = (NOTHING if value is None else shown.text(value) for value in values)
+            yield Row(f"{prefix}{name}", values[0] == values[1] if counts else None, *texts)
+
+
+def _figure(entry: Entry, name: str) -> float | None:
+    for part in (entry.get("accuracy"), entry.get("latency_ms"), entry):
+        if part and name in part:
+            value: float | None = part[name]
+            return value
+    return None
+
+
+def _row(what: str, a: str, b: str) -> Row:
+    return Row(what, a == b, a, b)
+
+
+def _short(value: Any) -> str:
+    text = NOTHING if value is None else "×".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{text[:12]}…" if len(text) > 20 else text
+
+
+def find_format(path: Path) -> str:
+    """The format of an artifact by the longest suffix that its name ends with.
+
+    Raises:
+        InputError: no format's.
+    """
+    # Edge TPU files are TFLite files before they are compiled: the first of equal suffixes that is timed here.
+    known = sorted(available_formats(), key=lambda name: (-len(find_class(name).suffix), not find_class(name).timed))
+    for name in known:
+        if path.name.endswith(find_class(name).suffix):
+            return name
+    raise InputError(f"{path} is no artifact of qexport", "give a .tflite or .onnx file, or an OpenVINO folder")
+
+
+def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) -> Iterator[Row]:
+    """Compare size, tensors, arithmetic, outputs, and the figures of the reports beside the two."""
+    formats = [find_format(path) for path in (a, b)]
+    backends = [find_backend(name) for name in formats]
+    described = [describe_artifact(path, name, "") for path, name in zip((a, b), formats, strict=True)]
+    yield _row("format", *formats)
+    yield _row("sha256", *(_short(each.sha256) for each in described))
+    yield _row("bytes", *(str(each.bytes) for each in described))
+    stored = [_read(backend, path) for backend, path in zip(backends, (a, b), strict=True)]
+    yield from tensor_rows(stored[0].tensors, stored[1].tensors)
+    yield _row("integer arithmetic", *(f"{each.coverage:.2%}" for each in stored))
+    yield _row("operators", *(str(sum(each.operators.values())) for each in stored))
+    yield from _output_rows(a, b, backends, images, threads)
+    first, second = ({"accuracy": (_entry_beside(path) or {}).get("accuracy")} for path in (a, b))
+    yield from _figure_rows(first, second)
+
+
+def _read(backend: Backend, path: Path) -> StoredGraph:
+    try:
+        return backend.read(path)
+    except Exception as error:  # readers of damaged files raise anything
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} cannot be read ({first})", "give a file that qexport wrote") from error
+
+
+def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
+    """How many named tensors there are, and in how many of them types, scales and weights differ."""
+    yield _row("named tensors", str(len(a)), str(len(b)))
+    both = [name for name in a if name in b]
+    alone = [[name for name in one if name not in other] for one, other in ((a, b), (b, a))]
+    if any(alone):
+        yield Row("only in one", False, *map(_listed, alone))
+    pairs = {name: (a[name], b[name]) for name in both}
+    for what, differs, shown in (
+        ("precision of tensors", lambda one, other: one.dtype != other.dtype, lambda tensor: tensor.dtype),
+        ("scales", _scales_differ, lambda tensor: f"{tensor.scale[0]:.6g}" if tensor.scale else NOTHING),
+        ("zero points", lambda one, other: one.zero_point != other.zero_point, lambda t: str(t.zero_point[:1])),
+        ("weights", _integers_differ, lambda tensor: "INT8"),
+    ):
+        names = [name for name, pair in pairs.items() if differs(*pair)]
+        if not names:
+            yield _row(what, f"equal in {len(both)}", f"equal in {len(both)}")
+            continue
+        sides = ([f"{name} {shown(pairs[name][side])}" for name in names] for side in (0, 1))
+        yield Row(f"{what}: {len(names)} of {len(both)}", False, *map(_listed, sides))
+
+
+def _scales_differ(one: StoredTensor, other: StoredTensor) -> bool:
+    return len(one.scale) != len(other.scale) or not np.allclose(one.scale, other.scale, rtol=SCALE_TOLERANCE, atol=0)
+
+
+def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
+    if one.integers is None or other.integers is None:
+        return False
+    return not np.array_equal(one.integers, other.integers)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}" if names else NOTHING
+
+
+def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:
+    samples = next((found for found in map(_samples_beside, (a, b)) if found), None)
+    if samples is None:
+        return
+    layout = samples.layout
+    batches = _batches(images, samples) if images else samples.batches
+    pairs = zip((a, b), backends, strict=True)
+    first, second = (detect(backend.runner(path, threads), batches, layout) for path, backend in pairs)
+    both = shared(first, second, layout.classifier)
+    text = "nothing found" if both is None else f"{math.floor(both * 1000) / 10:.1f}% shared"
+    what = f"detections in {len(batches) * layout.batch} images"
+    yield Row(what, both in (None, 1.0), f"{len(first)}, {text}", f"{len(second)}, {text}")
+
+
+def _samples_beside(artifact: Path) -> Samples | None:
+    path = artifact.absolute().with_name(FILE)
+    return load_samples(path) if path.exists() else None
+
+
+def _batches(images: Sequence[Path], samples: Samples) -> list[NDArray[np.float32]]:
+    """Inputs of the samples' shape; the last few images that do not fill a batch are left out."""
+    size, count = samples.images.shape[1:3], samples.layout.batch
+    preprocess = "centre crop" if samples.layout.classifier else "letterbox"
+    pixels = [image for _, image in stream(images, (size[0], size[1]), lambda *_: None, preprocess)]
+    return [np.stack(pixels[i : i + count]) for i in range(0, len(pixels) - count + 1, count)]
+
+
+def _entry_beside(artifact: Path) -> Entry | None:
+    """The artifact's entry in the report beside it, where there is one of this very file."""
+    path = artifact.absolute().with_name("report.json")
+    with suppress(InputError):
+        digest = describe_artifact(artifact, "", "").sha256
+        for entry in read_report(path).content["artifacts"]:
+            if entry["sha256"] == digest:
+                found: Entry = entry
+                return found
+    return None

@@ -1,0 +1,112 @@
+"""The report as JUnit XML, for the test tabs of CI systems: a test case for each rule and each verification.
+
+The structure is that of Jenkins' junit-10.xsd, which GitLab, Azure and the GitHub actions for test reports read, too:
+testsuites / testsuite / testcase / (failure | error), system-out, with counts on both levels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+from qexport.errors import GateError, VerificationError
+from qexport.reporting.gate import Entry, file_name
+
+SUITE = "qexport"
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write."""
+
+
+def to_junit(report: Mapping[str, Any]) -> str:
+    """Render a report's content.
+
+    A rule that is broken and a file that was not verified are failures; a format that was not written is an error.
+    """
+    suite = ElementTree.Element("testsuite", name=f"{SUITE} {_clean(file_name(report['model']))}")
+    suite.append(_properties(report))
+    for case in (*_verifications(report), *_failures(report), *_rules(report)):
+        suite.append(case)
+    counts = {
+        "tests": len(suite.findall("testcase")),
+        "failures": len(suite.findall("testcase/failure")),
+        "errors": len(suite.findall("testcase/error")),
+    }
+    root = ElementTree.Element("testsuites", name=SUITE)
+    root.append(suite)
+    seconds = f"{sum(report.get('seconds', {}).values()):.2f}"
+    for element in (root, suite):
+        element.attrib.update({**{name: str(count) for name, count in counts.items()}, "time": seconds})
+    suite.set("skipped", "0")
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def _properties(report: Mapping[str, Any]) -> ElementTree.Element:
+    """What the figures are of."""
+    properties = ElementTree.Element("properties")
+    environment = report["environment"]
+    known = {
+        "command": report.get("command", ""),
+        "model": report["model"]["sha256"],
+        "qexport": report.get("qexport", ""),
+        "processor": environment.get("processor", ""),
+        "baseline": (report.get("baseline") or {}).get("path", ""),
+    }
+    for name, value in known.items():
+        if value:
+            ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+    return properties
+
+
+def _case(artifact: str, name: str, output: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=_clean(f"{SUITE}.{artifact}"), name=name, time="0")
+    if output:
+        ElementTree.SubElement(case, "system-out").text = _clean(output)
+    return case
+
+
+def _fault(case: ElementTree.Element, kind: str, type_: str, line: str) -> ElementTree.Element:
+    """Put a failure or error before the output, as the schema wants it; tabs show either its text or its message."""
+    fault = ElementTree.Element(kind, message=_clean(line), type=type_)
+    fault.text = _clean(line)
+    case.insert(0, fault)
+    return case
+
+
+def _verifications(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+    """Artifacts that are in the report at all were verified."""
+    for entry in report["artifacts"]:
+        if entry.get("verification"):
+            yield _case(file_name(entry), "verification", "\n".join((_verified(entry), *_noted(entry))))
+
+
+def _verified(entry: Entry) -> str:
+    checked = entry["verification"]
+    share = checked["agreement"]
+    agreement = "no detections" if share is None else f"{share:.0%} of the detections"
+    return f"{checked['tensors']} tensors as planned, {agreement} on {checked['images']} images as simulated"
+
+
+def _noted(entry: Entry) -> list[str]:
+    return [f"warning: {warning}" for warning in entry["warnings"]]
+
+
+def _failures(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+    for each in report["failures"]:
+        if each["exit_code"] == VerificationError.exit_code:
+            yield _fault(_case(each["format"], "verification", ""), "failure", "VerificationError", each["reason"])
+        else:
+            yield _fault(_case(each["format"], "export", ""), "error", f"exit code {each['exit_code']}", each["reason"])
+
+
+def _rules(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+    """The line of a rule carries the warnings that concern its figure."""
+    for rule in (report.get("gate") or {}).get("rules", ()):
+        case = _case(rule["artifact"], rule["rule"], rule["text"])
+        yield case if rule["passed"] else _fault(case, "failure", GateError.__name__, rule["text"])
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(text))

@@ -1,0 +1,195 @@
+"""What the page shows, arranged from report.json: entries with names, warnings with what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PureWindowsPath
+from typing import Any
+
+from qexport.reporting.honesty import ABOUT, about
+from qexport.reporting.page.typeset import form_of, lookup, typeset
+
+FORMATS = {
+    "tflite": "TFLite",
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "edgetpu": "Edge TPU",
+}
+TASKS = {
+    "detect": "object detection",
+    "segment": "instance segmentation",
+    "pose": "pose estimation",
+    "obb": "oriented boxes",
+    "classify": "classification",
+}
+ClassRow = tuple[int, Mapping[str, Any], float | None]
+"""Place of a class in the report, its dictionary, and what was asked for minus FP32."""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """One warning, its number on the page, and the names of the artifacts that it is about (none: the whole run)."""
+
+    number: int
+    text: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact as the page shows it.
+
+    Attributes:
+        at: its path in the report, such as `artifacts.0`.
+        reference: that of the FP32 artifact of the same runtime, "" for none.
+        data: its dictionary.
+        title: format and precision, such as "ONNX INT8".
+        warnings: kind of figure, "accuracy", "latency" or "artifact" → warnings beside figures of that kind.
+    """
+
+    at: str
+    reference: str
+    data: Mapping[str, Any]
+    title: str
+    warnings: Mapping[str, tuple[Warned, ...]]
+
+    @property
+    def kind(self) -> str:
+        """Class of its colour: what is compared with is "float"."""
+        return "float" if self.data["precision"] == "fp32" else "asked"
+
+    @property
+    def precision(self) -> str:
+        """The precision's name as people write it."""
+        return precision_name(self.data["precision"])
+
+    @property
+    def format(self) -> str:
+        """The format's name as people write it."""
+        return format_name(self.data)
+
+    def part(self, name: str) -> Any:
+        """A part of it that may be missing: what is empty counts as missing."""
+        return self.data.get(name) or None
+
+    @property
+    def classes(self) -> list[ClassRow]:
+        """Rows of the per-class table, the greatest loss first; none without FP32 to compare with."""
+        rows: list[ClassRow] = []
+        for i, row in enumerate(self.scored("per_class") or ()):
+            known = row.get("map") is not None and row.get("map_float") is not None
+            rows.append((i, row, row["map"] - row["map_float"] if known else None))
+        compared = any(difference is not None for _, _, difference in rows)
+        return sorted(rows, key=lambda row: (row[2] is None, row[2] or 0.0)) if compared else []
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes that occur in the labels."""
+        return {row["class"]: row["name"] for row in self.scored("per_class") or ()}
+
+    def scored(self, name: str) -> Any:
+        """A part of its accuracy."""
+        return (self.part("accuracy") or {}).get(name) or None
+
+    @property
+    def number(self) -> int:
+        """Its place in the report."""
+        return int(self.at.rpartition(".")[2])
+
+
+def format_name(artifact: Mapping[str, Any]) -> str:
+    """Name of a format; an engine is named as one."""
+    name = FORMATS.get(artifact["format"], artifact["format"])
+    return f"{name} engine" if artifact.get("engine") else name
+
+
+def precision_name(precision: str) -> str:
+    """`int8-full` → INT8 full."""
+    first, *rest = precision.split("-")
+    return " ".join([first.upper(), *rest])
+
+
+def entries_of(report: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """All artifacts, in the order of the report."""
+    artifacts = report["artifacts"]
+    floats = {each["format"]: f"artifacts.{i}" for i, each in enumerate(artifacts) if each["precision"] == "fp32"}
+    numbered = {each.text: each for each in warnings_of(report)}
+    made = []
+    for i, each in enumerate(artifacts):
+        title = title_of(each)
+        own = [numbered[text] for text in each.get("warnings") or ()]
+        kinds = {kind: tuple(w for w in own if about(w.text) == kind) for kind in (*ABOUT, "artifact")}
+        reference = floats.get(each["format"], "") if each["precision"] != "fp32" else ""
+        made.append(Entry(f"artifacts.{i}", reference, each, title, kinds))
+    return tuple(made)
+
+
+def having(entries: Sequence[Entry], *names: str) -> list[Entry]:
+    """Those that have a part, or a part of a part."""
+    return [each for each in entries if lookup(each.data, ".".join(names))]
+
+
+def title_of(artifact: Mapping[str, Any]) -> str:
+    """Format and precision."""
+    return f"{format_name(artifact)} {precision_name(artifact['precision'])}"
+
+
+def warnings_of(report: Mapping[str, Any]) -> tuple[Warned, ...]:
+    """Every warning once, numbered: those of the run, then those of artifacts with all that they are about."""
+    found: dict[str, list[str]] = {text: [] for text in report.get("warnings") or ()}
+    for artifact in report["artifacts"]:
+        for text in artifact.get("warnings") or ():
+            found.setdefault(text, []).append(title_of(artifact))
+    every = len(report["artifacts"])
+    names = [each if len(each) < every or every < 2 else ["All artifacts"] for each in found.values()]
+    return tuple(Warned(i, text, tuple(each)) for i, (text, each) in enumerate(zip(found, names, strict=True), 1))
+
+
+def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """What was asked for, without the FP32 files that it is compared with; all where nothing else is there."""
+    return tuple(each for each in entries if each.kind == "asked") or tuple(entries)
+
+
+def widest(rows: Sequence[ClassRow]) -> float:
+    """The greatest difference of a per-class table, whichever its sign: the length of a whole bar."""
+    return max((abs(difference) for _, _, difference in rows if difference is not None), default=0.0)
+
+
+def file_name(path: str) -> str:
+    """The last part of a path, of whichever system."""
+    return PureWindowsPath(path).name
+
+
+def headline(asked: Sequence[Entry]) -> str:
+    """What came out, in a sentence."""
+    if not asked:
+        return "Nothing was written"
+    words = f"{listed([each.format for each in asked])} in {asked[0].precision}"
+    checked = [each for each in asked if each.part("verification")]
+    if not checked:
+        return words
+    who = "" if len(asked) == 1 else "each " if len(checked) == len(asked) else f"{len(checked)} of {len(asked)} "
+    # Only calibrated files have a plan; others are verified against the float program.
+    return f"{words}, {who}verified{' against its plan' if all(each.part('plan') for each in checked) else ''}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def subject(report: Mapping[str, Any]) -> str:
+    """What the figures are of, in short."""
+    model = report["model"]
+    parts = [TASKS.get(model["task"], model["task"]), f"{model['head']} head", " × ".join(map(str, model["imgsz"]))]
+    for group, words in (("calibration", "calibrated on {} images"), ("evaluation", "scored on {} images")):
+        if report.get(group):
+            parts.append(words.format(typeset(report[group]["images"], form_of(f"{group}.images"))))
+    return " · ".join([parts[0].capitalize(), *parts[1:]])
+
+
+def failing(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rules of the gate that do not hold."""
+    return [rule for rule in (report.get("gate") or {}).get("rules") or () if not rule["passed"]]

@@ -1,0 +1,77 @@
+"""From a report to the text of the page: templates filled with what `content` arranges, figures through `typeset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from qexport.reporting.page import charts, content
+from qexport.reporting.page.gallery import make_gallery
+from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
+
+OPTIONAL = {"gate": None, "baseline": None, "calibration": None, "evaluation": None, "failures": (), "warnings": ()}
+"""What a report may lack, or an earlier schema does not have: then the page lacks it, too."""
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page, one HTML document that loads nothing.
+
+    Args:
+        report: a parsed report.json, see `qexport.reporting.saved_report.read_report`.
+    """
+    entries = content.entries_of(report)
+    asked = content.asked_of(entries)
+    metrics = (report.get("evaluation") or {}).get("metrics") or ["mAP50-95", "mAP50"]
+    environment = Environment(
+        loader=PackageLoader("qexport.reporting.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "figure": partial(figure, report),
+        "cell": cell,
+        "lookup": partial(lookup, report),
+        "charts": charts,
+        "content": content,
+        "style": asset("page.css"),
+        "script": asset("page.js"),
+    }
+    return environment.get_template("page.html").render(
+        report={**OPTIONAL, **report},
+        entries=entries,
+        asked=asked,
+        metrics=metrics,
+        precision=asked[0].precision if asked else "",
+        headline=content.headline(asked),
+        subject=content.subject(report),
+        timed=any(each.part("latency_ms") for each in entries),
+        paired=any(each.scored("drop_interval") for each in asked),
+        resamples=next((f"{each.at}.accuracy.resamples" for each in asked if each.scored("resamples")), ""),
+        gallery=make_gallery(asked),
+        warnings=content.warnings_of(report),
+    )
+
+
+def figure(report: Mapping[str, Any], path: str) -> Markup:
+    """A figure of the report as an element that says where it comes from; a dash where it was not measured."""
+    value = lookup(report, path)
+    if value is None:
+        return Markup('<span class="nothing">{}</span>').format(NOTHING)
+    return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, value, typeset(value, form_of(path)))
+
+
+def cell(value: Any, name: str) -> str:
+    """A figure in a table whose rows and columns say where it comes from."""
+    return typeset(value, form_of(name))
+
+
+def asset(name: str) -> Markup:
+    """A file beside the templates, as it is."""
+    return Markup(files("qexport.reporting.page").joinpath("templates", name).read_text(encoding="utf-8"))

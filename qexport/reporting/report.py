@@ -1,0 +1,362 @@
+"""The report: every figure of a run as plain data. JSON is its form; tables and pages are renderings of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from qexport import __version__
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.checkpoints.checkpoint import Checkpoint
+from qexport.checkpoints.source import Source
+from qexport.data.data_check import mismatch
+from qexport.data.dataset import fingerprint
+from qexport.data.inputs import RunImages
+from qexport.errors import QexportError
+from qexport.files import write_text
+from qexport.job import ExportJob
+from qexport.lowering.device_fit import DeviceFit
+from qexport.lowering.lower import Written, float_counterparts
+from qexport.measurement.accuracy import SCORING, Accuracy
+from qexport.measurement.evidence import Evidence, accuracy_entry
+from qexport.measurement.gallery import Picture
+from qexport.measurement.histograms import Histogram
+from qexport.measurement.latency import Latency
+from qexport.measurement.layers import Layer
+from qexport.measurement.measure import Figures
+from qexport.programs.program import Program
+from qexport.reporting.gate import Gate
+from qexport.verification.manifest import manifest_path
+from qexport.verification.output_fidelity import OutputFidelity
+from qexport.verification.verify import Verification
+
+SCHEMA = 2
+PACKAGES = (
+    "torch",
+    "ultralytics",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "tflite-micro",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+)
+FEW_IMAGES = 50
+NEXT_TO_NOTHING = 0.01
+"""FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
+WIDE_SPREAD = 0.20
+
+
+@dataclass(frozen=True)
+class ArtifactReport:
+    """Figures of one artifact; None where they were not measured."""
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    bytes: int
+    runtime: str = ""
+    engine: bool = False
+    accuracy: dict[str, Any] | None = None
+    latency_ms: dict[str, float] | None = None
+    latency_float_ms: dict[str, float] | None = None
+    speedup: float | None = None
+    int8_mac_coverage: float | None = None
+    quantisation: dict[str, str] | None = None
+    plan: str | None = None
+    verification: Verification | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
+    device: DeviceFit | None = None
+    gallery: tuple[Picture, ...] | None = None
+    layers: tuple[Layer, ...] | None = None
+    histograms: tuple[Histogram, ...] | None = None
+    manifest: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A format that was not written, or not to its end: why, and the exit code that it leads to."""
+
+    format: str
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run: what went in, where it ran, what came out.
+
+    Attributes:
+        command: the command line, as one string.
+        model, calibration, evaluation: paths and fingerprints.
+        seconds: wall-clock time of each step; of what a second process did, only what was waited for.
+        threads: CPU threads that artifacts ran with.
+        warnings: about the run as a whole.
+        failures: formats that did not come to their end; the others did.
+        gate: rules that were checked, None where none was set.
+        baseline: path and hash of the report that it was compared with.
+    """
+
+    command: str
+    model: dict[str, Any]
+    calibration: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    artifacts: tuple[ArtifactReport, ...]
+    seconds: dict[str, float]
+    threads: int
+    warnings: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    gate: Gate | None = None
+    baseline: dict[str, str] | None = None
+    environment: dict[str, Any] = field(default_factory=lambda: environment())
+    schema: int = SCHEMA
+    qexport: str = __version__
+
+
+def environment() -> dict[str, Any]:
+    """Machine and package versions that the figures were measured with."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def to_json(report: Report) -> str:
+    """Return the report as indented JSON."""
+    return json.dumps(dataclasses.asdict(report), indent=2, default=str) + "\n"
+
+
+def save_report(report: Report, path: Path) -> None:
+    """Write report.json whole or not at all."""
+    write_text(path, to_json(report))
+
+
+def make_report(
+    source: Source,
+    command: str,
+    table: CalibrationTable | None,
+    images: RunImages,
+    written: Sequence[Written],
+    figures: Mapping[Path, Figures],
+    seconds: Mapping[str, float],
+    failures: Sequence[tuple[str, QexportError]] = (),
+    evidence: Mapping[Path, Evidence] | None = None,
+) -> Report:
+    """Gather a run's figures."""
+    job, checkpoint = source.job, source.checkpoint
+    counterparts, found = float_counterparts(written), evidence or {}
+    entries = []
+    for item in written:
+        path = item.artifact.path
+        reference = figures[counterparts[path]] if path in counterparts else None
+        behind = found.get(path, Evidence())
+        entries.append(artifact_entry(item, figures[path], reference, images, behind, checkpoint.names))
+    return Report(
+        command=command,
+        model=model_entry(checkpoint, source.program),
+        calibration=_calibration_entry(job, table) if table else None,
+        evaluation=evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
+        artifacts=tuple(entries),
+        seconds=dict(seconds),
+        threads=job.threads,
+        warnings=_run_warnings(job, checkpoint, table, images),
+        failures=tuple(Failure(name, str(error), error.exit_code) for name, error in failures),
+    )
+
+
+def artifact_entry(
+    item: Written,
+    figures: Figures,
+    reference: Figures | None,
+    images: RunImages,
+    evidence: Evidence,
+    names: Mapping[int, str],
+) -> ArtifactReport:
+    """One artifact's figures, beside those of the float artifact of the same runtime."""
+    artifact, latency = item.artifact, figures.latency
+    float_latency = reference.latency if reference else None
+    warnings: list[str] = []
+    if figures.accuracy:
+        warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
+        exact = figures if artifact.precision == "fp32" else reference
+        warnings += reference_warnings(exact.accuracy if exact else None)
+    if figures.outputs and images.both:
+        warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
+    if latency:
+        warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+    if item.fit and item.fit.lacking:
+        warnings.append(device_warning(item.fit))
+    if latency and float_latency and latency.p50 > float_latency.p50:
+        warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
+    return ArtifactReport(
+        path=str(artifact.path),
+        format=artifact.format,
+        precision=artifact.precision,
+        sha256=artifact.sha256,
+        bytes=artifact.bytes,
+        runtime=item.runtime,
+        engine=item.engine_runtime is not None,
+        accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None, evidence, names),
+        latency_ms=_latency_entry(latency),
+        latency_float_ms=_latency_entry(float_latency),
+        speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
+        int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
+        quantisation=item.quantisation,
+        plan=str(item.plan) if item.plan else None,
+        verification=item.verification,
+        outputs=figures.outputs,
+        device=item.fit,
+        gallery=evidence.gallery,
+        layers=evidence.layers,
+        histograms=evidence.histograms,
+        manifest=manifest_path(artifact.path).name,
+        warnings=tuple(warnings),
+    )
+
+
+def device_warning(fit: DeviceFit) -> str:
+    """What the device leaves to others, and why, in one line."""
+    reasons = "; ".join(f"{each.count} {each.kind} ({each.reason})" for each in fit.lacking)
+    if fit.in_front is None:
+        return f"{fit.device} lacks operators: {reasons}"
+    behind = fit.operators - fit.in_front
+    return (
+        f"{fit.device} leaves {behind} of {fit.operators} operators to the CPU, from the first of these on: {reasons}"
+    )
+
+
+def _accuracy_entry(
+    accuracy: Accuracy | None, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
+) -> dict[str, Any] | None:
+    if accuracy is None:
+        return None
+    return {
+        "map": round(accuracy.map, 5),
+        "map50": round(accuracy.map50, 5),
+        **({} if accuracy.box_map is None else {"box_map": round(accuracy.box_map, 5)}),
+        "map_float": round(reference.map, 5) if reference else None,
+        "map50_float": round(reference.map50, 5) if reference else None,
+        "drop": round(reference.map - accuracy.map, 5) if reference else None,
+        "retention": round(accuracy.map / reference.map, 5) if reference and reference.map else None,
+        "fidelity": None if accuracy.fidelity is None else round(accuracy.fidelity, 5),
+        "images": accuracy.images,
+        **accuracy_entry(evidence, names),
+    }
+
+
+def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
+    return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
+
+
+def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:
+    """What a reader must know before believing an accuracy."""
+    found = []
+    if unread:
+        found.append(f"{len(unread)} evaluation images or their labels could not be read: {', '.join(unread)}")
+    if images < FEW_IMAGES:
+        found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
+    if overlapping:
+        found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
+    return tuple(found)
+
+
+def reference_warnings(accuracy: Accuracy | None) -> tuple[str, ...]:
+    """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
+    if accuracy is None or accuracy.map >= NEXT_TO_NOTHING:
+        return ()
+    return (f"FP32's accuracy is {accuracy.map:.4f}: retention and drop say nothing; is it trained, on such data?",)
+
+
+def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
+    """Say when the machine was too restless for its medians to be trusted."""
+    widest = max(latency.spread for latency in latencies)
+    if widest <= WIDE_SPREAD:
+        return ()
+    return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
+
+
+def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
+    """What was exported."""
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.fingerprint,
+        "task": checkpoint.task or None,
+        "head": program.head,
+        "nms": program.final and program.head not in ("end2end", "queries"),
+        "imgsz": list(program.imgsz),
+        "batch": program.batch,
+        "classes": len(checkpoint.names),
+        "program": program.fingerprint,
+    }
+
+
+def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any]:
+    return {
+        "data": job.data,
+        "table": str(job.calibration) if job.calibration else None,
+        "images": len(table.image_names),
+        "fingerprint": table.images,
+        "preprocess": table.preprocess,
+        "skipped": [{"image": name, "reason": reason} for name, reason in table.skipped],
+        "ranges": job.range_method,
+    }
+
+
+def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
+    """What accuracy is measured on."""
+    return {
+        "metrics": list(SCORING[task].names) if task else [],
+        "data": job.eval_data or job.data,
+        "images": len(images.evaluation),
+        "fingerprint": fingerprint(images.evaluation),
+        "also_calibrated_on": [path.name for path in images.both],
+    }
+
+
+def _run_warnings(
+    job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
+) -> tuple[str, ...]:
+    found = []
+    other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
+    if other:
+        found.append(f"calibrated on a data set for something else: {other}")
+    if table is not None and table.skipped:
+        named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
+        found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
+    if job.calibration and not images.calibration and images.evaluation:
+        found.append("evaluation images were not compared with those of --calibration: add --data to do so")
+    data = images.evaluation_data
+    if data is not None and checkpoint.task and list(data.names.values()) != list(checkpoint.names.values()):
+        found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
+    return tuple(found)

@@ -1,0 +1,114 @@
+"""How like the float file's outputs an artifact's are, where nobody says what they mean: SQNR and cosine.
+
+An output often holds pixels and scores side by side, and pixels, which are a thousand times larger, would hide
+everything else in one figure. So each column (a side of the box, a class) is compared by itself, too. Where the model
+sorts its rows (TopK), near ties change places: the columns are then compared sorted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends import Runner
+from qexport.programs.float_graph import FileGraph
+from qexport.programs.program import Program
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """One output over all images.
+
+    Attributes:
+        name: the file's name of it.
+        sqnr_db: power of the reference over power of the difference, in decibels; None where there is no difference.
+        cosine: cosine similarity of all elements, -1..1; None where one side is zero everywhere.
+        columns: mean over the columns of their own cosine similarities; columns that are zero everywhere left out.
+        images: how many images it is of.
+    """
+
+    name: str
+    sqnr_db: float | None
+    cosine: float | None
+    columns: float | None
+    images: int
+
+
+class Comparison:
+    """Sums over images, for one output: memory does not grow with their number."""
+
+    def __init__(self, name: str, in_order: bool = True) -> None:
+        self.name, self.in_order, self.images, self.noise = name, in_order, 0, 0.0
+        self.sums: Array = np.zeros((3, 1))  # of each column: reference squared, actual squared, their product
+
+    def add(self, reference: Array, actual: Array) -> None:
+        """Compare one batch, (n, …).
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if reference.shape != actual.shape:
+            raise ValueError(f"{self.name} has the shape {actual.shape}, not {reference.shape}")
+        one, other = (columns_of(each.astype(np.float64)) for each in (reference, actual))
+        if not self.in_order:
+            one, other = np.sort(one, axis=0), np.sort(other, axis=0)
+        found = np.stack([(one * one).sum(axis=0), (other * other).sum(axis=0), (one * other).sum(axis=0)])
+        self.sums = found if not self.images else self.sums + found
+        self.noise += float(((one - other) ** 2).sum())
+        self.images += len(reference)
+
+    @property
+    def fidelity(self) -> OutputFidelity:
+        """What was seen so far."""
+        reference, actual, product = self.sums
+        seen = (reference > 0) & (actual > 0)
+        each = product[seen] / np.sqrt(reference[seen] * actual[seen])
+        signal = float(reference.sum())
+        return OutputFidelity(
+            name=self.name,
+            sqnr_db=10 * math.log10(signal / self.noise) if self.noise and signal else None,
+            cosine=_ratio(float(product.sum()), math.sqrt(signal * float(actual.sum()))),
+            columns=float(each.mean()) if len(each) else None,
+            images=self.images,
+        )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def columns_of(output: Array) -> Array:
+    """(rows, columns): of (n, c) and (n, c, h, w) the columns are c, of (n, a, b) the shorter one."""
+    if output.ndim < 2:
+        return output.reshape(-1, 1)
+    axis = 1 if output.ndim != 3 or output.shape[1] < output.shape[2] else 2
+    return np.moveaxis(output, axis, -1).reshape(-1, output.shape[axis])
+
+
+def comparisons(program: Program) -> list[Comparison]:
+    """One for each output of a program that came as a file."""
+    assert isinstance(program.graph, FileGraph)
+    in_order = not any(value.operation.startswith("topk") for value in program.values.values())
+    return [Comparison(name, in_order) for name in program.graph.outputs]
+
+
+def compare_outputs(
+    program: Program,
+    reference: Runner,
+    actual: Runner,
+    batches: Iterable[NDArray[np.float32]],
+    on_batch: Callable[[], None] = lambda: None,
+) -> tuple[OutputFidelity, ...]:
+    """Run both on every batch and compare their outputs, in order."""
+    found = comparisons(program)
+    for batch in batches:
+        for comparison, one, other in zip(found, reference.outputs(batch), actual.outputs(batch), strict=True):
+            comparison.add(one, other)
+        on_batch()
+    return tuple(comparison.fidelity for comparison in found)

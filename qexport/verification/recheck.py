@@ -1,0 +1,206 @@
+"""Does a file still do what its report says? Hash, plan, coverage, outputs on the stored samples, and accuracy.
+
+Nothing but the files beside it is needed: the report, the plan, the manifest and the samples that the run left there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qexport.backends import Backend, StoredGraph, describe_artifact, find_backend
+from qexport.data.dataset import Dataset, fingerprint, image_list
+from qexport.errors import InputError, QexportError
+from qexport.planning.plan import QuantPlan, TensorQuant, load_plan
+from qexport.reporting.gate import Entry, file_name
+from qexport.verification.manifest import read_manifest
+from qexport.verification.samples import FILE, detect, load_samples, shared
+
+LEAST_SHARED = 0.85
+"""Share of the stored detections that must be found again: another CPU rounds scores near the threshold differently."""
+MAP_TOLERANCE = 0.01
+"""mAP that another CPU's rounding may cost."""
+COVERAGE_TOLERANCE = 0.005
+SCALE_TOLERANCE = 1e-5
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    Attributes:
+        passed: None where there is nothing to check it by.
+        text: one line.
+    """
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+def find_entry(artifact: Path, report: Mapping[str, Any]) -> Entry:
+    """The artifact's entry in a report: that of its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for entry in report["artifacts"]:
+        if file_name(entry) == artifact.name:
+            found: Entry = entry
+            return found
+    named = ", ".join(file_name(entry) for entry in report["artifacts"])
+    raise InputError(f"the report has no {artifact.name}, it is of {named}", "give the artifact's own --report")
+
+
+def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, threads: int) -> Iterator[Check]:
+    """Ask every question; yield the answers one by one.
+
+    Args:
+        report: report.json's content.
+        data: data set whose val split accuracy is measured on, None to leave that out.
+
+    Raises:
+        InputError: the report is of other artifacts.
+        MissingExtraError: the format's packages are not installed.
+    """
+    entry = find_entry(artifact, report)
+    backend = find_backend(entry["format"])
+    questions: dict[str, Callable[[], tuple[bool | None, str]]] = {
+        "hash": lambda: _hash(artifact, entry),
+        "plan": lambda: _plan(artifact, entry, backend),
+        "coverage": lambda: _coverage(artifact, entry, backend),
+        "outputs": lambda: _outputs(artifact, backend, threads),
+    }
+    if data is not None:
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
+    for name, ask in questions.items():
+        yield _answered(name, ask)
+
+
+def _answered(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
+    """A file that was damaged makes readers raise anything: that is an answer, too."""
+    try:
+        return Check(name, *ask())
+    except QexportError as error:
+        return Check(name, False, str(error))
+    except Exception as error:  # see above
+        first = next(iter(str(error).splitlines()), "")
+        return Check(name, False, f"the file cannot be read or run ({type(error).__name__}: {first[:120]})")
+
+
+def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
+    found = describe_artifact(artifact, entry["format"], entry["precision"]).sha256
+    if found == entry["sha256"]:
+        return True, f"sha256 {found[:12]}… as in the report"
+    return False, f"sha256 is {found[:12]}…, {entry['sha256'][:12]}… in the report"
+
+
+def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
+    if not entry.get("plan") or entry["engine"]:
+        return None, "no plan to compare with: an engine" if entry["engine"] else "no plan: activations are float"
+    path = _beside(artifact, entry["plan"])
+    manifest = read_manifest(artifact) or {}
+    known = manifest.get("plan") or {}
+    if not path.exists():
+        return None, f"no {path.name} beside the file"
+    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
+        return False, f"{path} is not the plan that the file was made from"
+    found, wrong = compare_plan(load_plan(path), backend.read(artifact), known.get("weights", {}))
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        return False, f"the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}"
+    wanted = entry["verification"]["tensors"] if known else 1
+    if found < wanted:
+        return False, f"only {found} planned tensors are in the file, {wanted} were"
+    return True, f"{found} tensors as planned"
+
+
+def _beside(artifact: Path, path: str) -> Path:
+    """A file of the run, where the folder was moved as a whole; otherwise where it was."""
+    moved = artifact.absolute().with_name(Path(path).name)
+    return moved if moved.exists() else Path(path)
+
+
+def compare_plan(plan: QuantPlan, stored: StoredGraph, weights: Mapping[str, str]) -> tuple[int, list[str]]:
+    """Compare a file's tensors with a plan.
+
+    Args:
+        weights: value → the plan's name of the weight that its operation multiplies with.
+
+    Returns:
+        How many planned tensors the file has, and what differs.
+    """
+    pairs = [(name, name) for name in plan.tensors if stored.complete or name in plan.integer]
+    pairs += [(f"{value}.weight", weight) for value, weight in weights.items() if value in plan.integer]
+    found, wrong = 0, []
+    for key, name in pairs:
+        planned, kept = plan.tensors.get(name), stored.tensors.get(key)
+        if planned is None or planned.is_float or kept is None:
+            continue
+        found += 1
+        difference = _difference(planned, kept.dtype, kept.scale, kept.zero_point)
+        wrong += [f"{name}: {difference}"] if difference else []
+    return found, wrong
+
+
+def _difference(planned: TensorQuant, dtype: str, scale: tuple[float, ...], zero_point: tuple[int, ...]) -> str:
+    if dtype != planned.dtype:
+        return f"{dtype} instead of {planned.dtype}"
+    if len(scale) != len(planned.scale) or not np.allclose(scale, planned.scale, rtol=SCALE_TOLERANCE, atol=0):
+        return f"scale {scale[:1]} instead of {planned.scale[:1]}"
+    return (
+        "" if zero_point == planned.zero_point else f"zero point {zero_point[:1]} instead of {planned.zero_point[:1]}"
+    )
+
+
+def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
+    reported = entry.get("int8_mac_coverage")
+    if reported is None or entry["engine"]:
+        return None, "the report has none"
+    found = backend.read(artifact).coverage
+    text = f"{found:.1%} of the arithmetic runs in integers here, {reported:.1%} in the report"
+    return abs(found - reported) <= COVERAGE_TOLERANCE, text
+
+
+def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
+    path = artifact.absolute().with_name(FILE)
+    if not path.exists():
+        return None, f"no {FILE} beside the file"
+    samples = load_samples(path)
+    if artifact.name not in samples.found:
+        return None, f"{FILE} has nothing of this file"
+    layout = samples.layout
+    found = detect(backend.runner(artifact, threads), samples.batches, layout)
+    both = shared(found, samples.found[artifact.name], layout.classifier)
+    if both is None:
+        return True, f"nothing found in {len(samples.images)} sample images, as before"
+    text = f"{both:.0%} of the detections in {len(samples.images)} sample images are those of the export"
+    return both >= LEAST_SHARED, text if both >= LEAST_SHARED else f"only {text}, {LEAST_SHARED:.0%} is the least"
+
+
+def _accuracy(
+    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset
+) -> tuple[bool | None, str]:
+    from qexport.data.evaluation_set import make_evaluation_set
+    from qexport.measurement.accuracy import SCORING, evaluate
+    from qexport.reporting.report import accuracy_warnings
+
+    images = image_list(data, "val")
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
+        linked = make_evaluation_set(data, images, Path(scratch) / "data")
+        scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
+    notes = accuracy_warnings(scored.images, scored.unread, 0)
+    metric = SCORING[report["model"]["task"]].names[0]
+    text = f"{scored.map:.4f} {metric} on {scored.images} images"
+    warned = f" (warning: {'; '.join(notes)})" if notes else ""
+    reported, evaluation = (entry.get("accuracy") or {}).get("map"), report.get("evaluation")
+    if reported is None or evaluation is None or evaluation["fingerprint"] != fingerprint(images):
+        return None, f"{text}, the report has none of these images{warned}"
+    return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"
