@@ -96,16 +96,16 @@ def test_integer_only_files_are_refused_before_the_model_is_captured(
 
 
 @pytest.mark.slow
-def test_every_format_holds_its_plan_in_int8(model: Any, tmp_path: Path) -> None:
-    """The TensorRT graph runs on ONNX Runtime; ONNX itself is a row of `make support`."""
-    for package in ("litert_torch", "onnxruntime", "openvino"):
-        pytest.importorskip(package, reason="needs the extras qexport[tflite,onnx,openvino]")
+def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
+    """ONNX is a row of `make support`, the TensorRT graph's casts are in test_qdq."""
+    for package in ("litert_torch", "openvino"):
+        pytest.importorskip(package, reason="needs the extras qexport[tflite,openvino]")
     path = tmp_path / "rtdetr.pt"
     torch.save({"model": model, "train_args": {"task": "detect", "imgsz": 640}}, path)
     options = {"int8": True, "no_eval": True, "no_latency": True, "no_build": True, "imgsz": "96", "calib_images": 4}
     given = {"model": str(path), "data": str(DEMO / "shapes" / "images" / "train"), "out": tmp_path / "out"}
-    report = export(make_job({**given, "format": "tflite,openvino,tensorrt", **options}), Silent())
-    assert [artifact.format for artifact in report.artifacts] == ["tflite", "openvino", "tensorrt"]
+    report = export(make_job({**given, "format": "tflite,openvino", **options}), Silent())
+    assert [artifact.format for artifact in report.artifacts] == ["tflite", "openvino"]
     for artifact in report.artifacts:
         assert artifact.verification is not None, artifact.format
         assert artifact.verification.coverage > 0.9, artifact.format
