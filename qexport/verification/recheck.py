@@ -90,7 +90,7 @@ def _answered(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
         return Check(name, *ask())
     except QexportError as error:
         return Check(name, False, str(error))
-    except Exception as error:  # see above
+    except Exception as error:  # whatever a reader raises of a damaged file
         first = next(iter(str(error).splitlines()), "")
         return Check(name, False, f"the file cannot be read or run ({type(error).__name__}: {first[:120]})")
 
