@@ -23,7 +23,7 @@ from types import FrameType
 LINES = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated"), "SIGHUP": (129, "the terminal was closed")}
 """Signal → exit code (128 and its number, as shells count) and what is said of it."""
 MAX_SECONDS = 5.0
-"""What clearing up may take; a signal after that ends the process at once."""
+"""What clearing up may take before the process ends without it."""
 SHOW_CURSOR = "\x1b[?25h"
 
 at_end: list[Callable[[], None]] = []
@@ -41,47 +41,58 @@ class Ending:
         self._terminal = terminal
         self._arrived, self._written = os.pipe()
         self._first = 0.0
+        self._said = False
+        self._waits = False
         self._lines = {int(getattr(signal, name)): line for name, line in LINES.items() if hasattr(signal, name)}
 
     def watch(self) -> None:
         """Take the signals over, but for those that the process was started to ignore (`nohup`, `&` in scripts)."""
-        os.set_blocking(self._written, False)
-        threading.Thread(target=self._wait, name="signals", daemon=True).start()
-        signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
         for number in self._lines:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hold)
+        os.set_blocking(self._written, False)
+        signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         """Keep the main thread from going on, and so from printing or from ending with another code."""
+        if not self._waits:
+            self._end(number)
         self._first = self._first or time.monotonic()
         # Once more: a library may have taken the wake-up descriptor for itself.
         with suppress(OSError):
             os.write(self._written, bytes([number]))
-        while True:
-            if time.monotonic() - self._first > MAX_SECONDS:
-                os._exit(self._lines[number][0])
+        while time.monotonic() - self._first < MAX_SECONDS:
             time.sleep(0.05)
+        self._say(number)
+        os._exit(self._lines[number][0])
 
     def _wait(self) -> None:
+        self._waits = True
         while True:
             number = os.read(self._arrived, 1)[0]
             if number in self._lines:
-                self._end(*self._lines[number])
+                self._end(number)
 
-    def _end(self, code: int, words: str) -> None:
+    def _end(self, number: int) -> None:
+        """End the process. Nothing is imported here: the main thread may be held in an import, with its lock."""
         try:
             kill_children()
             for clear in at_end:
                 with suppress(Exception):  # whatever it is, the process ends
                     clear()
+            self._say(number)
+        finally:
+            os._exit(self._lines[number][0])
+
+    def _say(self, number: int) -> None:
+        if not self._said:
+            self._said = True
             start = f"\n{SHOW_CURSOR}" if os.isatty(self._terminal) else ""
             with suppress(OSError):
-                os.write(self._terminal, f"{start}qexport: error: {words}\n".encode())
-        finally:
-            os._exit(code)
+                os.write(self._terminal, f"{start}qexport: error: {self._lines[number][1]}\n".encode())
 
     def _forget(self) -> None:
         """A fork has no thread that waits: signals end it as they end any process."""
@@ -138,6 +149,6 @@ def _children_of(process: str) -> list[int]:
     found: list[int] = []
     with suppress(OSError):  # it is gone, or there is no /proc
         for thread in os.listdir(f"/proc/{process}/task"):
-            with suppress(OSError), open(f"/proc/{process}/task/{thread}/children", encoding="ascii") as file:
+            with suppress(OSError), open(f"/proc/{process}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
     return found
