@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -286,8 +288,14 @@ def join_sizes(words: list[str]) -> list[str]:
 
 
 def fail(line: str, code: int) -> int:
-    """Print one line on stderr; return the code."""
-    print(f"qexport: error: {line}", file=sys.stderr)
+    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
+    with suppress(OSError):  # nobody reads it: this line is for stderr
+        sys.stdout.flush()
+    line = f"qexport: error: {line}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
     return code
 
 

@@ -22,6 +22,7 @@ from qexport.data.inputs import RunImages
 from qexport.errors import QexportError
 from qexport.files import write_text
 from qexport.job import ExportJob
+from qexport.lowering.cpu import ANY, cpu_kind
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.lower import Written, float_counterparts
 from qexport.measurement.accuracy import SCORING, Accuracy
@@ -130,6 +131,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": processor_name(),
+        "cpu_kind": cpu_kind(),
         "cores": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -215,6 +217,7 @@ def artifact_entry(
         warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+        warnings += cpu_warnings(item.quantisation, cpu_kind())
     if item.fit and item.fit.lacking:
         warnings.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
@@ -304,6 +307,14 @@ def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
     if widest <= WIDE_SPREAD:
         return ()
     return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
+
+
+def cpu_warnings(quantisation: Mapping[str, str] | None, here: str) -> tuple[str, ...]:
+    """Say when a file was timed on another kind of CPU than it is planned for."""
+    planned = (quantisation or {}).get("cpu", ANY)
+    if planned in (ANY, here):
+        return ()
+    return (f"latency is that of this machine ({here}), but the file is planned for {planned}",)
 
 
 def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
