@@ -103,12 +103,15 @@ class Conflict:
 def _derived(job: ExportJob) -> dict[str, str]:
     """What conflicts say beside fields."""
     target = TARGETS.get(job.target or "")
-    runs, short = target.runs if target else (), job.short_forms
+    runs, kind, short = target.runs if target else (), target.cpu if target else ANY, job.short_forms
+    option = f"--target {job.target}, which is {job.precision}," if target else f"--precision {job.precision}"
+    other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
-        "files": " and ".join(FILES.get(name, name) for name in runs),
+        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
-        "target_cpu": target.cpu if target else "",
-        "asked": "--int8" if job.int8 else f"--precision {job.precision}",
+        "target_cpu": kind,
+        "other_cpu": ",".join(other),
+        "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
         "integers": f"--target {job.target}" if job.target else f"--io {job.io}",
     }
@@ -165,7 +168,7 @@ CONFLICTS = (
     ),
     Conflict(
         _another_cpu,
-        "--cpu {cpu} and --target {target} exclude each other",
+        "--cpu {other_cpu} and --target {target} exclude each other",
         "its CPU is {target_cpu}: leave out one of them",
     ),
     Conflict(

@@ -34,6 +34,7 @@ from qexport.measurement.layers import Layer
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
+from qexport.targets import TARGETS
 from qexport.verification.manifest import manifest_path
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.verify import Verification
@@ -365,6 +366,11 @@ def _run_warnings(
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
+    target = TARGETS.get(job.target or "")
+    if target and not (target.here or target.apart or job.no_latency):
+        found.append(
+            f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
+        )
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data
