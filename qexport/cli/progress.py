@@ -31,14 +31,17 @@ def shown_progress(console: Console, hidden: bool) -> Iterator[Progress]:
 
 
 class Drawn:
-    """Progress as bars; steps of unknown length spin."""
+    """Progress as bars; steps of unknown length spin, and something spins before the first: imports take seconds."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
+        self._starting = [bar.add_task("Starting", total=None)]
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
         """Draw one bar for the time of the block."""
+        while self._starting:
+            self._bar.remove_task(self._starting.pop())
         task = self._bar.add_task(title, total=total)
         yield lambda: self._bar.advance(task)
         self._bar.update(task, total=total or 1, completed=total or 1)
@@ -62,7 +65,7 @@ class Lines:
         def tell() -> None:
             while not done.wait(self._heartbeat):
                 so_far = f"{parts[0]} of {total}" if total else "still at it"
-                self._print(f"{title}: {so_far} after {time.monotonic() - started:.0f} s")
+                self._print(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s")
 
         teller = threading.Thread(target=tell, name="heartbeat", daemon=True)
         teller.start()
@@ -72,7 +75,7 @@ class Lines:
             done.set()
             teller.join()
         count = f" ({total})" if total else ""
-        self._print(f"{title}{count}: {time.monotonic() - started:.1f} s")
+        self._print(f"✓ {title}{count}: {time.monotonic() - started:.1f} s")
 
     def _print(self, line: str) -> None:
         print(line, file=self._console.file, flush=True)
