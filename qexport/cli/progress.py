@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 from qexport.progress import Progress, Silent
 
-HEARTBEAT = 30.0
+HEARTBEAT = 60.0
 """Seconds after which a step in a pipe says that it is still there: CI services stop jobs that are silent for long."""
 
 
