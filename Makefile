@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-gate support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-gate bench-interrupts support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,9 @@ bench-tasks: setup  ## measure INT8 of every task on the demo models
 
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py
+
+bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
+	$(PY) benchmarks/interrupts.py
 
 support: setup  ## export untrained models of every architecture and write the README's table of them
 	$(PY) benchmarks/support.py

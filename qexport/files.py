@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qexport.errors import InputError
+from qexport.scratch import made, unfinished
 
 
 @contextmanager
@@ -22,31 +23,33 @@ def write_whole(path: Path) -> Iterator[Path]:
         InputError: the folder cannot be written to.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            _replace_folder(temporary, path)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+    with unfinished(temporary):
+        try:
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                _replace_folder(temporary, path)
+            else:
+                os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
     """A folder with files in it cannot be replaced at once: the old one makes way, and comes back on failure."""
     old = path.with_name(f".{uuid.uuid4().hex}")
-    os.replace(path, old)
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        os.replace(old, path)
-        raise
-    shutil.rmtree(old)
+    with unfinished(old, home=path):
+        os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        shutil.rmtree(old)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,10 +65,12 @@ def make_folder(path: Path) -> Path:
         InputError: it cannot.
     """
     try:
+        made(path)
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        with unfinished(probe):
+            probe.touch()
+            probe.unlink()
     except OSError as error:
         raise InputError(
             f"folder {path} cannot be written ({error.strerror or error})", "choose another --out"

@@ -253,6 +253,7 @@ def command(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str]
     line = [QEXPORT, str(DEMO / "shapes26.pt"), "--data", str(shapes), "--imgsz", "96", "--calib-images", "8"]
     line += ["--no-eval", "--no-latency", "--out", str(folder), *words]
     done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    done.stderr = "".join(each for each in done.stderr.splitlines(True) if not each.startswith(("✓ ", "… ")))  # steps
     return done, json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 

@@ -106,7 +106,7 @@ def test_a_job_cannot_be_changed() -> None:
             r"--nms and --precision int8-full exclude each other: qexport\.decode",
         ),
         ({"precision": "int8-full"}, r"--int8 and --precision int8-full exclude each other"),
-        ({"target": "pc"}, r"--target pc is out of range: give mcu$"),
+        ({"target": "pc"}, r"--target pc is out of range: give raspberrypi5, .* or mcu$"),
         ({"io": "int4"}, r"--io int4 is out of range: give int8 or uint8"),
         ({"io": "uint8"}, r"--io uint8 is for integer-only files: give --precision int8-full"),
         ({"target": "mcu", "int8": False, "half": True}, r"--target mcu is for integer-only files"),

@@ -89,7 +89,7 @@ def test_an_engine_is_told_from_its_graph() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_format_that_failed_has_a_row_and_its_reason() -> None:
+def test_a_format_that_failed_has_a_row_and_leaves_its_reason_to_the_error_line() -> None:
     failures = (Failure("openvino", "no such kernel: try another", 5), Failure("tensorrt", "no TensorRT here", 8))
     lines = printed(replace(REPORT, failures=failures))
     rows = [index for index, line in enumerate(lines) if line.startswith(" openvino ✗")]
@@ -97,17 +97,24 @@ def test_a_format_that_failed_has_a_row_and_its_reason() -> None:
     assert lines[rows[0]].split() == ["openvino", "✗", *["–"] * 8]
     assert lines[rows[0] - 1].startswith(" tflite fp32 ")
     assert lines[rows[0] + 1].startswith(" tensorrt ✗")
-    assert lines.count("openvino: no such kernel: try another") == 1
-    assert lines.count("tensorrt: no TensorRT here") == 1
+    assert not any("no such kernel" in line or "no TensorRT" in line for line in lines)  # error lines, whole
     assert not any("✗" in line for line in printed(REPORT))
 
 
-def test_the_reason_of_a_failure_is_red() -> None:
-    stream = io.StringIO()
-    failing = replace(REPORT, failures=(Failure("openvino", "no such kernel", 5),))
-    console = Console(file=stream, width=80, force_terminal=True, color_system="standard", no_color=False)
-    print_report(failing, Path("out/report.json"), console)
-    assert "\x1b[31mopenvino: no such kernel\x1b[0m" in stream.getvalue()
+@pytest.mark.parametrize(
+    ("cpu", "here", "words"),
+    [
+        ("any", "vnni", "planned: yolo26n_int8.tflite for any CPU"),
+        ("vnni", "vnni", "planned: yolo26n_int8.tflite for vnni, as this machine is"),
+        ("arm", "vnni", "planned: yolo26n_int8.tflite for arm, which this machine (vnni) is not"),
+        ("avx2", "arm", "planned: yolo26n_int8.tflite for avx2, which this machine (arm) is not"),
+    ],
+)
+def test_for_which_cpu_each_file_was_planned(cpu: str, here: str, words: str) -> None:
+    planned = replace(INT8, quantisation={"activations": "int8", "weights": "int8", "cpu": cpu})
+    lines = printed(replace(REPORT, artifacts=(planned, FP32), environment={"cpu_kind": here}), width=120)
+    assert words in lines
+    assert not any("planned:" in line for line in printed(REPORT))
 
 
 def test_where_everything_was_written_is_said_with_whole_names() -> None:
@@ -146,14 +153,14 @@ def test_figures_that_a_warning_concerns_are_marked() -> None:
     assert row.split() == words.split()
 
 
-def test_the_gate_has_a_line_for_each_rule() -> None:
+def test_the_gate_has_a_line_for_each_rule_that_passed() -> None:
     rules = (
         Outcome("max-size", "a.onnx", 2.0, None, 3.0, True, "size 2.00 MB of a.onnx is at most 3.00 MB"),
         Outcome("min-speedup", "a.onnx", 1.0, None, 2.0, False, "speed-up 1.00× of a.onnx is under 2.00×"),
     )
     lines = printed(replace(REPORT, gate=Gate(False, rules)), width=120)
     assert "passed: max-size: size 2.00 MB of a.onnx is at most 3.00 MB" in lines
-    assert "broken: min-speedup: speed-up 1.00× of a.onnx is under 2.00×" in lines
+    assert not any("under 2.00×" in line for line in lines)  # an error line says it
 
 
 def test_warnings_are_printed_once_each() -> None:

@@ -21,6 +21,7 @@ from qexport.errors import UsageError
 from qexport.lowering.cpu import ANY
 from qexport.lowering.device_fit import DeviceFit
 from qexport.planning.profile import RuntimeProfile
+from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, closest, plain
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
@@ -226,6 +227,17 @@ def other_formats(name: str, precision: str) -> tuple[str, ...]:
     return tuple(other for other, kind in others.items() if other not in related and precision in kind.precisions)
 
 
+def unknown_format(name: str) -> UsageError:
+    """What is said of a name that no backend has."""
+    formats = available_formats()
+    if plain(name) in OTHER_FORMATS:
+        return UsageError(f"format {name} has no backend in qexport", f"choose from {', '.join(formats)}")
+    meant = closest(name, formats, FORMAT_ALIASES)
+    return UsageError(
+        f"unknown format {name}", f"choose from {', '.join(formats)}" + (f"; did you mean {meant}" if meant else "")
+    )
+
+
 def find_class(name: str) -> type[Backend]:
     """Import the class of the backend called `name`.
 
@@ -236,7 +248,7 @@ def find_class(name: str) -> type[Backend]:
         if entry.name == name:
             found: type[Backend] = entry.load()
             return found
-    raise UsageError(f"unknown format {name}", f"choose from {', '.join(available_formats())}")
+    raise unknown_format(name)
 
 
 def find_backend(name: str) -> Backend:

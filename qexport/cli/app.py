@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from qexport import __version__
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
+from qexport.scratch import scratch_folder
+from qexport.targets import TARGETS
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
-    from qexport.progress import Progress
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
@@ -52,19 +53,17 @@ def export_command(
     format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
     precision: Annotated[
         str | None,
-        _option(
-            "fp32, fp16, int8, int8-dynamic, int8-full, w8a16. Default: fp32, for devices int8-full.", "--precision"
-        ),
+        _option("fp32, fp16, int8, int8-dynamic, int8-full, w8a16. Default: fp32, or the target's.", "--precision"),
     ] = None,
     int8: Annotated[bool | None, _option("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
     half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
-    target: Annotated[str | None, _option("mcu: prepare the file for a microcontroller.", "--target")] = None,
+    target: Annotated[str | None, _option(f"Device to write for: {', '.join(TARGETS)}.", "--target")] = None,
     io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
     data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
     eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
     imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
     batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
-    device: Annotated[str | None, _option("Where calibration runs. Default: cpu.", "--device")] = None,
+    device: Annotated[str | None, _option("Where calibration runs: cpu.", "--device", hidden=True)] = None,
     fraction: Annotated[
         float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
     ] = None,
@@ -76,7 +75,9 @@ def export_command(
     ranges: Annotated[
         str | None, _option("percentile, minmax or mse. Default: percentile, for w8a16 minmax.", "--ranges")
     ] = None,
-    threads: Annotated[int | None, _option("CPU threads to run artifacts with. Default: 2.", "--threads")] = None,
+    threads: Annotated[
+        int | None, _option("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
+    ] = None,
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
     report: Annotated[
         Path | None, _option("Another place for report.json; NAME.html: a page, too.", "--report")
@@ -109,7 +110,8 @@ def export_command(
     opset: Annotated[int | None, _option("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
     dynamic: Annotated[bool | None, _option("Leave the number of images in a run open.", "--dynamic")] = None,
     cpu: Annotated[
-        str | None, _option("CPU to choose integer types for: vnni, avx2 or arm. Default: this one.", "--cpu")
+        str | None,
+        _option("CPU to plan for: vnni, avx2, arm; onnx=arm,openvino=vnni. Default: target's, this one.", "--cpu"),
     ] = None,
     no_build: Annotated[
         bool | None, _option("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")
@@ -173,13 +175,14 @@ def formats() -> None:
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Run a job, show its report, and return the exit code: that of the first format that failed, the gate's, or 0."""
     from qexport.checkpoints.offline import quiet_libraries
+    from qexport.cli.progress import shown_progress
     from qexport.data.inputs import check_paths
     from qexport.lowering.second_process import formats_apart, second_process
 
     quiet_libraries()
     check_paths(job)
     beside = second_process() if formats_apart(job) else nullcontext()
-    with library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
+    with library_output() as terminal, shown_progress(terminal, quiet or as_json) as progress, beside as ask:
         from qexport.export import export
 
         report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
@@ -191,7 +194,8 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     elif not quiet:
         print_report(report, job.page or job.report_json, Console())
     for failure in report.failures:
-        fail(f"{failure.format}: {failure.reason}", failure.exit_code)
+        named = failure.reason.startswith(f"{failure.format}: ")
+        fail(failure.reason if named else f"{failure.format}: {failure.reason}", failure.exit_code)
     broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
     for rule in broken:
         fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
@@ -208,8 +212,8 @@ def captured_stderr() -> Iterator[tuple[Console, Path]]:
     """
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-        log = Path(folder) / "stderr.log"
+    with scratch_folder() as folder:
+        log = folder / "stderr.log"
         with open(real, "w", encoding="utf-8") as terminal, log.open("wb") as sink:
             os.dup2(sink.fileno(), 2)
             try:
@@ -238,33 +242,6 @@ class UnexpectedError(Exception):
         super().__init__(str(error))
         self.error = error
         self.output = output
-
-
-@contextmanager
-def _progress(console: Console, hidden: bool) -> Iterator[Progress]:
-    from qexport.progress import Silent
-
-    # In a log file a bar is noise, and an error has to be the only line.
-    if hidden or not console.is_terminal:
-        yield Silent()
-        return
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
-    with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console, redirect_stderr=False) as bar:
-        yield Drawn(bar)
-
-
-class Drawn:
-    """Progress as bars; steps of unknown length spin."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        """Draw one bar for the time of the block."""
-        task = self._bar.add_task(title, total=total)
-        yield lambda: self._bar.advance(task)
-        self._bar.update(task, total=total or 1, completed=total or 1)
 
 
 verbs_app.command("report")(report_command)
@@ -311,15 +288,30 @@ def join_sizes(words: list[str]) -> list[str]:
 
 
 def fail(line: str, code: int) -> int:
-    """Print one line on stderr; return the code."""
-    print(f"qexport: error: {line}", file=sys.stderr)
+    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
+    with suppress(OSError):  # nobody reads it: this line is for stderr
+        sys.stdout.flush()
+    line = f"qexport: error: {line}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
     return code
 
 
 def _unexpected(error: Exception, output: str) -> int:
     """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
-    with tempfile.NamedTemporaryFile("w", prefix="qexport-", suffix=".log", delete=False, encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
-        log.write(output)
     first = next(iter(str(error).splitlines()), "")
-    return fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)
+    return fail(f"unexpected {type(error).__name__}: {first[:200]} ({_kept(error, output)})", 1)
+
+
+def _kept(error: Exception, output: str) -> str:
+    """Write what a report of a fault needs, in the working folder if there is no other; say where it is."""
+    for folder in (None, "."):
+        with suppress(OSError):
+            number, name = tempfile.mkstemp(prefix="qexport-", suffix=".log", dir=folder)
+            with open(number, "w", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+                log.write(output)
+            return f"report it with {name}"
+    return "no log of it: no folder for temporary files can be written"

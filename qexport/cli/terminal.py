@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from qexport.lowering.cpu import ANY
 from qexport.lowering.device_fit import DeviceFit
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, Report
@@ -104,18 +105,15 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _notes(report: Report, saved: Path) -> list[Text]:
-    """Warnings, each once, and where the evidence is."""
+    """Warnings, each once, and where the evidence is. What failed or is broken are error lines, which end the run."""
     warnings = dict.fromkeys((*report.warnings, *(w for a in report.artifacts for w in a.warnings)))
     lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
-    lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines += [Text(line) for line in (_planned(report),) if line]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
-    lines += [
-        Text(f"{'passed' if rule.passed else 'broken'}: {rule.rule}: {rule.text}", "green" if rule.passed else "red")
-        for rule in rules
-    ]
+    lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
     lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
     lines.append(Text(f"report: {saved}"))
     return lines
@@ -139,6 +137,19 @@ def _verified(artifact: ArtifactReport) -> str:
     if checked is None:
         return ""
     return f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and {_shared(checked)}"
+
+
+def _planned(report: Report) -> str:
+    """For which kind of CPU each file was planned, "" where nothing was."""
+    here = report.environment.get("cpu_kind", "")
+    kinds = {ANY: "any CPU", here: f"{here}, as this machine is"}
+    parts = []
+    for artifact in report.artifacts:
+        cpu = (artifact.quantisation or {}).get("cpu")
+        if cpu and not artifact.engine:
+            kind = kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
+            parts.append(f"{Path(artifact.path).name} for {kind}")
+    return f"planned: {'; '.join(parts)}" if parts else ""
 
 
 def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:

@@ -24,3 +24,22 @@ def cpu_kind(cpuinfo: Path = CPUINFO, machine: str = "") -> str:
         return AVX2
     flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
     return VNNI if flags & VNNI_FLAGS else AVX2
+
+
+def kind_for(choice: str, name: str) -> str:
+    """The kind of CPU that a format is planned for.
+
+    Args:
+        choice: "auto" (this machine's), a kind, or kinds of single formats: "onnx=arm,openvino=vnni"; what stands
+            without a name there is for all others, this machine's where nothing does.
+        name: of the format.
+    """
+    kinds = choices(choice)
+    kind = kinds.get(name, kinds.get("", "auto"))
+    return cpu_kind() if kind == "auto" else kind
+
+
+def choices(text: str) -> dict[str, str]:
+    """Format → kind of CPU, "" for all that are not named."""
+    parts = (part.rpartition("=") for part in text.split(","))
+    return {name.strip(): kind.strip() for name, _, kind in parts}

@@ -25,7 +25,7 @@ from qexport.checkpoints.source import Source
 from qexport.errors import ConversionError, VerificationError
 from qexport.files import write_text, write_whole
 from qexport.job import ExportJob
-from qexport.lowering.cpu import cpu_kind
+from qexport.lowering.cpu import kind_for
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.sqnr import metered, sqnr_of
@@ -158,7 +158,7 @@ def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit 
 
 def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
     """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
-    cpu = cpu_kind() if job.cpu == "auto" else job.cpu
+    cpu = kind_for(job.cpu, backend.name)
     return cpu, profile_for(backend, job.precision, cpu)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,14 +24,13 @@ from typing import IO, TYPE_CHECKING, Any
 from qexport.backends import find_backend, find_class
 from qexport.checkpoints.offline import quiet_libraries
 from qexport.errors import QexportError
+from qexport.scratch import NOTES, child_environment, clear_up, undo_notes
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable
     from qexport.checkpoints.source import Source
     from qexport.job import ExportJob
 
-PATIENCE = 10
-"""Seconds that a process gets to clean up after itself."""
 NICENESS = 10
 """Calibration keeps both cores busy and everything waits for it: it goes first."""
 
@@ -78,23 +80,38 @@ def second_process() -> Iterator[Ask]:
     Requests are done in their order. A reply may be a `QexportError`, which the future then raises, or `EndedError`.
     The process ends with the block.
     """
-    # The same path for imports: `-c` would put the working directory before everything else.
-    start = f"import sys; sys.path[:] = {sys.path!r}; from qexport.lowering.second_process import serve; serve()"
-    process = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
+        try:
+            with _started(Path(folder)) as ask:
+                yield ask
+        finally:
+            undo_notes(Path(folder))
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[Ask]:
+    # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"sys.path[:] = {sys.path!r}; from qexport.lowering.second_process import serve; serve({os.getpid()})"
+    )
+    words, environment = [sys.executable, "-c", start], child_environment(folder)
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdin
     assert process.stdout
     pipes = process.stdin, process.stdout
-    asked: list[Future[Any]] = []
 
     def ask(request: ReadSource | WriteArtifact) -> Future[Any]:
-        asked.append(pool.submit(_exchange, *pipes, request))
-        return asked[-1]
+        return pool.submit(_exchange, *pipes, request)
 
     with ThreadPoolExecutor(1) as pool:
         try:
             yield ask
         finally:
-            _end(process, idle=all(future.done() for future in asked))
+            process.kill()  # what it is writing is undone from its notes: asking it to end was seen to be ignored
+            process.wait()
+            with suppress(OSError):  # nobody is left to read what was still buffered
+                process.stdin.close()
             pool.shutdown(cancel_futures=True)
             process.stdout.close()
 
@@ -113,30 +130,18 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], request: object) -> Any:
     return reply
 
 
-def _end(process: subprocess.Popen[bytes], idle: bool) -> None:
-    """Stop the process; one that is writing a file gets the time to remove what it has of it."""
-    if idle or not _ended(process):
-        process.kill()
-        process.wait()
-    assert process.stdin
-    with suppress(OSError):  # nobody is left to read what was still buffered
-        process.stdin.close()
+def _end_with(parent: int) -> None:
+    """End when the first process is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    clear_up()
+    shutil.rmtree(os.environ[NOTES], ignore_errors=True)
+    os._exit(1)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Ask the process to end, again and again: libraries' callbacks were seen to swallow what the signal raises."""
-    for _ in range(PATIENCE):
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(1)
-            return True
-    return False
-
-
-def serve() -> None:
-    """Be the second process: answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what an interrupt means
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def serve(parent: int) -> None:
+    """Be the second process: answer requests of the process `parent` until there are no more."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     replies = os.fdopen(os.dup(1), "wb")

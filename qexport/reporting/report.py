@@ -22,6 +22,7 @@ from qexport.data.inputs import RunImages
 from qexport.errors import QexportError
 from qexport.files import write_text
 from qexport.job import ExportJob
+from qexport.lowering.cpu import ANY, cpu_kind
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.lower import Written, float_counterparts
 from qexport.measurement.accuracy import SCORING, Accuracy
@@ -33,6 +34,7 @@ from qexport.measurement.layers import Layer
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
+from qexport.targets import TARGETS
 from qexport.verification.manifest import manifest_path
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.verify import Verification
@@ -130,6 +132,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": processor_name(),
+        "cpu_kind": cpu_kind(),
         "cores": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -215,6 +218,7 @@ def artifact_entry(
         warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
+        warnings += cpu_warnings(item.quantisation, cpu_kind())
     if item.fit and item.fit.lacking:
         warnings.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
@@ -306,6 +310,14 @@ def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
     return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
 
 
+def cpu_warnings(quantisation: Mapping[str, str] | None, here: str) -> tuple[str, ...]:
+    """Say when a file was timed on another kind of CPU than it is planned for."""
+    planned = (quantisation or {}).get("cpu", ANY)
+    if planned in (ANY, here):
+        return ()
+    return (f"latency is that of this machine ({here}), but the file is planned for {planned}",)
+
+
 def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
     """What was exported."""
     return {
@@ -354,6 +366,11 @@ def _run_warnings(
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
+    target = TARGETS.get(job.target or "")
+    if target and not (target.here or target.apart or job.no_latency):
+        found.append(
+            f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
+        )
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data

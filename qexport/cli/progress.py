@@ -1,0 +1,81 @@
+"""Progress as it suits the place: bars on a terminal, a line for each step in a pipe."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from qexport.progress import Progress, Silent
+
+HEARTBEAT = 60.0
+"""Seconds after which a step in a pipe says that it is still there: CI services stop jobs that are silent for long."""
+
+
+@contextmanager
+def shown_progress(console: Console, hidden: bool) -> Iterator[Progress]:
+    """Yield what shows the steps of a run on `console`, that of the real stderr."""
+    if hidden:
+        yield Silent()
+    elif console.file.isatty() and not console.is_dumb_terminal:  # not `is_terminal`, which FORCE_COLOR makes true
+        columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
+        with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console, redirect_stderr=False) as bar:
+            yield Drawn(bar)
+    else:
+        yield Lines(console)
+
+
+class Drawn:
+    """Progress as bars; steps of unknown length spin, and something spins before the first: imports take seconds."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._starting = [bar.add_task("Starting", total=None)]
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Draw one bar for the time of the block."""
+        while self._starting:
+            self._bar.remove_task(self._starting.pop())
+        task = self._bar.add_task(title, total=total)
+        yield lambda: self._bar.advance(task)
+        self._bar.update(task, total=total or 1, completed=total or 1)
+
+
+class Lines:
+    """Progress as lines: of each step when it is done, of long ones now and then; one that fails has its error."""
+
+    def __init__(self, console: Console, heartbeat: float = HEARTBEAT) -> None:
+        self._console = console
+        self._heartbeat = heartbeat
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Print the title and the seconds that the block took."""
+        started, parts, done = time.monotonic(), [0], threading.Event()
+
+        def advance() -> None:
+            parts[0] += 1
+
+        def tell() -> None:
+            while not done.wait(self._heartbeat):
+                so_far = f"{parts[0]} of {total}" if total else "still at it"
+                self._print(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s")
+
+        teller = threading.Thread(target=tell, name="heartbeat", daemon=True)
+        teller.start()
+        try:
+            yield advance
+        finally:
+            done.set()
+            teller.join()
+        count = f" ({total})" if total else ""
+        self._print(f"✓ {title}{count}: {time.monotonic() - started:.1f} s")
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._console.file, flush=True)

@@ -1,0 +1,154 @@
+"""Ctrl-C and its like end the process at any moment: one line, the documented exit code, nothing left behind.
+
+An exception that a handler raises is not enough: it comes up wherever the main thread happens to be, and callbacks of
+compiled libraries, `contextlib.suppress`, finalisers and exit functions swallow it. So nothing is raised. Python's own
+C handler writes the signal's number to a pipe at once (`signal.set_wakeup_fd`), whatever the main thread is busy with.
+A thread waits there, ends child processes, clears up and ends the process. The main thread is held meanwhile.
+
+Only modules that cost nothing are imported here: the command is interruptible before anything else is loaded.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+LINES = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated"), "SIGHUP": (129, "the terminal was closed")}
+"""Signal → exit code (128 and its number, as shells count) and what is said of it."""
+MAX_SECONDS = 5.0
+"""What clearing up may take before the process ends without it."""
+SHOW_CURSOR = "\x1b[?25h"
+
+at_end: list[Callable[[], None]] = []
+"""What clears up when a signal ends the process; called in a thread of its own, without any lock."""
+
+
+class Ending:
+    """Where the signals of one process arrive.
+
+    Args:
+        terminal: a descriptor of the real stderr, which stays open whatever fd 2 is made to be.
+    """
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._arrived, self._written = os.pipe()
+        self._first = 0.0
+        self._said = False
+        self._waits = False
+        self._lines = {int(getattr(signal, name)): line for name, line in LINES.items() if hasattr(signal, name)}
+
+    def watch(self) -> None:
+        """Take the signals over, but for those that the process was started to ignore (`nohup`, `&` in scripts)."""
+        for number in self._lines:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hold)
+        os.set_blocking(self._written, False)
+        signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        """Keep the main thread from going on, and so from printing or from ending with another code."""
+        if not self._waits:
+            self._end(number)
+        self._first = self._first or time.monotonic()
+        # Once more: a library may have taken the wake-up descriptor for itself.
+        with suppress(OSError):
+            os.write(self._written, bytes([number]))
+        while time.monotonic() - self._first < MAX_SECONDS:
+            time.sleep(0.05)
+        self._say(number)
+        os._exit(self._lines[number][0])
+
+    def _wait(self) -> None:
+        self._waits = True
+        while True:
+            number = os.read(self._arrived, 1)[0]
+            if number in self._lines:
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        """End the process. Nothing is imported here: the main thread may be held in an import, with its lock."""
+        try:
+            kill_children()
+            for clear in at_end:
+                with suppress(Exception):  # whatever it is, the process ends
+                    clear()
+            self._say(number)
+        finally:
+            os._exit(self._lines[number][0])
+
+    def _say(self, number: int) -> None:
+        if not self._said:
+            self._said = True
+            start = f"\n{SHOW_CURSOR}" if os.isatty(self._terminal) else ""
+            with suppress(OSError):
+                os.write(self._terminal, f"{start}qexport: error: {self._lines[number][1]}\n".encode())
+
+    def _forget(self) -> None:
+        """A fork has no thread that waits: signals end it as they end any process."""
+        signal.set_wakeup_fd(-1)
+        for number in self._lines:
+            if signal.getsignal(number) == self._hold:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def run_process(work: Callable[[], int]) -> int:
+    """Do the work of a whole process, interruptible from here to its last moment; return its exit code.
+
+    The process ends with the first exit function, which runs last: what the interpreter would take apart after that
+    takes up to a second, in which signals are lost.
+    """
+    codes: list[int] = []
+    atexit.register(_leave, codes)
+    Ending(os.dup(2)).watch()
+    codes.append(work())
+    return codes[0]
+
+
+def _leave(codes: list[int]) -> None:
+    if not codes:
+        return  # an exception that nobody caught: the interpreter shows it
+    code = codes[0]
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # nobody reads, or the disk is full
+        code = code or 1
+        if not isinstance(error, BrokenPipeError):
+            os.write(2, f"qexport: error: the output cannot be written ({error.strerror})\n".encode())
+    os._exit(code)
+
+
+def kill_children(seconds: float = 2.0) -> None:
+    """Kill every process that this one started, and theirs, and wait for its own to be gone (where there is /proc)."""
+    own = _children_of("self")
+    found = list(own)
+    for pid in found:
+        found += _children_of(str(pid))
+    for pid in found:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    limit = time.monotonic() + seconds
+    for pid in own:
+        with suppress(OSError):  # another thread has waited for it
+            while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < limit:
+                time.sleep(0.01)
+
+
+def _children_of(process: str) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):  # it is gone, or there is no /proc
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with suppress(OSError), open(f"/proc/{process}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    return found

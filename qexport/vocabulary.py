@@ -1,0 +1,66 @@
+"""What people type for formats, precisions and CPUs, and what it is called here."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from qexport.lowering.cpu import ARM, AVX2, VNNI
+
+FORMAT_ALIASES = {
+    "tflite": ("litert", "tf-lite", "tensorflow-lite", "tensorflowlite"),
+    "edgetpu": ("edge-tpu", "coral", "tensorflow-edge-tpu"),
+    "onnx": ("ort", "onnxruntime", "onnx-runtime"),
+    "openvino": ("ov", "openvino-ir"),
+    "tensorrt": ("engine", "trt", "tensor-rt"),
+}
+"""Format → other names of it: of Ultralytics' `format=`, of runtimes and packages, and short ones."""
+
+OTHER_FORMATS = (
+    *("torchscript", "coreml", "coreai", "saved-model", "pb", "tfjs", "paddle", "mnn", "ncnn", "imx", "rknn"),
+    *("executorch", "axelera", "deepx", "qnn", "hailo", "ascend", "xilinx"),
+)
+"""Formats of Ultralytics' export (8.4) that have no backend here."""
+
+PRECISION_ALIASES = {
+    "fp32": ("float32", "f32", "float", "single", "32"),
+    "fp16": ("float16", "f16", "half", "16"),
+    "int8": ("i8", "8", "w8a8"),
+    "int8-dynamic": ("dynamic", "int8-dyn", "dynamic-int8", "dynamic-range", "weights-only", "int8-weights", "w8"),
+    "int8-full": ("int8full", "full-int8", "full-integer", "int8-only", "integer"),
+    "w8a16": ("int16x8", "16x8", "int8-int16", "a16w8"),
+}
+
+CPU_ALIASES = {
+    "auto": ("native", "host", "this"),
+    VNNI: ("avx512-vnni", "avx512vnni", "avx-vnni", "avxvnni", "amx"),
+    AVX2: ("avx-2",),
+    ARM: ("arm64", "aarch64", "armv8", "neon"),
+}
+
+
+def plain(word: str) -> str:
+    """A word without what people write differently: "TF Lite", ".tf_lite" and "tf-lite" are one."""
+    return re.sub(r"[\s_.-]+", "-", word.strip().casefold()).strip("-")
+
+
+def canonical(word: str, aliases: Mapping[str, Iterable[str]], names: Iterable[str] = ()) -> str:
+    """The name that a word stands for, or the word as it is where nobody knows it.
+
+    Args:
+        names: further names that are right as they are.
+    """
+    if word in (*names, *aliases):
+        return word
+    known = {plain(name): name for name in (*aliases, *names)}
+    known |= {alias: name for name, others in aliases.items() for alias in others}
+    return known.get(plain(word), word)
+
+
+def closest(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The name that was probably meant, "" if none is near."""
+    known = {plain(name): name for name in names}
+    known |= {alias: name for name, others in (aliases or {}).items() if name in names for alias in others}
+    found = difflib.get_close_matches(plain(word), known, 1)
+    return known[found[0]] if found else ""
