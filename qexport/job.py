@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.data.choice import ALL, parse_count
 from qexport.errors import InputError, UsageError
 from qexport.lowering.cpu import KINDS
 from qexport.reporting.gate import BY_FIELD, check_measured
@@ -47,7 +48,8 @@ class ExportJob:
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
         batch: images in one run of the artifact.
         device: where calibration runs; only "cpu" so far.
-        fraction, calib_images: share and number of the calibration images to use.
+        fraction, calib_images: share and greatest number of the calibration images to use; 0 for all, None for
+            what `qexport.data.choice.limit_of` says.
         nms: build non-maximum suppression into the artifact.
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
         ranges: how activation ranges are chosen; None for what suits the precision, see `range_method`.
@@ -245,6 +247,8 @@ def _converted(name: str, value: Any) -> Any:
             return tuple(dict.fromkeys(_text(name).strip() for name in _sequence(names)))
         if name == "imgsz":
             return _image_size(value)
+        if name == "calib_images":
+            return parse_count(value)
         if name in PATHS:
             return Path(value)
         if name in BY_FIELD:
@@ -257,6 +261,8 @@ def _converted(name: str, value: Any) -> Any:
 
 
 def _wanted(name: str, kind: str) -> str:
+    if name == "calib_images":
+        return f"a whole number, or {ALL}"
     if name in BY_FIELD:
         return BY_FIELD[name].wanted
     words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
@@ -300,7 +306,6 @@ def _image_size(value: Any) -> tuple[int, int]:
 def _check(job: ExportJob) -> None:
     """Refuse what no model could make possible."""
     _check_range("fraction", 0 < job.fraction <= 1, job.fraction, "more than 0 and at most 1")
-    _check_range("calib-images", job.calib_images is None or job.calib_images > 0, job.calib_images, "1 or more")
     _check_range("batch", job.batch > 0, job.batch, "1 or more")
     _check_range("threads", job.threads > 0, job.threads, "1 or more")
     _check_range("opset", job.opset is None or job.opset in OPSETS, job.opset, f"{OPSETS[0]} to {OPSETS[-1]}")

@@ -30,7 +30,7 @@ EPILOG = (
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), "
+    "4 package missing, 5 conversion, 6 verification, 7 written but not measured, 8 engine not built (TensorRT, Edge TPU), "
     "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
@@ -68,7 +68,9 @@ def export_command(
     fraction: Annotated[
         float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
     ] = None,
-    calib_images: Annotated[int | None, _option("At most this many calibration images.", "--calib-images")] = None,
+    calib_images: Annotated[
+        str | None, _option("At most this many calibration images, or all. Default: 512.", "--calib-images")
+    ] = None,
     nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
     head: Annotated[
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
@@ -171,7 +173,9 @@ def formats() -> None:
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
-    """Run a job, show its report, and return the exit code: that of the first format that failed, the gate's, or 0."""
+    """Run a job, show its report, and return the exit code: that of the first format or measurement that failed, the gate's,
+    or 0.
+    """
     from qexport.checkpoints.offline import quiet_libraries
     from qexport.data.inputs import check_paths
     from qexport.lowering.second_process import formats_apart, second_process
@@ -189,13 +193,16 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     if as_json:
         print(to_json(report), end="")
     elif not quiet:
-        print_report(report, job.page or job.report_json, Console())
+        print_report(report, job.page or Path(report.saved), Console())
     for failure in report.failures:
         fail(f"{failure.format}: {failure.reason}", failure.exit_code)
+    for each in report.unmeasured:
+        fail(f"{each.artifact or 'run'}: {each.text}", each.exit_code)
     broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
     for rule in broken:
         fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
-    codes = (*(failure.exit_code for failure in report.failures), *([GateError.exit_code] if broken else []))
+    lost = *(each.exit_code for each in report.failures), *(each.exit_code for each in report.unmeasured)
+    codes = (*lost, *([GateError.exit_code] if broken else []))
     return next(iter(codes), 0)
 
 

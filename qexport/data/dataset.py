@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.errors import InputError, UsageError
+from qexport.errors import InputError
 
 SPLITS = ("train", "val", "test", "minival")
 # The list of ultralytics.data.utils.IMG_FORMATS, repeated so that reading a YAML does not import torch.
@@ -157,33 +157,6 @@ def overlap(a: Sequence[Path], b: Sequence[Path]) -> tuple[Path, ...]:
         if _digest(image) in digests[size]:
             shared.append(image)
     return tuple(shared)
-
-
-def take(images: Sequence[Path], fraction: float = 1.0, count: int | None = None, seed: int = 0) -> tuple[Path, ...]:
-    """An evenly spread subset, in order, the same on every run.
-
-    Args:
-        images: what to choose from.
-        fraction: share to keep, more than 0 and at most 1; at least one image stays.
-        count: at most this many images; None for no limit.
-        seed: shifts the choice; another seed picks other images as evenly.
-
-    Raises:
-        UsageError: `fraction` or `count` is out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"--fraction {fraction} is out of range", "give more than 0 and at most 1")
-    if count is not None and count < 1:
-        raise UsageError(f"--calib-images {count} is out of range", "give 1 or more")
-    total = len(images)
-    if total == 0:
-        return ()
-    kept = max(1, round(total * fraction))
-    if count is not None:
-        kept = min(kept, count)
-    # One image from each of `kept` equal stretches: whole numbers, so no platform rounds differently.
-    offset = (total // 2 + seed) % total
-    return tuple(images[(i * total + offset) // kept] for i in range(kept))
 
 
 def fingerprint(images: Sequence[Path]) -> str:

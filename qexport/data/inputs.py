@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexport.data.dataset import Dataset, image_list, overlap, take
+from qexport.data.choice import limit_of, take
+from qexport.data.dataset import Dataset, image_list, overlap
 from qexport.data.evaluation_set import label_path
 from qexport.data.resolve import resolve_data
 from qexport.errors import InputError
@@ -21,6 +22,8 @@ class RunImages:
         evaluation_data: the data set that the evaluation images belong to.
         both: evaluation images that are calibrated on, too.
         data: the data set that the calibration images belong to.
+        available: how many images the calibration images were chosen from.
+        notes: what was left out of the images, in one line each.
     """
 
     calibration: tuple[Path, ...] = ()
@@ -28,6 +31,8 @@ class RunImages:
     evaluation_data: Dataset | None = None
     both: tuple[Path, ...] = ()
     data: Dataset | None = None
+    available: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def any(self) -> tuple[Path, ...]:
@@ -47,17 +52,20 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     """
     data = resolve_data(job.data) if job.data else None
     calibration: tuple[Path, ...] = ()
+    available = 0
     if data and (job.calibrates or job.no_eval):
-        calibration = take(image_list(data, "train"), job.fraction, job.calib_images)
+        every = image_list(data, "train")
+        calibration, available = take(every, job.fraction, limit_of(job.calib_images, job.fraction)), len(every)
     if job.no_eval:
-        return RunImages(calibration, data=data)
+        return RunImages(calibration, data=data, available=available)
     evaluation_data = resolve_data(job.eval_data) if job.eval_data else data
     if evaluation_data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
     if not labelled:
         split = "val" if "val" in evaluation_data.splits else "train"
         evaluation = image_list(evaluation_data, split)
-        return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))
+        both = overlap(evaluation, calibration)
+        return RunImages(calibration, evaluation, evaluation_data, both, available=available)
     evaluation = image_list(evaluation_data, "val")
     places = [label_path(image, evaluation_data.labels) for image in evaluation]
     if not evaluation_data.by_folder and not any(place.is_file() for place in places):
@@ -65,7 +73,8 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
             f"no label files for the images of {evaluation_data.yaml} (looked for {places[0]})",
             "accuracy needs labels: give --eval-data with labels, or --no-eval",
         )
-    return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration), data)
+    both = overlap(evaluation, calibration)
+    return RunImages(calibration, evaluation, evaluation_data, both, data, available)
 
 
 def check_paths(job: ExportJob) -> None:
