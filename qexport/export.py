@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
@@ -51,7 +50,9 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         path = resolve_model(job.model)
         if ask:
             ask(ReadSource(job, path, images.any))
-        source = read_source(job, path, images.any, partial(check_data, images=images))
+        notes: list[str] = []
+        source = read_source(job, path, images.any, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
+        images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
             _check_baseline(baseline, source, images)
     model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)

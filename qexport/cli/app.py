@@ -30,7 +30,8 @@ EPILOG = (
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 7 written but not measured, 8 engine not built (TensorRT, Edge TPU), "
+    "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
+    "8 engine not built (TensorRT, Edge TPU), "
     "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
@@ -173,9 +174,7 @@ def formats() -> None:
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
-    """Run a job, show its report, and return the exit code: that of the first format or measurement that failed, the gate's,
-    or 0.
-    """
+    """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.checkpoints.offline import quiet_libraries
     from qexport.data.inputs import check_paths
     from qexport.lowering.second_process import formats_apart, second_process

@@ -35,11 +35,12 @@ def limit_of(count: int | None, fraction: float) -> int | None:
     return count or None
 
 
-def chosen(calibrated: int, available: int) -> str:
-    """Say that not all images were taken; "" where they were."""
-    if not calibrated or calibrated >= available:
+def note_of(count: int | None, fraction: float, available: int) -> str:
+    """Say that the limit is ours, where nobody set one; "" where it leaves nothing out."""
+    limit = limit_of(count, fraction)
+    if count is not None or limit is None or available <= limit:
         return ""
-    return f"{calibrated} of {available} images, evenly chosen; --calib-images {ALL} takes all"
+    return f"calibrated on {limit} of {available} images, evenly chosen; --calib-images {ALL} takes all"
 
 
 def take(images: Sequence[Path], fraction: float = 1.0, count: int | None = None, seed: int = 0) -> tuple[Path, ...]:

@@ -144,7 +144,8 @@ def _accuracies(
         attempt(missing, "accuracy", *(item.artifact.path for item in scored)),
         tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
     ):
-        data = make_evaluation_set(images.evaluation_data, images.evaluation, Path(scratch) / "data")
+        place = Path(scratch) / "data"
+        data = make_evaluation_set(images.evaluation_data, images.evaluation, place, images.classes)
         for item in scored:
             path = item.artifact.path
             with attempt(missing, "accuracy", path):

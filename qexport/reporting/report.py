@@ -16,9 +16,9 @@ from qexport import __version__
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.checkpoints.source import Source
-from qexport.data.choice import chosen
+from qexport.data.classes import class_numbers
 from qexport.data.data_check import mismatch
-from qexport.data.dataset import fingerprint
+from qexport.data.dataset import Dataset, fingerprint
 from qexport.data.inputs import RunImages
 from qexport.errors import QexportError
 from qexport.files import write_text
@@ -381,11 +381,15 @@ def _run_warnings(
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
     found += images.notes
-    if taken := chosen(len(images.calibration), images.available):
-        found.append(f"calibrated on {taken}")
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data
-    if data is not None and checkpoint.task and list(data.names.values()) != list(checkpoint.names.values()):
+    if data is not None and checkpoint.task and not _same_classes(checkpoint, data):
         found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
     return tuple(found)
+
+
+def _same_classes(checkpoint: Checkpoint, data: Dataset) -> bool:
+    """Whether classes are called the same; folders of classes are matched by name, so that some may be missing."""
+    own, theirs = list(checkpoint.names.values()), list(data.names.values())
+    return set(class_numbers(data, checkpoint.names)) <= set(own) if data.by_folder else own == theirs

@@ -194,7 +194,8 @@ def _accuracy(
 
     images = image_list(data, "val")
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        linked = make_evaluation_set(data, images, Path(scratch) / "data")
+        names = dict(enumerate(report["model"].get("names") or ()))
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
         scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
     notes = accuracy_warnings(scored.images, scored.unread, 0)
     metric = SCORING[report["model"]["task"]].names[0]
