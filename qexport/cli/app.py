@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -19,7 +20,8 @@ from rich.progress import Progress as Bar
 
 from qexport import __version__
 from qexport.cli.report import report_command
-from qexport.errors import GateError, QexportError
+from qexport.errors import GateError, InputError, QexportError
+from qexport.temporary import temporary_files
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
@@ -35,6 +37,7 @@ EPILOG = (
     "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -182,7 +185,11 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     quiet_libraries()
     check_paths(job)
     beside = second_process() if formats_apart(job) else nullcontext()
-    with library_output() as terminal, _progress(terminal, hidden=quiet or as_json) as progress, beside as ask:
+    with (
+        library_output(job.folder) as terminal,
+        _progress(terminal, hidden=quiet or as_json) as progress,
+        beside as ask,
+    ):
         from qexport.export import export
 
         report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
@@ -226,13 +233,22 @@ def captured_stderr() -> Iterator[tuple[Console, Path]]:
 
 
 @contextmanager
-def library_output() -> Iterator[Console]:
-    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise."""
-    with captured_stderr() as (terminal, log):
+def library_output(folder: Path = Path()) -> Iterator[Console]:
+    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise.
+
+    Args:
+        folder: for temporary files where the usual one cannot be written.
+    """
+    with temporary_files(folder), captured_stderr() as (terminal, log):
         try:
             yield terminal
         except QexportError:
             raise
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+            place = error.filename or tempfile.gettempdir()
+            raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
         except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
             raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
 
@@ -324,8 +340,12 @@ def fail(line: str, code: int) -> int:
 
 def _unexpected(error: Exception, output: str) -> int:
     """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
-    with tempfile.NamedTemporaryFile("w", prefix="qexport-", suffix=".log", delete=False, encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
-        log.write(output)
     first = next(iter(str(error).splitlines()), "")
-    return fail(f"unexpected {type(error).__name__}: {first[:200]} (report it with {log.name})", 1)
+    line = f"unexpected {type(error).__name__}: {first[:200]}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="qexport-", suffix=".log", delete=False, encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+            log.write(output)
+    except OSError as full:
+        return fail(f"{line} (no log of it could be written: {full.strerror})", 1)
+    return fail(f"{line} (report it with {log.name})", 1)
