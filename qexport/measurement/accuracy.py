@@ -206,7 +206,7 @@ class _Recorder:
         self.latest = [Path(file).name for file in batch["im_file"]]
         for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
             if name in self.links:
-                self.found[name] = found_in(self.links[name], found, batch, index)
+                self.found[name] = found_in(self.links[name], found, batch, index, TRUTH_CONFIDENCE)
             keep = found["conf"] >= TRUTH_CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:
