@@ -19,7 +19,7 @@ from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.source import Source
 from qexport.clock import Clock
 from qexport.data.inputs import RunImages
-from qexport.errors import InputError, QexportError
+from qexport.errors import InputError
 from qexport.job import ExportJob
 from qexport.lowering.lower import Written
 from qexport.measurement.attempt import Unmeasured, attempt
@@ -54,7 +54,7 @@ def measure_run(
     if job.report_json == job.folder / REPORT:
         keep_report(job.folder, names)
     _write_manifests(source, table, written, report, None)
-    with suppress(QexportError):  # the report that comes last says so
+    with attempt([], REPORT):  # the report that comes last says so
         save_report(replace(report, warnings=(*report.warnings, UNFINISHED)), job.report_json)
     task = source.checkpoint.task
     figures = measure(job, task, source.program, images, written, clock, missing)
@@ -141,7 +141,7 @@ def publish(report: Report, job: ExportJob, baseline: SavedReport | None) -> Rep
     """Judge and save a report and render its other forms; one that fails does not lose the others."""
     report = judged(report, job, baseline)
     missing: list[Unmeasured] = []
-    with attempt(missing, "report.json"):
+    with attempt(missing, REPORT):
         save_report(report, job.report_json)
         if job.page:
             with attempt(missing, "page"):
@@ -151,9 +151,8 @@ def publish(report: Report, job: ExportJob, baseline: SavedReport | None) -> Rep
         write_summary(job, content)
     with attempt(missing, "junit"):
         write_junit(job, content)
-    if not missing:
-        return report
     report = _with_missing(report, missing)
-    with suppress(QexportError):  # it is among what is missing
-        save_report(report, job.report_json)
+    if missing and not any(each.what == REPORT for each in missing):
+        with attempt([], REPORT):  # the one before is there
+            save_report(report, job.report_json)
     return report

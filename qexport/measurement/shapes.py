@@ -14,6 +14,8 @@ MAX_POLYGONS = 3
 """Of one mask, the largest parts."""
 MAX_CORNERS = 24
 """Of one polygon: it is drawn a few hundred pixels wide."""
+HALF = 127
+"""Grey above which an enlarged mask is set."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,19 @@ def _seen(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _outline(mask: Tensor, batch: Mapping[str, Any], index: int) -> Shape:
+    """A mask's outline; masks of a quarter of the input's size are made as large first, for pixels have no edges."""
     import cv2
     import torch
 
-    pixels = mask.cpu().numpy().astype(np.uint8)
-    found, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    largest = sorted(found, key=cv2.contourArea, reverse=True)[:MAX_POLYGONS]
     height, width = batch["img"].shape[2:]
-    scale = torch.tensor([width / pixels.shape[1], height / pixels.shape[0]])
+    grey = cv2.resize(mask.cpu().numpy().astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR)
+    found, _ = cv2.findContours((grey > HALF).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = []
-    for contour in (simplified(np.asarray(each)) for each in largest if len(each) > 2):
-        corners = torch.from_numpy(contour.reshape(-1, 2).astype(np.float32)) * scale
-        polygons.append(_scaled(corners, batch, index).round().numpy().astype(np.int32))
+    for each in sorted(found, key=cv2.contourArea, reverse=True)[:MAX_POLYGONS]:
+        contour = simplified(np.asarray(each)).reshape(-1, 2).astype(np.float32)
+        if len(contour) > 2:
+            scaled = _scaled(torch.from_numpy(contour + 0.5), batch, index)
+            polygons.append(scaled.round().numpy().astype(np.int32))
     return Shape(tuple(polygons))
 
 
