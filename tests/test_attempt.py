@@ -188,6 +188,7 @@ def few(tmp_path: Path) -> str:
     return str(place)
 
 
+@pytest.mark.slow
 def test_a_run_with_failing_steps_leaves_everything_else(
     few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,3 +248,22 @@ def test_every_step_after_measuring_may_fail_alone(
     assert set(done) == expected - ({"write_page"} if step == "save_report" else set())
     assert [each.reason for each in made.unmeasured] == [REASONS[fault][0]]
     assert made.unmeasured[0].text in made.warnings
+
+
+def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the user, or by the system for want of memory: manifests and report are there before anything is measured."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "measure", interrupted)
+    monkeypatch.setattr(publish, "make_manifest", lambda *_: {"artifact": "a.onnx"})
+    source: Any = SimpleNamespace(
+        job=ExportJob("a.pt", out=tmp_path), checkpoint=SimpleNamespace(task="detect"), program=None
+    )
+    begun = Report("qexport", {}, None, None, (), {}, 2)
+    with pytest.raises(KeyboardInterrupt):
+        publish.measure_run(source, RunImages(), None, [written(str(tmp_path / "a.onnx"))], begun, Clock(Silent()))
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["warnings"] == ["the run ended before everything was measured"]
+    assert json.loads((tmp_path / "a.onnx.manifest.json").read_text(encoding="utf-8")) == {"artifact": "a.onnx"}

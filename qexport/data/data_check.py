@@ -58,7 +58,9 @@ def mismatch(checkpoint: Checkpoint, data: Dataset) -> str:
     """What does not fit between a model and a data set's description, "" if nothing is known to."""
     if not checkpoint.task:  # of an ONNX file nobody may know what labels would mean
         return ""
-    if data.by_folder and checkpoint.task == "classify":
+    if data.by_folder:
+        if checkpoint.task != "classify":
+            return f"{data.yaml} is for classification, {checkpoint.path} is a {checkpoint.task} model"
         return "" if class_numbers(data, checkpoint.names) else _other_classes(checkpoint, data)
     if data.names and len(data.names) != len(checkpoint.names):
         return f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}"
