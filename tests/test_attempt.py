@@ -25,7 +25,7 @@ from qexport.data.inputs import RunImages
 from qexport.errors import InputError, MeasurementError
 from qexport.job import ExportJob
 from qexport.lowering.lower import Written
-from qexport.measurement import evidence, measure
+from qexport.measurement import accuracy, evidence, measure
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.measure import Figures
@@ -193,12 +193,11 @@ def test_a_run_with_failing_steps_leaves_everything_else(
     few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One file's evaluation, the page and the samples fail; the other file is scored, and all is on disk."""
-    evaluate = measure.evaluate
 
     def scored(path: Path, *more: Any) -> Accuracy:
         if path.suffix != ".onnx":
             raise RuntimeError("the validator has a fault")
-        return evaluate(path, *more)
+        return accuracy.evaluate(path, *more)
 
     monkeypatch.setattr(measure, "evaluate", scored)
     monkeypatch.setattr(publish, "take_samples", failing(ValueError("no samples today")))
@@ -236,10 +235,17 @@ def test_every_step_after_measuring_may_fail_alone(
 ) -> None:
     report = Report("qexport", {}, None, None, (), {}, 2)
     done: list[str] = []
-    for name in ("save_report", "write_page", "write_summary", "write_junit"):
-        monkeypatch.setattr(publish, name, lambda *_, name=name: done.append(name))
-    monkeypatch.setattr(publish, "check", lambda *_: done.append("check") or ())
-    monkeypatch.setattr(publish, "compare", lambda *_: done.append("compare") or ((), ()))
+
+    def noting(name: str, answer: Any = None) -> Callable[..., Any]:
+        def note(*_: Any) -> Any:
+            done.append(name)
+            return answer
+
+        return note
+
+    answers = {"check": (), "compare": ((), ())}
+    for name in ("save_report", "write_page", "write_summary", "write_junit", "check", "compare"):
+        monkeypatch.setattr(publish, name, noting(name, answers.get(name)))
     monkeypatch.setattr(publish, step, failing(FAULTS[fault]))
     baseline: Any = SimpleNamespace(path=Path("b.json"), sha256="", content={})
     job = ExportJob("a.pt", out=tmp_path, report=tmp_path / "page.html", no_eval=True)

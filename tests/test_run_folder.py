@@ -168,13 +168,30 @@ def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", refuse)
     from qexport import run_folder as module
 
-    taken: list[Callable[[], None] | None] = []
-    monkeypatch.setattr(module, "_lock_file", lambda folder: taken.append(None) or (lambda: None))
+    taken: list[Path] = []
+
+    def lock(folder: Path) -> Callable[[], None]:
+        taken.append(folder)
+        return lambda: None
+
+    monkeypatch.setattr(module, "_lock_file", lock)
     assert chosen(ExportJob("best.pt", out=tmp_path), OWN) == tmp_path
-    assert len(taken) == 1
+    assert taken == [tmp_path]
 
 
 QUICK = ("--imgsz", "64", "--no-eval", "--no-latency", "--quiet", "--data", DATA, "--calib-images", "2")
+
+
+def test_a_locked_file_is_waited_for_and_unlocked(tmp_path: Path) -> None:
+    from qexport.run_folder import _lock_file
+
+    release = _lock_file(tmp_path)
+    assert release is not None
+    assert _lock_file(tmp_path) is None
+    release()
+    again = _lock_file(tmp_path)
+    assert again is not None
+    again()
 
 
 @pytest.mark.slow

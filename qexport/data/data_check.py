@@ -65,8 +65,7 @@ def mismatch(checkpoint: Checkpoint, data: Dataset) -> str:
     if data.names and len(data.names) != len(checkpoint.names):
         return f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}"
     if not data.yaml.is_file() or data.yaml.suffix == ".txt":
-        folders = data.by_folder or not data.names  # images alone are for any task
-        return "" if folders and (checkpoint.task == "classify") >= data.by_folder else _for_another(checkpoint, data)
+        return ""  # images alone are for any task
     if checkpoint.task == "classify":
         return f"{data.yaml} is a YAML, and {checkpoint.path} is a classifier: its data are folders of classes"
     if data.channels != checkpoint.channels:
@@ -84,10 +83,6 @@ def _other_classes(checkpoint: Checkpoint, data: Dataset) -> str:
     shown = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
     counts = f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}"
     return f"{counts} (no class of it: {shown})" if other else counts
-
-
-def _for_another(checkpoint: Checkpoint, data: Dataset) -> str:
-    return f"{data.yaml} is for classification, {checkpoint.path} is a {checkpoint.task} model"
 
 
 def _keypoints(checkpoint: Checkpoint) -> tuple[int, ...] | None:

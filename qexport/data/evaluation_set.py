@@ -37,7 +37,8 @@ def make_evaluation_set(
     """Link `images` and their labels below `folder`.
 
     Args:
-        names: the model's classes, which folders of classes are matched with; None for the data set's own.
+        names: the model's classes, which folders of classes are matched with, and which are meant where the data set
+            has no names; None for the data set's own.
     """
     if dataset.by_folder:
         return _folders_of_classes(dataset, images, folder, class_numbers(dataset, names or dataset.names))
@@ -55,7 +56,7 @@ def make_evaluation_set(
         "path": str(folder),
         "train": "images",
         "val": "images",
-        "names": dict(dataset.names),
+        "names": dict(dataset.names or names or {}),
         "channels": dataset.channels,
         **({"kpt_shape": list(dataset.kpt_shape)} if dataset.kpt_shape else {}),
     }
