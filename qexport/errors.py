@@ -6,6 +6,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
+├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why
 ├── EngineNotBuiltError exit 8   the graph is written, the engine for it could not be built here
 └── GateError           exit 9   all is written, but a figure breaks a rule of the gate or is worse than the baseline's
 """
@@ -57,6 +58,12 @@ class VerificationError(QexportError):
     """The written artifact differs from its plan or from the simulated program."""
 
     exit_code = 6
+
+
+class MeasurementError(QexportError):
+    """Artifacts are written and verified, but something about them could not be measured."""
+
+    exit_code = 7
 
 
 class EngineNotBuiltError(QexportError):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from qexport.backends import Backend, EngineBuilder, find_backend, find_class
@@ -20,21 +18,15 @@ from qexport.data.dataset import fingerprint
 from qexport.data.inputs import RunImages, select_images
 from qexport.data.resolve import resolve_model
 from qexport.errors import InputError, QexportError
-from qexport.files import make_folder
 from qexport.job import ExportJob
 from qexport.lowering.lower import Written, build_engine, write_calibrated, write_float
 from qexport.lowering.second_process import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
-from qexport.measurement.evidence import gather
-from qexport.measurement.measure import measure
 from qexport.progress import Progress
-from qexport.reporting.baseline import compare, refuse_other
-from qexport.reporting.gate import Gate, bounds_of, check
-from qexport.reporting.page import write_page
-from qexport.reporting.renderings import write_renderings
-from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry, save_report, to_json
+from qexport.publish import measure_run, publish
+from qexport.reporting.baseline import refuse_other
+from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry
 from qexport.reporting.saved_report import SavedReport, read_report
-from qexport.verification.manifest import make_manifest, write_manifest
-from qexport.verification.samples import FILE, save_samples, take_samples
+from qexport.run_folder import Model, run_folder
 
 Pending = dict[tuple[str, str], "Future[Written]"]
 """What a second process was asked to write, by format and precision."""
@@ -42,6 +34,8 @@ Pending = dict[tuple[str, str], "Future[Written]"]
 
 def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | None = None) -> Report:
     """Do one run and return its report, which is also saved.
+
+    What cannot be measured or rendered is in the report with its reason; what was written stays.
 
     Args:
         ask: a second process, where the caller has one, that writes `formats_apart(job)` beside this one.
@@ -56,63 +50,37 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         path = resolve_model(job.model)
         if ask:
             ask(ReadSource(job, path, images.any))
-        source = read_source(job, path, images.any, partial(check_data, images=images))
+        notes: list[str] = []
+        source = read_source(job, path, images.any, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
+        images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
             _check_baseline(baseline, source, images)
-        make_folder(job.folder)
+    model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)
+    with run_folder(job, model, progress) as folder:
+        placed = replace(source, job=replace(job, out=folder))
+        table, written, failures = _written(placed, images, ask, clock)
+        begun = make_report(placed, command, table, images, written, {}, clock.seconds, failures)
+        measured = measure_run(placed, images, table, written, begun, clock)
+        return publish(measured, placed.job, baseline)
+
+
+def _written(
+    source: Source, images: RunImages, ask: Ask | None, clock: Clock
+) -> tuple[CalibrationTable | None, list[Written], list[tuple[str, QexportError]]]:
+    """Calibrate and write every format."""
+    job = source.job
     pending = _ask_for_float(job, ask) if ask else {}
     table = _table(source, images, clock) if job.calibrates else None
     if ask and len(job.format) > 1:
-        pending |= {
-            (name, job.precision): ask(WriteArtifact(name, job.precision, table)) for name in formats_apart(job)
-        }
-    written, failures = _write_all(source, table, pending, clock)
-    figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
-    evidence = gather(source.program, source.checkpoint.task, table, written, figures, clock)
-    _save_samples(source, written, clock)
-    report = make_report(source, command, table, images, written, figures, clock.seconds, failures, evidence)
-    for item in written:
-        manifest = make_manifest(source, item, table, report.environment, command)
-        write_manifest(manifest, item.artifact.path)
-    report = judged(report, job, baseline)
-    save_report(report, job.report_json)
-    if job.page:
-        write_page(job.report_json, job.page)
-    write_renderings(job, json.loads(to_json(report)))
-    return report
-
-
-def judged(report: Report, job: ExportJob, baseline: SavedReport | None) -> Report:
-    """Check the job's rules, and compare with an earlier run where there is one."""
-    content = json.loads(to_json(report))
-    outcomes = check(content, bounds_of(job), job.precision)
-    if baseline:
-        compared, warnings = compare(content, baseline.content, job.precision)
-        outcomes += compared
-        origin = {"path": str(baseline.path), "sha256": baseline.sha256}
-        report = replace(report, baseline=origin, warnings=(*report.warnings, *warnings))
-    return replace(report, gate=Gate(all(each.passed for each in outcomes), outcomes)) if outcomes else report
+        for name in formats_apart(job):
+            pending[name, job.precision] = ask(WriteArtifact(name, job.precision, table, job.folder))
+    return table, *_write_all(source, table, pending, clock)
 
 
 def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) -> None:
     job, checkpoint = source.job, source.checkpoint
     evaluation = None if job.no_eval else evaluation_entry(job, checkpoint.task, images)
     refuse_other(baseline, job, model_entry(checkpoint, source.program), evaluation)
-
-
-def _save_samples(source: Source, written: Sequence[Written], clock: Clock) -> None:
-    """Keep what each artifact that runs here finds in a few images."""
-    with clock.step("samples", "Keeping samples"):
-        paths = {item.artifact.path: item.backend for item in written if item.runs_here}
-        runners = {
-            path.name: partial(backend.runner, path, source.job.threads)  # one at a time in memory
-            for path, backend in paths.items()
-        }
-        samples, place = take_samples(source.program, source.samples, runners), source.job.folder / FILE
-        if samples:
-            save_samples(samples, place)
-        else:
-            place.unlink(missing_ok=True)  # those of an earlier run say nothing of these files
 
 
 def knows_task(job: ExportJob) -> bool:
@@ -127,7 +95,7 @@ def knows_task(job: ExportJob) -> bool:
 def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:
     """FP32 files need no calibration: the second process starts with them."""
     wanted = (name for name in formats_apart(job) if job.compares(find_class(name).timed))
-    return {(name, "fp32"): ask(WriteArtifact(name, "fp32")) for name in wanted}
+    return {(name, "fp32"): ask(WriteArtifact(name, "fp32", folder=job.folder)) for name in wanted}
 
 
 def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:

@@ -42,7 +42,8 @@ class ExportJob:
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
         batch: images in one run of the artifact.
         device: where calibration runs; only "cpu" so far.
-        fraction, calib_images: share and number of the calibration images to use.
+        fraction, calib_images: share and greatest number of the calibration images to use; 0 for all, None for
+            what `qexport.data.choice.limit_of` says.
         nms: build non-maximum suppression into the artifact.
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
         ranges: how activation ranges are chosen; None for what suits the precision, see `range_method`.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qexport.data.choice import ALL, parse_count
 from qexport.errors import UsageError
 from qexport.lowering.cpu import choices
 from qexport.reporting.gate import BY_FIELD
@@ -42,6 +43,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
 
 
 def _wanted(name: str, kind: str) -> str:
+    if name == "calib_images":
+        return f"a whole number, or {ALL}"
     if name in BY_FIELD:
         return BY_FIELD[name].wanted
     words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
@@ -103,6 +106,7 @@ def _image_size(value: Any) -> tuple[int, int]:
 
 
 BY_NAME: Mapping[str, Callable[[Any], Any]] = {
+    "calib_images": parse_count,
     "imgsz": _image_size,
     "format": _formats,
     "cpu": _cpu,

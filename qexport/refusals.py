@@ -124,7 +124,6 @@ def _another_cpu(job: ExportJob) -> bool:
 
 RANGES = (
     Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
-    Range("calib-images", lambda value: value > 0, "1 or more"),
     Range("batch", lambda value: value > 0, "1 or more"),
     Range("threads", lambda value: value > 0, "1 or more"),
     Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qexport.data import dataset as module
-from qexport.data.dataset import fingerprint, image_list, load_dataset, overlap, take
+from qexport.data.choice import take
+from qexport.data.dataset import fingerprint, image_list, load_dataset, overlap
 from qexport.errors import InputError, UsageError
 
 

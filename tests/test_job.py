@@ -210,7 +210,7 @@ def test_formats_are_a_list_or_separated_by_commas(given: object, formats: tuple
     [
         ("batch", "two", "a whole number"),
         ("threads", [1], "a whole number"),
-        ("calib_images", "many", "a whole number"),
+        ("calib_images", "many", "a whole number, or all"),
         ("fraction", "half", "a number"),
         ("int8", "yes", "true or false"),
         ("no_eval", 1, "true or false"),

@@ -38,7 +38,8 @@ from qexport.checkpoints.offline import quiet_libraries
 quiet_libraries()
 from qexport.calibration.calibrate import calibrate
 from qexport.checkpoints.checkpoint import load_checkpoint
-from qexport.data.dataset import image_list, load_dataset, take
+from qexport.data.choice import take
+from qexport.data.dataset import image_list, load_dataset
 from qexport.programs.heads import split_head
 from qexport.programs.program import capture
 size = (320, 320)

@@ -11,7 +11,7 @@ from reports import FEW, RESTLESS, accuracy, artifact, report
 
 from qexport.job import make_job
 from qexport.reporting.junit import to_junit
-from qexport.reporting.renderings import STEP_SUMMARY, write_renderings
+from qexport.reporting.renderings import STEP_SUMMARY, write_junit, write_summary
 from qexport.reporting.summary import MARK, to_markdown
 
 ALLOWED = {
@@ -194,9 +194,11 @@ def test_the_step_summary_is_added_to_and_another_file_replaced(
     summary.write_text("before\n")
     job = make_job({"model": "a.pt", "no_eval": True, "summary": summary, "junit": tmp_path / "junit.xml"})
     monkeypatch.setenv(STEP_SUMMARY, str(summary))
-    write_renderings(job, report())
+    write_summary(job, report())
+    write_junit(job, report())
     assert summary.read_text() == f"before\n{to_markdown(report())}"
     monkeypatch.setenv(STEP_SUMMARY, str(tmp_path / "another.md"))
-    write_renderings(job, report())
+    write_summary(job, report())
+    write_junit(job, report())
     assert summary.read_text() == to_markdown(report())
     assert (tmp_path / "junit.xml").read_text() == to_junit(report())

@@ -21,9 +21,9 @@ from reports import accuracy, artifact, report
 
 from qexport.cli.app import main
 from qexport.data.dataset import fingerprint, load_dataset
-from qexport.export import judged
 from qexport.job import make_job
 from qexport.planning.plan import load_plan
+from qexport.publish import judged
 from qexport.reporting.report import Report
 from qexport.reporting.saved_report import SavedReport, read_report
 from qexport.verification.samples import Layout, Samples, load_samples, save_samples, shared

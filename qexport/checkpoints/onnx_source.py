@@ -102,8 +102,13 @@ def chosen_size(job: ExportJob, file: OnnxFile, says: Described | None) -> tuple
     fixed = all(file.imgsz)
     if job.imgsz is None and not fixed and says is None:
         raise UsageError(f"{file.path} takes images of any size", "add --imgsz")
-    own = file.imgsz if fixed or says is None else says.imgsz
-    wanted = job.imgsz or own
+    if job.imgsz is None:
+        said = says.imgsz if says and not fixed else file.imgsz
+        step = says.stride if says else 1
+        each = ((size or -(-other // step) * step) for size, other in zip(file.imgsz, said, strict=True))
+        height, width = each
+        return height, width
+    wanted = job.imgsz
     for size, asked in zip(file.imgsz, wanted, strict=True):
         if size and size != asked:
             raise UsageError(

@@ -56,17 +56,35 @@ def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:
     return checkpoint
 
 
+def chosen_size(job: ExportJob, checkpoint: Checkpoint) -> tuple[int, int]:
+    """Height and width: those that the job asks for, or what the model was trained at.
+
+    Training takes the next multiple of the stride, whatever its arguments say, and so does this.
+
+    Raises:
+        UsageError: the size that was asked for does not suit the model.
+        InputError: the checkpoint says nothing sensible.
+    """
+    stride = checkpoint.stride
+    if job.imgsz is None:
+        trained = checkpoint.imgsz
+        if trained < 1:
+            raise InputError(f"{checkpoint.path} says that it was trained at {trained} pixels", "add --imgsz")
+        return (-(-trained // stride) * stride,) * 2
+    if any(size % stride for size in job.imgsz):
+        nearest = " ".join(str(-(-size // stride) * stride) for size in job.imgsz)
+        asked = "x".join(map(str, job.imgsz))
+        raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
+    return job.imgsz
+
+
 def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
     """Capture the float program at the size that the job asks for, or the one that the model was trained at.
 
     Raises:
         UsageError: the size does not suit the model.
     """
-    imgsz, stride = job.imgsz or (checkpoint.imgsz, checkpoint.imgsz), checkpoint.stride
-    if any(size % stride for size in imgsz):
-        nearest = " ".join(str(-(-size // stride) * stride) for size in imgsz)
-        asked = "x".join(map(str, imgsz))
-        raise UsageError(f"--imgsz {asked} is not a multiple of the model's stride {stride}", f"use {nearest}")
+    imgsz = chosen_size(job, checkpoint)
     if checkpoint.task == "classify":
         return capture(
             classifier(checkpoint.module, job.head, job.nms), imgsz, job.batch, checkpoint.channels, job.dynamic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -19,9 +20,10 @@ from rich.console import Console
 
 from qexport import __version__
 from qexport.cli.report import report_command
-from qexport.errors import GateError, QexportError
+from qexport.errors import GateError, InputError, QexportError
 from qexport.scratch import scratch_folder
 from qexport.targets import TARGETS
+from qexport.temporary import temporary_files
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
@@ -31,10 +33,12 @@ EPILOG = (
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 8 engine not built (TensorRT, Edge TPU), "
+    "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
+    "8 engine not built (TensorRT, Edge TPU), "
     "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -67,7 +71,9 @@ def export_command(
     fraction: Annotated[
         float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
     ] = None,
-    calib_images: Annotated[int | None, _option("At most this many calibration images.", "--calib-images")] = None,
+    calib_images: Annotated[
+        str | None, _option("At most this many calibration images, or all. Default: 512.", "--calib-images")
+    ] = None,
     nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
     head: Annotated[
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
@@ -173,7 +179,7 @@ def formats() -> None:
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
-    """Run a job, show its report, and return the exit code: that of the first format that failed, the gate's, or 0."""
+    """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.checkpoints.offline import quiet_libraries
     from qexport.cli.progress import shown_progress
     from qexport.data.inputs import check_paths
@@ -182,7 +188,11 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     quiet_libraries()
     check_paths(job)
     beside = second_process() if formats_apart(job) else nullcontext()
-    with library_output() as terminal, shown_progress(terminal, quiet or as_json) as progress, beside as ask:
+    with (
+        library_output(job.folder) as terminal,
+        shown_progress(terminal, quiet or as_json) as progress,
+        beside as ask,
+    ):
         from qexport.export import export
 
         report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
@@ -192,14 +202,17 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     if as_json:
         print(to_json(report), end="")
     elif not quiet:
-        print_report(report, job.page or job.report_json, Console())
+        print_report(report, job.page or Path(report.saved), Console())
     for failure in report.failures:
         named = failure.reason.startswith(f"{failure.format}: ")
         fail(failure.reason if named else f"{failure.format}: {failure.reason}", failure.exit_code)
+    for each in report.unmeasured:
+        fail(f"{each.artifact or 'run'}: {each.text}", each.exit_code)
     broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
     for rule in broken:
         fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
-    codes = (*(failure.exit_code for failure in report.failures), *([GateError.exit_code] if broken else []))
+    lost = *(each.exit_code for each in report.failures), *(each.exit_code for each in report.unmeasured)
+    codes = (*lost, *([GateError.exit_code] if broken else []))
     return next(iter(codes), 0)
 
 
@@ -224,13 +237,22 @@ def captured_stderr() -> Iterator[tuple[Console, Path]]:
 
 
 @contextmanager
-def library_output() -> Iterator[Console]:
-    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise."""
-    with captured_stderr() as (terminal, log):
+def library_output(folder: Path = Path()) -> Iterator[Console]:
+    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise.
+
+    Args:
+        folder: for temporary files where the usual one cannot be written.
+    """
+    with temporary_files(folder), captured_stderr() as (terminal, log):
         try:
             yield terminal
         except QexportError:
             raise
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+            place = error.filename or tempfile.gettempdir()
+            raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
         except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
             raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
 

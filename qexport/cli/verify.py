@@ -31,7 +31,7 @@ checks_app = typer.Typer(add_completion=False, no_args_is_help=True, context_set
 )
 def verify(
     file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
-    report: Annotated[Path | None, typer.Option(help="Its report. Default: report.json beside it.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Its report. Default: the one beside it.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set YAML: score its val split, too; with --runtime, images to run.")
     ] = None,
@@ -61,7 +61,9 @@ def verify(
 def _recheck(file: Path, report: Path | None, data: str | None, threads: int) -> list[Check]:
     if not file.exists():
         raise InputError(f"{file} does not exist", "give an artifact that qexport wrote")
-    saved = report or file.absolute().with_name("report.json")
+    from qexport.run_folder import report_beside
+
+    saved = report or report_beside(file)
     if not saved.exists():
         raise InputError(f"there is no report at {saved}", "give --report")
     from qexport.reporting.saved_report import read_report

@@ -9,18 +9,22 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.errors import InputError, UsageError
+from qexport.data.layout import class_folders, image_folders, is_foreign, own_folders, without_masks, yaml_in
+from qexport.errors import InputError
 
 SPLITS = ("train", "val", "test", "minival")
 # The list of ultralytics.data.utils.IMG_FORMATS, repeated so that reading a YAML does not import torch.
 _FORMATS = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS)
 _BLOCK = 1 << 20
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML does not allow and people's comments contain; Ultralytics takes it out, too."""
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,40 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
     path = path.absolute()
     content = _read_mapping(path)
     root = _root(content.get("path"), path, datasets_dir)
+    splits = _splits(content, root, path)
     return Dataset(
         yaml=path,
         root=root,
-        splits=_splits(content, root, path),
+        splits=splits,
         names=_names(content, path),
         channels=_integer(content.get("channels", 3), "channels", path),
         download=None if content.get("download") is None else str(content["download"]),
-        labels=str(content.get("labels") or "labels"),
+        labels=_label_folder(content.get("labels"), splits, root),
         kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
     )
 
 
 def load_folder(folder: Path) -> Dataset:
-    """Read a folder in place of a YAML: one for each class below `train` and `val`, or images alone.
+    """Read a folder in place of a YAML: classes below `train` and `val`, the YAML in it, or images alone.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is none of them, or more than one YAML.
     """
     folder = folder.absolute()
-    splits = {split: (folder / name,) for split, name in _class_folders(folder).items()}
-    if splits:
-        first = next(iter(splits.values()))[0]
-        names = dict(enumerate(sorted(entry.name for entry in first.iterdir() if entry.is_dir())))
-        return Dataset(folder, folder, splits, names, 3, None, by_folder=True)
-    if not _images_in_folder(folder):
+    classes = class_folders(folder)
+    if classes:
+        names = sorted({entry.name for entry in own_folders(next(iter(classes.values())))})
+        splits = {split: (place,) for split, place in classes.items()}
+        return Dataset(folder, folder, splits, dict(enumerate(names)), 3, None, by_folder=True)
+    described = yaml_in(folder)
+    if len(described) > 1:
+        raise InputError(f"{folder} has several YAMLs ({', '.join(y.name for y in described)})", "give one of them")
+    if described:
+        return load_dataset(described[0])
+    splits = {split: (place,) for split, place in image_folders(folder).items()}
+    if not splits and not _images_in_folder(folder):
         raise InputError(f"{folder} has no images in it", "give a dataset YAML, or a folder with images")
-    return Dataset(folder, folder, {"train": (folder,)}, {}, 3, None)
+    return Dataset(folder, folder, splits or {"train": (folder,)}, {}, 3, None)
 
 
 def load_list(listing: Path) -> Dataset:
@@ -98,32 +109,21 @@ def load_list(listing: Path) -> Dataset:
     return Dataset(listing, listing.parent, {"train": (listing,)}, {}, 3, None)
 
 
-def _class_folders(folder: Path) -> dict[str, str]:
-    """Split → name of its folder, for splits that have folders of classes."""
-    known = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
-    found = {}
-    for split, names in known.items():
-        for name in names:
-            place = folder / name
-            if split not in found and place.is_dir() and any(entry.is_dir() for entry in place.iterdir()):
-                found[split] = name
-    return found
-
-
 def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:
-    """Every image of a split: sorted by path, each once, hidden files left out.
+    """Every image of a split: sorted by path, each once, hidden files left out; of folders of classes what is in one.
 
     Raises:
-        InputError: the split is not in the YAML, a path of it does not exist, or there is no image in it.
+        InputError: there is no such split, a path of it does not exist, or there is no image in it.
     """
     sources = dataset.splits.get(split)
     if sources is None:
         there = ", ".join(dataset.splits) or "none"
         raise InputError(
-            f"{dataset.yaml} has no split '{split}' (splits in it: {there})",
-            f"add a line '{split}: <folder, list of folders or .txt>' or give another data set",
+            f"{dataset.yaml} has no split '{split}' (splits in it: {there})", _missing_split(dataset, split)
         )
     found = {image for source in sources for image in _images_of(source, dataset, split)}
+    if dataset.by_folder:
+        found = {image for image in found if class_of(image, sources)}
     if not found:
         where = ", ".join(str(source) for source in sources)
         raise InputError(
@@ -131,6 +131,24 @@ def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:
             f"put images there ({', '.join(sorted(IMAGE_SUFFIXES))}) or correct the path",
         )
     return tuple(sorted(found))
+
+
+def class_of(image: Path, sources: Sequence[Path]) -> str:
+    """The folder of classes that an image is in, however deep; "" of an image beside such folders."""
+    for source in sources:
+        if source in image.parents:
+            below = image.relative_to(source).parts
+            return below[0] if len(below) > 1 and not any(is_foreign(part) for part in below[:-1]) else ""
+    return ""
+
+
+def _missing_split(dataset: Dataset, split: str) -> str:
+    """What to do about a split that is not there, in terms of what was given."""
+    if dataset.yaml.suffix == ".txt":
+        return "a list of images is enough to calibrate with only: add --eval-data, or --no-eval"
+    if dataset.yaml.is_dir():
+        return "give a dataset YAML with it, for val as --eval-data, or a folder that has one; or --no-eval"
+    return f"add a line '{split}: <folder, list of folders or .txt>' or give another data set"
 
 
 def overlap(a: Sequence[Path], b: Sequence[Path]) -> tuple[Path, ...]:
@@ -159,33 +177,6 @@ def overlap(a: Sequence[Path], b: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(shared)
 
 
-def take(images: Sequence[Path], fraction: float = 1.0, count: int | None = None, seed: int = 0) -> tuple[Path, ...]:
-    """An evenly spread subset, in order, the same on every run.
-
-    Args:
-        images: what to choose from.
-        fraction: share to keep, more than 0 and at most 1; at least one image stays.
-        count: at most this many images; None for no limit.
-        seed: shifts the choice; another seed picks other images as evenly.
-
-    Raises:
-        UsageError: `fraction` or `count` is out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"--fraction {fraction} is out of range", "give more than 0 and at most 1")
-    if count is not None and count < 1:
-        raise UsageError(f"--calib-images {count} is out of range", "give 1 or more")
-    total = len(images)
-    if total == 0:
-        return ()
-    kept = max(1, round(total * fraction))
-    if count is not None:
-        kept = min(kept, count)
-    # One image from each of `kept` equal stretches: whole numbers, so no platform rounds differently.
-    offset = (total // 2 + seed) % total
-    return tuple(images[(i * total + offset) // kept] for i in range(kept))
-
-
 def fingerprint(images: Sequence[Path]) -> str:
     """32 hex digits that change with any name, byte or member, not with the order or the place of the folder.
 
@@ -212,7 +203,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"dataset {path} cannot be read ({error.strerror})", "check its permissions") from error
     try:
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(_UNPRINTABLE.sub("", text))
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"dataset {path} is not valid YAML ({reason})", "correct it") from error
@@ -275,6 +266,18 @@ def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
     return dict(sorted(numbered.items()))
 
 
+def _label_folder(value: Any, splits: Mapping[str, tuple[Path, ...]], root: Path) -> str:
+    """Our key `labels:`, a folder beside `images`; other tools' key of that name means something else."""
+    if not isinstance(value, str) or not value or os.path.basename(value) != value:
+        return "labels"
+    for source in (source for sources in splits.values() for source in sources):
+        head, found, _ = f"{source}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
+        beside = head if found else root if source.suffix == ".txt" else None
+        if beside is not None and os.path.isdir(os.path.join(beside, value)):
+            return value
+    return "labels"
+
+
 def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
     if value is None:
         return None
@@ -314,7 +317,8 @@ def _images_of(source: Path, dataset: Dataset, split: str) -> list[Path]:
 def _images_in_folder(folder: Path) -> list[Path]:
     # glob as Ultralytics uses it follows linked folders and leaves hidden files out; Path.rglob does neither.
     found = glob.iglob(str(Path(glob.escape(str(folder))) / "**" / "*.*"), recursive=True)
-    return [Path(name) for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = (Path(name) for name in found if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    return list(without_masks(images, folder))
 
 
 def _images_in_list(listing: Path, root: Path) -> list[Path]:

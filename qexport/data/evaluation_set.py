@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from qexport.data.dataset import Dataset
+from qexport.data.classes import class_numbers
+from qexport.data.dataset import Dataset, class_of
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,17 @@ class EvaluationSet:
     links: Mapping[str, Path]
 
 
-def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
-    """Link `images` and their labels below `folder`."""
+def make_evaluation_set(
+    dataset: Dataset, images: Sequence[Path], folder: Path, names: Mapping[int, str] | None = None
+) -> EvaluationSet:
+    """Link `images` and their labels below `folder`.
+
+    Args:
+        names: the model's classes, which folders of classes are matched with, and which are meant where the data set
+            has no names; None for the data set's own.
+    """
     if dataset.by_folder:
-        return _folders_of_classes(dataset, images, folder)
+        return _folders_of_classes(dataset, images, folder, class_numbers(dataset, names or dataset.names))
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     links: dict[str, Path] = {}
@@ -48,7 +56,7 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
         "path": str(folder),
         "train": "images",
         "val": "images",
-        "names": dict(dataset.names),
+        "names": dict(dataset.names or names or {}),
         "channels": dataset.channels,
         **({"kpt_shape": list(dataset.kpt_shape)} if dataset.kpt_shape else {}),
     }
@@ -57,16 +65,22 @@ def make_evaluation_set(dataset: Dataset, images: Sequence[Path], folder: Path) 
     return EvaluationSet(path, links)
 
 
-def _folders_of_classes(dataset: Dataset, images: Sequence[Path], folder: Path) -> EvaluationSet:
-    """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it."""
-    for name in dataset.names.values():
-        (folder / "val" / name).mkdir(parents=True)
+def _folders_of_classes(
+    dataset: Dataset, images: Sequence[Path], folder: Path, numbers: Mapping[str, int]
+) -> EvaluationSet:
+    """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it.
+
+    It numbers classes by the order of their folders' names, so these are the numbers.
+    """
+    places = {name: folder / "val" / f"{number:06d}" for name, number in numbers.items()}
+    for place in places.values():
+        place.mkdir(parents=True)
     (folder / "train").symlink_to(folder / "val", target_is_directory=True)
     links: dict[str, Path] = {}
     for index, image in enumerate(images):
         name = f"{index:06d}-{image.name}"
         links[name] = image
-        _link(image, folder / "val" / image.parent.name / name)
+        _link(image, places[class_of(image, dataset.splits["val"])] / name)
     return EvaluationSet(folder, links)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qexport.data.dataset import Dataset, image_list, overlap, take
+from qexport.data.choice import limit_of, note_of, take
+from qexport.data.dataset import Dataset, image_list, overlap
 from qexport.data.evaluation_set import label_path
 from qexport.data.resolve import resolve_data
 from qexport.errors import InputError
@@ -21,6 +23,9 @@ class RunImages:
         evaluation_data: the data set that the evaluation images belong to.
         both: evaluation images that are calibrated on, too.
         data: the data set that the calibration images belong to.
+        available: how many images the calibration images were chosen from.
+        notes: what was left out of the images, in one line each.
+        classes: the model's, which folders of classes are matched with; empty for the data set's own.
     """
 
     calibration: tuple[Path, ...] = ()
@@ -28,6 +33,9 @@ class RunImages:
     evaluation_data: Dataset | None = None
     both: tuple[Path, ...] = ()
     data: Dataset | None = None
+    available: int = 0
+    notes: tuple[str, ...] = ()
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def any(self) -> tuple[Path, ...]:
@@ -45,27 +53,32 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     Raises:
         InputError: a data set, split or image folder is missing or empty.
     """
-    data = resolve_data(job.data) if job.data else None
-    calibration: tuple[Path, ...] = ()
-    if data and (job.calibrates or job.no_eval):
-        calibration = take(image_list(data, "train"), job.fraction, job.calib_images)
+    found = _calibration_images(job)
     if job.no_eval:
-        return RunImages(calibration, data=data)
-    evaluation_data = resolve_data(job.eval_data) if job.eval_data else data
-    if evaluation_data is None:
+        return found
+    data = resolve_data(job.eval_data) if job.eval_data else found.data
+    if data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
-    if not labelled:
-        split = "val" if "val" in evaluation_data.splits else "train"
-        evaluation = image_list(evaluation_data, split)
-        return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration))
-    evaluation = image_list(evaluation_data, "val")
-    places = [label_path(image, evaluation_data.labels) for image in evaluation]
-    if not evaluation_data.by_folder and not any(place.is_file() for place in places):
+    evaluation = image_list(data, "val" if labelled or "val" in data.splits else "train")
+    places = [label_path(image, data.labels) for image in evaluation]
+    if labelled and not data.by_folder and not any(place.is_file() for place in places):
         raise InputError(
-            f"no label files for the images of {evaluation_data.yaml} (looked for {places[0]})",
+            f"no label files for the images of {data.yaml} (looked for {places[0]})",
             "accuracy needs labels: give --eval-data with labels, or --no-eval",
         )
-    return RunImages(calibration, evaluation, evaluation_data, overlap(evaluation, calibration), data)
+    both = overlap(evaluation, found.calibration)
+    return replace(found, evaluation=evaluation, evaluation_data=data, both=both)
+
+
+def _calibration_images(job: ExportJob) -> RunImages:
+    """The images to calibrate with, or to try artifacts on where nothing is evaluated."""
+    data = resolve_data(job.data) if job.data else None
+    if data is None or not (job.calibrates or job.no_eval):
+        return RunImages(data=data)
+    every = image_list(data, "train")
+    note = note_of(job.calib_images, job.fraction, len(every)) if job.calibrates and not job.calibration else ""
+    calibration = take(every, job.fraction, limit_of(job.calib_images, job.fraction))
+    return RunImages(calibration, data=data, available=len(every), notes=(note,) if note else ())
 
 
 def check_paths(job: ExportJob) -> None:

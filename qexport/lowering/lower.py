@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qexport.backends import (
     Artifact,
@@ -34,6 +35,7 @@ from qexport.planning.planner import make_plan
 from qexport.planning.profile import RuntimeProfile
 from qexport.programs.float_graph import FileGraph
 from qexport.programs.named_values import kept_float
+from qexport.run_folder import free_name
 from qexport.verification.verify import Verification, check_outputs, sample_inputs, verify
 
 
@@ -114,7 +116,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     cpu, profile = chosen_profile(job, backend)
     kept = kept_float(source.program, job.keep_float)
     plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
-    saved = source.job.folder / plan_name(job, backend)
+    saved = job.folder / plan_name(job, backend, path)
     write_text(saved, to_json(plan))
     with _others_named(job, backend, job.precision), write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary)
@@ -162,9 +164,15 @@ def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfil
     return cpu, profile_for(backend, job.precision, cpu)
 
 
-def plan_name(job: ExportJob, backend: Backend) -> str:
-    """`plan.json`, with the format in its name where a run writes several."""
-    return "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+def plan_name(job: ExportJob, backend: Backend, artifact: Path) -> str:
+    """`plan.json`, with the format in its name where a run writes several; with the artifact's where that is taken."""
+    name = "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+
+    def same(manifest: Mapping[str, Any]) -> bool:  # an engine shares its graph's
+        named = str(manifest.get("artifact", "")).startswith(f"{job.stem}_{job.precision}")
+        return named and manifest.get("format") == backend.name
+
+    return free_name(job.folder, name, artifact.name, "plan", same)
 
 
 def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,11 +46,12 @@ class ReadSource:
 
 @dataclass(frozen=True)
 class WriteArtifact:
-    """A request for one artifact; the reply is a `Written`. INT8 needs a table."""
+    """A request for one artifact; the reply is a `Written`. INT8 needs a table; without a folder it is the job's."""
 
     format: str
     precision: str
     table: CalibrationTable | None = None
+    folder: Path | None = None
 
 
 class EndedError(Exception):
@@ -174,6 +175,8 @@ def _write(source: Source | None, request: WriteArtifact) -> Any:
     from qexport.lowering.lower import write_calibrated, write_float
 
     assert source is not None
+    if request.folder is not None:
+        source = replace(source, job=replace(source.job, out=request.folder))
     backend = find_backend(request.format)
     if request.table is not None:
         return write_calibrated(source, backend, request.table)

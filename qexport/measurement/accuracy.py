@@ -7,6 +7,7 @@ chance than mAP does, so it is the figure to compare quantisations by.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qexport.data.evaluation_set import EvaluationSet
+from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
 from qexport.measurement.detections import Findings, Found, found_in
 
@@ -80,7 +82,7 @@ class Accuracy:
         fidelity: mAP50-95 of the boxes against the reference's, or a classifier's share of equal answers; None without
             a reference.
         images: how many images were scored.
-        unread: images that the validator left out because it could not read them or their labels.
+        unread: images that the validator left out because it could not read them or their labels, and why.
         detections: confident detections, the reference for other artifacts.
         scores: by image how the validator matched detections and labels, in the task's own metric.
         found: by image what was found, in the image's own pixels.
@@ -148,12 +150,25 @@ def evaluate(
         map50=float(own.map50 if own else metrics.top5),
         fidelity=recorder.fidelity(),
         images=len(recorder.confident),
-        unread=tuple(path.name for link, path in data.links.items() if link not in recorder.confident),
+        unread=tuple(_left_out(data, link) for link in data.links if link not in recorder.confident),
         detections=recorder.confident,
         box_map=float(getattr(metrics, scoring.other).map) if scoring.other else None,
         scores=recorder.scores,
         found=recorder.found,
     )
+
+
+def _left_out(data: EvaluationSet, link: str) -> str:
+    """An image's name, and why Ultralytics leaves it out."""
+    from ultralytics.data.utils import check_image
+
+    root = data.yaml if data.yaml.is_dir() else data.yaml.parent
+    reason = "its labels cannot be used"
+    try:
+        check_image(str(next(root.rglob(glob.escape(link)))))
+    except Exception as error:  # whatever a decoder raises of such a file
+        reason = next(iter(str(error).replace(str(root), "").splitlines()), "") or type(error).__name__
+    return f"{data.links[link].name} ({reason[:MAX_REASON]})"
 
 
 @contextmanager
@@ -191,7 +206,7 @@ class _Recorder:
         self.latest = [Path(file).name for file in batch["im_file"]]
         for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
             if name in self.links:
-                self.found[name] = found_in(self.links[name], found, batch, index)
+                self.found[name] = found_in(self.links[name], found, batch, index, TRUTH_CONFIDENCE)
             keep = found["conf"] >= TRUTH_CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qexport.measurement.shapes import Shape, shapes_in
+
+TURNED = 5
+"""Values of a turned box: centre x y, width, height, angle."""
 SAME_OBJECT = 0.5
 """Intersection over union from which detections of one class are of the same object."""
 
@@ -24,6 +28,7 @@ class Found:
         boxes: (n, 4) corners x1 y1 x2 y2, or turned (n, 5) centre x y, width, height, angle; (0, 0) of a classifier.
         scores: (n,) confidence; of a classifier the probability of every class.
         classes: (n,).
+        shapes: masks or keypoints, n of them or none at all.
     """
 
     path: Path
@@ -31,6 +36,7 @@ class Found:
     boxes: Tensor
     scores: Tensor
     classes: Tensor
+    shapes: tuple[Shape, ...] = ()
 
     @property
     def has_boxes(self) -> bool:
@@ -40,28 +46,33 @@ class Found:
     def confident(self, least: float) -> Found:
         """The detections whose score is at least `least`."""
         kept = self.scores >= least
-        return Found(self.path, self.size, self.boxes[kept], self.scores[kept], self.classes[kept])
+        shapes = tuple(shape for shape, drawn in zip(self.shapes, kept.tolist(), strict=False) if drawn)
+        return Found(self.path, self.size, self.boxes[kept], self.scores[kept], self.classes[kept], shapes)
 
 
 Findings = Mapping[str, Found]
 """By image name."""
 
 
-def found_in(path: Path, prediction: Mapping[str, Tensor], batch: Mapping[str, Any], index: int) -> Found:
+def found_in(
+    path: Path, prediction: Mapping[str, Tensor], batch: Mapping[str, Any], index: int, least: float = 1.0
+) -> Found:
     """Bring a validator's detections from input pixels into those of the image, as its own `scale_preds` does.
 
     Args:
         prediction: `bboxes`, `conf` and `cls` of one image.
         batch: what the validator's data loader gave: input shape, original shape, and how one became the other.
         index: which image of the batch.
+        least: confidence from which masks and keypoints are kept.
     """
     from ultralytics.utils.ops import scale_boxes
 
     boxes, shape = prediction["bboxes"].clone(), batch["ori_shape"][index]
-    scaled = scale_boxes(batch["img"].shape[2:], boxes, shape, batch["ratio_pad"][index], xywh=boxes.shape[1] == 5)
+    scaled = scale_boxes(batch["img"].shape[2:], boxes, shape, batch["ratio_pad"][index], xywh=boxes.shape[1] == TURNED)
     assert isinstance(scaled, Tensor)
     size = int(shape[1]), int(shape[0])
-    return Found(path, size, scaled, prediction["conf"].clone(), prediction["cls"].clone())
+    shapes = shapes_in(prediction, batch, index, least)
+    return Found(path, size, scaled, prediction["conf"].clone(), prediction["cls"].clone(), shapes)
 
 
 def pairs(one: Found, other: Found) -> list[tuple[int, int]]:
@@ -88,17 +99,23 @@ def _overlaps(one: Found, other: Found) -> Tensor:
 
     if not len(one.scores) or not len(other.scores):
         return torch.zeros(len(one.scores), len(other.scores))
-    turned = one.boxes.shape[1] == 5
+    turned = one.boxes.shape[1] == TURNED
     return batch_probiou(one.boxes, other.boxes) if turned else box_iou(one.boxes, other.boxes)
+
+
+def corners(found: Found) -> Tensor:
+    """(n, 4, 2) x y of the corners of turned boxes."""
+    from ultralytics.utils.ops import xywhr2xyxyxyxy
+
+    turned: Tensor = xywhr2xyxyxyxy(found.boxes).reshape(-1, 4, 2)
+    return turned
 
 
 def upright(found: Found) -> Tensor:
     """(n, 4) corners within the image; of turned boxes those of the upright box around each."""
-    from ultralytics.utils.ops import xywhr2xyxyxyxy
-
     boxes = found.boxes
-    if boxes.shape[1] == 5:
-        corners = xywhr2xyxyxyxy(boxes).reshape(-1, 4, 2)
-        boxes = torch.cat((corners.amin(dim=1), corners.amax(dim=1)), dim=1)
+    if boxes.shape[1] == TURNED:
+        turned = corners(found)
+        boxes = torch.cat((turned.amin(dim=1), turned.amax(dim=1)), dim=1)
     width, height = found.size
     return torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=boxes.dtype))

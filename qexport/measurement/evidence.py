@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.lowering.lower import Written, float_counterparts
 from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Accuracy
+from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
 from qexport.measurement.bootstrap import Intervals, intervals, resample_weights
 from qexport.measurement.confidence import ConfidenceShift, confidence_shift
@@ -57,27 +58,38 @@ def gather(
     written: Sequence[Written],
     figures: Mapping[Path, Figures],
     clock: Clock,
+    missing: list[Unmeasured] | None = None,
 ) -> dict[Path, Evidence]:
-    """Evidence of every artifact, by path."""
+    """Evidence of every artifact, by path.
+
+    Args:
+        missing: gains what could not be made; what else can be is.
+    """
+    lost = [] if missing is None else missing
     counterparts = float_counterparts(written)
     accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.scores}
     resamples: dict[Path, FloatArray] = {}
     if accuracies:
         with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
             for path, accuracy in accuracies.items():
-                resamples[path] = resampled(task, accuracy.scores)
+                with attempt(lost, "intervals of accuracy", path):
+                    resamples[path] = resampled(task, accuracy.scores)
                 advance()
     found: dict[Path, Evidence] = {}
     with clock.step("compare", "Comparing detections", len(written)) as advance:
         for item in written:
             path, other = item.artifact.path, counterparts.get(item.artifact.path)
-            noise = _noise(program, table, item)
-            if path in accuracies:
-                reference = accuracies.get(other) if other else None
-                bounds = intervals(resamples[path], resamples[other] if other and reference else None)
-                found[path] = _of_accuracy(task, accuracies[path], reference, bounds, *noise)
-            else:
+            found[path] = Evidence()
+            with attempt(lost, "noise of layers", path):
+                noise = _noise(program, table, item)
                 found[path] = Evidence(layers=noise[0], histograms=noise[1])
+            if path in resamples:
+                with attempt(lost, "intervals of accuracy", path):
+                    bounds = intervals(resamples[path], resamples.get(other) if other else None)
+                    found[path] = replace(found[path], intervals=bounds)
+            if path in accuracies:
+                pair = accuracies[path], accuracies.get(other) if other else None
+                found[path] = _of_accuracy(task, *pair, found[path], path, lost)
             advance()
     return found
 
@@ -92,19 +104,18 @@ def resampled(task: str, scores: Scores) -> FloatArray:
 
 
 def _of_accuracy(
-    task: str,
-    own: Accuracy,
-    reference: Accuracy | None,
-    bounds: Intervals,
-    noise: tuple[Layer, ...] | None,
-    histograms: tuple[Histogram, ...] | None,
+    task: str, own: Accuracy, reference: Accuracy | None, made: Evidence, path: Path, missing: list[Unmeasured]
 ) -> Evidence:
-    classes = class_figures(task, own.scores, reference.scores if reference else None)
+    """Add what detections show; a part that fails is left out."""
+    with attempt(missing, "accuracy of classes", path):
+        made = replace(made, per_class=class_figures(task, own.scores, reference.scores if reference else None))
     if reference is None:
-        return Evidence(bounds, classes, None, None, noise, histograms)
-    shift = confidence_shift(reference.found, own.found, TRUTH_CONFIDENCE)
-    pictures = gallery(reference.found, own.found, TRUTH_CONFIDENCE)
-    return Evidence(bounds, classes, shift, pictures, noise, histograms)
+        return made
+    with attempt(missing, "shift of confidence", path):
+        made = replace(made, confidence=confidence_shift(reference.found, own.found, TRUTH_CONFIDENCE))
+    with attempt(missing, "gallery", path):
+        made = replace(made, gallery=gallery(reference.found, own.found, TRUTH_CONFIDENCE))
+    return made
 
 
 def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[ClassFigure, ...]:
@@ -130,15 +141,15 @@ def _noise(
 
 
 def accuracy_entry(evidence: Evidence, names: Mapping[int, str]) -> dict[str, Any]:
-    """What the report's `accuracy` gains, in points of 0..1; nothing where there is no interval."""
+    """What the report's `accuracy` gains, in points of 0..1; nothing where nothing stands behind it."""
     bounds = evidence.intervals
-    if bounds is None:
+    if bounds is None and not evidence.per_class:
         return {}
     return {
-        "map_interval": _rounded(bounds.map),
-        "drop_interval": _rounded(bounds.drop),
-        "retention_interval": _rounded(bounds.retention),
-        "resamples": bounds.resamples,
+        "map_interval": _rounded(bounds.map if bounds else None),
+        "drop_interval": _rounded(bounds.drop if bounds else None),
+        "retention_interval": _rounded(bounds.retention if bounds else None),
+        "resamples": bounds.resamples if bounds else 0,
         "per_class": [_class_entry(each, names) for each in evidence.per_class],
         "confidence": _confidence_entry(evidence.confidence),
     }

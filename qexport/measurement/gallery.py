@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from qexport.data.images import read_image
 from qexport.errors import InputError
-from qexport.measurement.detections import Findings, Found, pairs, upright
+from qexport.measurement.detections import TURNED, Findings, Found, corners, pairs, upright
+from qexport.measurement.shapes import Shape
 
 MOST_IMAGES = 12
 LONGEST_SIDE = 480
@@ -22,7 +23,11 @@ MOST_BYTES = 30_000
 """Of a thumbnail's JPEG; a third more as text."""
 
 Box = dict[str, Any]
-"""`box`: corners in pixels of the original image, `score`, and `class`."""
+"""`box`: corners in pixels of the original image, `score`, and `class`.
+
+What is no upright box has an `outline`, polygons of x y x y …: of a mask or a turned box. A pose has `points`, triples
+of x, y and how sure it is that they can be seen.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,7 @@ class _Change:
 def gallery(reference: Findings, own: Findings, least: float) -> tuple[Picture, ...]:
     """The images with most lost and gained boxes first, at most twelve, none without either.
 
-    Boxes count from the score `least` on. Turned boxes are drawn as the upright ones around them. A classifier has no
-    boxes: its gallery is empty.
+    Boxes count from the score `least` on. A classifier has no boxes: its gallery is empty.
     """
     boxed = {name: found.confident(least) for name, found in reference.items() if found.has_boxes}
     changes = [_change(found, own[name].confident(least)) for name, found in boxed.items()]
@@ -106,9 +110,24 @@ def _data_url(path: Path) -> str:
 def _boxes(found: Found) -> list[Box]:
     rows = zip(upright(found).tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
     return [
-        {"box": [round(side, 1) for side in box], "score": round(score, 4), "class": int(number)}
-        for box, score, number in rows
+        {
+            "box": [round(side, 1) for side in box],
+            "score": round(score, 4),
+            "class": int(number),
+            **_drawn(found, i),
+        }
+        for i, (box, score, number) in enumerate(rows)
     ]
+
+
+def _drawn(found: Found, index: int) -> Box:
+    """What is drawn of a detection besides its box."""
+    if found.boxes.shape[1] == TURNED:
+        return {"outline": [[round(value, 1) for value in corners(found)[index].flatten().tolist()]]}
+    shape = found.shapes[index] if found.shapes else Shape()
+    if shape.points is not None:
+        return {"points": [[round(x, 1), round(y, 1), round(seen, 2)] for x, y, seen in shape.points.tolist()]}
+    return {"outline": [polygon.flatten().tolist() for polygon in shape.polygons]} if shape.polygons else {}
 
 
 def thumbnail(image: NDArray[np.uint8]) -> bytes:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qexport.backends import Runner
 from qexport.clock import Clock
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.inputs import RunImages
 from qexport.job import ExportJob
 from qexport.lowering.lower import Written
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
+from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
 from qexport.verification.output_fidelity import OutputFidelity, compare_outputs
@@ -37,18 +40,34 @@ class Figures:
 
 
 def measure(
-    job: ExportJob, task: str, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+    job: ExportJob,
+    task: str,
+    program: Program,
+    images: RunImages,
+    written: Sequence[Written],
+    clock: Clock,
+    missing: list[Unmeasured] | None = None,
 ) -> dict[Path, Figures]:
-    """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
-    latencies = _latencies(job, program, images, written, clock) if job.times else {}
-    accuracies = _accuracies(task, program.head, images, written, clock) if task and not job.no_eval else {}
-    outputs = _outputs(job, program, images, written, clock) if not task and not job.no_eval else {}
+    """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them.
+
+    Args:
+        missing: gains what could not be measured; what else can be is.
+    """
+    lost = [] if missing is None else missing
+    latencies = _latencies(job, program, images, written, clock, lost) if job.times else {}
+    accuracies = _accuracies(task, program.head, images, written, clock, lost) if task and not job.no_eval else {}
+    outputs = _outputs(job, program, images, written, clock, lost) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
     return {path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ())) for path in paths}
 
 
 def _outputs(
-    job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+    job: ExportJob,
+    program: Program,
+    images: RunImages,
+    written: Sequence[Written],
+    clock: Clock,
+    missing: list[Unmeasured],
 ) -> dict[Path, tuple[OutputFidelity, ...]]:
     """Compare every artifact's outputs with those of the FP32 file of its runtime."""
     floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
@@ -56,7 +75,7 @@ def _outputs(
     for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
         paths = images.evaluation[: MOST_COMPARED * program.batch]
         title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
-        with clock.step(*title, len(paths)) as advance:
+        with attempt(missing, "outputs", item.artifact.path), clock.step(*title, len(paths)) as advance:
             reference = item.backend.runner(floats[item.backend.name], job.threads)
             actual = item.backend.runner(item.artifact.path, job.threads)
             batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
@@ -70,35 +89,70 @@ def each_batch(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 
 
 def _latencies(
-    job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
+    job: ExportJob,
+    program: Program,
+    images: RunImages,
+    written: Sequence[Written],
+    clock: Clock,
+    missing: list[Unmeasured],
 ) -> dict[Path, Latency]:
-    # Without any image a grey one does: what these kernels take does not depend on the pixels.
-    grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
-    batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
+    timed = [item for item in written if item.timed]
     found: dict[Path, Latency] = {}
-    # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-    for name in dict.fromkeys(item.backend.name for item in written if item.timed):
-        paths = [item for item in written if item.timed and item.backend.name == name]
-        runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in paths}
-        with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
-            timed = measure_latency(runners, batch, on_round=advance)
-        found.update((Path(path), latency) for path, latency in timed.items())
+    with attempt(missing, "latency", *(item.artifact.path for item in timed)):
+        # Without any image a grey one does: what these kernels take does not depend on the pixels.
+        grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
+        batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
+        # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
+        for name in dict.fromkeys(item.backend.name for item in timed):
+            runners: dict[str, Runner] = {}
+            for item in (item for item in timed if item.backend.name == name):
+                path = item.artifact.path
+                with attempt(missing, "latency", path):
+                    runners[str(path)] = item.backend.runner(path, job.threads)
+            title = "latency", f"Timing {name}", WARM_UP + ROUNDS
+            with clock.step(*title) as advance:
+                found |= _timed(runners, batch, advance, missing)
     return found
 
 
+def _timed(
+    runners: Mapping[str, Runner], batch: NDArray[np.float32], advance: Callable[[], None], missing: list[Unmeasured]
+) -> dict[Path, Latency]:
+    """Time all of a runtime together; where that fails, without those that do not run at all."""
+    blamed: list[Unmeasured] = []
+    together: list[Unmeasured] = []
+    with attempt(together, "latency", *map(Path, runners)):
+        measured = measure_latency(runners, batch, on_round=advance) if runners else {}
+        return {Path(path): latency for path, latency in measured.items()}
+    for path, runner in runners.items():
+        with attempt(blamed, "latency", Path(path)):
+            runner.run(batch)
+    missing += blamed or together
+    names = {each.artifact for each in blamed or together}
+    able = {path: runner for path, runner in runners.items() if Path(path).name not in names}
+    return _timed(able, batch, advance, missing) if able else {}
+
+
 def _accuracies(
-    task: str, head: str, images: RunImages, written: Sequence[Written], clock: Clock
+    task: str, head: str, images: RunImages, written: Sequence[Written], clock: Clock, missing: list[Unmeasured]
 ) -> dict[Path, Accuracy]:
     assert images.evaluation_data is not None
     found: dict[Path, Accuracy] = {}
     references: dict[str, Detections] = {}
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        data = make_evaluation_set(images.evaluation_data, images.evaluation, Path(scratch) / "data")
-        for item in sorted((w for w in written if w.runs_here), key=lambda w: w.artifact.precision != "fp32"):
-            accuracy = _accuracy(item, (task, head), data, Path(scratch), references.get(item.backend.name), clock)
-            found[item.artifact.path] = accuracy
-            if item.artifact.precision == "fp32":
-                references[item.backend.name] = accuracy.detections
+    scored = sorted((w for w in written if w.runs_here), key=lambda w: w.artifact.precision != "fp32")
+    with (
+        attempt(missing, "accuracy", *(item.artifact.path for item in scored)),
+        tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
+    ):
+        place = Path(scratch) / "data"
+        data = make_evaluation_set(images.evaluation_data, images.evaluation, place, images.classes)
+        for item in scored:
+            path = item.artifact.path
+            with attempt(missing, "accuracy", path):
+                reference = references.get(item.backend.name)
+                found[path] = _accuracy(item, (task, head), data, Path(scratch), reference, clock)
+                if item.artifact.precision == "fp32":
+                    references[item.backend.name] = found[path].detections
     return found
 
 

@@ -25,7 +25,9 @@ from qexport.data.images import stream
 from qexport.errors import InputError
 from qexport.reporting.gate import Entry, Shown, file_name
 from qexport.reporting.saved_report import SavedReport, read_report
-from qexport.verification.samples import FILE, Samples, detect, load_samples, shared
+from qexport.run_folder import report_beside
+from qexport.verification.manifest import samples_of
+from qexport.verification.samples import Samples, detect, load_samples, shared
 
 SCALE_TOLERANCE = 1e-5
 SHOWN = 3
@@ -237,7 +239,7 @@ def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence
 
 
 def _samples_beside(artifact: Path) -> Samples | None:
-    path = artifact.absolute().with_name(FILE)
+    path = samples_of(artifact)
     return load_samples(path) if path.exists() else None
 
 
@@ -251,7 +253,7 @@ def _batches(images: Sequence[Path], samples: Samples) -> list[NDArray[np.float3
 
 def _entry_beside(artifact: Path) -> Entry | None:
     """The artifact's entry in the report beside it, where there is one of this very file."""
-    path = artifact.absolute().with_name("report.json")
+    path = report_beside(artifact)
     with suppress(InputError):
         digest = describe_artifact(artifact, "", "").sha256
         for entry in read_report(path).content["artifacts"]:

@@ -22,11 +22,12 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def to_junit(report: Mapping[str, Any]) -> str:
     """Render a report's content.
 
-    A rule that is broken and a file that was not verified are failures; a format that was not written is an error.
+    A rule that is broken and a file that was not verified are failures; a format that was not written, or a
+    figure that could not be measured, is an error.
     """
     suite = ElementTree.Element("testsuite", name=f"{SUITE} {_clean(file_name(report['model']))}")
     suite.append(_properties(report))
-    for case in (*_verifications(report), *_failures(report), *_rules(report)):
+    for case in (*_verifications(report), *_failures(report), *_unmeasured(report), *_rules(report)):
         suite.append(case)
     counts = {
         "tests": len(suite.findall("testcase")),
@@ -99,6 +100,13 @@ def _failures(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
             yield _fault(_case(each["format"], "verification", ""), "failure", "VerificationError", each["reason"])
         else:
             yield _fault(_case(each["format"], "export", ""), "error", f"exit code {each['exit_code']}", each["reason"])
+
+
+def _unmeasured(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+    """What was written but could not be measured, or rendered."""
+    for each in report.get("unmeasured") or ():
+        case = _case(each["artifact"] or "run", each["what"], each["details"])
+        yield _fault(case, "error", f"exit code {each['exit_code']}", each["reason"])
 
 
 def _rules(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:

@@ -16,16 +16,24 @@ from qexport.reporting.summary import to_markdown
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-def write_renderings(job: ExportJob, report: Mapping[str, Any]) -> None:
-    """Write `--summary` and `--junit`.
+def write_summary(job: ExportJob, report: Mapping[str, Any]) -> None:
+    """Write `--summary`.
 
     GitHub's step summary belongs to every command of a step: there the report is added at the end.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: the file cannot be written.
     """
     if job.summary:
         (_append if is_step_summary(job.summary) else write_text)(job.summary, to_markdown(report))
+
+
+def write_junit(job: ExportJob, report: Mapping[str, Any]) -> None:
+    """Write `--junit`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     if job.junit:
         write_text(job.junit, to_junit(report))
 

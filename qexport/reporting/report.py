@@ -16,8 +16,9 @@ from qexport import __version__
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.checkpoints.source import Source
+from qexport.data.classes import class_numbers
 from qexport.data.data_check import mismatch
-from qexport.data.dataset import fingerprint
+from qexport.data.dataset import Dataset, fingerprint
 from qexport.data.inputs import RunImages
 from qexport.errors import QexportError
 from qexport.files import write_text
@@ -26,6 +27,7 @@ from qexport.lowering.cpu import ANY, cpu_kind
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.lower import Written, float_counterparts
 from qexport.measurement.accuracy import SCORING, Accuracy
+from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence import Evidence, accuracy_entry
 from qexport.measurement.gallery import Picture
 from qexport.measurement.histograms import Histogram
@@ -108,6 +110,8 @@ class Report:
         failures: formats that did not come to their end; the others did.
         gate: rules that were checked, None where none was set.
         baseline: path and hash of the report that it was compared with.
+        unmeasured: what could not be measured or rendered; of artifacts it is among their warnings, too.
+        saved: where this report was saved.
     """
 
     command: str
@@ -121,6 +125,8 @@ class Report:
     failures: tuple[Failure, ...] = ()
     gate: Gate | None = None
     baseline: dict[str, str] | None = None
+    unmeasured: tuple[Unmeasured, ...] = ()
+    saved: str = ""
     environment: dict[str, Any] = field(default_factory=lambda: environment())
     schema: int = SCHEMA
     qexport: str = __version__
@@ -178,24 +184,42 @@ def make_report(
 ) -> Report:
     """Gather a run's figures."""
     job, checkpoint = source.job, source.checkpoint
-    counterparts, found = float_counterparts(written), evidence or {}
-    entries = []
-    for item in written:
-        path = item.artifact.path
-        reference = figures[counterparts[path]] if path in counterparts else None
-        behind = found.get(path, Evidence())
-        entries.append(artifact_entry(item, figures[path], reference, images, behind, checkpoint.names))
-    return Report(
+    report = Report(
         command=command,
         model=model_entry(checkpoint, source.program),
-        calibration=_calibration_entry(job, table) if table else None,
+        calibration=_calibration_entry(job, table, images) if table else None,
         evaluation=evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
-        artifacts=tuple(entries),
-        seconds=dict(seconds),
+        artifacts=(),
+        seconds={},
         threads=job.threads,
         warnings=_run_warnings(job, checkpoint, table, images),
         failures=tuple(Failure(name, str(error), error.exit_code) for name, error in failures),
+        saved=str(job.report_json),
     )
+    return with_figures(report, source, images, written, figures, seconds, evidence or {})
+
+
+def with_figures(
+    report: Report,
+    source: Source,
+    images: RunImages,
+    written: Sequence[Written],
+    figures: Mapping[Path, Figures],
+    seconds: Mapping[str, float],
+    evidence: Mapping[Path, Evidence],
+    missing: Sequence[Unmeasured] = (),
+) -> Report:
+    """The report with each artifact's figures, or why there are none; no image is read again."""
+    counterparts, names = float_counterparts(written), source.checkpoint.names
+    entries = []
+    for item in written:
+        path = item.artifact.path
+        reference = figures.get(counterparts[path]) if path in counterparts else None
+        behind = evidence.get(path, Evidence())
+        entry = artifact_entry(item, figures.get(path, Figures()), reference, images, behind, names)
+        reasons = dict.fromkeys(each.text for each in missing if each.artifact == path.name)
+        entries.append(dataclasses.replace(entry, warnings=(*reasons, *entry.warnings)))
+    return dataclasses.replace(report, artifacts=tuple(entries), seconds=dict(seconds), unmeasured=tuple(missing))
 
 
 def artifact_entry(
@@ -329,15 +353,17 @@ def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "imgsz": list(program.imgsz),
         "batch": program.batch,
         "classes": len(checkpoint.names),
+        "names": list(checkpoint.names.values()),
         "program": program.fingerprint,
     }
 
 
-def _calibration_entry(job: ExportJob, table: CalibrationTable) -> dict[str, Any]:
+def _calibration_entry(job: ExportJob, table: CalibrationTable, images: RunImages) -> dict[str, Any]:
     return {
         "data": job.data,
         "table": str(job.calibration) if job.calibration else None,
         "images": len(table.image_names),
+        "available": images.available or None,
         "fingerprint": table.images,
         "preprocess": table.preprocess,
         "skipped": [{"image": name, "reason": reason} for name, reason in table.skipped],
@@ -371,9 +397,16 @@ def _run_warnings(
         found.append(
             f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
         )
+    found += images.notes
     if job.calibration and not images.calibration and images.evaluation:
         found.append("evaluation images were not compared with those of --calibration: add --data to do so")
     data = images.evaluation_data
-    if data is not None and checkpoint.task and list(data.names.values()) != list(checkpoint.names.values()):
+    if data is not None and checkpoint.task and not _same_classes(checkpoint, data):
         found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
     return tuple(found)
+
+
+def _same_classes(checkpoint: Checkpoint, data: Dataset) -> bool:
+    """Whether classes are called the same; folders of classes are matched by name, so that some may be missing."""
+    own, theirs = list(checkpoint.names.values()), list(data.names.values())
+    return set(class_numbers(data, checkpoint.names)) <= set(own) if data.by_folder else own == theirs

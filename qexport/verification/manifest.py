@@ -9,17 +9,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qexport import __version__
-from qexport.calibration.calibration_table import CalibrationTable
-from qexport.checkpoints.source import Source
 from qexport.errors import InputError
 from qexport.files import write_text
-from qexport.lowering.lower import Written
+
+if TYPE_CHECKING:
+    from qexport.calibration.calibration_table import CalibrationTable
+    from qexport.checkpoints.source import Source
+    from qexport.lowering.lower import Written
 
 SCHEMA = 1
 SUFFIX = ".manifest.json"
+SAMPLES = "samples.npz"
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -28,13 +31,19 @@ def manifest_path(artifact: Path) -> Path:
 
 
 def make_manifest(
-    source: Source, item: Written, table: CalibrationTable | None, environment: Mapping[str, Any], command: str
+    source: Source,
+    item: Written,
+    table: CalibrationTable | None,
+    environment: Mapping[str, Any],
+    command: str,
+    samples: str | None = None,
 ) -> dict[str, Any]:
     """Say what an artifact is, and what it was made from.
 
     Args:
         environment: as in the report: Python, system and package versions.
         command: the command line, as one string.
+        samples: name of the file with samples of what it finds, None for none.
     """
     artifact, program = item.artifact, source.program
     return {
@@ -48,6 +57,7 @@ def make_manifest(
         "program": program.fingerprint,
         "calibration": _calibration(source, table) if item.plan and table else None,
         "plan": _plan(source, item.plan) if item.plan else None,
+        "samples": samples,
         "qexport": __version__,
         **{name: environment[name] for name in ("python", "system", "packages")},
         "command": command,
@@ -93,3 +103,13 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
     found: dict[str, Any] = content
     return found
+
+
+def samples_of(artifact: Path) -> Path:
+    """Where the samples of an artifact are, if there are any: as its manifest says; old ones say nothing of them.
+
+    Raises:
+        InputError: the manifest cannot be read.
+    """
+    named = (read_manifest(artifact) or {}).get("samples", SAMPLES) or f"{artifact.name}.{SAMPLES}"
+    return artifact.absolute().with_name(Path(str(named)).name)

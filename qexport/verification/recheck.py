@@ -19,8 +19,8 @@ from qexport.data.dataset import Dataset, fingerprint, image_list
 from qexport.errors import InputError, QexportError
 from qexport.planning.plan import QuantPlan, TensorQuant, load_plan
 from qexport.reporting.gate import Entry, file_name
-from qexport.verification.manifest import read_manifest
-from qexport.verification.samples import FILE, detect, load_samples, shared
+from qexport.verification.manifest import read_manifest, samples_of
+from qexport.verification.samples import detect, load_samples, shared
 
 LEAST_SHARED = 0.85
 """Share of the stored detections that must be found again: another CPU rounds scores near the threshold differently."""
@@ -170,12 +170,12 @@ def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | No
 
 
 def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
-    path = artifact.absolute().with_name(FILE)
+    path = samples_of(artifact)
     if not path.exists():
-        return None, f"no {FILE} beside the file"
+        return None, f"no {path.name} beside the file"
     samples = load_samples(path)
     if artifact.name not in samples.found:
-        return None, f"{FILE} has nothing of this file"
+        return None, f"{path.name} has nothing of this file"
     layout = samples.layout
     found = detect(backend.runner(artifact, threads), samples.batches, layout)
     both = shared(found, samples.found[artifact.name], layout.classifier)
@@ -194,7 +194,8 @@ def _accuracy(
 
     images = image_list(data, "val")
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        linked = make_evaluation_set(data, images, Path(scratch) / "data")
+        names = dict(enumerate(report["model"].get("names") or ()))
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
         scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
     notes = accuracy_warnings(scored.images, scored.unread, 0)
     metric = SCORING[report["model"]["task"]].names[0]

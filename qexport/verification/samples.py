@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from qexport.data.input_form import UNIT
 from qexport.errors import InputError
 from qexport.files import write_whole
+from qexport.verification.manifest import SAMPLES
 
 if TYPE_CHECKING:
     from qexport.backends import Runner
     from qexport.programs.program import Program
 
 SCHEMA = 1
-FILE = "samples.npz"
+FILE = SAMPLES
 IMAGES = 2
 """Batches that are kept."""
 SAME_BOX = 0.8

@@ -47,6 +47,7 @@ class Entry:
         data: its dictionary.
         title: format and precision, such as "ONNX INT8".
         warnings: kind of figure, "accuracy", "latency" or "artifact" → warnings beside figures of that kind.
+        names: the model's classes, in their order; empty in reports of earlier versions.
     """
 
     at: str
@@ -54,6 +55,7 @@ class Entry:
     data: Mapping[str, Any]
     title: str
     warnings: Mapping[str, tuple[Warned, ...]]
+    names: Sequence[str] = ()
 
     @property
     def kind(self) -> str:
@@ -86,8 +88,8 @@ class Entry:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """Names of the classes that occur in the labels."""
-        return {row["class"]: row["name"] for row in self.scored("per_class") or ()}
+        """Names of the model's classes, at least of those that occur in the labels."""
+        return {**dict(enumerate(self.names)), **{row["class"]: row["name"] for row in self.scored("per_class") or ()}}
 
     def scored(self, name: str) -> Any:
         """A part of its accuracy."""
@@ -122,7 +124,8 @@ def entries_of(report: Mapping[str, Any]) -> tuple[Entry, ...]:
         own = [numbered[text] for text in each.get("warnings") or ()]
         kinds = {kind: tuple(w for w in own if about(w.text) == kind) for kind in (*ABOUT, "artifact")}
         reference = floats.get(each["format"], "") if each["precision"] != "fp32" else ""
-        made.append(Entry(f"artifacts.{i}", reference, each, title, kinds))
+        names = report["model"].get("names") or ()
+        made.append(Entry(f"artifacts.{i}", reference, each, title, kinds, names))
     return tuple(made)
 
 

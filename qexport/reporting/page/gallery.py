@@ -18,6 +18,14 @@ MOST_BYTES = 1_500_000
 
 LABEL_SIZE = 0.045
 """Of names of boxes, as a share of the width of the frame around an image, which is 4 : 3."""
+LEAST_SEEN = 0.25
+"""Keypoints that are less sure to be seen are left out, as Ultralytics' plots do."""
+PERSON = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+"""Bones between COCO's 17 keypoints; of other keypoints nobody says what is joined."""
+PERSON_POINTS = 17
 LETTER = 0.55
 """Width of a letter, as a share of that."""
 
@@ -60,9 +68,38 @@ class Shot:
         """Height of names, in pixels of the image."""
         return round(LABEL_SIZE * float(max(self.data["width"], self.data["height"] * 4 / 3)), 2)
 
+    @property
+    def joint_size(self) -> float:
+        """Radius of a keypoint, in pixels of the image."""
+        return round(self.label_size / 8, 1)
+
     def count(self, kind: str) -> int:
         """How many boxes were kept, lost or gained."""
         return len(self.data.get(kind) or ())
+
+
+def outlines(box: Mapping[str, Any]) -> list[str]:
+    """Points of the polygons of a mask or a turned box, as SVG wants them; none of an upright box."""
+    return [" ".join(map(_plain, polygon)) for polygon in box.get("outline") or ()]
+
+
+def joints(box: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """X and y of a pose's keypoints that can be seen."""
+    return [(_plain(x), _plain(y)) for x, y, seen in box.get("points") or () if seen >= LEAST_SEEN]
+
+
+def bones(box: Mapping[str, Any]) -> str:
+    """The lines between a person's keypoints that can be seen, as an SVG path; "" of other things."""
+    points = box.get("points") or ()
+    if len(points) != PERSON_POINTS:
+        return ""
+    joined = ((points[a], points[b]) for a, b in PERSON if min(points[a][2], points[b][2]) >= LEAST_SEEN)
+    return "".join(f"M{_plain(a[0])} {_plain(a[1])}L{_plain(b[0])} {_plain(b[1])}" for a, b in joined)
+
+
+def _plain(value: float) -> str:
+    """A coordinate in tenths of a pixel; whatever else a report holds there is no number."""
+    return f"{float(value):.1f}".removesuffix(".0")
 
 
 @dataclass(frozen=True)

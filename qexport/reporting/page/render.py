@@ -10,8 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qexport.reporting.page import charts, content
-from qexport.reporting.page.gallery import make_gallery
+from qexport.reporting.page import charts, content, gallery
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 
 OPTIONAL = {"gate": None, "baseline": None, "calibration": None, "evaluation": None, "failures": (), "warnings": ()}
@@ -40,6 +39,7 @@ def render(report: Mapping[str, Any]) -> str:
         "lookup": partial(lookup, report),
         "charts": charts,
         "content": content,
+        "drawn": gallery,
         "style": asset("page.css"),
         "script": asset("page.js"),
     }
@@ -54,7 +54,7 @@ def render(report: Mapping[str, Any]) -> str:
         timed=any(each.part("latency_ms") for each in entries),
         paired=any(each.scored("drop_interval") for each in asked),
         resamples=next((f"{each.at}.accuracy.resamples" for each in asked if each.scored("resamples")), ""),
-        gallery=make_gallery(asked),
+        gallery=gallery.make_gallery(asked),
         warnings=content.warnings_of(report),
     )
 

@@ -1,0 +1,102 @@
+"""What a folder that is given in place of a YAML holds: folders of classes, images with labels, or images alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "validation", "valid", "test"),
+}
+"""Split → names of its folder, the first that is there counts, as for Ultralytics."""
+OF_SYSTEMS = frozenset({"@eaDir", "__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders that systems and tools leave behind; hidden ones come besides."""
+OF_DATA_SETS = frozenset({"images", "labels", "masks", "mask", "annotations", "labelTxt", "depth"})
+"""Folders of one data set, whose names are no classes."""
+BESIDE_IMAGES = OF_DATA_SETS - {"images"}
+MASK_ENDINGS = ("_mask", "-mask", ".mask")
+"""Of the name of a mask that lies beside its image."""
+MASK_MODES = ("1", "L", "P", "I", "I;16")
+"""Pillow's names of images with one number a pixel."""
+YAMLS = (".yaml", ".yml")
+
+
+def own_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without those of systems and tools."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [entry for entry in entries if entry.is_dir() and not is_foreign(entry.name)]
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a folder is one of a system or tool: nobody's data."""
+    return name.startswith(".") or name in OF_SYSTEMS
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Split → its folder, of splits that have folders of classes."""
+    found = {}
+    for split, names in SPLIT_FOLDERS.items():
+        for place in (folder / name for name in names):
+            inside = {entry.name for entry in own_folders(place)}
+            if split not in found and inside and not inside <= OF_DATA_SETS:
+                found[split] = place
+    return found
+
+
+def image_folders(folder: Path) -> dict[str, Path]:
+    """Split → its folder of images, of a data set with labels: `train/images` or `images/train`."""
+    found = {}
+    for split, names in SPLIT_FOLDERS.items():
+        places = [place for name in names for place in (folder / name / "images", folder / "images" / name)]
+        there = next((place for place in places if place.is_dir()), None)
+        if there is not None:
+            found[split] = there
+    return found
+
+
+def yaml_in(folder: Path) -> tuple[Path, ...]:
+    """YAMLs of a folder that may describe its data set: `data.yaml` alone where there is one."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAMLS and path.is_file())
+    usual = [path for path in found if path.stem in ("data", "dataset")]
+    return tuple(usual[:1] or found)
+
+
+def without_masks(images: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Leave out what lies beside the images of a data set and is none: masks, and folders of tools."""
+    every = list(images)
+    stems = {os.path.join(image.parent, image.stem) for image in every}
+    parents: dict[Path, bool] = {}
+    for image in every:
+        if image.parent not in parents:
+            parents[image.parent] = _is_beside(image.parent.relative_to(root), root)
+        if not parents[image.parent] and not _is_mask(image, stems):
+            yield image
+
+
+def _is_beside(relative: Path, root: Path) -> bool:
+    """Whether a folder holds no images but what belongs to images that lie in a folder beside it."""
+    place = root
+    for part in relative.parts:
+        if is_foreign(part) or (part in BESIDE_IMAGES and (place / "images").is_dir()):
+            return True
+        place /= part
+    return False
+
+
+def _is_mask(image: Path, stems: set[str]) -> bool:
+    """Whether an image is called after another one beside it, and is made of numbers of classes."""
+    ending = next((ending for ending in MASK_ENDINGS if image.stem.endswith(ending)), "")
+    if not ending or os.path.join(image.parent, image.stem[: -len(ending)]) not in stems:
+        return False
+    from PIL import Image
+
+    try:
+        with Image.open(image) as opened:
+            return opened.mode in MASK_MODES
+    except OSError:  # who reads it says so
+        return False

@@ -1,0 +1,275 @@
+"""What fails after artifacts were written loses nothing else: the report says what is missing and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from refusals import MODEL, PREFIX, SHAPES
+from torch import zeros
+
+from qexport import publish
+from qexport.backends import Artifact, find_backend
+from qexport.cli.app import main
+from qexport.clock import Clock
+from qexport.data.inputs import RunImages
+from qexport.errors import InputError, MeasurementError
+from qexport.job import ExportJob
+from qexport.lowering.lower import Written
+from qexport.measurement import accuracy, evidence, measure
+from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.attempt import Unmeasured, attempt
+from qexport.measurement.measure import Figures
+from qexport.programs.program import Program
+from qexport.progress import Silent
+from qexport.reporting.report import Report
+
+FAULTS: dict[str, Exception] = {
+    "of a library": RuntimeError("no such kernel\nand a second line"),
+    "of memory": MemoryError(),
+    "of a decoder": AssertionError(),
+    "of the disk": OSError(28, "No space left on device"),
+    "of a file": InputError("image a.jpg is empty", "restore it"),
+    "of an index": KeyError("000001-a.jpg"),
+}
+REASONS = {
+    "of a library": ("RuntimeError: no such kernel", 7),
+    "of memory": ("out of memory: use a smaller --imgsz or --batch", 7),
+    "of a decoder": ("AssertionError", 7),
+    "of the disk": ("OSError: [Errno 28] No space left on device", 7),
+    "of a file": ("image a.jpg is empty: restore it", 3),
+    "of an index": ("KeyError: '000001-a.jpg'", 7),
+}
+
+
+def failing(error: Exception, of: str = "") -> Callable[..., Any]:
+    """Raises where one of its arguments names the artifact `of`; without a name always."""
+
+    def fail(*arguments: Any, **_: Any) -> Any:
+        if of in str(arguments[0]):
+            raise error
+        return Accuracy(0.5, 0.6, None, 4, (), {})
+
+    return fail
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_reason_is_one_line_with_the_exit_code_of_its_kind(fault: str) -> None:
+    missing: list[Unmeasured] = []
+    with attempt(missing, "accuracy", Path("x/a.onnx"), Path("x/b.onnx")):
+        raise FAULTS[fault]
+    reason, code = REASONS[fault]
+    assert [(each.artifact, each.reason, each.exit_code) for each in missing] == [
+        ("a.onnx", reason, code),
+        ("b.onnx", reason, code),
+    ]
+    assert missing[0].text == f"accuracy could not be scored: {reason}"
+    assert ("Traceback" in missing[0].details) == (fault not in ("of a file", "of memory"))
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_interrupt_is_no_failure_of_a_step(interrupt: type[BaseException]) -> None:
+    missing: list[Unmeasured] = []
+    with pytest.raises(interrupt), attempt(missing, "accuracy"):
+        raise interrupt
+    assert missing == []
+
+
+class Runs:
+    """A runner that fails, or does not."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        if self.error:
+            raise self.error
+        return batch
+
+
+def written(name: str, error: Exception | None = None, loads: Exception | None = None, precision: str = "int8") -> Any:
+    def runner(*_: Any) -> Runs:
+        if loads:
+            raise loads
+        return Runs(error)
+
+    backend = SimpleNamespace(name="onnx", runner=runner, validation=nullcontext)
+    artifact = SimpleNamespace(path=Path(name), precision=precision)
+    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine_runtime=None)
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("when", ["loading", "running"])
+def test_a_file_that_does_not_run_does_not_stop_the_others_timing(
+    fault: str, when: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qexport.measurement.latency.PAUSE", 0)
+    bad = written("bad", FAULTS[fault] if when == "running" else None, FAULTS[fault] if when == "loading" else None)
+    missing: list[Unmeasured] = []
+    job = ExportJob("a.pt", no_eval=True)
+    items = [written("good"), bad, written("fine")]
+    found = measure.measure(job, "detect", tiny, RunImages(), items, Clock(Silent()), missing)
+    assert {path.name for path, each in found.items() if each.latency} == {"good", "fine"}
+    assert [(each.artifact, each.what, each.reason) for each in missing] == [("bad", "latency", REASONS[fault][0])]
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("bad", ["a_int8", "a_fp32", "evaluation set"])
+def test_a_failing_evaluation_is_that_of_one_file(
+    fault: str, bad: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "evaluate", failing(FAULTS[fault], bad))
+    made = failing(FAULTS[fault]) if bad == "evaluation set" else lambda *_: SimpleNamespace(links={})
+    monkeypatch.setattr(measure, "make_evaluation_set", made)
+    images: Any = SimpleNamespace(evaluation_data="set", evaluation=(), any=(), classes={})
+    items = [written("a_int8.onnx"), written("a_fp32.onnx", precision="fp32"), written("a_fp16.onnx", precision="fp16")]
+    missing: list[Unmeasured] = []
+    job = ExportJob("a.pt", no_latency=True)
+    found = measure.measure(job, "detect", tiny, images, items, Clock(Silent()), missing)
+    lost = {path.name for path, each in found.items() if each.accuracy is None}
+    names = {item.artifact.path.name for item in items}
+    assert lost == (names if bad == "evaluation set" else {f"{bad}.onnx"})
+    assert {each.artifact for each in missing} == lost
+    assert {each.reason for each in missing} == {REASONS[fault][0]}
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "lost"),
+    [
+        ("resampled", "intervals of accuracy", "intervals"),
+        ("class_figures", "accuracy of classes", "per_class"),
+        ("confidence_shift", "shift of confidence", "confidence"),
+        ("gallery", "gallery", "gallery"),
+        ("_noise", "noise of layers", "layers"),
+    ],
+)
+def test_a_part_of_the_evidence_that_fails_leaves_the_others(
+    step: str, what: str, lost: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = Figures(Accuracy(0.5, 0.6, None, 4, (), {}, scores={"a": None}))  # type: ignore[dict-item]
+    parts: Mapping[str, Any] = {
+        "resampled": lambda *_: zeros(3),
+        "intervals": lambda *_: "intervals",
+        "class_figures": lambda *_: "per_class",
+        "confidence_shift": lambda *_: "confidence",
+        "gallery": lambda *_: "gallery",
+        "_noise": lambda *_: ("layers", None),
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(evidence, name, part)
+    monkeypatch.setattr(evidence, step, failing(ValueError("of no use")))
+    backend = find_backend("onnx")
+    items = [Written(Artifact(Path(p), "onnx", p, "", 0), backend) for p in ("int8", "fp32")]
+    missing: list[Unmeasured] = []
+    measured = {Path("int8"): figures, Path("fp32"): figures}
+    found = evidence.gather(tiny, "detect", None, items, measured, Clock(Silent()), missing)[Path("int8")]
+    there = {name for name in ("intervals", "per_class", "confidence", "gallery", "layers") if getattr(found, name)}
+    assert there == {"intervals", "per_class", "confidence", "gallery", "layers"} - {lost}
+    assert {each.what for each in missing} == {what}
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> str:
+    """The demo's data set with two images to score on."""
+    content = yaml.safe_load((SHAPES / "shapes.yaml").read_text(encoding="utf-8"))
+    listing = tmp_path / "few.txt"
+    listing.write_text("\n".join(str(path) for path in sorted((SHAPES / "images" / "val").iterdir())[:2]))
+    place = tmp_path / "few.yaml"
+    place.write_text(yaml.safe_dump({**content, "path": str(SHAPES), "val": str(listing)}), encoding="utf-8")
+    return str(place)
+
+
+@pytest.mark.slow
+def test_a_run_with_failing_steps_leaves_everything_else(
+    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One file's evaluation, the page and the samples fail; the other file is scored, and all is on disk."""
+
+    def scored(path: Path, *more: Any) -> Accuracy:
+        if path.suffix != ".onnx":
+            raise RuntimeError("the validator has a fault")
+        return accuracy.evaluate(path, *more)
+
+    monkeypatch.setattr(measure, "evaluate", scored)
+    monkeypatch.setattr(publish, "take_samples", failing(ValueError("no samples today")))
+    monkeypatch.setattr(publish, "write_page", failing(TypeError("no page today")))
+    out, names = tmp_path / "out", ("shapes26_fp32.onnx", "shapes26_fp32_openvino_model")
+    words = [str(MODEL), "--imgsz", "64", "--format", "onnx,openvino", "--data", few, "--no-latency", "--out", str(out)]
+    words += ["--max-size", "9", "--report", str(tmp_path / "page.html"), "--junit", str(tmp_path / "j.xml")]
+    assert main([*words, "--summary", str(tmp_path / "s.md")]) == MeasurementError.exit_code == 7
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    scores = [entry["accuracy"] and entry["accuracy"]["images"] for entry in report["artifacts"]]
+    assert scores == [2, None]
+    reason = "accuracy could not be scored: RuntimeError: the validator has a fault"
+    assert reason in report["artifacts"][1]["warnings"]
+    assert not any("could not be scored" in text for text in report["artifacts"][0]["warnings"])
+    assert {each["what"] for each in report["unmeasured"]} == {"accuracy", "samples", "page"}
+    assert report["gate"]["passed"] is True
+    assert not any("ended before" in warning for warning in report["warnings"])
+    for name in names:
+        manifest = json.loads((out / f"{name}.manifest.json").read_text(encoding="utf-8"))
+        assert manifest["samples"] is None
+    shown, errors = capfd.readouterr()
+    assert reason in " ".join(shown.split())
+    lines = errors.splitlines()
+    assert f"{PREFIX}{names[1]}: {reason}" in lines
+    assert f"{PREFIX}run: page could not be made: TypeError: no page today" in lines
+    assert reason in (tmp_path / "s.md").read_text(encoding="utf-8")
+    cases = ElementTree.parse(tmp_path / "j.xml").getroot().iter("error")
+    assert "RuntimeError: the validator has a fault" in {case.get("message") for case in cases}
+
+
+@pytest.mark.parametrize("fault", ["of a library", "of an index", "of a decoder"])
+@pytest.mark.parametrize("step", ["check", "compare", "save_report", "write_page", "write_summary", "write_junit"])
+def test_every_step_after_measuring_may_fail_alone(
+    step: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report("qexport", {}, None, None, (), {}, 2)
+    done: list[str] = []
+
+    def noting(name: str, answer: Any = None) -> Callable[..., Any]:
+        def note(*_: Any) -> Any:
+            done.append(name)
+            return answer
+
+        return note
+
+    answers = {"check": (), "compare": ((), ())}
+    for name in ("save_report", "write_page", "write_summary", "write_junit", "check", "compare"):
+        monkeypatch.setattr(publish, name, noting(name, answers.get(name)))
+    monkeypatch.setattr(publish, step, failing(FAULTS[fault]))
+    baseline: Any = SimpleNamespace(path=Path("b.json"), sha256="", content={})
+    job = ExportJob("a.pt", out=tmp_path, report=tmp_path / "page.html", no_eval=True)
+    made = publish.publish(replace(report, unmeasured=()), job, baseline)
+    expected = {"check", "compare", "save_report", "write_page", "write_summary", "write_junit"} - {step}
+    assert set(done) == expected - ({"write_page"} if step == "save_report" else set())
+    assert [each.reason for each in made.unmeasured] == [REASONS[fault][0]]
+    assert made.unmeasured[0].text in made.warnings
+
+
+def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the user, or by the system for want of memory: manifests and report are there before anything is measured."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "measure", interrupted)
+    monkeypatch.setattr(publish, "make_manifest", lambda *_: {"artifact": "a.onnx"})
+    source: Any = SimpleNamespace(
+        job=ExportJob("a.pt", out=tmp_path), checkpoint=SimpleNamespace(task="detect"), program=None
+    )
+    begun = Report("qexport", {}, None, None, (), {}, 2)
+    with pytest.raises(KeyboardInterrupt):
+        publish.measure_run(source, RunImages(), None, [written(str(tmp_path / "a.onnx"))], begun, Clock(Silent()))
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["warnings"] == ["the run ended before everything was measured"]
+    assert json.loads((tmp_path / "a.onnx.manifest.json").read_text(encoding="utf-8")) == {"artifact": "a.onnx"}
