@@ -14,8 +14,8 @@ QUANTISE = {"fp32": None, "fp16": 16}
 BATCH_ONLY = None
 """Ultralytics' `dynamic` of a file whose batch alone is open.
 
-True would mean open height and width, and photos of other sizes were fed; False, that more images than `batch` are run in
-parts. Neither is said: images have the size of `imgsz`, and all of them are run at once (`AutoBackend.forward`).
+True would mean open height and width, and photos of other sizes were fed; False, that more images than `batch` are run
+in parts. Neither is said: images have the size of `imgsz`, and all are run at once (`AutoBackend.forward`).
 """
 
 
