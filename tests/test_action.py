@@ -107,7 +107,7 @@ def test_the_script_passes_on_what_is_given_and_nothing_else(action: Any, code: 
         ("--no-latency\n--threads 4\n", ["--no-latency", "--threads", "4"]),
         ("--no-latency \\\n  --threads 4", ["--no-latency", "--threads", "4"]),
         ("\n\n  --imgsz\t480 640\r\n\n--nms", ["--imgsz", "480", "640", "--nms"]),
-        ("--keep-float 'model.22 cv2'\n--eval-data \"my.yaml\"", ["--keep-float", "model.22 cv2", "--eval-data", "my.yaml"]),
+        ("--keep-float 'model.22 cv2'\n--nms \"a b\"", ["--keep-float", "model.22 cv2", "--nms", "a b"]),
         ("--data run#2.yaml --out '$HOME' `id`", ["--data", "run#2.yaml", "--out", "$HOME", "`id`"]),
         ("--names ''", ["--names", ""]),
         ("", []),

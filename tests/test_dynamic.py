@@ -68,8 +68,14 @@ def fed(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, ...]]:
     from ultralytics.nn.backends.openvino import OpenVINOBackend
 
     kind: Any = {"onnx": ONNXBackend, "openvino": OpenVINOBackend}[name]
-    seen, original = [], kind.forward
-    monkeypatch.setattr(kind, "forward", lambda self, im: seen.append(tuple(im.shape)) or original(self, im))
+    seen: list[tuple[int, ...]] = []
+    original = kind.forward
+
+    def forward(self: Any, im: Any) -> Any:
+        seen.append(tuple(im.shape))
+        return original(self, im)
+
+    monkeypatch.setattr(kind, "forward", forward)
     return seen
 
 
@@ -78,10 +84,10 @@ def fed(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, ...]]:
 def test_ultralytics_predicts_on_one_and_on_five_photos_of_any_shape(
     files: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
 
     seen = fed(monkeypatch, name)
-    model = YOLO(str(files[name]))
+    model: Any = YOLO(str(files[name]))
     (alone,) = model(photos()[1], conf=0.01, verbose=False)
     together = model(photos(), conf=0.01, verbose=False)
     assert seen == [(1, 3, *SIZE), (5, 3, *SIZE)]  # all of them in one run: that is what an open batch is for

@@ -92,9 +92,9 @@ def test_a_drop_is_shown_with_both_bounds_at_every_width(
 
 
 def test_a_table_without_room_leaves_the_drop_to_the_lines_below() -> None:
-    wide = {"format": "openvino", "precision": "int8-dynamic", "bytes": 102_914_000}
-    known = {"accuracy": {**ACCURACY, "drop": 0.0089, "drop_interval": [0.0002, 0.0234]}, "speedup": 10.25}
-    lines = printed(replace(REPORT, artifacts=(replace(INT8, **wide, **known), FP32)))
+    known = {**ACCURACY, "drop": 0.0089, "drop_interval": [0.0002, 0.0234]}
+    wide = replace(INT8, format="openvino", precision="int8-dynamic", bytes=102_914_000, accuracy=known, speedup=10.25)
+    lines = printed(replace(REPORT, artifacts=(wide, FP32)))
     assert max(map(len, lines)) <= 80
     assert "drop of openvino int8-dynamic: 0.0089 [0.0002, 0.0234]" in lines
     assert not any("…" in line for line in lines)
@@ -215,9 +215,10 @@ STAND_INS = [
 @pytest.mark.parametrize(("name", "precision", "runtime"), STAND_INS)
 def test_what_another_runtime_ran_says_so_where_its_figures_stand(name: str, precision: str, runtime: str) -> None:
     away = replace(INT8, format=name, precision=precision, runtime=runtime, own_runtime=False)
-    lines = printed(replace(REPORT, artifacts=(away, FP32)), 200)
+    other = replace(FP32, runtime=runtime, own_runtime=False)
+    lines = printed(replace(REPORT, artifacts=(away, other)), 200)
     assert next(line for line in lines if "2.91" in line).startswith(f" {name} {precision}† ")
-    assert f"† {name} {precision}: run by {runtime}" in lines
+    assert f"† {name} {precision}, tflite fp32: run by {runtime}" in lines
     (verified,) = (line for line in lines if line.startswith("verified: "))
     assert verified.endswith(f"; run by {runtime}")
     assert "run by" not in "\n".join(printed(REPORT, 200))

@@ -132,7 +132,10 @@ def _legend(report: Report) -> list[Text]:
         told.append(f"{MARK}: a warning is about the figure")
     told.append(f"{NOTHING}: not measured")
     told += [f"{FAILED}: not written, or not to its end"] if report.failures else []
-    away = [f"{AWAY} {_name(each)}: run by {stand_in(each)}" for each in artifacts if stand_in(each)]
+    names: dict[str, list[str]] = {}
+    for each in artifacts:
+        names.setdefault(stand_in(each), []).append(_name(each))
+    away = [f"{AWAY} {', '.join(names[runtime])}: run by {runtime}" for runtime in names if runtime]
     return [Text("; ".join(told), style="dim"), *(Text(line) for line in away)]
 
 
