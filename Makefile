@@ -18,7 +18,8 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv and install qexport, its backends and the test tools into it
 
 # A candidate has to start, be new enough and carry ensurepip: a pyenv shim or Debian without python3-venv does not.
-# torch goes first and alone: what is resolved after it keeps this build and does not fetch another.
+# torch and torchvision go first, together and from one index: builds of two indices do not fit, and what is resolved
+# after them keeps these. `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes CPU builds, a tenth in size.
 $(READY): pyproject.toml constraints.txt
 	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	  for python in python3.11 python3; do \
@@ -29,10 +30,11 @@ $(READY): pyproject.toml constraints.txt
 	  echo "no usable Python: install Python 3.10 or later and its venv module (Debian: apt-get install python3-venv)" >&2; \
 	  exit 1; \
 	fi
-	$(PY) -m pip install --quiet torch==2.13.0 -c constraints.txt
+	$(PY) -m pip install --quiet torch==2.13.0 torchvision==0.28.0 -c constraints.txt $(TORCH_INDEX:%=--index-url %)
 	$(PY) -m pip install --quiet -e '.[all,dev]' -c constraints.txt
 	@# A nightly build, which may be gone one day: without it a few tests are skipped, with a reason.
 	@$(PY) -m pip install --quiet --no-deps 'tflite-micro==0.dev20261023182759' || echo "without tflite-micro" >&2
+	@$(PY) -c 'from qexport.checkpoints.torchvision_repair import advice; print(advice())' || true
 	@touch $@
 
 run: setup  ## the main job on the embedded default: model, data set and report

@@ -58,6 +58,19 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_folder(path: Path) -> None:
+    """Check that a folder can be written to, or made, without making it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise InputError(f"folder {path} cannot be written ({nearest} is not a folder)", "choose another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"folder {path} cannot be written (no permission in {nearest})", "choose another --out")
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and check that it can be written to.
 

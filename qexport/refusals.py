@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, UsageError
+from qexport.files import check_folder
 from qexport.lowering.cpu import ANY, KINDS, choices, kind_for
 from qexport.reporting.gate import check_measured
 from qexport.targets import ALIASES as TARGET_ALIASES
@@ -207,6 +208,7 @@ def _check_cpu(job: ExportJob) -> None:
 
 
 def _check_places(job: ExportJob) -> None:
+    check_folder(job.folder)
     for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
         folder = path.absolute().parent if path else job.folder
         if path and (path.is_dir() or not (folder.is_dir() or folder == job.folder.absolute())):

@@ -38,7 +38,14 @@ def artifact(precision: str = "int8", format_: str = "onnx", **changes: Any) -> 
         "latency_float_ms": {"p50": 60.0, "p95": 63.0, "min": 58.0},
         "speedup": 1.5,
         "int8_mac_coverage": 0.961,
-        "verification": {"tensors": 447, "unnamed": 0, "agreement": 0.97, "images": 4, "coverage": 0.961},
+        "verification": {
+            "tensors": 447,
+            "unnamed": 0,
+            "agreement": 0.97,
+            "images": 4,
+            "coverage": 0.961,
+            "min_agreement": 0.8,
+        },
         "warnings": [],
     }
     return {**entry, **changes}

@@ -17,7 +17,8 @@ from qexport.job import FIELDS
 ROOT = Path(__file__).resolve().parents[1]
 ACTION = ROOT / "action.yml"
 EXAMPLE = ROOT / "docs" / "github-workflow.yml"
-OF_THE_ACTION = {"arguments", "extras", "python-version"}
+OUT = "qexport_out/action"
+OF_THE_ACTION = {"arguments", "extras", "python-version", "cache"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_example_gives_inputs_that_there_are(action: Any) -> None:
     (job,) = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["jobs"].values()
     (step,) = (step for step in job["steps"] if step.get("id") == "qexport")
     assert set(step["with"]) <= set(action["inputs"])
-    assert action["outputs"].keys() >= {"out", "report", "junit", "exit-code"}
+    assert action["outputs"].keys() >= {"out", "report", "page", "junit", "exit-code"}
 
 
 def test_no_input_is_text_of_a_script(action: Any) -> None:
@@ -58,8 +59,10 @@ def test_no_input_is_text_of_a_script(action: Any) -> None:
 def run_script(action: Any, folder: Path, code: int, **inputs: str) -> tuple[int, list[str], str]:
     """Run the last step with a stand-in for `qexport`: exit code, the words that it got, and the step's outputs."""
     step = action["runs"]["steps"][-1]
-    (folder / "qexport").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > words\nexit {code}\n')
+    stand_in = f'#!/bin/sh\nprintf "%s\\n" "$@" > words\n: > {OUT}/calibration.npz\nexit {code}\n'
+    (folder / "qexport").write_text(stand_in)
     (folder / "qexport").chmod(0o755)
+    (folder / "python").symlink_to(sys.executable)
     given = {name.upper().replace("-", "_"): "" for name in action["inputs"]}
     given |= {"OUT": action["inputs"]["out"]["default"], **inputs}
     files = {name: str(folder / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
@@ -67,26 +70,112 @@ def run_script(action: Any, folder: Path, code: int, **inputs: str) -> tuple[int
     bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]  # as GitHub calls it
     done = subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True)
     assert set(step["env"]) <= set(given)
+    if not (folder / "words").exists():
+        return done.returncode, [], done.stdout
     return done.returncode, (folder / "words").read_text().splitlines(), (folder / "GITHUB_OUTPUT").read_text()
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+@needs_bash
 @pytest.mark.parametrize("code", [0, 9])
 def test_the_script_passes_on_what_is_given_and_nothing_else(action: Any, code: int, tmp_path: Path) -> None:
     inputs = {"MODEL": "my best.pt", "EVAL_DATA": "val; rm -rf x.yaml", "MAX_LATENCY_MS": "12", "MIN_RETENTION": "97%"}
     found, words, outputs = run_script(action, tmp_path, code, **inputs, ARGUMENTS="--no-latency --threads 4")
-    out = "qexport_out/action"
     assert found == code
     assert words == [
         "my best.pt",
         *("--eval-data", "val; rm -rf x.yaml", "--min-retention", "97%", "--max-latency-ms", "12"),
         *("--no-latency", "--threads", "4"),
-        *("--out", out, "--report", f"{out}/report.json"),
-        *("--summary", str(tmp_path / "GITHUB_STEP_SUMMARY"), "--junit", f"{out}/junit.xml"),
+        *("--out", OUT, "--report", f"{OUT}/report.html"),
+        *("--summary", str(tmp_path / "GITHUB_STEP_SUMMARY"), "--junit", f"{OUT}/junit.xml"),
     ]
     assert outputs.splitlines() == [
-        f"out={out}",
-        f"report={out}/report.json",
-        f"junit={out}/junit.xml",
+        f"out={OUT}",
+        f"report={OUT}/report.json",
+        f"page={OUT}/report.html",
+        f"junit={OUT}/junit.xml",
         f"exit-code={code}",
     ]
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--no-latency\n--threads 4\n", ["--no-latency", "--threads", "4"]),
+        ("--no-latency \\\n  --threads 4", ["--no-latency", "--threads", "4"]),
+        ("\n\n  --imgsz\t480 640\r\n\n--nms", ["--imgsz", "480", "640", "--nms"]),
+        ("--keep-float 'model.22 cv2'\n--nms \"a b\"", ["--keep-float", "model.22 cv2", "--nms", "a b"]),
+        ("--data run#2.yaml --out '$HOME' `id`", ["--data", "run#2.yaml", "--out", "$HOME", "`id`"]),
+        ("--names ''", ["--names", ""]),
+        ("", []),
+        (" \n ", []),
+    ],
+)  # fmt: skip
+def test_arguments_on_several_lines_are_all_passed_on(
+    action: Any, arguments: str, words: list[str], tmp_path: Path
+) -> None:
+    code, found, _ = run_script(action, tmp_path, 0, MODEL="a.pt", ARGUMENTS=arguments)
+    assert (code, found[: found.index(OUT) - 1]) == (0, ["a.pt", *words])
+
+
+@needs_bash
+def test_a_quote_without_its_other_half_is_said_and_nothing_runs(action: Any, tmp_path: Path) -> None:
+    code, words, output = run_script(action, tmp_path, 0, MODEL="a.pt", ARGUMENTS="--out 'a b")
+    assert (code, words) == (2, [])
+    assert output.splitlines()[-1].startswith("::error::qexport: arguments have a quote")
+
+
+@needs_bash
+def test_a_calibration_is_used_where_it_is_and_kept_where_it_is_not(action: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "calibration.npz"
+    inputs = {"MODEL": "a.pt", "CALIBRATION": str(kept)}
+    for used in (False, True):
+        _, words, _ = run_script(action, tmp_path, 0, **inputs)
+        assert ("--calibration" in words) == used
+        assert kept.is_file()
+        (tmp_path / "python").unlink()
+    assert words[words.index("--calibration") + 1] == str(kept)
+
+
+def test_packages_are_cached_by_what_is_installed(action: Any) -> None:
+    steps = action["runs"]["steps"]
+    (cache,) = (step for step in steps if step.get("uses", "").startswith("actions/cache@"))
+    names = [step.get("name") for step in steps]
+    assert steps.index(cache) == names.index("Install qexport") - 1
+    assert cache["with"]["path"] == "${{ steps.packages.outputs.folder }}"
+    assert cache["with"]["key"].endswith("${{ steps.packages.outputs.key }}")
+
+
+@needs_bash
+def test_the_key_of_the_cache_is_that_of_the_versions(action: Any, tmp_path: Path) -> None:
+    (step,) = (step for step in action["runs"]["steps"] if step.get("id") == "packages")
+    (tmp_path / "python").symlink_to(sys.executable)
+    keys = []
+    for extras, pins in (("onnx", "a==1\n"), ("onnx", "a==2\n"), ("tflite", "a==1\n")):
+        (tmp_path / "constraints.txt").write_text(pins)
+        (tmp_path / "pyproject.toml").write_text("[project]\n")
+        output = tmp_path / "output"
+        output.unlink(missing_ok=True)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        environment = {"PATH": path, "ACTION": str(tmp_path), "EXTRAS": extras, "GITHUB_OUTPUT": str(output)}
+        subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env={**os.environ, **environment}, check=True)
+        keys.append(dict(line.split("=", 1) for line in output.read_text().splitlines())["key"])
+    assert len(set(keys)) == 3
+    assert all(len(key) == 16 for key in keys)
+
+
+PAIR = ("torch==2.13.0", "torchvision==0.28.0")
+
+
+@pytest.mark.parametrize("name", ["action.yml", "README.md", "Makefile"])
+def test_torch_and_torchvision_are_installed_as_a_pair_of_the_constraints(name: str) -> None:
+    """From one index in one command: what pip finds for torchvision afterwards may be of another build."""
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert set(PAIR) <= set(pinned)
+    lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "pip install" in line]
+    of_torch = [line for line in lines if "torch==" in line]
+    assert of_torch
+    assert all(all(each in line for each in PAIR) for line in of_torch)

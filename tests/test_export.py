@@ -18,6 +18,7 @@ from qexport.clock import Clock
 from qexport.data.inputs import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, VerificationError
 from qexport.job import ExportJob
+from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.lower import Written
 from qexport.lowering.second_process import EndedError
 from qexport.measurement.measure import measure
@@ -145,3 +146,25 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
     assert all(counted.runs > 0 for counted in runners.values())
     assert figures[Path("a_tensorrt.onnx")].latency is None
     assert figures[Path("a.onnx")].latency is not None
+
+
+@pytest.mark.parametrize(
+    ("format_", "file", "device", "own", "runtime"),
+    [
+        ("onnx", "a.onnx", "", True, "ONNX Runtime, CPU execution provider"),
+        ("tensorrt", "a_tensorrt.onnx", "", False, "ONNX Runtime without fusion, in place of TensorRT"),
+        ("tensorrt", "a.engine", "", True, "TensorRT"),
+        ("edgetpu", "a.tflite", "Edge TPU", False, "LiteRT interpreter on the CPU, in place of the Edge TPU"),
+        ("edgetpu", "a_edgetpu.tflite", "", False, ""),
+        ("tflite", "a.tflite", "a micro", False, "built-in kernels elsewhere, in place of a micro"),
+        ("tflite", "a.tflite", "", True, "built-in kernels elsewhere"),
+    ],
+)
+def test_what_ran_an_artifact_and_whether_it_is_for_that(
+    format_: str, file: str, device: str, own: bool, runtime: str
+) -> None:
+    fit = DeviceFit(device, 3, ()) if device else None
+    written = Written(Artifact(Path(file), format_, "int8", "", 0), find_backend(format_), fit=fit)
+    assert written.own_runtime == own
+    assert written.runtime.endswith(runtime)
+    assert bool(written.runtime) == bool(runtime)

@@ -16,7 +16,7 @@ from qexport.reporting.page.gallery import Label, make_gallery, place
 from qexport.reporting.page.render import render
 from qexport.reporting.page.typeset import form_of, typeset
 
-PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement")
+PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement", "min_agreement")
 UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
 """What a reader multiplies a figure of report.json by to get what the page shows; 1 for all others."""
 SCORES = ("map", "map50", "drop", "retention", "fidelity", "map_interval.0", "drop_interval.1", "retention_interval.0")
@@ -26,7 +26,7 @@ OF_INT8 = (
     *(f"accuracy.{name}" for name in SCORES),
     *(f"accuracy.confidence.{name}" for name in ("matched", "mean_float", "mean", "shift", "p05", "p50", "p95")),
     "int8_mac_coverage",
-    *(f"verification.{name}" for name in ("tensors", "unnamed", "agreement", "images")),
+    *(f"verification.{name}" for name in ("tensors", "unnamed", "agreement", "min_agreement", "images")),
     *(f"histograms.{n}.{name}" for n in range(2) for name in ("low", "high", "sqnr_db")),
 )
 OF_FP32 = ("bytes", "accuracy.map", "accuracy.map50", "accuracy.map_interval.1")
@@ -98,7 +98,7 @@ def test_every_cell_of_the_tables_is_that_of_the_report(
         for row in rows:
             origin = source[int(row.attributes["data-row"])]
             if part != "layers":
-                origin = {**origin, "difference": origin["map"] - origin["map_float"]}
+                origin = {**origin, "drop": origin["map_float"] - origin["map"]}
             for name, cell in zip(names, (c for c in row.children if isinstance(c, Element)), strict=True):
                 value = origin.get(name, "")
                 if value is None:
@@ -113,7 +113,7 @@ def test_every_cell_of_the_tables_is_that_of_the_report(
 
 def test_classes_start_with_the_greatest_loss_and_bars_are_as_long_as_differences(page: Element) -> None:
     rows = page.all("table", data_rows="artifacts.0.accuracy.per_class")[0].all("tr", data_row="")
-    assert [row.attributes["data-row"] for row in rows] == ["2", "0", "3", "1"]  # −0.0601, −0.01, 0, +0.024
+    assert [row.attributes["data-row"] for row in rows] == ["2", "0", "3", "1"]  # 0.0601, 0.01, 0, −0.024
     bars = [row.all("td")[-1].all("i") for row in rows]
     assert [bar[0].attributes["class"] if bar else "" for bar in bars] == ["lost", "lost", "", "gained"]
     widths = [float(bar[0].attributes["style"].removeprefix("width:").removesuffix("%")) for bar in bars if bar]
@@ -153,6 +153,56 @@ def test_the_header_says_what_came_out_and_which_rules_do_not_hold(page: Element
     assert failed.text.endswith("OpenVINO: no such kernel: try another (exit code 5)")
     rules = page.all("section", id="gate")[0].all("tbody")[0].all("tr")
     assert [row.all("th")[0].text for row in rules] == ["✗ max-drop", "✓ min-speedup"]
+
+
+STAND_IN = "ONNX Runtime without fusion, in place of TensorRT"
+
+
+def test_what_another_runtime_ran_says_so_in_tile_table_headline_and_point(report: dict[str, Any]) -> None:
+    away = bare(report)
+    for artifact in away["artifacts"][2:]:
+        artifact |= {
+            "format": "tensorrt",
+            "runtime": STAND_IN,
+            "own_runtime": False,
+            "latency_ms": {"p50": 1, "p95": 2},
+        }
+    page, told = read_page(render(away)), f"run by {STAND_IN}"
+    assert page.all("p", class_="lead")[0].text == (
+        f"TFLite and TensorRT in INT8, each verified against its plan; TensorRT {told}."
+    )
+    tiles = [each.text for each in page.all("article")]
+    assert [told in each for each in tiles] == [False, True]
+    rows = [each.text for each in page.all("table", class_="summary")[0].all("th", scope="row")]
+    assert [told in each for each in rows] == [False, False, True, True]
+    assert [told in each.attributes["data-card"] for each in page.all("g", data_point="")] == [False, False, True, True]
+    for name in ("classes", "gallery"):
+        panels = page.all("section", id=name)[0].all("div", class_="panel")
+        assert [told in each.text for each in panels] == [False, True], name
+    facts = page.all("section", id="verification")[0].all("dd")
+    assert sum(each.text == told for each in facts) == 1  # of the two, one was verified
+    alone = read_page(render({**away, "artifacts": away["artifacts"][2:]}))
+    assert alone.all("p", class_="lead")[0].text == f"TensorRT in INT8, verified against its plan, {told}."
+
+
+def test_drops_have_one_sign_wherever_they_are(page: Element, report: dict[str, Any]) -> None:
+    """FP32 minus INT8: in the table of artifacts, its interval, and the table of classes."""
+    classes = page.all("table", data_rows="artifacts.0.accuracy.per_class")[0]
+    drops = [row.all("td")[3].text for row in classes.all("tr", data_row="")]
+    assert drops == ["0.0601", "0.0100", "0.0000", "−0.0240"]
+    (cell,) = (td for td in page.all("td") if td.all("data", data_figure="artifacts.0.accuracy.drop"))
+    assert cell.text.startswith("0.0069")
+    assert cell.text.endswith("−0.0021 to 0.0163")
+
+
+def test_outputs_of_unknown_meaning_are_verified_by_their_cosine(report: dict[str, Any]) -> None:
+    checked = {"tensors": 3, "unnamed": 0, "agreement": None, "images": 4, "coverage": 1, "cosine": 0.9987}
+    for least, words in ((0.9, "0.9000"), (None, "")):
+        made = bare(report, artifacts=report["artifacts"][:1])
+        made["artifacts"][0]["verification"] = {**checked, "min_agreement": least}
+        text = read_page(render(made)).all("section", id="verification")[0].text
+        assert "Cosine of outputs and simulation0.9987" in text
+        assert ("Least that passes" in text, f"Least that passes{words}" in text) == (bool(words), bool(words))
 
 
 def test_what_went_in_and_where_it_ran_is_there_word_for_word(page: Element, report: dict[str, Any]) -> None:

@@ -157,9 +157,9 @@ def test_a_click_on_a_heading_sorts(page: Any, report: dict[str, Any]) -> None:
     page.click(f"{table} [data-key=labels] button")
     assert column(page, table, 2) == labels[::-1]
     assert page.get_attribute(f"{table} [data-key=labels]", "aria-sort") == "descending"
-    page.click(f"{table} [data-key=difference] button")
-    by_loss = sorted(rows, key=lambda row: row["map"] - row["map_float"])
-    assert column(page, table, 1) == [row["name"] for row in by_loss]
+    page.click(f"{table} [data-key=drop] button")
+    by_drop = sorted(rows, key=lambda row: row["map_float"] - row["map"])
+    assert column(page, table, 1) == [row["name"] for row in by_drop]
     page.click(f"{table} [data-key=name] button")
     assert set(column(page, table, 1)[1:]) == {"bicycle", "person", "traffic light"}
     assert column(page, table, 1)[1:] == ["bicycle", "person", "traffic light"]

@@ -120,7 +120,7 @@ def test_a_fault_of_ours_is_one_line_without_a_place_for_its_log(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(app, "_run", lambda *_: [][1])
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(tempfile, "mkstemp", full)
     assert main([str(MODEL), *UNMEASURED]) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert "unexpected IndexError: list index out of range (no log of it could be written: No space left" in line
+    assert "unexpected IndexError: list index out of range (no log of it: no folder for temporary files" in line

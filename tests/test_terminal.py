@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -34,7 +35,7 @@ INT8 = ArtifactReport(
     latency_float_ms={"p50": 40.0, "p95": 41.0, "min": 39.0},
     speedup=3.19,
     int8_mac_coverage=0.9876,
-    verification=Verification(321, 5, 0.9712, 4, 0.9876),
+    verification=Verification(321, 5, 0.9712, 4, 0.9876, min_agreement=0.65),
     warnings=("accuracy is of 9 images only",),
 )
 FP32 = ArtifactReport("some/where/yolo26n_fp32.tflite", "tflite", "fp32", "b" * 64, 9_814_000)
@@ -65,19 +66,38 @@ def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
     assert next(line for line in lines if "9.81" in line).startswith(" tflite fp32 ")
 
 
-def test_the_change_and_its_interval_are_shown_where_there_is_room() -> None:
-    known = replace(INT8, accuracy={**ACCURACY, "drop": 0.0088, "drop_interval": [-0.001, 0.019]})
-    lines = printed(replace(REPORT, artifacts=(known, FP32)))
+DROPS = [
+    # The interval is not centred on its figure: half its width on both sides of it would cross zero in the first row.
+    (0.0089, [0.0002, 0.0234], "0.0089 [0.0002, 0.0234]"),
+    (-0.0088, [-0.0101, -0.0007], "−0.0088 [−0.0101, −0.0007]"),
+    (0.0004, [-0.0310, 0.0005], "0.0004 [−0.0310, 0.0005]"),
+    (0.0, [-0.0012, 0.0012], "0.0000 [−0.0012, 0.0012]"),
+]
+
+
+@pytest.mark.parametrize(("drop", "interval", "shown"), DROPS)
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_drop_is_shown_with_both_bounds_at_every_width(
+    drop: float, interval: list[float], shown: str, width: int
+) -> None:
+    known = replace(INT8, accuracy={**ACCURACY, "drop": drop, "drop_interval": interval})
+    lines = printed(replace(REPORT, artifacts=(known, FP32)), width)
+    assert max(map(len, lines)) <= width
+    row = next(line for line in lines if "2.91" in line)
+    assert (f" {shown} " in row) == (width == 140)
+    assert (f"drop of tflite int8: {shown}" in lines) == (width == 80)
+    assert f" {shown.split()[0]} " in row  # the figure itself stands in the table at both
+    assert "drop: FP32 minus the artifact, negative where the artifact scored higher" in " ".join(lines)
+    assert not any("±" in line for line in lines)
+
+
+def test_a_table_without_room_leaves_the_drop_to_the_lines_below() -> None:
+    known = {**ACCURACY, "drop": 0.0089, "drop_interval": [0.0002, 0.0234]}
+    wide = replace(INT8, format="openvino", precision="int8-dynamic", bytes=102_914_000, accuracy=known, speedup=10.25)
+    lines = printed(replace(REPORT, artifacts=(wide, FP32)))
     assert max(map(len, lines)) <= 80
-    row = next(line for line in lines if "2.91" in line).split()
-    assert row[row.index("0.5634") + 1 : row.index("97.9%")] == ["−0.9", "±1.0"]  # half of 2.0 points
-    better = replace(known, accuracy={**ACCURACY, "drop": -0.0088, "drop_interval": [-0.01, -0.007]})
-    assert " +0.9 ±0.1 " in " ".join(printed(replace(REPORT, artifacts=(better,))))
-    long = replace(known, format="openvino", precision="int8-dynamic")
-    lines = printed(replace(REPORT, artifacts=(long, FP32)))
-    assert max(map(len, lines)) <= 80
-    assert not any("±" in line or "…" in line for line in lines)
-    assert any("−0.9 ±1.0" in line for line in printed(replace(REPORT, artifacts=(long, FP32)), 100))
+    assert "drop of openvino int8-dynamic: 0.0089 [0.0002, 0.0234]" in lines
+    assert not any("…" in line for line in lines)
 
 
 def test_an_engine_is_told_from_its_graph() -> None:
@@ -163,17 +183,56 @@ def test_the_gate_has_a_line_for_each_rule_that_passed() -> None:
     assert not any("under 2.00×" in line for line in lines)  # an error line says it
 
 
-def test_warnings_are_printed_once_each() -> None:
-    both = replace(REPORT, artifacts=(INT8, replace(FP32, warnings=INT8.warnings)), warnings=("one was skipped",))
-    lines = printed(both)
+def test_warnings_are_printed_once_each_with_the_names_of_their_artifacts() -> None:
+    artifacts = (INT8, replace(FP32, warnings=("too large",)), replace(INT8, format="onnx"))
+    lines = printed(replace(REPORT, artifacts=artifacts, warnings=("one was skipped",)))
     assert [line for line in lines if line.startswith("warning: ")] == [
         "warning: one was skipped",
-        "warning: accuracy is of 9 images only",
+        "warning: tflite int8, onnx int8: accuracy is of 9 images only",
+        "warning: tflite fp32: too large",
     ]
+    everywhere = replace(REPORT, artifacts=(INT8, replace(FP32, warnings=INT8.warnings)))
+    assert "warning: All artifacts: accuracy is of 9 images only" in printed(everywhere)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign"),
+    [
+        ({}, "*"),
+        ({"failures": (Failure("onnx", "no", 5),)}, "✗"),
+        ({"artifacts": (FP32,)}, "–"),
+        ({"artifacts": (replace(INT8, runtime="LiteRT in place of an NPU", own_runtime=False),)}, "†"),
+    ],
+)
+def test_every_sign_of_the_table_is_explained(changes: dict[str, Any], sign: str) -> None:
+    lines = printed(replace(REPORT, **changes), 200)
+    end = next(index for index, line in enumerate(lines) if line.startswith(("drop: ", "*: ", "–: ")))
+    assert any(sign in line for line in lines[1:end])
+    explained = [part.split()[0].rstrip(":") for line in lines[end : end + 2] for part in line.split("; ")]
+    assert sign in explained
+
+
+STAND_INS = [
+    ("tensorrt", "int8", "ONNX Runtime without fusion, in place of TensorRT"),
+    ("edgetpu", "int8-full", "LiteRT interpreter on the CPU, in place of the Edge TPU"),
+    ("tflite", "int8-full", "LiteRT interpreter, in place of TensorFlow Lite Micro"),
+]
+
+
+@pytest.mark.parametrize(("name", "precision", "runtime"), STAND_INS)
+def test_what_another_runtime_ran_says_so_where_its_figures_stand(name: str, precision: str, runtime: str) -> None:
+    away = replace(INT8, format=name, precision=precision, runtime=runtime, own_runtime=False)
+    other = replace(FP32, runtime=runtime, own_runtime=False)
+    lines = printed(replace(REPORT, artifacts=(away, other)), 200)
+    assert next(line for line in lines if "2.91" in line).startswith(f" {name} {precision}† ")
+    assert f"† {name} {precision}, tflite fp32: run by {runtime}" in lines
+    (verified,) = (line for line in lines if line.startswith("verified: "))
+    assert verified.endswith(f"; run by {runtime}")
+    assert "run by" not in "\n".join(printed(REPORT, 200))
 
 
 def test_what_was_verified_and_where_the_evidence_lies() -> None:
     text = " ".join(" ".join(printed(REPORT)).split())
-    assert "yolo26n_int8.tflite holds 321 tensors as planned" in text
-    assert "97% of what it finds on 4 images" in text
+    words = "321 tensors as planned, 97% of the detections on 4 images as simulated (at least 65% to pass)"
+    assert f"verified: yolo26n_int8.tflite: {words}" in text
     assert printed(REPORT)[-1] == "report: out/report.json"

@@ -6,7 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import pytest
+
+from qexport.checkpoints.torchvision_repair import advice
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,3 +87,53 @@ def test_a_healthy_installation_is_left_alone() -> None:
 
 def test_another_failure_is_not_hidden() -> None:
     assert _run(BROKEN_OTHERWISE) == "something else is wrong"
+
+
+def _raised(error: Exception) -> Any:
+    def nms(*_: Any) -> Any:
+        raise error
+
+    return nms
+
+
+@pytest.mark.parametrize(
+    ("nms", "fault"),
+    [
+        (lambda boxes, scores, iou: scores.argsort()[1:].flip(0), "nms keeps [0, 1] of three boxes, not 0 and 2"),
+        (_raised(RuntimeError("operator torchvision::nms does not exist\n at line 7")), "nms does not exist)"),
+        (_raised(OSError("libcudart.so.13: cannot open")), "libcudart.so.13: cannot open"),
+        (None, "'NoneType' object is not callable"),
+        (lambda boxes, scores, iou: scores.argsort()[[2, 0]].abs(), ""),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_helps(nms: Any, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = ModuleType("torchvision")
+    fake.ops = SimpleNamespace(nms=nms)
+    monkeypatch.setitem(sys.modules, "torchvision", fake)
+    line = advice()
+    assert "\n" not in line
+    if not fault:
+        assert line == "torchvision's nms works"
+        return
+    assert line.startswith("torchvision does not fit this torch (")
+    assert fault in line
+    assert "pip install --force-reinstall torch==" in line
+    assert line.endswith(" torchvision --index-url https://download.pytorch.org/whl/cpu")
+
+
+UNREPAIRED = """
+import json
+from qexport.checkpoints.torchvision_repair import advice
+line = advice()
+try:
+    import torchvision
+    met = ""
+except Exception as error:
+    met = str(error)
+print(json.dumps([line, met]))
+"""
+
+
+def test_the_advice_is_about_what_programs_meet_in_this_environment() -> None:
+    line, met = _run(UNREPAIRED)
+    assert (f"({met})" in line) if met else (line == "torchvision's nms works")

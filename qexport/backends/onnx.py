@@ -125,7 +125,7 @@ def write_onnx(
     import onnx
     import onnx_ir as ir
 
-    from qexport.backends.onnx_graph import onnx_graph, set_metadata
+    from qexport.backends.onnx_graph import onnx_graph, set_metadata, unname_batch
     from qexport.backends.onnx_weights import store_weights
     from qexport.backends.qdq import insert_qdq
 
@@ -136,6 +136,8 @@ def write_onnx(
     elif plan is not None:
         store_weights(model, program, plan)
     set_metadata(model, metadata)
+    if program.dynamic and metadata.get("task"):
+        unname_batch(model)
     proto = ir.serde.serialize_model(model)
     try:
         onnx.checker.check_model(proto, full_check=True)

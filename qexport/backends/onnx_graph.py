@@ -159,3 +159,15 @@ def set_metadata(model: ir.Model, metadata: Mapping[str, Any]) -> None:
     """Write Ultralytics' metadata, every entry as text."""
     model.metadata_props.update({key: str(value) for key, value in metadata.items()})
     model.producer_name, model.producer_version = "qexport", str(metadata.get("version", ""))
+
+
+def unname_batch(model: ir.Model) -> None:
+    """Leave open dimensions without a name.
+
+    Ultralytics takes a named first dimension of the output to mean that height and width are open, too, whatever the
+    metadata say (`ONNXBackend.load_model`). ONNX Runtime would infer the output's name from any other.
+    """
+    made = (output for node in model.graph for output in node.outputs)
+    for value in (*model.graph.inputs, *made):
+        if value.shape is not None:
+            value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _MOST_OPERATORS = 40
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""Where torch and torchvision of one build are; what PyPI has of both are CUDA builds on Linux."""
 _kept_alive: list[Any] = []  # a torch.library.Library unregisters its operators when it is collected
 
 
@@ -34,6 +37,38 @@ def repair() -> list[str]:
     if declared:
         _allow_operators()
     return declared
+
+
+def fault() -> str:
+    """Why programs of the user's, `YOLO(file).val()` say, fail in this environment; "" where torchvision works.
+
+    Only true before `repair`, which mends the process that it is called in and no other.
+    """
+    try:
+        import torch
+        import torchvision
+
+        boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 20.0, 30.0, 30.0]])
+        kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+    except (ImportError, RuntimeError, OSError, AttributeError, TypeError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return "" if kept == [0, 2] else f"nms keeps {kept} of three boxes, not 0 and 2"
+
+
+def advice() -> str:
+    """One line: whether torchvision works beside torch, and what to do where it does not."""
+    found = fault()
+    if not found:
+        return "torchvision's nms works"
+    try:
+        pinned = f"torch=={version('torch').partition('+')[0]}"
+    except PackageNotFoundError:
+        pinned = "torch"
+    return (
+        f"torchvision does not fit this torch ({found}): qexport mends that for itself, but YOLO(file).val() and "
+        f"predictions of several images fail in your own programs; one index has both builds: "
+        f"pip install --force-reinstall {pinned} torchvision --index-url {CPU_INDEX}"
+    )
 
 
 def _first_missing_operator() -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,35 +15,43 @@ from rich.text import Text
 
 from qexport.lowering.cpu import ANY
 from qexport.lowering.device_fit import DeviceFit
-from qexport.reporting.honesty import caveats
+from qexport.reporting.honesty import caveats, collected
+from qexport.reporting.page.typeset import form_of, typeset
+from qexport.reporting.provenance import stand_in, verified
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.verification.output_fidelity import OutputFidelity
-from qexport.verification.verify import Verification
 
 NOTHING = "–"
 UNBOUNDED = 1000
 """Columns that no table needs."""
 MARK = "*"
 """Behind a figure that one of the warnings below the table concerns."""
+AWAY = "†"
+"""Behind an artifact that was run by something else than the runtime that it is for."""
+FAILED = "✗"
+COLUMNS = ("drop and interval", "drop", "")
+"""What is shown of the loss of accuracy, as far as there is room; what the table leaves out stands below it."""
 
 
 def render(report: Report, saved: Path, console: Console) -> RenderableType:
-    """Return the table, what it is of, and its warnings; intervals where the console has room for them."""
-    table = _table(report, changes=any(_change(artifact) for artifact in report.artifacts))
+    """Return the table, what its signs mean, intervals that it has no room for, warnings, and what was verified."""
     wide = console.options.update(max_width=UNBOUNDED)
-    if Measurement.get(console, wide, table).maximum > console.width:
-        table = _table(report, changes=False)
-    return Group(table, *_notes(report, saved))
+    for columns in COLUMNS if any(_drop(artifact) for artifact in report.artifacts) else ("",):
+        table = _table(report, columns)
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            break
+    below = [] if columns == COLUMNS[0] else _drops(report)
+    return Group(table, *_legend(report), *below, *_notes(report, saved))
 
 
-def _table(report: Report, changes: bool) -> Table:
-    """The figures; with `changes` how far INT8 is from FP32, and how far that would move with other images."""
+def _table(report: Report, columns: str) -> Table:
+    """The figures, and as `columns` says what was lost against FP32, and how far that would move with other images."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=_title(report), title_justify="left")
     table.add_column("artifact", no_wrap=True)
     for heading in (
         "MB",
         *_metrics(report),
-        *(["change\n95 %"] if changes else []),
+        *({"drop": ["drop"], "drop and interval": ["drop\n95 % interval"]}.get(columns, [])),
         "reten-\ntion",
         "fide-\nlity",
         "ms\np50",
@@ -49,9 +60,9 @@ def _table(report: Report, changes: bool) -> Table:
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact in report.artifacts:
-        table.add_row(*_row(artifact, changes))
+        table.add_row(*_row(artifact, columns))
     for failure in report.failures:
-        table.add_row(f"{failure.format} ✗", *[NOTHING] * (len(table.columns) - 1))
+        table.add_row(f"{failure.format} {FAILED}", *[NOTHING] * (len(table.columns) - 1))
     return table
 
 
@@ -72,16 +83,21 @@ def _title(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _row(artifact: ArtifactReport, changes: bool) -> tuple[str, ...]:
+def _name(entry: Mapping[str, Any]) -> str:
+    """What a row is called, and a warning about it."""
+    return f"{'engine' if entry['engine'] else entry['format']} {entry['precision']}"
+
+
+def _row(artifact: ArtifactReport, columns: str) -> tuple[str, ...]:
     accuracy = artifact.accuracy or {}
     latency = artifact.latency_ms or {}
     of_accuracy, of_latency = (MARK if caveats(vars(artifact), kind) else "" for kind in ("accuracy", "latency"))
     return (
-        f"{'engine' if artifact.engine else artifact.format} {artifact.precision}",
+        f"{_name(vars(artifact))}{AWAY if stand_in(vars(artifact)) else ''}",
         f"{artifact.bytes / 1e6:.2f}",
         _figure(accuracy.get("map"), ".4f", of_accuracy),
         _figure(accuracy.get("map50"), ".4f"),
-        *([_change(artifact) or NOTHING] if changes else []),
+        *([_drop(artifact, columns == COLUMNS[0]) or NOTHING] if columns else []),
         _figure(accuracy.get("retention"), ".1%"),
         _figure(accuracy.get("fidelity"), ".3f"),
         _figure(latency.get("p50"), ".1f", of_latency),
@@ -90,14 +106,38 @@ def _row(artifact: ArtifactReport, changes: bool) -> tuple[str, ...]:
     )
 
 
-def _change(artifact: ArtifactReport) -> str:
-    """The first metric minus FP32's in points, and half the width of its 95 % interval: −0.5 ±0.9; "" for none."""
-    accuracy = artifact.accuracy or {}
-    bounds = accuracy.get("drop_interval")
-    if bounds is None:
+def _drop(artifact: ArtifactReport, bounds: bool = True) -> str:
+    """FP32's first metric minus the artifact's, and its 95 % interval: 0.0089 [0.0002, 0.0234]; "" for none."""
+    accuracy, form = artifact.accuracy or {}, form_of("drop")
+    if accuracy.get("drop") is None:
         return ""
-    change = f"{-100 * accuracy['drop']:+.1f}".replace("-", "−")
-    return f"{change} ±{50 * (bounds[1] - bounds[0]):.1f}"
+    span = accuracy.get("drop_interval") if bounds else None
+    between = f" [{typeset(span[0], form)}, {typeset(span[1], form)}]" if span else ""
+    return f"{typeset(accuracy['drop'], form)}{between}"
+
+
+def _drops(report: Report) -> list[Text]:
+    """The same in lines of their own, where the table has no room for it."""
+    return [Text(f"drop of {_name(vars(each))}: {_drop(each)}") for each in report.artifacts if _drop(each)]
+
+
+def _legend(report: Report) -> list[Text]:
+    """What the signs mean that are in the table, and who made the figures of what was not run by its own runtime."""
+    artifacts = [vars(artifact) for artifact in report.artifacts]
+    told = []
+    if any(map(_drop, report.artifacts)):
+        told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
+    if any((each.accuracy or {}).get("drop_interval") for each in report.artifacts):
+        told.append("[ ]: 95 % interval over images")
+    if any(caveats(each, kind) for each in artifacts for kind in ("accuracy", "latency")):
+        told.append(f"{MARK}: a warning is about the figure")
+    told.append(f"{NOTHING}: not measured")
+    told += [f"{FAILED}: not written, or not to its end"] if report.failures else []
+    names: dict[str, list[str]] = {}
+    for each in artifacts:
+        names.setdefault(stand_in(each), []).append(_name(each))
+    away = [f"{AWAY} {', '.join(names[runtime])}: run by {runtime}" for runtime in names if runtime]
+    return [Text("; ".join(told), style="dim"), *(Text(line) for line in away)]
 
 
 def _figure(value: float | None, form: str, unit: str = "") -> str:
@@ -105,9 +145,12 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _notes(report: Report, saved: Path) -> list[Text]:
-    """Warnings, each once, and where the evidence is. What failed or is broken are error lines, which end the run."""
-    warnings = dict.fromkeys((*report.warnings, *(w for a in report.artifacts for w in a.warnings)))
-    lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
+    """Warnings, each once with the names of all that it is about, and where the evidence is.
+
+    What failed or is broken are error lines, which end the run.
+    """
+    warnings = collected(report.warnings, [vars(artifact) for artifact in report.artifacts], _name)
+    lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in (_planned(report),) if line]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
@@ -133,10 +176,9 @@ def _device(fit: DeviceFit) -> str:
 
 
 def _verified(artifact: ArtifactReport) -> str:
-    checked = artifact.verification
-    if checked is None:
-        return ""
-    return f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and {_shared(checked)}"
+    assert artifact.verification is not None
+    entry = {**vars(artifact), "verification": asdict(artifact.verification)}
+    return f"verified: {Path(artifact.path).name}: {verified(entry)}"
 
 
 def _planned(report: Report) -> str:
@@ -161,14 +203,6 @@ def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
     )
     listed = ", ".join(f"{name} {figure}" for name, figure in figures)
     return f"{Path(artifact.path).name} {output.name} against FP32 on {output.images} images: {listed}"
-
-
-def _shared(checked: Verification) -> str:
-    if checked.cosine is not None:
-        return f"its outputs on {checked.images} images are {checked.cosine:.4f} like the simulated program's (cosine)"
-    if checked.agreement is None:
-        return f"finds nothing on {checked.images} images, like the simulated program"
-    return f"{checked.agreement:.0%} of what it finds on {checked.images} images is the simulated program's"
 
 
 def print_report(report: Report, saved: Path, console: Console) -> None:

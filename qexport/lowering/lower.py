@@ -78,9 +78,17 @@ class Written:
         return bool(self.engine_runtime) if self.engine_runtime is not None else self.backend.timed
 
     @property
+    def own_runtime(self) -> bool:
+        """Whether `runtime` is what it is for: not where another computes the same, or the device is not here."""
+        return self.timed and self.fit is None
+
+    @property
     def runtime(self) -> str:
         """What it was verified, scored and timed with."""
-        return self.backend.runtime if self.engine_runtime is None else self.engine_runtime
+        if self.engine_runtime is not None:
+            return self.engine_runtime
+        device = f", in place of {self.fit.device}" if self.fit and self.timed else ""
+        return f"{self.backend.runtime}{device}"
 
 
 def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:

@@ -11,6 +11,12 @@ from qexport.programs.program import Program
 
 QUANTISE = {"fp32": None, "fp16": 16}
 """Ultralytics' word for what weights are stored in; all other precisions have 8."""
+BATCH_ONLY = None
+"""Ultralytics' `dynamic` of a file whose batch alone is open.
+
+True would mean open height and width, and photos of other sizes were fed; False, that more images than `batch` are run
+in parts. Neither is said: images have the size of `imgsz`, and all are run at once (`AutoBackend.forward`).
+"""
 
 
 def artifact_metadata(
@@ -36,16 +42,20 @@ def artifact_metadata(
         "imgsz": list(program.imgsz),
         "names": checkpoint.names,
         "channels": checkpoint.channels,
-        "dynamic": program.dynamic,
         "end2end": program.final,
-        "args": {
-            "batch": program.batch,
-            "dynamic": program.dynamic,
-            "quantize": QUANTISE.get(precision, 8),
-        },
+        **_arguments(program, precision),
         "precision": precision,
         "program": program.fingerprint,
         "plan": plan.fingerprint if plan else None,
+    }
+
+
+def _arguments(program: Program, precision: str) -> dict[str, Any]:
+    """What Ultralytics reads of how a file was exported; `dynamic` stands in both places that its versions look at."""
+    dynamic = BATCH_ONLY if program.dynamic else False
+    return {
+        "dynamic": dynamic,
+        "args": {"batch": program.batch, "dynamic": dynamic, "quantize": QUANTISE.get(precision, 8)},
     }
 
 
@@ -72,8 +82,7 @@ def _carried(
             "stride": checkpoint.stride,
             "channels": checkpoint.channels,
             "end2end": program.final,
-            "dynamic": program.dynamic,
-            "args": {"batch": program.batch, "dynamic": program.dynamic, "quantize": QUANTISE.get(precision, 8)},
+            **_arguments(program, precision),
             **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
         }
     return found | {

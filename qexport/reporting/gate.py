@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.errors import UsageError
 from qexport.reporting.honesty import caveats
+from qexport.reporting.provenance import on_stand_in
 
 if TYPE_CHECKING:
     from qexport.job import ExportJob
@@ -310,15 +311,16 @@ def judgement(
         return f"{words} of {name} could not be measured; {'at least' if least else 'at most'} {shown.text(bound)}"
     passed = figure >= bound if least else figure <= bound
     found, limit = shown.pair(figure, bound)
-    span = f" [{shown.text(interval[0])}, {shown.text(interval[1])}]" if interval else ""
+    span = f" (95 % interval {shown.text(interval[0])} to {shown.text(interval[1])})" if interval else ""
     relation = ("at least" if least else "at most") if passed else ("under" if least else "over")
     return f"{words} {found}{span} of {name} is {relation} {limit}"
 
 
 def with_caveats(text: str, kind: str, *entries: Entry) -> str:
-    """The line with the warnings that concern its figure, each once."""
+    """The line with what ran the file, where that was a stand-in, and the warnings about its figure, each once."""
     found = dict.fromkeys(warning for entry in entries for warning in caveats(entry, kind))
-    return f"{text} (warning: {'; '.join(found)})" if found else text
+    told = f"{text}{on_stand_in(entries[0])}" if kind == "accuracy" else text
+    return f"{told} (warning: {'; '.join(found)})" if found else told
 
 
 def file_name(entry: Entry) -> str:

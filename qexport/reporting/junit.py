@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from qexport.errors import GateError, VerificationError
 from qexport.reporting.gate import Entry, file_name
+from qexport.reporting.provenance import verified
 
 SUITE = "qexport"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -80,14 +81,7 @@ def _verifications(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
     """Artifacts that are in the report at all were verified."""
     for entry in report["artifacts"]:
         if entry.get("verification"):
-            yield _case(file_name(entry), "verification", "\n".join((_verified(entry), *_noted(entry))))
-
-
-def _verified(entry: Entry) -> str:
-    checked = entry["verification"]
-    share = checked["agreement"]
-    agreement = "no detections" if share is None else f"{share:.0%} of the detections"
-    return f"{checked['tensors']} tensors as planned, {agreement} on {checked['images']} images as simulated"
+            yield _case(file_name(entry), "verification", "\n".join((verified(entry), *_noted(entry))))
 
 
 def _noted(entry: Entry) -> list[str]:

@@ -62,7 +62,13 @@ WIDE_SPREAD = 0.20
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """Figures of one artifact; None where they were not measured."""
+    """Figures of one artifact; None where they were not measured.
+
+    Attributes:
+        runtime: what it was verified, scored and timed with.
+        own_runtime: whether that is the runtime that it is for, on hardware that it is for; if not, its latency is not
+            measured, and all else is the stand-in's.
+    """
 
     path: str
     format: str
@@ -86,6 +92,7 @@ class ArtifactReport:
     histograms: tuple[Histogram, ...] | None = None
     manifest: str | None = None
     warnings: tuple[str, ...] = ()
+    own_runtime: bool = True
 
 
 @dataclass(frozen=True)
@@ -270,6 +277,7 @@ def artifact_entry(
         histograms=evidence.histograms,
         manifest=manifest_path(artifact.path).name,
         warnings=tuple(warnings),
+        own_runtime=item.own_runtime,
     )
 
 

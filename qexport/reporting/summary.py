@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qexport.reporting.gate import Entry, Shown, file_name
-from qexport.reporting.honesty import caveats
+from qexport.reporting.honesty import caveats, collected
+from qexport.reporting.provenance import stand_in, verified
 
 NOTHING = "–"
 MARK = "⚠️"
@@ -16,7 +17,8 @@ PERCENT, DECIMAL = Shown(1, "%", 100), Shown(3)
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Render a report's content: figures with intervals, warnings, and the gate."""
-    parts = [_title(report), _table(report), _warnings(report), _failures(report), _gate(report), _origin(report)]
+    parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
+    parts += [_verified(report), _gate(report), _origin(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -34,7 +36,18 @@ def _title(report: Mapping[str, Any]) -> str:
 
 def _table(report: Mapping[str, Any]) -> str:
     names = (report.get("evaluation") or {}).get("metrics", ["mAP50-95", "mAP50"])
-    headings = ("artifact", "MB", names[0], "retention", "fidelity", "ms p50", "ms p95", "speed-up", "INT8 MACs")
+    headings = (
+        "artifact",
+        "MB",
+        names[0],
+        "drop",
+        "retention",
+        "fidelity",
+        "ms p50",
+        "ms p95",
+        "speed-up",
+        "INT8 MACs",
+    )
     rows = [headings, ("---", *["---:"] * (len(headings) - 1)), *map(_row, report["artifacts"])]
     rows += [(f"{_text(each['format'])} ❌", *[NOTHING] * (len(headings) - 1)) for each in report["failures"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -44,9 +57,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
     accuracy, latency = entry.get("accuracy") or {}, entry.get("latency_ms") or {}
     of_accuracy, of_latency = (f" {MARK}" if caveats(entry, kind) else "" for kind in ("accuracy", "latency"))
     return (
-        f"`{file_name(entry)}`",
+        f"`{file_name(entry)}`{_stand_in(entry)}",
         f"{entry['bytes'] / 1e6:.2f}",
         _figure(accuracy.get("map"), Shown(4), accuracy.get("map_interval"), of_accuracy),
+        _figure(accuracy.get("drop"), Shown(4), accuracy.get("drop_interval"), of_accuracy),
         _figure(accuracy.get("retention"), PERCENT, accuracy.get("retention_interval"), of_accuracy),
         _figure(accuracy.get("fidelity"), DECIMAL, None, of_accuracy),
         _figure(latency.get("p50"), Shown(1), None, of_latency),
@@ -63,14 +77,39 @@ def _figure(value: float | None, shown: Shown, interval: Any, mark: str) -> str:
     return f"{shown.text(value)}{span}{mark}"
 
 
+def _stand_in(entry: Entry) -> str:
+    """What made the row's figures, where that is not the runtime that the file is for."""
+    runtime = stand_in(entry)
+    return f"<br><sub>run by {_text(runtime)}</sub>" if runtime else ""
+
+
+def _legend(report: Mapping[str, Any]) -> str:
+    """What the signs of the table mean."""
+    told = [f"{NOTHING}: not measured"]
+    if any((entry.get("accuracy") or {}).get("map_interval") for entry in report["artifacts"]):
+        told.append("in brackets: 95 % interval over images")
+    if any(_figure_of(entry, "drop") is not None for entry in report["artifacts"]):
+        told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
+    if any(entry["warnings"] for entry in report["artifacts"]):
+        told.append(f"{MARK}: a warning below is about the figure")
+    return f"<sub>{'; '.join(told)}</sub>"
+
+
+def _figure_of(entry: Entry, name: str) -> float | None:
+    found: float | None = (entry.get("accuracy") or {}).get(name)
+    return found
+
+
 def _warnings(report: Mapping[str, Any]) -> str:
-    lines = [f"- {MARK} {_text(warning)}" for warning in report["warnings"]]
-    lines += [
-        f"- {MARK} `{file_name(entry)}`: {_text(warning)}"
-        for entry in report["artifacts"]
-        for warning in entry["warnings"]
-    ]
-    return "\n".join(lines)
+    found = collected(report["warnings"], report["artifacts"], lambda entry: f"`{file_name(entry)}`")
+    return "\n".join(
+        f"- {MARK} {', '.join(each.names)}{': ' if each.names else ''}{_text(each.text)}" for each in found
+    )
+
+
+def _verified(report: Mapping[str, Any]) -> str:
+    lines = ((entry, verified(entry)) for entry in report["artifacts"])
+    return "\n".join(f"- verified: `{file_name(entry)}`: {_text(text)}" for entry, text in lines if text)
 
 
 def _failures(report: Mapping[str, Any]) -> str:

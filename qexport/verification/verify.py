@@ -59,6 +59,7 @@ class Verification:
         coverage: share of multiply-accumulates in integer kernels, 0..1, counted from the file.
         cosine: in place of the agreement where nobody knows what the outputs mean: least cosine similarity of an
             output, or mean of those of its columns.
+        min_agreement: the least agreement that passes; of the cosine where there is one.
     """
 
     tensors: int
@@ -67,6 +68,7 @@ class Verification:
     images: int
     coverage: float
     cosine: float | None = None
+    min_agreement: float | None = None
 
 
 def verify(
@@ -90,8 +92,10 @@ def verify(
     check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    agreement, cosine = (None, same) if program.head == "unknown" else (same, None)
-    return Verification(found, planned - found, agreement, len(inputs) * program.batch, stored.coverage, cosine)
+    images, coverage = len(inputs) * program.batch, stored.coverage
+    if program.head == "unknown":
+        return Verification(found, planned - found, None, images, coverage, same, LEAST_COSINE)
+    return Verification(found, planned - found, same, images, coverage, min_agreement=LEAST_AGREEMENT)
 
 
 def simulation(program: Program, plan: QuantPlan) -> FloatGraph:

@@ -77,6 +77,7 @@ def _point_card(entry: Entry) -> dict[str, str]:
     for path, name in (("accuracy.map", ""), ("latency_ms.p50", " ms p50"), ("latency_ms.p95", " ms p95")):
         group, key = path.split(".")
         lines.append(typeset(entry.data[group].get(key), form_of(path)) + name)
+    lines += [entry.origin] if entry.origin else []
     noted = [w.text for kind in ("accuracy", "latency") for w in entry.warnings[kind]]
     text = "\n".join([*lines, *(f"⚠ {each}" for each in noted)])
     return {"data-card": text, "data-point": entry.at, "tabindex": "0", "role": "img", "aria-label": text}

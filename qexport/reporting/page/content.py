@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any
 
-from qexport.reporting.honesty import ABOUT, about
+from qexport.reporting.honesty import ABOUT, Warned, about, collected
 from qexport.reporting.page.typeset import form_of, lookup, typeset
+from qexport.reporting.provenance import stand_in
 
 FORMATS = {
     "tflite": "TFLite",
@@ -25,16 +26,7 @@ TASKS = {
     "classify": "classification",
 }
 ClassRow = tuple[int, Mapping[str, Any], float | None]
-"""Place of a class in the report, its dictionary, and what was asked for minus FP32."""
-
-
-@dataclass(frozen=True)
-class Warned:
-    """One warning, its number on the page, and the names of the artifacts that it is about (none: the whole run)."""
-
-    number: int
-    text: str
-    names: tuple[str, ...]
+"""Place of a class in the report, its dictionary, and its drop: FP32 minus what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +74,9 @@ class Entry:
         rows: list[ClassRow] = []
         for i, row in enumerate(self.scored("per_class") or ()):
             known = row.get("map") is not None and row.get("map_float") is not None
-            rows.append((i, row, row["map"] - row["map_float"] if known else None))
-        compared = any(difference is not None for _, _, difference in rows)
-        return sorted(rows, key=lambda row: (row[2] is None, row[2] or 0.0)) if compared else []
+            rows.append((i, row, row["map_float"] - row["map"] if known else None))
+        compared = any(drop is not None for _, _, drop in rows)
+        return sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0.0))) if compared else []
 
     @property
     def class_names(self) -> dict[int, str]:
@@ -94,6 +86,12 @@ class Entry:
     def scored(self, name: str) -> Any:
         """A part of its accuracy."""
         return (self.part("accuracy") or {}).get(name) or None
+
+    @property
+    def origin(self) -> str:
+        """What ran it in place of the runtime that it is for, in a few words; "" where its own did."""
+        runtime = stand_in(self.data)
+        return f"run by {runtime}" if runtime else ""
 
     @property
     def number(self) -> int:
@@ -141,13 +139,7 @@ def title_of(artifact: Mapping[str, Any]) -> str:
 
 def warnings_of(report: Mapping[str, Any]) -> tuple[Warned, ...]:
     """Every warning once, numbered: those of the run, then those of artifacts with all that they are about."""
-    found: dict[str, list[str]] = {text: [] for text in report.get("warnings") or ()}
-    for artifact in report["artifacts"]:
-        for text in artifact.get("warnings") or ():
-            found.setdefault(text, []).append(title_of(artifact))
-    every = len(report["artifacts"])
-    names = [each if len(each) < every or every < 2 else ["All artifacts"] for each in found.values()]
-    return tuple(Warned(i, text, tuple(each)) for i, (text, each) in enumerate(zip(found, names, strict=True), 1))
+    return collected(report.get("warnings") or (), report["artifacts"], title_of)
 
 
 def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -156,8 +148,8 @@ def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def widest(rows: Sequence[ClassRow]) -> float:
-    """The greatest difference of a per-class table, whichever its sign: the length of a whole bar."""
-    return max((abs(difference) for _, _, difference in rows if difference is not None), default=0.0)
+    """The greatest drop of a per-class table, whichever its sign: the length of a whole bar."""
+    return max((abs(drop) for _, _, drop in rows if drop is not None), default=0.0)
 
 
 def file_name(path: str) -> str:
@@ -175,7 +167,16 @@ def headline(asked: Sequence[Entry]) -> str:
         return words
     who = "" if len(asked) == 1 else "each " if len(checked) == len(asked) else f"{len(checked)} of {len(asked)} "
     # Only calibrated files have a plan; others are verified against the float program.
-    return f"{words}, {who}verified{' against its plan' if all(each.part('plan') for each in checked) else ''}"
+    against = " against its plan" if all(each.part("plan") for each in checked) else ""
+    return f"{words}, {who}verified{against}{_elsewhere(checked)}"
+
+
+def _elsewhere(checked: Sequence[Entry]) -> str:
+    """Behind "verified": whose runtime is not here, and what ran those in its place."""
+    away = [each for each in checked if each.origin]
+    if len(away) == len(checked) == 1:
+        return f", {away[0].origin}"
+    return "".join(f"; {each.format} {each.origin}" for each in away)
 
 
 def listed(names: Sequence[str]) -> str:
