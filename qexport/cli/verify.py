@@ -82,7 +82,8 @@ def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
         print(json.dumps({"artifact": str(file), "checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
     else:
         for check in checks:
-            print(f"{check.name:9} {SIGNS[check.passed]:6} {check.text}")
+            text = "" if check.passed is False else check.text  # its error line has it
+            print(f"{check.name:9} {SIGNS[check.passed]:6} {text}".rstrip())
     code = 0
     for check in checks:
         if check.passed is False:
