@@ -104,7 +104,10 @@ def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:
         table = load_table(job.calibration)
         check_table(table, program.fingerprint, preprocess_name(program), job.calibration)
         if images.calibration and table.images != fingerprint(images.calibration):
-            raise InputError(f"{job.calibration} was made from other images than --data", "leave out one of the two")
+            raise InputError(
+                f"{job.calibration} was made from other images than --data",
+                "leave out one of the two, or give its --calib-images and --fraction",
+            )
         return table
     with clock.step("calibrate", "Calibrating", len(images.calibration)) as advance:
         table = calibrate(program, images.calibration, advance)
