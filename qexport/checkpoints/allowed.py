@@ -1,7 +1,11 @@
-"""The names that a checkpoint may ask for: layers and models, a few kinds of values, and what is never made."""
+"""The names of layers and models that a checkpoint may ask for, and of what is never made of it.
+
+Names of values are in `rebuild.MAKERS`.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from typing import Any
@@ -18,42 +22,24 @@ RENAMED = {
     "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
 }
 """As Ultralytics' own loader renames them: YOLOv9e and YOLOv10 of their first days."""
-VALUES = frozenset(
-    {
-        "builtins.set",
-        "builtins.frozenset",
-        "collections.OrderedDict",
-        "_codecs.encode",
-        "builtins.getattr",
-        "torch.Size",
-        "torch.device",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_parameter_with_state",
-        "ultralytics.utils.IterableSimpleNamespace",
-        "ultralytics.yolo.utils.IterableSimpleNamespace",
-        "pathlib.PosixPath",
-        "pathlib.WindowsPath",
-        "pathlib._local.PosixPath",
-        "pathlib._local.WindowsPath",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    }
-)
-"""What `rebuild` makes itself."""
+FORMER_MODULES = {
+    "ultralytics.yolo.utils": "ultralytics.utils",
+    "ultralytics.yolo.v8": "ultralytics.models.yolo",
+    "ultralytics.yolo.data": "ultralytics.data",
+}
+FORMER_ATTRIBUTES = {
+    "ultralytics.nn.modules.block.Silence": "torch.nn.Identity",
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
+    "ultralytics.utils.loss.v10DetectLoss": "ultralytics.utils.loss.E2EDetectLoss",
+    **({} if os.name == "nt" else {"pathlib.WindowsPath": "pathlib.PosixPath"}),
+}
+"""The same for files that are trusted, as `torch_safe_load` in `ultralytics.nn.tasks` has them."""
 LEFT_OUT = re.compile(
     r"ultralytics\.(yolo\.)?utils\.(loss|tal)\.\w+"
     r"|torchvision\.transforms\.(transforms\.\w+|functional\.InterpolationMode)"
 )
 """What a training leaves in a model and an export has no use for: losses, and the transforms of a classifier."""
 DTYPE = re.compile(r"torch\.(u?int|float|bfloat|complex)\d+\w*|torch\.bool")
-
-
-def is_allowed(name: str) -> bool:
-    """Whether a checkpoint may ask for a name."""
-    return name in VALUES or bool(LEFT_OUT.fullmatch(name) or DTYPE.fullmatch(name)) or layer_class(name) is not None
 
 
 def layer_class(name: str) -> type[nn.Module] | None:

@@ -33,6 +33,12 @@ class UnprovenError(Exception):
     """A checkpoint holds something that is not known to be harmless; the message says what and where."""
 
 
+def is_allowed(name: str) -> bool:
+    """Whether a checkpoint may ask for a name."""
+    value = name in MAKERS or name == "builtins.getattr" or DTYPE.fullmatch(name) or LEFT_OUT.fullmatch(name)
+    return bool(value) or layer_class(name) is not None
+
+
 class Rebuilder:
     """Makes values of what was noted; what the pickle shares is shared again."""
 
@@ -215,9 +221,9 @@ def _ordered(builder: Rebuilder, noted: Noted, place: str) -> OrderedDict[Any, A
     return OrderedDict(builder._mapping([(key, value) for key, value in pairs], place))
 
 
-def _set(builder: Rebuilder, noted: Noted, place: str) -> frozenset[Any] | set[Any]:
-    items = [*(noted.args[0] if noted.args else ()), *noted.items]
-    return {"set": set, "frozenset": frozenset}[noted.name](builder.value(each, place) for each in items)
+def _set(builder: Rebuilder, noted: Noted, place: str) -> set[Any] | frozenset[Any]:
+    items = {builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]}
+    return items if noted.name == "set" else frozenset(items)
 
 
 def _namespace(builder: Rebuilder, noted: Noted, place: str) -> dict[str, Any]:
