@@ -15,7 +15,7 @@ from qexport.calibration.calibrate import calibrate, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.source import Source, read_source
 from qexport.clock import Clock
-from qexport.data.data_check import check_data
+from qexport.data.data_check import as_trained, check_data
 from qexport.data.dataset import fingerprint
 from qexport.data.inputs import RunImages, select_images
 from qexport.data.resolve import resolve_model
@@ -57,6 +57,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         if ask:
             ask(ReadSource(job, path, images.any))
         source = read_source(job, path, images.any, partial(check_data, images=images))
+        images = as_trained(source.checkpoint, images)
         if baseline:
             _check_baseline(baseline, source, images)
         make_folder(job.folder)

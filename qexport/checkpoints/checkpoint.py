@@ -163,14 +163,15 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     arguments = training_arguments(module, content)
-    module.args = arguments
+    channels = channels_of(module)
+    module.args, module.yaml = arguments, {**(getattr(module, "yaml", None) or {}), "channels": channels}
     return Checkpoint(
         path=path,
         module=module,
         task=task_of(module.model[-1], getattr(module, "task", None) or arguments.get("task")),
         names=class_names(getattr(module, "names", None), module),
         stride=repair_strides(module),
-        channels=channels_of(module),
+        channels=channels,
         imgsz=training_size(arguments.get("imgsz")),
         fingerprint=fingerprint,
         single_class=bool(arguments.get("single_cls")),

@@ -138,6 +138,7 @@ def evaluate(
             device="cpu",
             plots=False,
             verbose=False,
+            single_cls=data.single_class,
             project=str(scratch),
             name="val",
             exist_ok=True,

@@ -317,6 +317,7 @@ def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "imgsz": list(program.imgsz),
         "batch": program.batch,
         "classes": len(checkpoint.names),
+        "single_class": checkpoint.single_class,
         "program": program.fingerprint,
     }
 
@@ -347,7 +348,7 @@ def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, 
 def _run_warnings(
     job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
 ) -> tuple[str, ...]:
-    found = []
+    found = list(checkpoint.notes)
     other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
     if other:
         found.append(f"calibrated on a data set for something else: {other}")
