@@ -61,11 +61,12 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
         if baseline:
             _check_baseline(baseline, source, images)
         make_folder(job.folder)
-    pending = _ask_for_float(job, ask) if ask else {}
+    pending = _ask_for_float(source, ask) if ask else {}
     table = _table(source, images, clock) if job.calibrates else None
     if ask and len(job.format) > 1:
         pending |= {
-            (name, job.precision): ask(WriteArtifact(name, job.precision, table)) for name in formats_apart(job)
+            (name, job.precision): ask(WriteArtifact(name, job.precision, table, source.checkpoint.fingerprint))
+            for name in formats_apart(job)
         }
     written, failures = _write_all(source, table, pending, clock)
     figures = measure(job, source.checkpoint.task, source.program, images, written, clock)
@@ -125,10 +126,11 @@ def knows_task(job: ExportJob) -> bool:
     return described({each.key: each.value for each in parsed(Path(job.model)).metadata_props}) is not None
 
 
-def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:
+def _ask_for_float(source: Source, ask: Ask) -> Pending:
     """FP32 files need no calibration: the second process starts with them."""
+    job, model = source.job, source.checkpoint.fingerprint
     wanted = (name for name in formats_apart(job) if job.compares(find_class(name).timed))
-    return {(name, "fp32"): ask(WriteArtifact(name, "fp32")) for name in wanted}
+    return {(name, "fp32"): ask(WriteArtifact(name, "fp32", model=model)) for name in wanted}
 
 
 def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:

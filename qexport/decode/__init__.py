@@ -98,9 +98,9 @@ def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:
             masks, which do not count here. A classifier's are its logits (batch, classes).
 
     Returns:
-        (batch, n, 6 + k) for an end-to-end head, n being `max_detections`, or all anchors where there are fewer: x1, y1,
-        x2, y2 in pixels, score, class, k further values. (batch, 4 + classes + k, anchors) for a one-to-many head: centre, size, class
-        scores, further values. (batch, classes) probabilities of a classifier.
+        (batch, n, 6 + k) for an end-to-end head, n being `max_detections`: x1, y1, x2, y2 in pixels, score, class, k
+        further values; fewer rows where there are fewer anchors. (batch, 4 + classes + k, anchors) for a one-to-many
+        head: centre, size, class scores, further values. (batch, classes) probabilities of a classifier.
     """
     levels = len(layout.strides)
     if not levels:

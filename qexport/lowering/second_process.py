@@ -44,11 +44,16 @@ class ReadSource:
 
 @dataclass(frozen=True)
 class WriteArtifact:
-    """A request for one artifact; the reply is a `Written`. INT8 needs a table."""
+    """A request for one artifact; the reply is a `Written`. INT8 needs a table.
+
+    Attributes:
+        model: SHA-256 of the model's file as the first process read it, "" for any.
+    """
 
     format: str
     precision: str
     table: CalibrationTable | None = None
+    model: str = ""
 
 
 class EndedError(Exception):
@@ -169,6 +174,8 @@ def _write(source: Source | None, request: WriteArtifact) -> Any:
     from qexport.lowering.lower import write_calibrated, write_float
 
     assert source is not None
+    if request.model not in ("", source.checkpoint.fingerprint):
+        raise EndedError("the model's file was another one when the second process read it")
     backend = find_backend(request.format)
     if request.table is not None:
         return write_calibrated(source, backend, request.table)
