@@ -118,11 +118,11 @@ class Rebuilder:
         if name in LEFT_OUT_ATTRIBUTES or (name == "detect" and _is_forward_of_a_class(given)):
             return MISSING
         value = self.value(given, inner)
+        _check_name(kind, name, value, what)
         if "hook" in name:
             if value:
                 raise UnprovenError(f"{what} has hooks ({name})")
             return MISSING
-        _check_name(kind, name, value, what)
         if name == "yaml":
             spoken = evaluated(value)
             if spoken:
