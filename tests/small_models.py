@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-HEADS = {
-    "Detect": ("DetectionModel", [["nc"]]),
-    "v10Detect": ("DetectionModel", [["nc"]]),
-    "Segment": ("SegmentationModel", [["nc", 8, 16]]),
-    "Pose": ("PoseModel", [["nc", [5, 3]]]),
-    "OBB": ("OBBModel", [["nc", 1]]),
-    "Classify": ("ClassificationModel", [["nc"]]),
-    "RTDETRDecoder": ("RTDETRDetectionModel", [["nc", 32, 20, 4, 2, 2]]),
+HEADS: dict[str, tuple[str, list[Any]]] = {
+    "Detect": ("DetectionModel", ["nc"]),
+    "v10Detect": ("DetectionModel", ["nc"]),
+    "Segment": ("SegmentationModel", ["nc", 8, 16]),
+    "Pose": ("PoseModel", ["nc", [5, 3]]),
+    "OBB": ("OBBModel", ["nc", 1]),
+    "Classify": ("ClassificationModel", ["nc"]),
+    "RTDETRDecoder": ("RTDETRDetectionModel", ["nc", 32, 20, 4, 2, 2]),
 }
 """Class of a head → that of its model, and the head's arguments in a YAML."""
 
@@ -41,7 +41,7 @@ def small_model(head: str = "Detect", channels: int = 3, **keys: Any) -> Any:
 def _built(head: str, channels: int, keys: tuple[tuple[str, Any], ...]) -> Any:
     from ultralytics.nn import tasks
 
-    kind, (arguments,) = HEADS[head]
+    kind, arguments = HEADS[head]
     sources = [-1] if head == "Classify" else [2, 3, 4]
     architecture = {
         "nc": 4,
@@ -50,7 +50,7 @@ def _built(head: str, channels: int, keys: tuple[tuple[str, Any], ...]) -> Any:
             *([-1, 1, "Conv", [width, 3, 2]] for width in (8, 8, 16, 16)),
             [-1, 1, "C2f", [16, True]] if head == "Classify" else [-1, 1, "Conv", [16, 3, 2]],
         ],
-        "head": [[sources if len(sources) > 1 else -1, 1, head, arguments]],
+        "head": [[sources if len(sources) > 1 else -1, 1, head, [*arguments]]],
         **dict(keys),
     }
     with torch.random.fork_rng():

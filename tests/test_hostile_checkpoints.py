@@ -217,7 +217,8 @@ def test_no_method_of_a_class_can_be_replaced(layer: str) -> None:
     methods = [name for name in dir(kind) if callable(inspect.getattr_static(kind, name))]
     assert len(methods) > 60
     for name in methods:
-        for value in (1, "text", [], {}) if name != "type" else (1, [], {}):
+        values: tuple[Any, ...] = (1, "text", [], {}) if name != "type" else (1, [], {})
+        for value in values:
             noted = _noted(kind, {name: value})
             assert _refuses(noted), f"{name} = {value!r}"
 

@@ -39,6 +39,8 @@ LEFT_OUT = re.compile(
     r"|torchvision\.transforms\.(transforms\.\w+|functional\.InterpolationMode)"
 )
 """What a training leaves in a model and an export has no use for: losses, and the transforms of a classifier."""
+STORAGE = re.compile(r"torch\.(storage\.)?\w+Storage")
+"""What tensors are views of; torch's reader makes them itself."""
 DTYPE = re.compile(r"torch\.(u?int|float|bfloat|complex)\d+\w*|torch\.bool")
 
 
@@ -49,7 +51,7 @@ def layer_class(name: str) -> type[nn.Module] | None:
         return None
     try:
         found: Any = vars(import_module(module)).get(kind)
-    except ImportError:
+    except (ImportError, RuntimeError):  # torchvision beside a torch that it does not fit
         return None
     if not isinstance(found, type) or not issubclass(found, nn.Module) or issubclass(found, LazyModuleMixin):
         return None

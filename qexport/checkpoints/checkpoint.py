@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def _proven(data: bytes, path: Path) -> Any:
         quantised = content.pop("modelopt", None) if type(content) is dict else None
         names = names_in(content)
     except Exception as error:  # a damaged pickle can raise anything
-        raise unreadable(data, path, error) from error
+        raise unreadable(data, path, error, lambda name: not is_allowed(name)) from error
     refusal = foreign((name for name in names if not is_allowed(name)), path)
     if refusal:
         raise refusal
@@ -100,7 +99,7 @@ def _proven(data: bytes, path: Path) -> Any:
     except UnprovenError as error:
         raise InputError(f"{path} is no plain model: {error}", TRUST) from error
     except Exception as error:  # arguments of another number or kind than anything that was pickled has
-        raise unreadable(data, path, error) from error
+        raise unreadable(data, path, error, lambda _: False) from error
     return {**made, "modelopt": quantised} if isinstance(made, dict) else made
 
 
@@ -118,14 +117,17 @@ def _trusted(data: bytes, path: Path) -> Any:
 
     from qexport.checkpoints.allowed import FORMER_ATTRIBUTES, FORMER_MODULES
     from qexport.checkpoints.identify import not_importable, unreadable
+    from qexport.checkpoints.unpickle import unpickled
 
+    try:
+        unpickled(data)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise unreadable(data, path, error, lambda _: False) from error
     try:
         with temporary_modules(modules=FORMER_MODULES, attributes=FORMER_ATTRIBUTES):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
-        raise not_importable(error, path) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise unreadable(data, path, error) from error
+        raise not_importable(error, data, path) from error
     except Exception as error:  # the file's own code can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path} could not be loaded ({reason})", "load it with torch where it was saved") from error

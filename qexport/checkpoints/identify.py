@@ -10,7 +10,7 @@ import pickletools
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qexport.errors import InputError
@@ -86,12 +86,16 @@ def _refuse_other_archives(data: bytes, path: Path) -> None:
         raise InputError(f"{path} is a zip archive without a checkpoint in it{first}", GIVE)
 
 
-def unreadable(data: bytes, path: Path, error: Exception) -> InputError:
-    """The error for a file of `torch.save` that could not be read."""
+def unreadable(data: bytes, path: Path, error: Exception, strange: Callable[[str], bool]) -> InputError:
+    """The error for a file of `torch.save` that could not be read.
+
+    Args:
+        strange: whether a name in its pickle is a reason to refuse it.
+    """
     names, whole = pickled_names(data)
-    known = foreign([name for name in names if not name.startswith(("torch.", "ultralytics.", "collections."))], path)
-    if known:
-        return known
+    refusal = foreign(filter(strange, names), path)
+    if refusal:
+        return refusal
     reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
     if not whole or "unexpected EOF" in reason:
         return InputError(f"{path} is cut short", AGAIN)
@@ -106,7 +110,15 @@ def foreign(names: Iterable[str], path: Path) -> InputError | None:
     A name that tells where the file is from goes before the first one.
     """
     found = list(names)
-    for name in found:
+    known = of_a_project(found, path)
+    if known or not found:
+        return known
+    return InputError(f"{path} wants to load {found[0]}, which is not on the allow-list", TRUST)
+
+
+def of_a_project(names: Iterable[str], path: Path) -> InputError | None:
+    """The error for a file whose names tell where it is from, None where they do not."""
+    for name in names:
         if name.startswith("dill."):
             return InputError(
                 f"{path} was pickled with dill, and wants to load {name}",
@@ -115,17 +127,17 @@ def foreign(names: Iterable[str], path: Path) -> InputError | None:
         origin = PROJECTS.get(name.partition(".")[0])
         if origin:
             return InputError(f"{path} is a checkpoint of {origin[0]}: it holds {name}", origin[1])
-    return InputError(f"{path} wants to load {found[0]}, which is not on the allow-list", TRUST) if found else None
+    return None
 
 
-def not_importable(error: ImportError | AttributeError, path: Path) -> InputError:
+def not_importable(error: ImportError | AttributeError, data: bytes, path: Path) -> InputError:
     """The error for a trusted file whose class is not here."""
+    known = of_a_project(pickled_names(data)[0], path)
+    if known:
+        return known
     missing = re.search(r"[Cc]an't get attribute '([\w.]+)' on <module '([\w.]+)'", str(error))
     module = str(getattr(error, "name", None) or (missing.group(2) if missing else ""))
     name = f"{module}.{missing.group(1)}" if missing else f"the Python module {module}" if module else str(error)
-    if module.partition(".")[0] in PROJECTS:
-        origin, remedy = PROJECTS[module.partition(".")[0]]
-        return InputError(f"{path} is a checkpoint of {origin}: {name} cannot be imported here", remedy)
     if module == "__main__":
         return InputError(
             f"{path} needs {name}, a class of the script that saved it, which cannot be imported",
@@ -157,7 +169,7 @@ def _names(data: bytes) -> tuple[list[str], bool]:
         while stream.tell() < len(data) and data[stream.tell() : stream.tell() + 1] == PICKLE:
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name in ("GLOBAL", "INST"):
-                    found.append(".".join(str(argument).split(" ")))
+                    found.append(".".join(str(argument).split(" ")).replace("__builtin__.", "builtins."))
                 elif operation.name == "STACK_GLOBAL":
                     found.append(".".join(texts[-2:]))
                 elif isinstance(argument, str):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.storage import TypedStorage, UntypedStorage
 
-from qexport.checkpoints.allowed import DTYPE, LEFT_OUT, layer_class
+from qexport.checkpoints.allowed import DTYPE, LEFT_OUT, STORAGE, layer_class
 from qexport.checkpoints.model_yaml import evaluated
 from qexport.checkpoints.unpickle import Noted, full_name
 
@@ -35,8 +35,9 @@ class UnprovenError(Exception):
 
 def is_allowed(name: str) -> bool:
     """Whether a checkpoint may ask for a name."""
-    value = name in MAKERS or name == "builtins.getattr" or DTYPE.fullmatch(name) or LEFT_OUT.fullmatch(name)
-    return bool(value) or layer_class(name) is not None
+    if name in MAKERS or name == "builtins.getattr" or any(each.fullmatch(name) for each in (DTYPE, STORAGE, LEFT_OUT)):
+        return True
+    return layer_class(name) is not None
 
 
 class Rebuilder:

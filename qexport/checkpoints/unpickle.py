@@ -27,7 +27,7 @@ class Noted:
 
     Attributes:
         module, name: what the pickle calls it.
-        dtype: torch reads it of whatever stands where the type of a storage should.
+        dtype, dump_patches: torch reads them of what stands for the type of a storage, or of a layer in older files.
         args, kwargs: what it would be made of.
         called: made by a call, rather than by `__new__` alone as plain objects are.
         state: what would be set on it afterwards, None if nothing.
@@ -37,6 +37,7 @@ class Noted:
     module: ClassVar[str] = ""
     name: ClassVar[str] = ""
     dtype: ClassVar[torch.dtype] = torch.uint8
+    dump_patches: ClassVar[bool] = False
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     called: bool
