@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import Call, saved, small_model
+from small_models import HEADS, Call, saved, small_model
 from torch import nn
 
 from qexport.checkpoints.checkpoint import QUANTISED, load_checkpoint
@@ -77,8 +77,15 @@ def test_the_file_that_is_hashed_is_the_file_that_is_read(
     assert same(read.module, small_model("Segment"))
 
 
-@pytest.mark.parametrize("head", ["Detect", "v10Detect", "Segment", "Pose", "OBB", "Classify", "RTDETRDecoder"])
-@pytest.mark.parametrize("form", ["archive", "legacy", "half", "fused", "model alone"])
+@pytest.mark.parametrize(
+    ("head", "form"),
+    [
+        *((head, "archive") for head in HEADS),
+        *(("v10Detect", form) for form in ("legacy", "half", "fused", "model alone")),
+        ("Segment", "fused"),
+        ("RTDETRDecoder", "fused"),
+    ],
+)
 def test_what_was_saved_is_what_is_loaded(head: str, form: str, tmp_path: Path) -> None:
     model, path = small_model(head), tmp_path / "model.pt"
     if form == "half":
