@@ -46,7 +46,7 @@ class Watched:
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
         environment |= {"PYTHONPATH": str(folder / "guard"), "GUARD_LOG": str(folder / "log"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=900)
         assert done.returncode == 0, done.stderr
         log = folder / "log"
         self.attempts = log.read_text().splitlines() if log.exists() else []
