@@ -13,7 +13,7 @@ from qexport.calibration.calibrate import calibrate, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.source import Source, read_source
 from qexport.clock import Clock
-from qexport.data.data_check import check_data
+from qexport.data.data_check import as_trained, check_data
 from qexport.data.dataset import fingerprint
 from qexport.data.inputs import RunImages, select_images
 from qexport.data.resolve import resolve_model
@@ -52,6 +52,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
             ask(ReadSource(job, path, images.any))
         notes: list[str] = []
         source = read_source(job, path, images.any, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
+        images = as_trained(source.checkpoint, images)
         images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
             _check_baseline(baseline, source, images)
@@ -69,11 +70,11 @@ def _written(
 ) -> tuple[CalibrationTable | None, list[Written], list[tuple[str, QexportError]]]:
     """Calibrate and write every format."""
     job = source.job
-    pending = _ask_for_float(job, ask) if ask else {}
+    pending = _ask_for_float(source, ask) if ask else {}
     table = _table(source, images, clock) if job.calibrates else None
     if ask and len(job.format) > 1:
         for name in formats_apart(job):
-            pending[name, job.precision] = ask(WriteArtifact(name, job.precision, table, job.folder))
+            pending[name, job.precision] = ask(_request(source, name, job.precision, table))
     return table, *_write_all(source, table, pending, clock)
 
 
@@ -92,10 +93,15 @@ def knows_task(job: ExportJob) -> bool:
     return described({each.key: each.value for each in parsed(Path(job.model)).metadata_props}) is not None
 
 
-def _ask_for_float(job: ExportJob, ask: Ask) -> Pending:
+def _ask_for_float(source: Source, ask: Ask) -> Pending:
     """FP32 files need no calibration: the second process starts with them."""
+    job = source.job
     wanted = (name for name in formats_apart(job) if job.compares(find_class(name).timed))
-    return {(name, "fp32"): ask(WriteArtifact(name, "fp32", folder=job.folder)) for name in wanted}
+    return {(name, "fp32"): ask(_request(source, name, "fp32")) for name in wanted}
+
+
+def _request(source: Source, name: str, precision: str, table: CalibrationTable | None = None) -> WriteArtifact:
+    return WriteArtifact(name, precision, table, source.job.folder, source.checkpoint.fingerprint)
 
 
 def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:

@@ -1,56 +1,151 @@
-"""A run on local files never asks for the network."""
+"""A run on local files never asks for the network, and leaves the home folder as it is.
+
+What compiled code asks for no hook of Python sees. But whatever reports to its maker keeps an identity or a queue
+somewhere, so the home folder tells of that.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from qexport.checkpoints import offline
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = str(ROOT / "calibration_data" / "shapes26.pt")
-DATA = str(ROOT / "calibration_data" / "shapes" / "shapes.yaml")
+IMAGES = ROOT / "calibration_data" / "shapes" / "images"
 
-# Audit hooks cannot be removed or worked around from Python: every way through the socket module is seen.
-# Local sockets (AF_UNIX, whose addresses are strings) reach nobody outside the machine.
+# Audit hooks cannot be removed or worked around from Python: every way through the socket module is seen, in the
+# processes that a run starts, too. Local sockets (AF_UNIX, whose addresses are strings) reach nobody outside the
+# machine.
 GUARD = """
-import sys
-seen = []
-def watch(event, arguments):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
-        seen.append(event)
-    elif event in ("socket.connect",) and not isinstance(arguments[1], (str, bytes)):
-        seen.append(f"{event} {arguments[1]}")
+import os, sys
+def watch(event, arguments, log=os.environ["GUARD_LOG"]):
+    seen = event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+    if seen or event == "socket.connect" and not isinstance(arguments[1], (str, bytes)):
+        with open(log, "a") as file:
+            print(event, arguments[1:] if event == "socket.connect" else arguments[:1], file=file)
+        raise OSError("the network is not for this process")
 sys.addaudithook(watch)
 """
 
 
-def attempts(code: str, folder: Path, *words: str) -> list[str]:
-    """Return the network calls that `code` makes in a process of its own, with `words` in sys.argv."""
-    script = f"{GUARD}\n{code}\nprint('attempts:', *seen, sep='\\n')"
-    command = [sys.executable, "-c", script, *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("attempts:\n")[2].splitlines()
+class Watched:
+    """What a process of its own asked of the network, and what it left in a fresh home folder."""
+
+    def __init__(self, code: str, folder: Path, *words: str) -> None:
+        for name in ("home", "guard", "tmp"):
+            (folder / name).mkdir()
+        (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+        # Nothing of this process: importing qexport has set switches here.
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+        environment |= {"PYTHONPATH": str(folder / "guard"), "GUARD_LOG": str(folder / "log"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=900)
+        assert done.returncode == 0, done.stderr
+        log = folder / "log"
+        self.attempts = log.read_text().splitlines() if log.exists() else []
+        self.home = sorted(str(path.relative_to(folder / "home")) for path in (folder / "home").rglob("*"))
+        self.leftovers = sorted(path.name for path in (folder / "tmp").iterdir())
+        self.output = done.stdout
 
 
 def test_the_guard_sees_connections_and_look_ups(tmp_path: Path) -> None:
     code = """
-import contextlib, socket, urllib.request
+import contextlib, pathlib, socket, subprocess, sys, urllib.request
 with contextlib.suppress(OSError):
     socket.create_connection(("127.0.0.1", 9), timeout=1)
 with contextlib.suppress(OSError):
     urllib.request.urlopen("http://nowhere.invalid/", timeout=1)
+lookup = "import socket; socket.gethostbyname('child.invalid')"
+subprocess.run([sys.executable, "-c", lookup], stderr=subprocess.DEVNULL)
+(pathlib.Path.home() / "trace").write_text("x")
 """
-    found = attempts(code, tmp_path)
-    assert "socket.getaddrinfo" in found
-    assert any(line.startswith("socket.connect ('127.0.0.1', 9") for line in found)
+    found = Watched(code, tmp_path)
+    assert any("127.0.0.1" in line for line in found.attempts)
+    assert any("nowhere.invalid" in line for line in found.attempts)
+    assert any("child.invalid" in line for line in found.attempts)
+    assert found.home == ["trace"]
+
+
+def test_runtimes_report_nothing_once_qexport_is_imported(tmp_path: Path) -> None:
+    """OpenVINO reports on import, ONNX Runtime from compiled code, NNCF through OpenVINO's package."""
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+    code = """
+import qexport
+import onnxruntime
+import openvino
+from openvino.tools.ovc import telemetry_utils
+assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.tm
+"""
+    found = Watched(code, tmp_path)
+    assert (found.attempts, found.home, found.leftovers) == ([], [], [])
+
+
+def test_settings_and_caches_go_with_the_process(tmp_path: Path) -> None:
+    code = """
+from qexport.checkpoints.offline import quiet_libraries
+quiet_libraries()
+import ultralytics
+from ultralytics.utils import SETTINGS_FILE
+import matplotlib.font_manager
+print(SETTINGS_FILE.is_file())
+"""
+    found = Watched(code, tmp_path)
+    assert found.output == "True\n"  # they are kept, but not for good
+    assert (found.attempts, found.home, found.leftovers) == ([], [], [])
+
+
+@pytest.mark.parametrize("kept", ["settings", "variable"])
+def test_settings_of_the_user_are_used(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("YOLO_CONFIG_DIR", raising=False)
+    monkeypatch.delitem(sys.modules, "ultralytics", raising=False)
+    if kept == "variable":
+        monkeypatch.setenv("YOLO_CONFIG_DIR", "mine")
+    else:
+        place = offline._ultralytics_settings()
+        place.parent.mkdir(parents=True)
+        place.write_text("{}")
+    offline.quiet_ultralytics()
+    assert os.environ.get("YOLO_CONFIG_DIR") == ("mine" if kept == "variable" else None)
 
 
 @pytest.mark.slow
 def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
-    code = "from qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
-    job = (MODEL, "--int8", "--data", DATA, "--imgsz", "96", "--calib-images", "4", "--no-latency", "--quiet")
-    assert attempts(code, tmp_path, *job, "--out", str(tmp_path / "out")) == []
-    assert (tmp_path / "out" / "shapes26_int8.tflite").is_file()
+    """Every format that is installed, the second process and the validator, on two images."""
+    formats = [name for name, module in {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}.items() if _has(module)]
+    formats += [name for name, module in {"openvino": "openvino", "tflite": "litert_torch"}.items() if _has(module)]
+    for split in ("train", "val"):
+        chosen = sorted((IMAGES / split).glob("*.jpg"))[:2]
+        (tmp_path / f"{split}.txt").write_text("\n".join(map(str, chosen)))
+    names = ["circle", "square", "triangle", "star", "ring", "cross"]
+    data = {"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    code = "import sys\nfrom qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
+    job = (MODEL, "--int8", "--data", str(tmp_path / "data.yaml"), "--imgsz", "64", "--no-latency", "--quiet")
+    options = (
+        "--format",
+        ",".join(formats),
+        "--no-build",
+        "--report",
+        str(tmp_path / "page.html"),
+        "--out",
+        str(tmp_path / "out"),
+    )
+    found = Watched(code, tmp_path, *job, *options)
+    assert (found.attempts, found.home, found.leftovers) == ([], [], [])
+    assert len(list((tmp_path / "out").glob("shapes26_int8*.manifest.json"))) == len(formats)
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None

@@ -108,3 +108,10 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
     assert module.cores() == 3
     monkeypatch.setattr(module, "os", SimpleNamespace(cpu_count=lambda: None))
     assert module.cores() == 1
+
+
+def test_a_model_that_was_exchanged_in_between_is_not_written() -> None:
+    """The first process then writes the file itself, of the bytes whose hash the report has."""
+    source: Any = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint="of other bytes"))
+    with pytest.raises(EndedError, match="another one"):
+        module._write(source, WriteArtifact("tflite", "fp32", model="of these bytes"))

@@ -1,24 +1,20 @@
 """Read a `.pt` checkpoint, without running what may hide in it, into a float module.
 
-A `.pt` file is a pickle: loading it runs code. Ultralytics keeps an allow-list of model classes for
-`torch.load(weights_only=True)`; everything else is refused by name unless the user trusts the file.
+A `.pt` file is a pickle, and loading one runs what it says. So the file's bytes are read once, by us, and unpickled
+as data (`unpickle`); a model is made of that only where it is nothing but layers with data in them (`rebuild`).
+Everything else is refused by name, unless the user trusts the file. No library ever sees the path: Ultralytics' loader
+would look for another file under some names, download some, and take quotes and blanks out of all.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickletools
-import re
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qexport.errors import InputError
-
-LEAST_STRIDE = 32
-"""Classifiers call theirs 1, but halve the image five times like the others."""
-_TRUSTED = frozenset({"torch", "ultralytics", "collections"})
-_REFUSED = re.compile(r"GLOBAL\s+([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -26,13 +22,15 @@ class Checkpoint:
     """A loaded model and what its file says about itself.
 
     Attributes:
-        module: Ultralytics model in eval mode, float32, not fused; `split_head` consumes it. None for an ONNX file.
-        task: "detect", "segment", …; "" for an ONNX file that does not say.
+        module: Ultralytics model in eval mode, float32; `split_head` consumes it. None for an ONNX file.
+        task: "detect", "segment", …, as the head has it; "" for an ONNX file that does not say.
         names: class index to class name.
         stride: the largest stride in pixels; image sizes are multiples of it.
         imgsz: the size that the model was trained at, in pixels.
-        fingerprint: SHA-256 of the file.
+        fingerprint: SHA-256 of the bytes that were read.
         metadata: what an ONNX file says of itself besides; None for a checkpoint.
+        single_class: trained with `single_cls`, where labels of all classes count as one.
+        notes: what the file holds and an export does not use, for the report.
     """
 
     path: Path
@@ -44,6 +42,8 @@ class Checkpoint:
     imgsz: int
     fingerprint: str
     metadata: dict[str, str] | None = None
+    single_class: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
@@ -51,78 +51,137 @@ def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
 
     Args:
         path: the `.pt` file.
-        trust: unpickle classes outside the allow-list, too (`--trust-checkpoint`).
+        trust: unpickle whatever it holds (`--trust-checkpoint`).
 
     Raises:
-        InputError: no such file, not a checkpoint, or one with classes that are not on the allow-list.
+        InputError: no such file, not a checkpoint, or one with something in it that is not known to be harmless.
     """
+    from qexport.checkpoints.identify import refuse_other_files
+
+    data = _read(path)
+    refuse_other_files(data, path)
+    content = _trusted(data, path) if trust else _proven(data, path)
+    model = _model(content, path)
+    fingerprint = hashlib.sha256(data).hexdigest()
+    try:
+        return _described(path, model, content if isinstance(content, dict) else {}, fingerprint)
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path} holds a model that cannot be described ({reason})", "train it again") from error
+
+
+def _read(path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}", "check the path")
-    content = _unpickle(path, trust)
-    candidate = content.get("ema") or content.get("model") if isinstance(content, dict) else None
-    if candidate is None or not hasattr(candidate, "model"):
-        raise InputError(f"{path} holds no Ultralytics model", "give the .pt file that a YOLO training wrote")
-    module = candidate.float().eval()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _proven(data: bytes, path: Path) -> Any:
+    """The content with the model made anew, of layers on the list and data."""
+    from qexport.checkpoints.identify import TRUST, foreign, unreadable
+    from qexport.checkpoints.rebuild import Rebuilder, UnprovenError, is_allowed
+    from qexport.checkpoints.unpickle import names_in, unpickled
+
+    try:
+        content = unpickled(data)
+        quantised = content.pop("modelopt", None) if type(content) is dict else None
+        names = names_in(content)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise unreadable(data, path, error, lambda name: not is_allowed(name)) from error
+    refusal = foreign((name for name in names if not is_allowed(name)), path)
+    if refusal:
+        raise refusal
+    try:
+        made = Rebuilder().value(_wanted(content), "model")
+    except UnprovenError as error:
+        raise InputError(f"{path} is no plain model: {error}", TRUST) from error
+    except Exception as error:  # arguments of another number or kind than anything that was pickled has
+        raise unreadable(data, path, error, lambda _: False) from error
+    return {**made, "modelopt": quantised} if isinstance(made, dict) else made
+
+
+def _wanted(content: Any) -> Any:
+    """What a model is made of; optimiser, figures and dates are not even looked at."""
+    if type(content) is not dict:
+        return content
+    return {key: content[key] for key in ("ema", "model", "train_args") if content.get(key) is not None}
+
+
+def _trusted(data: bytes, path: Path) -> Any:
+    """The content as it was pickled, whatever that runs."""
+    import torch
+    from ultralytics.nn.tasks import temporary_modules
+
+    from qexport.checkpoints.allowed import FORMER_ATTRIBUTES, FORMER_MODULES
+    from qexport.checkpoints.identify import not_importable, unreadable
+    from qexport.checkpoints.unpickle import unpickled
+
+    try:
+        unpickled(data)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise unreadable(data, path, error, lambda _: False) from error
+    try:
+        with temporary_modules(modules=FORMER_MODULES, attributes=FORMER_ATTRIBUTES):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        raise not_importable(error, data, path) from error
+    except Exception as error:  # the file's own code can raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path} could not be loaded ({reason})", "load it with torch where it was saved") from error
+
+
+def _model(content: Any, path: Path) -> Any:
+    """The model of a checkpoint, its averaged weights first; a file may also be nothing but the model.
+
+    Raises:
+        InputError: there is none of Ultralytics' in it.
+    """
+    from ultralytics.nn.tasks import BaseModel
+
+    candidate = content
+    if isinstance(content, dict):
+        candidate = content.get("ema") if content.get("ema") is not None else content.get("model")
+    if isinstance(candidate, BaseModel) and len(getattr(candidate, "model", ())):
+        return candidate
+    kind = type(candidate).__name__
+    other = ", only weights" if isinstance(candidate, dict) else f", but a {kind}" if candidate is not None else ""
+    raise InputError(f"{path} holds no Ultralytics model{other}", "give the .pt file that a YOLO training wrote")
+
+
+def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str) -> Checkpoint:
+    from qexport.checkpoints.repair import (
+        channels_of,
+        class_names,
+        repair_strides,
+        task_of,
+        training_arguments,
+        training_size,
+    )
+
+    module = model.float().eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    arguments = content.get("train_args") or {}
+    arguments = training_arguments(module, content)
+    channels = channels_of(module)
+    module.args, module.yaml = arguments, {**(getattr(module, "yaml", None) or {}), "channels": channels}
     return Checkpoint(
         path=path,
         module=module,
-        task=str(getattr(module, "task", None) or arguments.get("task") or "detect"),
-        names=_class_names(module.names),
-        stride=max(LEAST_STRIDE, int(max(module.stride))),
-        channels=int(module.yaml.get("channels", 3)),
-        imgsz=_training_size(arguments.get("imgsz", 640)),
-        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
+        task=task_of(module.model[-1], getattr(module, "task", None) or arguments.get("task")),
+        names=class_names(getattr(module, "names", None), module),
+        stride=repair_strides(module),
+        channels=channels,
+        imgsz=training_size(arguments.get("imgsz")),
+        fingerprint=fingerprint,
+        single_class=bool(arguments.get("single_cls")),
+        notes=(QUANTISED,) if content.get("modelopt") else (),
     )
 
 
-def _class_names(names: Any) -> dict[int, str]:
-    pairs = enumerate(names) if isinstance(names, list | tuple) else names.items()
-    return {int(index): str(name) for index, name in pairs}
-
-
-def _training_size(value: Any) -> int:
-    return int(max(value)) if isinstance(value, list | tuple) else int(value)
-
-
-def _unpickle(path: Path, trust: bool) -> Any:
-    from ultralytics.nn.tasks import torch_safe_load
-
-    # An absolute path: of a bare name, Ultralytics would delete a damaged file to download it again.
-    try:
-        content, _ = torch_safe_load(str(path.absolute()), safe_only=not trust)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise _explained(path, error) from error
-    return content
-
-
-def _explained(path: Path, error: Exception) -> InputError:
-    reason = f"{error} {error.__cause__ or ''}"
-    refused = _REFUSED.search(reason)
-    name = refused.group(1) if refused else _pickled_name(path)
-    if name:
-        return InputError(
-            f"{path} wants to load {name}, which is not on the allow-list",
-            "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code",
-        )
-    if "TorchScript" in reason:
-        return InputError(f"{path} is a TorchScript archive", "give the .pt checkpoint that it was exported from")
-    return InputError(f"{path} is not a checkpoint that can be read", "it may be cut short, or not a .pt file at all")
-
-
-def _pickled_name(path: Path) -> str:
-    """Return the first class or function that a bare pickle asks for outside torch and Ultralytics, "" if none."""
-    strings: list[str] = []
-    try:
-        for operation, argument, _ in pickletools.genops(path.read_bytes()):
-            if operation.name == "GLOBAL":
-                strings += str(argument).split(" ")[:2]
-            elif isinstance(argument, str):
-                strings.append(argument)
-            if operation.name in ("GLOBAL", "STACK_GLOBAL") and strings[-2].partition(".")[0] not in _TRUSTED:
-                return ".".join(strings[-2:])
-    except (ValueError, IndexError, OSError):
-        return ""  # not a pickle at all: the caller has a line for that
-    return ""
+QUANTISED = (
+    "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not, "
+    "this run calibrates its own"
+)

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import sys
+import tempfile
 import warnings
+from pathlib import Path
+from typing import Any
+
+TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+"""ONNX Runtime's switch, whose library reports from compiled code once it is imported, and the one that many heed."""
+OFFLINE = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+"""Ultralytics: no automatic installs, no telemetry, no log lines."""
+FOLDERS = {
+    "MPLCONFIGDIR": (".cache/matplotlib", ".config/matplotlib", ".matplotlib"),
+    "KERAS_HOME": (".keras",),
+}
+"""Variable → where matplotlib and Keras keep what they write on import, below the home folder."""
+
+
+def without_telemetry() -> None:
+    """Switch off what the runtimes report to their makers; `import qexport` does it, before any of them is imported.
+
+    OpenVINO has no switch, but a stub of its own where its telemetry package is missing.
+    """
+    for name, value in TELEMETRY.items():
+        os.environ.setdefault(name, value)
+    modules: dict[str, Any] = sys.modules  # None there makes an import fail
+    modules.setdefault("openvino_telemetry", None)
 
 
 def quiet_ultralytics() -> None:
     """Set Ultralytics' switches for this process; call it before anything imports `ultralytics`.
 
-    No automatic installs, no telemetry, no log lines. A download that the user asked for by a bare name goes
-    through `qexport.data.resolve`, which is the only place that may use the network.
+    A download that the user asked for by a bare name goes through `qexport.data.resolve`, which is the only place
+    that may use the network. Settings that the user has are read; where there are none, none are left behind.
     """
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    os.environ.setdefault("YOLO_VERBOSE", "false")
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+    if "ultralytics" not in sys.modules and not _ultralytics_settings().is_file():
+        _scratch("YOLO_CONFIG_DIR")
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
 
 
@@ -27,8 +55,35 @@ def quiet_libraries() -> None:
     program's own settings hold.
     """
     quiet_ultralytics()
+    _scratch(*(name for name, own in FOLDERS.items() if not any((Path.home() / each).exists() for each in own)))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+
+
+def _ultralytics_settings() -> Path:
+    """Where Ultralytics looks for settings when no variable says so."""
+    if sys.platform == "darwin":
+        place = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        place = Path.home() / "AppData" / "Roaming"
+    else:
+        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return place / "Ultralytics" / "settings.json"
+
+
+def _scratch(*variables: str) -> None:
+    """Point variables that nobody has set to folders that go with this process; those it starts use them, too."""
+    missing = [name for name in variables if name not in os.environ]
+    if not missing:
+        return
+    try:
+        place = Path(tempfile.mkdtemp(prefix="qexport-home-"))
+    except OSError:  # no temporary folder: libraries do as they always do
+        return
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for name in missing:
+        os.environ[name] = str(place / name)
+        Path(os.environ[name]).mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qexport.checkpoints.checkpoint import Checkpoint
@@ -54,6 +55,14 @@ def _check_folders(checkpoint: Checkpoint, data: Dataset, images: Sequence[Path]
     return (said,) if said else ()
 
 
+def as_trained(checkpoint: Checkpoint, images: RunImages) -> RunImages:
+    """The images as the training had them: with `single_cls`, labels of all classes as one, of the model's name."""
+    data = images.evaluation_data
+    if data is None or data.by_folder or not checkpoint.single_class:
+        return images
+    return replace(images, evaluation_data=replace(data, names=dict(checkpoint.names), single_class=True))
+
+
 def mismatch(checkpoint: Checkpoint, data: Dataset) -> str:
     """What does not fit between a model and a data set's description, "" if nothing is known to."""
     if not checkpoint.task:  # of an ONNX file nobody may know what labels would mean
@@ -62,7 +71,7 @@ def mismatch(checkpoint: Checkpoint, data: Dataset) -> str:
         if checkpoint.task != "classify":
             return f"{data.yaml} is for classification, {checkpoint.path} is a {checkpoint.task} model"
         return "" if class_numbers(data, checkpoint.names) else _other_classes(checkpoint, data)
-    if data.names and len(data.names) != len(checkpoint.names):
+    if data.names and len(data.names) != len(checkpoint.names) and not checkpoint.single_class:
         return f"{data.yaml} has {len(data.names)} classes, {checkpoint.path} has {len(checkpoint.names)}"
     if not data.yaml.is_file() or data.yaml.suffix == ".txt":
         return ""  # images alone are for any task

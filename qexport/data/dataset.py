@@ -40,6 +40,7 @@ class Dataset:
         download: the `download:` key as written, never acted on here.
         labels: name of the folder that stands in place of `images` in a label file's path.
         by_folder: images lie in a folder for each class, as for classification; else labels lie in files of their own.
+        single_class: labels of every class count as the only one that there is.
         kpt_shape: for pose the number of keypoints and of values of each, None where the YAML does not say.
     """
 
@@ -52,6 +53,7 @@ class Dataset:
     kpt_shape: tuple[int, ...] | None = None
     labels: str = "labels"
     by_folder: bool = False
+    single_class: bool = False
 
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:

@@ -25,10 +25,12 @@ class EvaluationSet:
     Attributes:
         yaml: a data set YAML whose `val` split is these images, or for classification a folder.
         links: file name below the scratch folder → the original image.
+        single_class: labels of every class count as the only one that there is.
     """
 
     yaml: Path
     links: Mapping[str, Path]
+    single_class: bool = False
 
 
 def make_evaluation_set(
@@ -62,7 +64,7 @@ def make_evaluation_set(
     }
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return EvaluationSet(path, links)
+    return EvaluationSet(path, links, dataset.single_class)
 
 
 def _folders_of_classes(

@@ -18,7 +18,8 @@ from qexport.decode.overlaps import suppressed, suppressed_turned
 
 Floats = NDArray[np.float32]
 
-MOST_DETECTIONS = 300
+MAX_DETECTIONS = 300
+"""In one image, where the head does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class HeadLayout:
         further: what is said of each object besides: "coefficients" of masks, "keypoints", "angles", "" for nothing.
         shape: (how many, values of each): keypoints have x, y and perhaps their visibility.
         newer: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
+        max_detections: rows that an end-to-end output has at most.
     """
 
     strides: tuple[int, ...]
@@ -44,6 +46,7 @@ class HeadLayout:
     further: str = ""
     shape: tuple[int, int] = (0, 0)
     newer: bool = False
+    max_detections: int = MAX_DETECTIONS
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def layout_of(metadata: Mapping[str, Any]) -> HeadLayout:
         further=head["further"],
         shape=tuple(head["shape"]),
         newer=bool(head["newer"]),
+        max_detections=int(head.get("max_detections", MAX_DETECTIONS)),
     )
 
 
@@ -94,9 +98,9 @@ def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:
             masks, which do not count here. A classifier's are its logits (batch, classes).
 
     Returns:
-        (batch, 300, 6 + k) for an end-to-end head: x1, y1, x2, y2 in pixels, score, class, k further values; fewer rows
-        where there are fewer anchors. (batch, 4 + classes + k, anchors) for a one-to-many head: centre, size, class
-        scores, further values. (batch, classes) probabilities of a classifier.
+        (batch, n, 6 + k) for an end-to-end head, n being `max_detections`: x1, y1, x2, y2 in pixels, score, class, k
+        further values; fewer rows where there are fewer anchors. (batch, 4 + classes + k, anchors) for a one-to-many
+        head: centre, size, class scores, further values. (batch, classes) probabilities of a classifier.
     """
     levels = len(layout.strides)
     if not levels:
@@ -110,7 +114,7 @@ def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:
         rest = _further(_flattened(raw[2 * levels : 3 * levels]), points, strides, layout)
     boxes = _located(distances, rest, points, layout) * strides
     if layout.end2end:
-        return _best(boxes, logits, rest)
+        return _best(boxes, logits, rest, layout.max_detections)
     together = np.concatenate((boxes, sigmoid(logits), rest), axis=-1)
     return np.ascontiguousarray(together.transpose(0, 2, 1), dtype=np.float32)
 
@@ -144,7 +148,7 @@ def _found(image: Floats, layout: HeadLayout, confidence: float, iou: float) -> 
         centre, half = boxes[:, :2], boxes[:, 2:] / 2
         boxes = np.concatenate((centre - half, centre + half), axis=1, dtype=np.float32)
         chosen = suppressed(boxes, classes, iou)
-    chosen = chosen[:MOST_DETECTIONS]
+    chosen = chosen[: layout.max_detections]
     return Detections(boxes[chosen], scores[chosen], classes[chosen], rest[chosen])
 
 
@@ -209,9 +213,9 @@ def _softmax(logits: Floats) -> Floats:
     return result
 
 
-def _best(boxes: Floats, logits: Floats, rest: Floats) -> Floats:
+def _best(boxes: Floats, logits: Floats, rest: Floats, most: int) -> Floats:
     """The highest scores: first anchors by their best class, then (anchor, class) pairs among those."""
-    count, classes = min(MOST_DETECTIONS, logits.shape[1]), logits.shape[2]
+    count, classes = min(most, logits.shape[1]), logits.shape[2]
     anchors = np.argsort(-logits.max(axis=-1), axis=1, kind="stable")[:, :count]
     candidates = np.take_along_axis(logits, anchors[..., None], axis=1).reshape(len(logits), -1)
     pairs = np.argsort(-candidates, axis=1, kind="stable")[:, :count]

@@ -7,6 +7,7 @@ from typing import Any
 from qexport import __version__
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.planning.plan import QuantPlan
+from qexport.programs.float_decode import max_detections
 from qexport.programs.program import Program
 
 QUANTISE = {"fp32": None, "fp16": 16}
@@ -29,7 +30,7 @@ def artifact_metadata(
     if checkpoint.metadata is not None:
         return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
     return {
-        **({"raw_outputs": _raw_outputs(program)} if precision == "int8-full" else {}),
+        **({"raw_outputs": _raw_outputs(program, checkpoint)} if precision == "int8-full" else {}),
         **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
@@ -59,7 +60,7 @@ def _arguments(program: Program, precision: str) -> dict[str, Any]:
     }
 
 
-def _raw_outputs(program: Program) -> dict[str, Any]:
+def _raw_outputs(program: Program, checkpoint: Checkpoint) -> dict[str, Any]:
     """What `qexport.decode` has to know of a file that ends at its raw outputs."""
     return {
         "strides": list(program.strides),
@@ -67,6 +68,7 @@ def _raw_outputs(program: Program) -> dict[str, Any]:
         "further": program.further.kind,
         "shape": list(program.further.shape),
         "newer": program.further.newer,
+        "max_detections": max_detections(checkpoint.module.model[-1]),
     }
 
 

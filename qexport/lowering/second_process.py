@@ -46,12 +46,18 @@ class ReadSource:
 
 @dataclass(frozen=True)
 class WriteArtifact:
-    """A request for one artifact; the reply is a `Written`. INT8 needs a table; without a folder it is the job's."""
+    """A request for one artifact; the reply is a `Written`. INT8 needs a table.
+
+    Attributes:
+        folder: where it goes, None for the job's.
+        model: SHA-256 of the model's file as the first process read it, "" for any.
+    """
 
     format: str
     precision: str
     table: CalibrationTable | None = None
     folder: Path | None = None
+    model: str = ""
 
 
 class EndedError(Exception):
@@ -175,6 +181,8 @@ def _write(source: Source | None, request: WriteArtifact) -> Any:
     from qexport.lowering.lower import write_calibrated, write_float
 
     assert source is not None
+    if request.model not in ("", source.checkpoint.fingerprint):
+        raise EndedError("the model's file was another one when the second process read it")
     if request.folder is not None:
         source = replace(source, job=replace(source.job, out=request.folder))
     backend = find_backend(request.format)

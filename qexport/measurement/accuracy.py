@@ -8,6 +8,9 @@ chance than mAP does, so it is the figure to compare quantisations by.
 from __future__ import annotations
 
 import glob
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,7 +114,7 @@ def evaluate(
     """Score an artifact.
 
     Args:
-        artifact: anything `ultralytics.YOLO` loads.
+        artifact: anything `ultralytics.YOLO` loads; it is told another name of it.
         scratch: folder for what the validator writes.
         reference: detections of the float model for fidelity.
         on_image: called after each image, for a progress bar.
@@ -130,7 +133,7 @@ def evaluate(
             super().update_metrics(preds, batch)
             recorder.record_scores(self)
 
-    model = YOLO(str(artifact), task=task)
+    model = YOLO(str(under_a_plain_name(artifact, scratch)), task=task)
     model.add_callback("on_val_batch_end", lambda _: on_image())
     with _without_fonts():
         metrics = model.val(
@@ -140,6 +143,7 @@ def evaluate(
             device="cpu",
             plots=False,
             verbose=False,
+            single_cls=data.single_class,
             project=str(scratch),
             name="val",
             exist_ok=True,
@@ -156,6 +160,20 @@ def evaluate(
         scores=recorder.scores,
         found=recorder.found,
     )
+
+
+def under_a_plain_name(artifact: Path, scratch: Path) -> Path:
+    """A link to the artifact whose name says nothing but its format.
+
+    Ultralytics strips blanks off paths, looks for other files in place of some names, and downloads for others.
+    """
+    ending = re.search(r"(_[a-z]+_model|\.[A-Za-z0-9]+)$", artifact.name)
+    link = Path(tempfile.mkdtemp(dir=scratch)) / f"artifact{ending.group() if ending else ''}"
+    try:
+        link.symlink_to(artifact.absolute(), target_is_directory=artifact.is_dir())
+    except OSError:  # links are for administrators only on some machines
+        (shutil.copytree if artifact.is_dir() else shutil.copyfile)(artifact, link)
+    return link
 
 
 def _left_out(data: EvaluationSet, link: str) -> str:

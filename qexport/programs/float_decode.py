@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qexport.errors import InputError
+
 MAX_DETECTIONS = 300
-"""Rows that an end-to-end output has."""
+"""Rows that an end-to-end output has, where the head does not say so (its `max_det`)."""
 
 NMS_CANDIDATES = 512
 NMS_IOU = 0.7
@@ -39,7 +41,8 @@ NOTHING = Further()
 class Decode(nn.Module):
     """Turn raw per-level outputs into detections, in float.
 
-    End-to-end heads give (batch, 300, 6 + k): x1, y1, x2, y2 in pixels, score, class index, k further values.
+    End-to-end heads give (batch, n, 6 + k), n being `max_detections`: x1, y1, x2, y2 in pixels, score, class index, k
+    further values.
     One-to-many heads give (batch, 4 + classes + k, anchors): centre x, centre y, width, height in pixels, class scores;
     non-maximum suppression follows outside, or with `nms` inside, and the output is that of an end-to-end head.
     Further values are mask coefficients, keypoints in pixels with their visibility, or an angle in radians; turned
@@ -70,7 +73,8 @@ class Decode(nn.Module):
         self.reg_max = int(head.reg_max)
         self.levels = tuple(int(s) for s in head.stride)
         anchors, strides = anchor_points(self.levels, imgsz)
-        self.count = min(NMS_CANDIDATES if nms else MAX_DETECTIONS, anchors.shape[0])
+        self.rows = min(max_detections(head), anchors.shape[0])
+        self.count = min(max(NMS_CANDIDATES, self.rows), anchors.shape[0]) if nms else self.rows
         for name, values in {"anchors": anchors, "strides": strides, "unit": torch.ones(1, 4)}.items():
             self.register_buffer(name, values[None] if self.chooses else values.T.contiguous()[None])
         self.register_buffer("bins", torch.arange(self.reg_max, dtype=torch.float32)[:, None])
@@ -170,9 +174,21 @@ class Decode(nn.Module):
         kept = torch.ones_like(scores)
         for _ in range(NMS_ROUNDS):
             kept = 1 - (beats * kept).amax(dim=1)[..., None]
-        best = (scores * kept)[..., 0].topk(min(MAX_DETECTIONS, self.count), dim=1)
+        best = (scores * kept)[..., 0].topk(self.rows, dim=1)
         chosen = rows_of(rows, best.indices)
         return torch.cat((chosen[..., :4], best.values[..., None], chosen[..., 5:]), dim=-1)
+
+
+def max_detections(head: Any) -> int:
+    """How many rows an end-to-end output has at most: the head's own `max_det`, Ultralytics' 300 unless changed.
+
+    Raises:
+        InputError: it is no such number.
+    """
+    own = getattr(head, "max_det", MAX_DETECTIONS)
+    if isinstance(own, bool) or not isinstance(own, int) or own < 1:
+        raise InputError(f"max_det of the checkpoint's head is {own!r}", "set it to a whole number of 1 or more")
+    return own
 
 
 def _pairwise_iou(boxes: Tensor) -> Tensor:

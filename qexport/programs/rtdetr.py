@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qexport.errors import InputError
-from qexport.programs.float_decode import MAX_DETECTIONS, rows_of
+from qexport.programs.float_decode import max_detections, rows_of
 from qexport.programs.heads import gathered
 from qexport.programs.token_layers import (
     Added,
@@ -61,7 +61,7 @@ class QueryProgram(nn.Module):
         )
         self.position = perceptron(head.query_pos_head)
         self.scores = pointwise(head.dec_score_head[count - 1])
-        self.decode = QueryDecode(int(head.nc), int(max(model.stride)))
+        self.decode = QueryDecode(int(head.nc), int(max(model.stride)), max_detections(head))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the decoded output."""
@@ -178,20 +178,21 @@ class BoxTokens(nn.Module):
 class QueryDecode(nn.Module):
     """Turn the last layer's corrections, logits and boxes into detections, in float.
 
-    Output: (batch, 300, 6): centre x, centre y, width, height in 0..1, score, class index, best first.
+    Output: (batch, n, 6), n being the head's `max_det`: centre x, centre y, width, height in 0..1, score, class index,
+    best first.
     """
 
     end2end, nms, reg_max = True, False, 1
 
-    def __init__(self, classes: int, stride: int) -> None:
+    def __init__(self, classes: int, stride: int, rows: int) -> None:
         super().__init__()
-        self.classes, self.levels = classes, (stride,)
+        self.classes, self.levels, self.rows = classes, (stride,), rows
 
     def forward(self, corrections: Tensor, logits: Tensor, boxes: Tensor) -> Tensor:
         """Decode (batch, 4, queries, 1), (batch, classes, queries, 1), (batch, queries, 4)."""
         refined = (as_rows(corrections) + logits_of(boxes)).sigmoid()
         scores = as_rows(logits).flatten(1)
-        best, pair = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), dim=1)
+        best, pair = scores.topk(min(self.rows, scores.shape[1]), dim=1)
         row = torch.div(pair, self.classes, rounding_mode="floor")
         label = (pair - row * self.classes).to(boxes.dtype)
         return torch.cat((rows_of(refined, row), best.sigmoid()[..., None], label[..., None]), dim=-1)

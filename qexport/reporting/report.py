@@ -362,6 +362,7 @@ def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
         "batch": program.batch,
         "classes": len(checkpoint.names),
         "names": list(checkpoint.names.values()),
+        "single_class": checkpoint.single_class,
         "program": program.fingerprint,
     }
 
@@ -393,7 +394,7 @@ def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, 
 def _run_warnings(
     job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
 ) -> tuple[str, ...]:
-    found = []
+    found = list(checkpoint.notes)
     other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
     if other:
         found.append(f"calibrated on a data set for something else: {other}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,7 @@ def _accuracy(
     from qexport.reporting.report import accuracy_warnings
 
     images = image_list(data, "val")
+    data = replace(data, single_class=report["model"].get("single_class", False))
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
         names = dict(enumerate(report["model"].get("names") or ()))
         linked = make_evaluation_set(data, images, Path(scratch) / "data", names)

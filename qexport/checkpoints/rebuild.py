@@ -1,0 +1,293 @@
+"""Make a model of what `unpickle` noted, once it is proven to be nothing but layers with data in them.
+
+A layer's class is on the list (`allowed`); it was made by no call; what is set on it shadows no method and is a tensor,
+a number, a string, a container of those or another such layer; it has no hooks. Then nothing runs but the library's own
+code on numbers of the file's own. Constructors are not called, so that pruned models come out as they went in.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import PurePosixPath, PureWindowsPath
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.storage import TypedStorage, UntypedStorage
+
+from qexport.checkpoints.allowed import DTYPE, LEFT_OUT, STORAGE, layer_class
+from qexport.checkpoints.model_yaml import evaluated
+from qexport.checkpoints.unpickle import Noted, full_name
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+LEFT_OUT_ATTRIBUTES = frozenset({"criterion", "transforms"})
+"""What a training sets on a model and an export has no use for."""
+MISSING = object()
+
+
+class UnprovenError(Exception):
+    """A checkpoint holds something that is not known to be harmless; the message says what and where."""
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a checkpoint may ask for a name."""
+    if name in MAKERS or name == "builtins.getattr" or any(each.fullmatch(name) for each in (DTYPE, STORAGE, LEFT_OUT)):
+        return True
+    return layer_class(name) is not None
+
+
+class Rebuilder:
+    """Makes values of what was noted; what the pickle shares is shared again."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+        self.kept: list[Any] = []  # an id means something only as long as its object lives
+
+    def value(self, noted: Any, place: str) -> Any:
+        """The value that `noted` stands for.
+
+        Args:
+            place: where it is, for messages.
+
+        Raises:
+            UnprovenError: it is not made of layers and data.
+        """
+        kind = type(noted)
+        if kind in PLAIN:
+            return noted
+        if kind is type and issubclass(noted, Noted):
+            return _constant(noted, place)
+        if id(noted) not in self.made:
+            made = self._layer_or_value(noted, place) if issubclass(kind, Noted) else self._container(noted, place)
+            self._keep(noted, made)
+        return self.made[id(noted)]
+
+    def _keep(self, noted: Any, made: Any) -> None:
+        self.made[id(noted)] = made
+        self.kept.append(noted)
+
+    def _container(self, noted: Any, place: str) -> Any:
+        kind = type(noted)
+        if kind is dict:
+            return self._mapping(list(noted.items()), place)
+        if kind in (list, tuple, set, frozenset):
+            return kind(self.value(each, place) for each in noted)
+        raise UnprovenError(f"{place} is a {kind.__name__}")
+
+    def _mapping(self, pairs: list[tuple[Any, Any]], place: str) -> dict[Any, Any]:
+        return {self.value(key, place): self.value(value, f"{place}.{key}") for key, value in pairs}
+
+    def _layer_or_value(self, noted: Noted, place: str) -> Any:
+        name = full_name(noted)
+        if LEFT_OUT.fullmatch(name):
+            return None
+        if name in MAKERS:
+            return MAKERS[name](self, noted, place)
+        kind = layer_class(name)
+        if kind is None:
+            raise UnprovenError(f"{place} is a {name}")
+        return self._layer(kind, noted, place)
+
+    def _layer(self, kind: type[nn.Module], noted: Noted, place: str) -> nn.Module:
+        what = f"{place} ({kind.__name__})"
+        if noted.called or noted.args or noted.kwargs or noted.items or noted.pairs:
+            raise UnprovenError(f"{what} is made by a call")
+        if type(noted.state) is not dict or not all(type(key) is str for key in noted.state):
+            raise UnprovenError(f"{what} has a state of another kind than layers have")
+        layer = object.__new__(kind)
+        nn.Module.__init__(layer)
+        self._keep(noted, layer)  # before its attributes: they may lead back to it
+        state = {}
+        for name, given in noted.state.items():
+            value = self._attribute(kind, noted, name, given, place)
+            if value is not MISSING:
+                state[name] = value
+        layer.__setstate__(state)
+        return layer
+
+    def _attribute(self, kind: type[nn.Module], layer: Noted, name: str, given: Any, place: str) -> Any:
+        """An attribute's value, `MISSING` where the class has a better one or nobody needs it."""
+        what, inner = f"{place} ({kind.__name__})", f"{place}.{name}"
+        if name in ("_modules", "_parameters", "_buffers"):
+            return self._parts(kind, name, given, place)
+        if name == "forward":
+            return self._fused_forward(kind, layer, given, what)
+        if name in LEFT_OUT_ATTRIBUTES or (name == "detect" and _is_forward_of_a_class(given)):
+            return MISSING
+        value = self.value(given, inner)
+        _check_name(kind, name, value, what)
+        if "hook" in name:
+            if value:
+                raise UnprovenError(f"{what} has hooks ({name})")
+            return MISSING
+        if name == "yaml":
+            spoken = evaluated(value)
+            if spoken:
+                raise UnprovenError(f"{inner} has {spoken} in it, which would be run as code")
+        return value
+
+    def _parts(self, kind: type[nn.Module], name: str, given: Any, place: str) -> dict[str, Any]:
+        """Layers, parameters or buffers of a layer, by name."""
+        parts = self.value(given, place)
+        wanted = {"_modules": nn.Module, "_parameters": nn.Parameter, "_buffers": Tensor}[name]
+        if not isinstance(parts, dict):
+            raise UnprovenError(f"{place} ({kind.__name__}) has {name} that are no dictionary")
+        for key, part in parts.items():
+            if type(key) is not str or not (part is None or isinstance(part, wanted)):
+                raise UnprovenError(f"{place}.{key} is no {wanted.__name__}")
+            _check_name(kind, key, part, f"{place} ({kind.__name__})")
+        return dict(parts)
+
+    def _fused_forward(self, kind: type[nn.Module], layer: Noted, given: Any, what: str) -> Any:
+        """Ultralytics sets `forward` to the layer's own `forward_fuse` when it fuses it."""
+        if isinstance(given, Noted) and full_name(given) == "builtins.getattr" and len(given.args) == 2:
+            owner, name = given.args
+            function = inspect.getattr_static(kind, "forward_fuse", None)
+            if owner is layer and name == "forward":
+                return MISSING
+            if owner is layer and name == "forward_fuse" and type(function) is FunctionType:
+                return MethodType(function, self.made[id(layer)])
+        raise UnprovenError(f"{what} has a forward of its own")
+
+
+def _check_name(kind: type[nn.Module], name: str, value: Any, what: str) -> None:
+    """An attribute may hide nothing that is called.
+
+    Raises:
+        UnprovenError: it would.
+    """
+    hidden = inspect.getattr_static(kind, name, MISSING)
+    if name.startswith("__"):
+        raise UnprovenError(f"{what} has an attribute {name}")
+    if hidden is MISSING or isinstance(hidden, property):  # a property hides what lies under its name
+        return
+    if name == "type" and type(value) is str:  # Ultralytics keeps the name of the layer's class there
+        return
+    if callable(hidden) or hasattr(hidden, "__get__") or isinstance(value, nn.Module):
+        raise UnprovenError(f"{what} has an attribute {name} in place of its class's")
+
+
+def _is_forward_of_a_class(given: Any) -> bool:
+    """Whether it is what heads of 2023 kept to run the detector's `forward`, and today's no longer read."""
+    return (
+        isinstance(given, Noted)
+        and full_name(given) == "builtins.getattr"
+        and len(given.args) == 2
+        and isinstance(given.args[0], type)
+        and layer_class(full_name(given.args[0])) is not None
+        and given.args[1] == "forward"
+    )
+
+
+def _constant(noted: type[Noted], place: str) -> Any:
+    name = full_name(noted)
+    if not DTYPE.fullmatch(name) or not isinstance(getattr(torch, noted.name, None), torch.dtype):
+        raise UnprovenError(f"{place} is {name} itself")
+    return getattr(torch, noted.name)
+
+
+def _tensor(builder: Rebuilder, noted: Noted, place: str) -> Tensor:
+    """A view of a storage, (storage, offset, size, stride, …), inside its bounds and without hooks."""
+    storage, offset, size, stride, *further = noted.args
+    size, stride = builder.value(size, place), builder.value(stride, place)
+    counts = [offset, *size, *stride]
+    if type(storage) is not TypedStorage or not all(type(count) is int and count >= 0 for count in counts):
+        raise UnprovenError(f"{place} is no plain tensor")
+    untyped, dtype = vars(storage).get("_untyped_storage"), vars(storage).get("dtype")
+    if type(untyped) is not UntypedStorage or type(dtype) is not torch.dtype or len(size) != len(stride):
+        raise UnprovenError(f"{place} is no plain tensor")
+    if any(builder.value(each, place) for each in further[1:2]):
+        raise UnprovenError(f"{place} has hooks")
+    furthest = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True)) + 1
+    if 0 not in size and furthest * dtype.itemsize > untyped.nbytes():
+        raise UnprovenError(f"{place} reaches beyond what is stored")
+    with torch.no_grad():
+        return torch.empty(0, dtype=dtype).set_(untyped, offset, tuple(size), tuple(stride))
+
+
+def _parameter(builder: Rebuilder, noted: Noted, place: str) -> nn.Parameter:
+    """(tensor, requires_grad, hooks, what was set on it): gradients and what was set on it are nothing to an export."""
+    tensor = builder.value(noted.args[0], place)
+    if not isinstance(tensor, Tensor) or any(builder.value(each, place) for each in noted.args[2:3]):
+        raise UnprovenError(f"{place} is no plain parameter")
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _ordered(builder: Rebuilder, noted: Noted, place: str) -> OrderedDict[Any, Any]:
+    pairs = [*(noted.args[0] if noted.args else ()), *noted.pairs]
+    return OrderedDict(builder._mapping([(key, value) for key, value in pairs], place))
+
+
+def _set(builder: Rebuilder, noted: Noted, place: str) -> set[Any] | frozenset[Any]:
+    items = {builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]}
+    return items if noted.name == "set" else frozenset(items)
+
+
+def _namespace(builder: Rebuilder, noted: Noted, place: str) -> dict[str, Any]:
+    state = builder.value(noted.state or {}, place)
+    if not isinstance(state, dict):
+        raise UnprovenError(f"{place} is no namespace")
+    return state
+
+
+def _encoded(_builder: Rebuilder, noted: Noted, place: str) -> bytes:
+    """Bytes, as protocol 2 has them."""
+    text, *encoding = noted.args
+    if type(text) is not str or encoding not in (["latin1"], ["latin-1"]):
+        raise UnprovenError(f"{place} is no plain bytes")
+    return text.encode("latin1")
+
+
+def _size(builder: Rebuilder, noted: Noted, place: str) -> torch.Size:
+    return torch.Size(builder.value(noted.args[0] if noted.args else (), place))
+
+
+def _device(_builder: Rebuilder, _noted: Noted, _place: str) -> torch.device:
+    return torch.device("cpu")  # where everything has been brought
+
+
+def _path(builder: Rebuilder, noted: Noted, place: str) -> str:
+    kind = PureWindowsPath if noted.name == "WindowsPath" else PurePosixPath
+    return str(kind(*(str(builder.value(part, place)) for part in noted.args)))
+
+
+def _dtype(_builder: Rebuilder, noted: Noted, place: str) -> np.dtype[Any]:
+    code = noted.args[0] if noted.args else None
+    if type(code) is not str or code[:1] not in "biuf" or not code[1:].isdigit():
+        raise UnprovenError(f"{place} is no plain number of NumPy's")
+    return np.dtype(code)
+
+
+def _scalar(builder: Rebuilder, noted: Noted, place: str) -> bool | int | float:
+    dtype, data = (builder.value(each, place) for each in noted.args)
+    if not isinstance(dtype, np.dtype) or type(data) is not bytes or len(data) != dtype.itemsize:
+        raise UnprovenError(f"{place} is no plain number of NumPy's")
+    number: bool | int | float = np.frombuffer(data, dtype)[0].item()
+    return number
+
+
+MAKERS: dict[str, Callable[[Rebuilder, Noted, str], Any]] = {
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "collections.OrderedDict": _ordered,
+    "_codecs.encode": _encoded,
+    "torch.Size": _size,
+    "torch.device": _device,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "ultralytics.utils.IterableSimpleNamespace": _namespace,
+    "ultralytics.yolo.utils.IterableSimpleNamespace": _namespace,
+    "pathlib.PosixPath": _path,
+    "pathlib.WindowsPath": _path,
+    "pathlib._local.PosixPath": _path,
+    "pathlib._local.WindowsPath": _path,
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+}

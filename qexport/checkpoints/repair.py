@@ -1,0 +1,106 @@
+"""What a model says of itself, where it does: old, fused and sparse checkpoints leave things out.
+
+What is left out is found as Ultralytics' own loader finds it (`load_checkpoint` and the constructors in
+`ultralytics.nn.tasks`), or in the network, which always knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+LEAST_STRIDE = 32
+"""Classifiers call theirs 1, but halve the image five times like the others."""
+DEFAULT_SIZE = 640
+TASKS = {
+    "SemanticSegment": "semantic",
+    "Segment": "segment",
+    "YOLOESegment": "segment",
+    "Classify": "classify",
+    "Pose": "pose",
+    "OBB": "obb",
+    "Depth": "depth",
+    "Detect": "detect",
+    "RTDETRDecoder": "detect",
+}
+"""Class of a head, or the nearest of its base classes → task."""
+
+
+def task_of(head: nn.Module, said: object) -> str:
+    """The task that a head is made for; what the checkpoint says counts only where the head is of no known kind."""
+    found = (TASKS[kind.__name__] for kind in type(head).__mro__ if kind.__name__ in TASKS)
+    return next(found, str(said or "detect"))
+
+
+def class_names(names: Any, model: Any) -> dict[int, str]:
+    """Class index to name; the indices themselves where the model has no names, as Ultralytics names them.
+
+    Raises:
+        TypeError, ValueError, AttributeError: they are something else than names.
+    """
+    pairs = enumerate(names) if isinstance(names, list | tuple) else (names or {}).items()
+    found = {int(index): str(name) for index, name in pairs}
+    return found or {index: str(index) for index in range(class_count(model))}
+
+
+def class_count(model: Any) -> int:
+    """How many classes the head tells apart."""
+    head = model.model[-1]
+    linear = getattr(head, "linear", None)
+    if isinstance(linear, nn.Linear):
+        return linear.out_features
+    return int(getattr(head, "nc", None) or getattr(model, "nc", None) or _architecture(model).get("nc", 1))
+
+
+def repair_strides(model: Any) -> int:
+    """The largest stride in pixels, that of the head where the model itself has none, and the other way round."""
+    head = model.model[-1]
+    found = [_strides(getattr(each, "stride", None)) for each in (model, head)]
+    if found[0] is None:
+        model.stride = found[1] if found[1] is not None else torch.tensor([float(LEAST_STRIDE)])
+    if found[1] is None and found[0] is not None and getattr(head, "nl", 0) == len(found[0]):
+        head.stride = found[0]
+    return max(LEAST_STRIDE, int(model.stride.max()))
+
+
+def _strides(given: Any) -> torch.Tensor | None:
+    if given is None:
+        return None
+    strides = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    return strides if len(strides) and float(strides.min()) > 0 else None
+
+
+def channels_of(model: Any) -> int:
+    """Channels of the images: `channels`, in older checkpoints `ch`, else those that the first layer reads."""
+    said = _architecture(model).get("channels") or _architecture(model).get("ch")
+    if said:
+        return int(said)
+    first = model.model[0]
+    convolution = next((layer for layer in first.modules() if isinstance(layer, nn.Conv2d)), None)
+    if convolution is None:
+        return 3
+    # Focus makes four channels of each: every second pixel of every second row.
+    return convolution.in_channels // (4 if type(first).__name__ == "Focus" else 1)
+
+
+def _architecture(model: Any) -> Mapping[str, Any]:
+    found = getattr(model, "yaml", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def training_arguments(model: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training was started with: the checkpoint's word, then the model's own."""
+    own, whole = getattr(model, "args", None), content.get("train_args")
+    return {
+        **(own if isinstance(own, dict) else vars(own) if hasattr(own, "__dict__") else {}),
+        **(whole if isinstance(whole, dict) else {}),
+    }
+
+
+def training_size(value: Any) -> int:
+    """Side of the images in pixels that the training used."""
+    longest = max(value) if isinstance(value, list | tuple) else value
+    return int(longest) if longest else DEFAULT_SIZE
