@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -63,9 +63,11 @@ class StoredGraph:
 
     Attributes:
         tensors: by plan name; only those the file still names.
-        integer_macs, total_macs: multiply-accumulates by the kernels' tensor types, counted from the file.
+        integer_macs, total_macs: multiply-accumulates by the tensor types that the file says.
         operators: kernel name → how often it occurs.
         complete: the format keeps every name, so that a planned tensor that is not here is missing.
+        arithmetic: type of arithmetic ("INT8", "BF16", "FP32", …) → multiply-accumulates that the runtime does in it on
+            this machine, from the graph that it compiles the file to. Empty where that is not known here.
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -73,11 +75,18 @@ class StoredGraph:
     total_macs: int
     operators: Mapping[str, int]
     complete: bool = False
+    arithmetic: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def stored_coverage(self) -> float:
+        """Share of the multiply-accumulates that the file has in integers, 0..1."""
+        return self.integer_macs / self.total_macs if self.total_macs else 0.0
 
     @property
     def coverage(self) -> float:
-        """Share of the multiply-accumulates that run in integer kernels, 0..1."""
-        return self.integer_macs / self.total_macs if self.total_macs else 0.0
+        """Share of the multiply-accumulates that run in integer kernels, 0..1; the file's where nobody knows."""
+        done = sum(count for kind, count in self.arithmetic.items() if kind.startswith("INT"))
+        return done / self.total_macs if self.arithmetic and self.total_macs else self.stored_coverage
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from qexport.lowering.cpu import ANY, AVX2
 from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, careful
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
     from qexport.planning.plan import QuantPlan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 """The newest whose operators ONNX Runtime has on every execution provider (Resize-19 is missing on CUDA)."""
+FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
 
 
@@ -70,13 +72,13 @@ class OnnxBackend:
         from qexport.backends.onnx_read import read_onnx
 
         content = read_onnx(ir.load(path))
-        integer = integer_kernels(path)
         return StoredGraph(
             content.tensors,
-            sum(macs for name, macs in content.macs.items() if name in integer),
+            sum(content.macs[name] for name in content.integer),
             sum(content.macs.values()),
             content.operators,
             complete=True,
+            arithmetic=executed_macs(path, content.macs),
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:
@@ -176,13 +178,35 @@ def file_outputs(path: Path, batch: NDArray[np.float32]) -> list[NDArray[np.floa
     return OnnxRunner(path, threads=1).outputs(batch)
 
 
-def integer_kernels(path: Path) -> frozenset[str]:
-    """Names of the values that ONNX Runtime computes in integer kernels, from its optimised graph."""
+def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:
+    """Type of arithmetic → multiply-accumulates, from the graph that ONNX Runtime makes of a file on this machine.
+
+    Floats are FP32 on x86 whatever the file stores: casts stand around kernels that have no FP16. On ARM the products
+    of FP32 matrices could be BF16, but `mlas.enable_gemm_fastmath_arm64_bfloat16` is off unless someone sets it.
+
+    Args:
+        macs: of each layer, by the name of its value.
+    """
+    nodes, half = _optimised(path)
+    integer = integer_kernels(nodes)
+    done = sum(count for name, count in macs.items() if name in integer)
+    return {kind: n for kind, n in {"INT8": done, "FP16" if half else "FP32": sum(macs.values()) - done}.items() if n}
+
+
+def integer_kernels(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """Names of the values that integer kernels of an optimised graph compute."""
+    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
+    return frozenset(match["value"] for match in names if match)
+
+
+def _optimised(path: Path) -> tuple[list[onnx.NodeProto], bool]:
+    """The nodes that a session really runs, and whether most of its float layers multiply FP16."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         optimised = Path(scratch) / "optimised.onnx"
         session(path, 1, optimised)
-        nodes = onnx.load(optimised, load_external_data=False).graph.node
-    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
-    return frozenset(match["value"] for match in names if match)
+        graph = onnx.load(optimised, load_external_data=False).graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    layers = [node for node in graph.node if node.op_type in FLOAT_KERNELS and len(node.input) > 1]
+    return list(graph.node), 2 * sum(node.input[1] in halves for node in layers) > len(layers)
