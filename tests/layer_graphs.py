@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,15 +32,14 @@ class Graph:
     def weight(self, *shape: int, scale: float = 0.3) -> str:
         return self.constant((self.random.standard_normal(shape) * scale).astype(np.float32))
 
-    def add(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         name = name or f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
         self.x = name
         return name
 
-    def conv(self, channels: int, given: int, kernel: int, source: str = "", bias: bool = True, **kw: object) -> str:
-        group = kw.get("group", 1)
-        assert isinstance(group, int)
+    def conv(self, channels: int, given: int, kernel: int, source: str = "", bias: bool = True, **kw: Any) -> str:
+        group: int = kw.get("group", 1)
         weights = [self.weight(channels, given // group, kernel, kernel)] + ([self.weight(channels)] if bias else [])
         return self.add("Conv", source or self.x, *weights, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, **kw)
 
@@ -111,7 +111,7 @@ def grouped(graph: Graph) -> None:
 
 def depthwise(graph: Graph) -> None:
     graph.conv(16, 16, 5, group=16)
-    graph.add("Clip", graph.x, graph.constant(np.float32(0)), graph.constant(np.float32(6)))
+    graph.add("Clip", graph.x, graph.constant(np.array(0, np.float32)), graph.constant(np.array(6, np.float32)))
 
 
 def transposed(graph: Graph) -> None:

@@ -68,6 +68,7 @@ class StoredGraph:
         complete: the format keeps every name, so that a planned tensor that is not here is missing.
         arithmetic: type of arithmetic ("INT8", "BF16", "FP32", …) → multiply-accumulates that the runtime does in it on
             this machine, from the graph that it compiles the file to. Empty where that is not known here.
+        needs: what the file needs to be run → the least version of it, such as "ONNX Runtime" → "1.14".
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -76,6 +77,7 @@ class StoredGraph:
     operators: Mapping[str, int]
     complete: bool = False
     arithmetic: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stored_coverage(self) -> float:
@@ -140,6 +142,19 @@ class DeviceChecker(Protocol):
 
     def fit(self, path: Path) -> DeviceFit:
         """Return what the device would make of the file."""
+        ...
+
+
+@runtime_checkable
+class LowersFloats(Protocol):
+    """A backend whose runtime computes floats in less than FP32 of its own accord where the CPU has it.
+
+    FP32 files are what others are compared with, so its `runner`, `read` and `validation` keep those in FP32. Other
+    files run as the runtime has them.
+    """
+
+    def by_default(self, path: Path, threads: int) -> tuple[str, Runner] | None:
+        """The type that an FP32 file is computed in where nobody asks, and what runs it so; None where it is FP32."""
         ...
 
 

@@ -129,7 +129,7 @@ def write_onnx(
 
     from qexport.backends.onnx_graph import onnx_graph, set_metadata
     from qexport.backends.onnx_weights import store_weights
-    from qexport.backends.qdq import insert_qdq
+    from qexport.backends.qdq import drop_unused, insert_qdq
 
     model = onnx_graph(program, opset, half)
     if plan is not None and plan.integer:
@@ -137,6 +137,7 @@ def write_onnx(
         rewrite(model)
     elif plan is not None:
         store_weights(model, program, plan)
+    drop_unused(model)  # ONNX Runtime warns of each, whenever the file is loaded
     set_metadata(model, metadata)
     proto = ir.serde.serialize_model(model)
     try:
@@ -187,7 +188,7 @@ def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:
     Args:
         macs: of each layer, by the name of its value.
     """
-    nodes, half = _optimised(path)
+    nodes, half = optimised(path)
     integer = integer_kernels(nodes)
     done = sum(count for name, count in macs.items() if name in integer)
     return {kind: n for kind, n in {"INT8": done, "FP16" if half else "FP32": sum(macs.values()) - done}.items() if n}
@@ -199,14 +200,14 @@ def integer_kernels(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
     return frozenset(match["value"] for match in names if match)
 
 
-def _optimised(path: Path) -> tuple[list[onnx.NodeProto], bool]:
+def optimised(path: Path) -> tuple[list[onnx.NodeProto], bool]:
     """The nodes that a session really runs, and whether most of its float layers multiply FP16."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        session(path, 1, optimised)
-        graph = onnx.load(optimised, load_external_data=False).graph
+        saved = Path(scratch) / "optimised.onnx"
+        session(path, 1, saved)
+        graph = onnx.load(saved, load_external_data=False).graph
     halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
     layers = [node for node in graph.node if node.op_type in FLOAT_KERNELS and len(node.input) > 1]
     return list(graph.node), 2 * sum(node.input[1] in halves for node in layers) > len(layers)

@@ -66,7 +66,8 @@ def read_onnx(model: ir.Model) -> OnnxContent:
                 tensors[f"{name}.weight"] = _stored(weight)
                 if _in_integers(node.inputs[0]):
                     integer.add(name)
-    return OnnxContent(tensors, macs, frozenset(integer), dict(sorted(Counter(node.op_type for node in model.graph).items())))
+    operators = Counter(node.op_type for node in model.graph)
+    return OnnxContent(tensors, macs, frozenset(integer), dict(sorted(operators.items())))
 
 
 def _in_integers(value: ir.Value | None) -> bool:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from qexport.backends import LowerOptions, StoredGraph, StoredTensor
+from qexport.backends import LowerOptions, StoredGraph
 from qexport.backends.onnx import PACKAGES as ONNX_PACKAGES
 from qexport.backends.onnx import check_packages, write_onnx
 from qexport.errors import ConversionError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 OPSET = 18
 MODEL = "model.xml"
 METADATA = "metadata.yaml"
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+"""On CPUs with AVX512-BF16, AMX or FP16 the plugin prefers those."""
 
 
 class OpenVINOBackend:
@@ -94,16 +96,42 @@ class OpenVINOBackend:
         """Compile the IR for the CPU."""
         return OpenVINORunner(path, threads)
 
-    def validation(self) -> AbstractContextManager[None]:
-        """Nothing special."""
-        return nullcontext()
+    def by_default(self, path: Path, threads: int) -> tuple[str, OpenVINORunner] | None:
+        """On CPUs with BF16 or FP16 the plugin computes floats in it."""
+        runner = OpenVINORunner(path, threads, exact=False)
+        return None if runner.float_type == "FP32" else (runner.float_type, runner)
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """Keep FP32 files in FP32: Ultralytics' loader leaves it to the plugin."""
+        from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
+
+        original = Loader.load_model
+
+        def load_model(loader: Any, weight: str | Path) -> None:
+            with exact_cores() if _stays_exact(Path(weight)) else nullcontext():
+                original(loader, weight)
+
+        setattr(Loader, "load_model", load_model)  # noqa: B010 (an assignment is refused by the type checker)
+        try:
+            yield
+        finally:
+            setattr(Loader, "load_model", original)  # noqa: B010
 
 
 class OpenVINORunner:
-    """An IR folder on OpenVINO's CPU plugin, as Ultralytics runs it."""
+    """An IR folder on OpenVINO's CPU plugin; FP32 ones in FP32, others as Ultralytics runs them.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._request = compiled(path, threads).create_infer_request()
+    Attributes:
+        float_type: what floats are computed in.
+    """
+
+    def __init__(self, path: Path, threads: int, exact: bool | None = None) -> None:
+        from qexport.backends.openvino_read import float_type
+
+        model = compiled(path, threads, exact)
+        self.float_type = float_type(model)
+        self._request = model.create_infer_request()
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch."""
@@ -140,12 +168,43 @@ def _number_operations(model: Any) -> None:
             op.set_friendly_name(f"{op.get_type_name()}_{position}")
 
 
-def compiled(path: Path, threads: int) -> Any:
-    """Compile the IR in `path` for the CPU."""
+def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
+    """Compile the IR in `path` for the CPU.
+
+    Args:
+        exact: compute floats in FP32 instead of in what the plugin prefers; None for FP32 files only.
+    """
     core = _openvino().Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if _stays_exact(path) if exact is None else exact:
+        settings |= EXACT
     try:
         return core.compile_model(core.read_model(next(path.glob("*.xml"))), "CPU", settings)
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         raise ConversionError(f"OpenVINO cannot compile the model ({last})", "report the model") from error
+
+
+def _stays_exact(path: Path) -> bool:
+    """Whether an IR, or the folder that it is in, was written as FP32."""
+    metadata = (path if path.is_dir() else path.parent) / METADATA
+    content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
+    return isinstance(content, dict) and content.get("precision") == "fp32"
+
+
+@contextmanager
+def exact_cores() -> Iterator[None]:
+    """Let every core that is made meanwhile compile for the CPU in FP32."""
+    openvino = _openvino()
+    original = openvino.Core
+
+    class Core(original):  # type: ignore[misc, valid-type]  # the class of a package without types
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.set_property("CPU", EXACT)
+
+    openvino.Core = Core
+    try:
+        yield
+    finally:
+        openvino.Core = original

@@ -6,7 +6,7 @@ The plugin renames layers when it fuses them, so what runs is counted in its own
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -123,13 +123,14 @@ def _in_integers(node: Any) -> bool:
     if node.get_type_name() in MOVERS:
         sources = node.input_values() if node.get_type_name() == "Concat" else node.input_values()[:1]
         return all(_in_integers(port.get_node()) for port in sources)
-    return node.get_type_name() == "Multiply" and node.get_friendly_name().split("/")[0].endswith(DEQUANTISED)
+    name = str(node.get_friendly_name()).split("/")[0]
+    return str(node.get_type_name()) == "Multiply" and name.endswith(DEQUANTISED)
 
 
 def _is_constant(node: Any) -> bool:
     while node.get_input_size():
         node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
+    return str(node.get_type_name()) == "Constant"
 
 
 def _sizes(port: Any) -> list[int]:

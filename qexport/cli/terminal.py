@@ -13,6 +13,7 @@ from rich.text import Text
 from qexport.lowering.device_fit import DeviceFit
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, Report
+from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.verify import Verification
 
@@ -109,6 +110,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
     lines += [Text(f"{failure.format}: {failure.reason}", style="red") for failure in report.failures]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
@@ -139,6 +141,21 @@ def _verified(artifact: ArtifactReport) -> str:
     if checked is None:
         return ""
     return f"verified: {Path(artifact.path).name} holds {checked.tensors} tensors as planned, and {_shared(checked)}"
+
+
+def _runs(artifact: ArtifactReport) -> str:
+    """What the runtime computes a file in here, and what it needs to run at all."""
+    parts = []
+    if artifact.arithmetic:
+        parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}")
+    if artifact.by_default:
+        timed = artifact.by_default["latency_ms"]["p50"]
+        parts.append(f"{timed:.1f} ms in {artifact.by_default['arithmetic']}, which the runtime takes if nobody asks")
+    if artifact.speedup_by_default:
+        parts.append(f"{artifact.speedup_by_default:.2f}× as fast as that")
+    if artifact.needs:
+        parts.append(f"needs {listed_needs(artifact.needs)}")
+    return f"{Path(artifact.path).name}: {'; '.join(parts)}"
 
 
 def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:

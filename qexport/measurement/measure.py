@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qexport.backends import LowersFloats, Runner
 from qexport.clock import Clock
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.inputs import RunImages
@@ -28,23 +29,28 @@ MOST_COMPARED = 128
 class Figures:
     """What was measured of one artifact; None where it was not asked for.
 
-    `outputs` is what is measured in place of accuracy where nobody knows what they mean.
+    `outputs` is what is measured in place of accuracy where nobody knows what they mean, `by_default` an FP32 file's
+    latency where its runtime would compute it in less than FP32 if nobody asked, as (type, latency).
     """
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     outputs: tuple[OutputFidelity, ...] = ()
+    by_default: tuple[str, Latency] | None = None
 
 
 def measure(
     job: ExportJob, task: str, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them."""
-    latencies = _latencies(job, program, images, written, clock) if job.times else {}
+    latencies, lowered = _latencies(job, program, images, written, clock) if job.times else ({}, {})
     accuracies = _accuracies(task, program.head, images, written, clock) if task and not job.no_eval else {}
     outputs = _outputs(job, program, images, written, clock) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
-    return {path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ())) for path in paths}
+    return {
+        path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ()), lowered.get(path))
+        for path in paths
+    }
 
 
 def _outputs(
@@ -71,19 +77,40 @@ def each_batch(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 
 def _latencies(
     job: ExportJob, program: Program, images: RunImages, written: Sequence[Written], clock: Clock
-) -> dict[Path, Latency]:
+) -> tuple[dict[Path, Latency], dict[Path, tuple[str, Latency]]]:
+    """Latency of each artifact; and of FP32 files in the type that their runtime would choose, where it is another."""
     # Without any image a grey one does: what these kernels take does not depend on the pixels.
     grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
     batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
     found: dict[Path, Latency] = {}
+    lowered: dict[Path, tuple[str, Latency]] = {}
     # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
     for name in dict.fromkeys(item.backend.name for item in written if item.timed):
-        paths = [item for item in written if item.timed and item.backend.name == name]
-        runners = {str(w.artifact.path): w.backend.runner(w.artifact.path, job.threads) for w in paths}
+        items = [item for item in written if item.timed and item.backend.name == name]
+        runners = dict(_runners(items, job.threads))
         with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
-            timed = measure_latency(runners, batch, on_round=advance)
-        found.update((Path(path), latency) for path, latency in timed.items())
-    return found
+            named = {f"{path} {kind}": runner for (path, kind), runner in runners.items()}
+            timed = measure_latency(named, batch, on_round=advance)
+        for (path, kind), latency in zip(runners, timed.values(), strict=True):
+            if kind:
+                lowered[path] = kind, latency
+            else:
+                found[path] = latency
+    return found, lowered
+
+
+def _runners(items: Sequence[Written], threads: int) -> Iterator[tuple[tuple[Path, str], Runner]]:
+    """What is timed: each file, and in which type where that is not the file's own affair.
+
+    FP32 files are timed once more where their runtime would compute them in another type of its own accord.
+    """
+    for item in items:
+        path, backend = item.artifact.path, item.backend
+        yield (path, ""), backend.runner(path, threads)
+        if item.artifact.precision == "fp32" and isinstance(backend, LowersFloats):
+            other = backend.by_default(path, threads)
+            if other is not None:
+                yield (path, other[0]), other[1]
 
 
 def _accuracies(

@@ -33,6 +33,7 @@ from qexport.measurement.layers import Layer
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
+from qexport.reporting.runtime_facts import by_default_entry, by_default_speedup, latency_entry, runtime_warnings
 from qexport.verification.manifest import manifest_path
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.verify import Verification
@@ -58,7 +59,14 @@ WIDE_SPREAD = 0.20
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """Figures of one artifact; None where they were not measured."""
+    """Figures of one artifact; None where they were not measured.
+
+    Attributes:
+        arithmetic: type → share of the multiply-accumulates that the runtime does in it here, 0..1.
+        needs: what runs the file → the least version of it.
+        by_default: of an FP32 file that its runtime would compute in less than FP32: in what, and its latency then.
+        speedup_by_default: factor by which it is faster than that.
+    """
 
     path: str
     format: str
@@ -82,6 +90,10 @@ class ArtifactReport:
     histograms: tuple[Histogram, ...] | None = None
     manifest: str | None = None
     warnings: tuple[str, ...] = ()
+    arithmetic: dict[str, float] | None = None
+    needs: dict[str, str] | None = None
+    by_default: dict[str, Any] | None = None
+    speedup_by_default: float | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +231,7 @@ def artifact_entry(
         warnings.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
         warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
+    warnings += runtime_warnings(item, figures, reference)
     return ArtifactReport(
         path=str(artifact.path),
         format=artifact.format,
@@ -242,6 +255,10 @@ def artifact_entry(
         histograms=evidence.histograms,
         manifest=manifest_path(artifact.path).name,
         warnings=tuple(warnings),
+        arithmetic={k: round(v, 4) for k, v in item.stored.arithmetic.items()} if item.stored else None,
+        needs=dict(item.stored.needs) if item.stored else None,
+        by_default=by_default_entry(figures),
+        speedup_by_default=by_default_speedup(figures, reference),
     )
 
 
@@ -276,7 +293,7 @@ def _accuracy_entry(
 
 
 def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
-    return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
+    return latency_entry(latency) if latency else None
 
 
 def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:
