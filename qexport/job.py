@@ -312,7 +312,8 @@ def _check(job: ExportJob) -> None:
     if job.device != "cpu":
         raise UsageError(f"--device {job.device} is not supported", "this version runs on the CPU: leave it out")
     if job.imgsz is not None:
-        _check_range("imgsz", min(job.imgsz) >= 32, "x".join(map(str, job.imgsz)), "32 pixels or more")
+        least = 1 if job.from_onnx else 32  # what a file takes only the file knows
+        _check_range("imgsz", min(job.imgsz) >= least, "x".join(map(str, job.imgsz)), f"{least} pixels or more")
     if job.nms and job.head == "end2end":
         raise UsageError("--nms and --head end2end exclude each other", "the end-to-end head needs no NMS")
     _check_range("precision", job.precision in PRECISIONS, job.precision, _alternatives(PRECISIONS))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
 from qexport.backends.litert_file import VALUE, load_file, operator_names, type_names
+from qexport.backends.litert_needs import needs_of
 from qexport.errors import VerificationError
 
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
@@ -47,7 +48,15 @@ def read_file(path: Path) -> StoredGraph:
         total_macs,
         dict(sorted(operators.items())),
         arithmetic={kind: count for kind, count in sorted(arithmetic.items()) if count},
+        needs=needs_of(model, _kinds(graph, types, set(arithmetic), integer_macs)),
     )
+
+
+def _kinds(graph: Any, types: dict[int, str], arithmetic: set[str], integer_macs: int) -> list[str]:
+    """Entries of `litert_needs.BY_TYPES` that the file has."""
+    found = {types[tensor.type] for tensor in graph.tensors} & {"INT16", "FLOAT16"}
+    hybrid = "INT8" in arithmetic and not integer_macs
+    return sorted(found | ({"INT8 weights of float layers"} if hybrid else set()))
 
 
 def _arithmetic(types: list[str]) -> str:

@@ -63,15 +63,19 @@ class OnnxBackend:
         precision = metadata.get("precision")
         if precision == "int8-dynamic":
             plan = weights_only(program)
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, precision == "fp16", upsample_by_copies)
+        opset, lowest = options.opset or OPSET, options.opset is None
+        write_onnx(program, plan, metadata, path, opset, precision == "fp16", upsample_by_copies, lowest)
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
+        import onnx
         import onnx_ir as ir
 
+        from qexport.backends.onnx_needs import needs_of
         from qexport.backends.onnx_read import read_onnx
 
-        content = read_onnx(ir.load(path))
+        proto = onnx.load(path)
+        content = read_onnx(ir.serde.deserialize_model(proto))
         return StoredGraph(
             content.tensors,
             sum(content.macs[name] for name in content.integer),
@@ -79,6 +83,7 @@ class OnnxBackend:
             content.operators,
             complete=True,
             arithmetic=executed_macs(path, content.macs),
+            needs=needs_of(proto),
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:
@@ -122,12 +127,17 @@ def write_onnx(
     opset: int,
     half: bool,
     rewrite: Callable[[ir.Model], None] = lambda _: None,
+    lowest: bool = False,
 ) -> None:
-    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save."""
+    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save.
+
+    With `lowest` the file is labelled with the lowest operator set that its operators need.
+    """
     import onnx
     import onnx_ir as ir
 
     from qexport.backends.onnx_graph import onnx_graph, set_metadata
+    from qexport.backends.onnx_needs import label_ir, label_lowest
     from qexport.backends.onnx_weights import store_weights
     from qexport.backends.qdq import drop_unused, insert_qdq
 
@@ -140,6 +150,7 @@ def write_onnx(
     drop_unused(model)  # ONNX Runtime warns of each, whenever the file is loaded
     set_metadata(model, metadata)
     proto = ir.serde.serialize_model(model)
+    (label_lowest if lowest else label_ir)(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

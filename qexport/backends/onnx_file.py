@@ -18,6 +18,10 @@ OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 COLOURS = 3
+OLDEST = 7
+"""The first operator set that ONNX Runtime has kernels for."""
+CONSTANTS_APART = 4
+"""The first IR version in which constants need not be inputs, too."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def read_file(path: Path) -> OnnxFile:
         InputError: it is not, with the reason.
     """
     proto = parsed(path)
+    fingerprint = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     _check_operators(path, proto)
+    _separate_constants(proto)
     given = _image_input(path, proto)
     sizes = [max(each.dim_value, 0) for each in given.type.tensor_type.shape.dim]
     last = sizes[1] != COLOURS and sizes[3] == COLOURS
@@ -74,7 +80,7 @@ def read_file(path: Path) -> OnnxFile:
         imgsz=(sizes[1], sizes[2]) if last else (sizes[2], sizes[3]),
         channels_last=last,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
-        fingerprint=hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
+        fingerprint=fingerprint,
     )
 
 
@@ -119,6 +125,21 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
 
 
+def operator_set(proto: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that a file is in."""
+    versions = {each.domain: each.version for each in proto.opset_import}
+    return int(versions.get("", versions.get("ai.onnx", 0)))
+
+
+def _separate_constants(proto: onnx.ModelProto) -> None:
+    """Up to IR version 3 constants are listed among the inputs, as defaults: leave them out, and say so."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [each for each in proto.graph.input if each.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, CONSTANTS_APART)
+
+
 def check_sizes(path: Path, proto: onnx.ModelProto) -> None:
     """Refuse a graph, its constants folded, whose tensors have no fixed size.
 
@@ -135,8 +156,7 @@ def check_sizes(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def _image_input(path: Path, proto: onnx.ModelProto) -> onnx.ValueInfoProto:
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [each for each in proto.graph.input if each.name not in constants]
+    inputs = list(proto.graph.input)
     if len(inputs) != 1:
         names = ", ".join(each.name for each in inputs) or "none"
         raise InputError(f"{path} has {len(inputs)} inputs ({names})", "models of one image can be quantised")

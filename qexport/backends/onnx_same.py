@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexport.backends.onnx import session_options
-from qexport.backends.onnx_file import OnnxFile
+from qexport.backends.onnx_file import OLDEST, OnnxFile, operator_set
 from qexport.backends.onnx_program import OnnxGraph
 from qexport.backends.onnx_read import MOVERS as MOVE_ELEMENTS
 from qexport.data.input_form import InputForm
@@ -88,7 +88,13 @@ def check_same(file: OnnxFile, graph: OnnxGraph, form: InputForm) -> None:
             theirs, ours = _run(file.proto, picture, decisions.inputs), _run(graph.proto, picture, known)
         except Exception as error:  # the runtime's errors share no base
             first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"ONNX Runtime cannot run {file.path} ({first})", "check the file") from error
+            version = operator_set(file.proto)
+            raise InputError(
+                f"ONNX Runtime cannot run {file.path} ({first})",
+                "check the file"
+                if version >= OLDEST
+                else f"it is in operator set {version}, and {OLDEST} is the oldest that it promises to run: bring it there",
+            ) from error
         found = _difference(graph, theirs, ours, decisions)
         if not found:
             return
@@ -113,8 +119,7 @@ def _run(proto: onnx.ModelProto, picture: NDArray[np.float32], more: Sequence[st
     own = [output.name for output in proto.graph.output]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more if name not in own)
     names = [output.name for output in watched.graph.output]
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    (given,) = (each.name for each in proto.graph.input if each.name not in constants)
+    (given,) = (each.name for each in proto.graph.input)
     content, providers = watched.SerializeToString(), ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(content, session_options(1), providers=providers)
     return dict(zip(names, session.run(names, {given: picture}), strict=True))

@@ -79,7 +79,7 @@ class OpenVINOBackend:
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
-        from qexport.backends.openvino_read import executed_macs, stored_macs, stored_tensors
+        from qexport.backends.openvino_read import executed_macs, needs_of, stored_macs, stored_tensors
 
         model = _openvino().Core().read_model(path / MODEL)
         integer, total = stored_macs(model)
@@ -90,6 +90,7 @@ class OpenVINOBackend:
             dict(sorted(Counter(op.get_type_name() for op in model.get_ops()).items())),
             complete=True,
             arithmetic=executed_macs(compiled(path, 1), total),
+            needs=needs_of((path / MODEL).read_text(encoding="utf-8")),
         )
 
     def runner(self, path: Path, threads: int) -> OpenVINORunner:

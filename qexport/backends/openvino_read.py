@@ -5,6 +5,7 @@ The plugin renames layers when it fuses them, so what runs is counted in its own
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +41,21 @@ MOVERS = {
 ARITHMETIC = {"i8": "INT8", "u8": "INT8", "bf16": "BF16", "f16": "FP16", "f32": "FP32"}
 """How the names of the plugin's kernels end → what they compute in."""
 DEQUANTISED = ".dequantised"
+RELEASES = {
+    8: "2022.1",
+    9: "2022.2",
+    10: "2022.3",
+    11: "2023.0",
+    12: "2023.1",
+    13: "2023.2",
+    14: "2024.0",
+    15: "2024.5",
+}
+"""Operation set → the first release that has it (docs.openvino.ai, "Available Operation Sets")."""
+FIRST_OF_IR = 8
+"""The operation set of 2022.1, which is the first to read IR version 11."""
+_OPERATION_SET = re.compile(r'version="opset(\d+)"')
+_VERSION = re.compile(r'<net [^>]*version="(\d+)"')
 
 
 def stored_tensors(model: Any) -> dict[str, StoredTensor]:
@@ -86,6 +102,14 @@ def executed_macs(compiled: Any, total: int) -> dict[str, int]:
 def float_type(compiled: Any) -> str:
     """What floats are computed in where the plugin has a kernel for it."""
     return ARITHMETIC.get(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), "FP32")
+
+
+def needs_of(xml: str) -> dict[str, str]:
+    """What an IR needs, by name, from the text of its model.xml."""
+    newest = max((int(number) for number in _OPERATION_SET.findall(xml)), default=1)
+    version = _VERSION.search(xml)
+    known = {"OpenVINO": RELEASES[max(newest, FIRST_OF_IR)]} if max(newest, FIRST_OF_IR) in RELEASES else {}
+    return {**known, "operation set": f"opset{newest}", "IR version": version[1] if version else ""}
 
 
 def _arithmetic(facts: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -203,8 +204,13 @@ def make_report(
         seconds=dict(seconds),
         threads=job.threads,
         warnings=_run_warnings(job, checkpoint, table, images),
-        failures=tuple(Failure(name, str(error), error.exit_code) for name, error in failures),
+        failures=tuple(failure_of(name, error) for name, error in failures),
     )
+
+
+def failure_of(name: str, error: QexportError) -> Failure:
+    """What happened to a format; its name goes before the reason wherever that is shown, so it is not in it."""
+    return Failure(name, re.sub(rf"^({re.escape(name)}[\w-]*: )+", "", str(error)), error.exit_code)
 
 
 def artifact_entry(

@@ -17,8 +17,8 @@ def listed_arithmetic(shares: Mapping[str, float]) -> str:
 
 
 def listed_needs(needs: Mapping[str, str]) -> str:
-    """What a file needs as text: ONNX Runtime 1.14, operator set 18."""
-    return ", ".join(f"{what} {version}" for what, version in needs.items())
+    """What a file needs as text, without the list of its operators: ONNX Runtime 1.14, operator set 18."""
+    return ", ".join(f"{what} {version}" for what, version in needs.items() if what != "operators")
 
 
 def by_default_entry(figures: Figures) -> dict[str, Any] | None:

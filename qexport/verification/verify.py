@@ -277,7 +277,7 @@ def output_likeness(
     for batch in inputs:
         expected = every_output(reference(torch.from_numpy(batch)))
         for comparison, one, other in zip(found, expected, runner.outputs(batch), strict=True):
-            comparison.add(one.numpy(), other)
+            comparison.add(one.numpy(), other, len(batch))
     least: float | None = None
     for each in (comparison.fidelity for comparison in found):
         for cosine in (each.cosine, each.columns):
