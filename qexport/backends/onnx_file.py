@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,12 @@ import onnx
 from qexport.errors import InputError
 from qexport.measurement.accuracy import SCORING
 
-QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
+QUANTISED = re.compile(
+    r"(Dynamic)?(De)?Quantize|QLinear|Q(Gemm|Attention|MoE|EmbedLayer|Ordered)|(Conv|MatMul)Integer|MatMul(NBits|Bnb4)"
+    r"|TRT_\w*QuantizeLinear|GatherBlockQuantized"
+)
+"""How names of operators begin that ONNX and the runtimes' own domains have for integers."""
+INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -117,12 +124,24 @@ def _outside(proto: onnx.ModelProto) -> str:
 
 def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
     local = {(each.domain, each.name) for each in proto.functions}
+    found = next(_quantised(proto), "")
+    if found:
+        raise InputError(f"{path} is quantised already ({found})", "give the float model that it was made from")
     for node in proto.graph.node:
         kind = node.op_type
-        if kind in QUANTISED or kind.startswith(("QLinear", "QGemm")):
-            raise InputError(f"{path} is quantised already ({kind})", "give the float model that it was made from")
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
+
+
+def _quantised(proto: onnx.ModelProto) -> Iterator[str]:
+    """Operators that compute with integers or make them, those in functions too, and weights stored as integers."""
+    for node in (*proto.graph.node, *(node for each in proto.functions for node in each.node)):
+        if QUANTISED.match(node.op_type):
+            yield str(node.op_type)
+    weights = {t.name for t in proto.graph.initializer if t.data_type in INTEGERS and len(t.dims) > 1}
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:
+            yield f"weights of integers, {node.input[0]}"
 
 
 def operator_set(proto: onnx.ModelProto) -> int:

@@ -89,12 +89,9 @@ def check_same(file: OnnxFile, graph: OnnxGraph, form: InputForm) -> None:
         except Exception as error:  # the runtime's errors share no base
             first = next(iter(str(error).splitlines()), type(error).__name__)
             version = operator_set(file.proto)
-            raise InputError(
-                f"ONNX Runtime cannot run {file.path} ({first})",
-                "check the file"
-                if version >= OLDEST
-                else f"it is in operator set {version}, and {OLDEST} is the oldest that it promises to run: bring it there",
-            ) from error
+            old = f"it is in operator set {version}, and {OLDEST} is the oldest that is sure to run: convert it"
+            remedy = old if version < OLDEST else "check the file"
+            raise InputError(f"ONNX Runtime cannot run {file.path} ({first})", remedy) from error
         found = _difference(graph, theirs, ours, decisions)
         if not found:
             return
