@@ -1,8 +1,8 @@
 """Which version of TFLite a file needs.
 
 The converter counts it from its operators' versions (tensorflow/lite/tools/versioning/runtime_version.cc), and notes it
-in the file. What is made of a file behind the converter has other types, and AI Edge Quantizer leaves the versions as they
-were, so the types are looked at, too.
+in the file. What is made of a file behind the converter has other types, and AI Edge Quantizer leaves the versions as
+they were, so the types are looked at, too.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from qexport.errors import InputError
 from qexport.measurement.accuracy import SCORING
 
 QUANTISED = re.compile(
-    r"(Dynamic)?(De)?Quantize|QLinear|Q(Gemm|Attention|MoE|EmbedLayer|Ordered)|(Conv|MatMul)Integer|MatMul(NBits|Bnb4)"
+    r"(Dynamic)?Quantize|Dequantize|QLinear|Q(Gemm|Attention|MoE|EmbedLayer|Ordered)|(Conv|MatMul)Integer|MatMul(NBits|Bnb4)"
     r"|TRT_\w*QuantizeLinear|GatherBlockQuantized"
 )
 """How names of operators begin that ONNX and the runtimes' own domains have for integers."""

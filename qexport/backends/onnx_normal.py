@@ -73,23 +73,17 @@ def _say_how_to_resize(proto: onnx.ModelProto) -> None:
 
     Upsample (7 to 9) and Resize (10): pixels lie at multiples of the scale; nearest ones are below, in shrinking above.
     """
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    constants |= {
-        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
-        for node in proto.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    made = (node for node in proto.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value")
+    constants |= {node.output[0]: node.attribute[0].t for node in made}
     for node in proto.graph.node:
         if node.op_type == "Resize":
             scales = constants.get(node.input[2]) if len(node.input) > 2 else None
-            shrinks = scales is not None and scales.size and scales.min() < 1
-            kept = [
-                each for each in node.attribute if each.name not in ("coordinate_transformation_mode", "nearest_mode")
-            ]
+            shrinks = scales is not None and onnx.numpy_helper.to_array(scales).min(initial=1) < 1
+            how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+            kept = [each for each in node.attribute if each.name not in how]
             del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
+            node.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in how.items())])
 
 
 def _fix_sizes(proto: onnx.ModelProto, file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool) -> None:
