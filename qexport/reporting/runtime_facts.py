@@ -54,9 +54,8 @@ def runtime_warnings(item: Written, figures: Figures, reference: Figures | None)
         found.append(f"{artifact.format}: this CPU computes the FP16 file in FP32: it is smaller, not faster")
     speedup = by_default_speedup(figures, reference)
     if speedup is not None and speedup < 1 and reference is not None and reference.by_default is not None:
-        kind = reference.by_default[0]
         found.append(
             f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU if nobody asks for "
-            f"FP32: in {kind}"
+            f"FP32: in {reference.by_default[0]}"
         )
     return found
