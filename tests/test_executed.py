@@ -196,6 +196,17 @@ def test_onnx_runtime_computes_floats_in_fp32_on_x86_whatever_the_file_stores(
     assert set(backend.read(path).arithmetic) == expected
 
 
+def test_tensorrt_takes_outputs_that_are_indices() -> None:
+    import onnx_ir as ir
+
+    from qexport.backends.tensorrt_rules import broken_rules
+
+    for kind, good in ((ir.DataType.INT64, True), (ir.DataType.BOOL, True), (ir.DataType.FLOAT16, False)):
+        given = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([1]))
+        model = ir.Model(ir.Graph([given], [given], nodes=[], opset_imports={"": 19}), ir_version=9)
+        assert (not broken_rules(model)) is good
+
+
 def test_shares_and_their_words() -> None:
     from qexport.reporting.runtime_facts import listed_arithmetic
 

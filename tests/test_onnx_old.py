@@ -222,6 +222,19 @@ def test_a_quantised_file_is_told_before_its_data_are_judged(
     assert f"small.onnx is quantised already ({word})" in line
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_weights_of_other_floats_are_named(kind: type, refused: Refusal, tmp_path: Path) -> None:
+    """They would be taken for shapes, and nothing would be quantised."""
+
+    def add(proto: onnx.ModelProto) -> None:
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 3, 3), kind), "other"))
+        proto.graph.node.insert(0, helper.make_node("Cast", ["other"], ["weight"], to=TensorProto.FLOAT))
+
+    spoilt(tmp_path / "half.onnx", add)
+    line = refused("half.onnx", "--data", "nowhere.yaml", "--int8", code=INPUT)
+    assert f"half.onnx has {'float16' if kind is np.float16 else 'double'} weights (other)" in line
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "Attention", "Quick"])
 def test_float_operators_are_not_taken_for_quantised_ones(kind: str) -> None:
     assert not QUANTISED.match(kind)

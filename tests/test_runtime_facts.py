@@ -202,7 +202,7 @@ def test_speed_up_is_against_fp32_and_beside_it_against_what_the_runtime_takes()
 def test_what_a_runtime_leaves_out_is_a_warning_with_its_figure() -> None:
     small, _ = entries(4.0)
     (warning,) = [each for each in small.warnings if "integers" in each]
-    assert "runs 91.0% of the arithmetic in integers, the file has 100.0%" in warning
+    assert "openvino runs 91.0% of the arithmetic in integers on this CPU, the file has 100.0%" in warning
 
 
 def test_an_fp16_file_that_runs_in_fp32_says_so() -> None:
@@ -211,7 +211,7 @@ def test_an_fp16_file_that_runs_in_fp32_says_so() -> None:
     for kind, told in (("FP32", True), ("FP16", False), ("BF16", False)):
         item = Written(half, backend, stored=Summary({kind: 1.0}, {}))
         found = artifact_entry(item, Figures(), None, images, Evidence(), {})
-        assert any("computes the FP16 file in FP32" in each for each in found.warnings) is told
+        assert any("computes FP16 files in FP32" in each for each in found.warnings) is told
 
 
 def test_terminal_and_page_show_it() -> None:

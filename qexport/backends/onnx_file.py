@@ -21,6 +21,7 @@ QUANTISED = re.compile(
 )
 """How names of operators begin that ONNX and the runtimes' own domains have for integers."""
 INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
+OTHER_FLOATS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE})
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -127,6 +128,10 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
     found = next(_quantised(proto), "")
     if found:
         raise InputError(f"{path} is quantised already ({found})", "give the float model that it was made from")
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in OTHER_FLOATS and len(tensor.dims) > 1:
+            name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            raise InputError(f"{path} has {name} weights ({tensor.name})", "give the float32 model")
     for node in proto.graph.node:
         kind = node.op_type
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:

@@ -47,11 +47,11 @@ def runtime_warnings(item: Written, figures: Figures, reference: Figures | None)
     found = []
     if checked is not None and checked.runs_less and checked.planned_coverage is not None:
         found.append(
-            f"{artifact.format}: this CPU runs {checked.coverage:.1%} of the arithmetic in integers, the file has "
+            f"{artifact.format} runs {checked.coverage:.1%} of the arithmetic in integers on this CPU, the file has "
             f"{checked.planned_coverage:.1%}: the runtime has no integer kernel for the rest here"
         )
     if artifact.precision == "fp16" and item.stored and set(item.stored.arithmetic) == {"FP32"}:
-        found.append(f"{artifact.format}: this CPU computes the FP16 file in FP32: it is smaller, not faster")
+        found.append(f"{artifact.format} computes FP16 files in FP32 on this CPU: they are smaller, not faster")
     speedup = by_default_speedup(figures, reference)
     if speedup is not None and speedup < 1 and reference is not None and reference.by_default is not None:
         found.append(
