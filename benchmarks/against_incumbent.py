@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
     repair()
     from ultralytics.models import YOLO
 
+    from qexport.backends.openvino import exact_cores
     from qexport.data.dataset import image_list, load_dataset
     from qexport.data.evaluation_set import make_evaluation_set
     from qexport.measurement.accuracy import evaluate
@@ -134,7 +136,8 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
             reference = None
             for precision in ("fp32", "int8"):
                 path = exported(YOLO, shared, model, name, precision, folder / "ultralytics")
-                found = evaluate(path, "detect", data, Path(scratch), reference)
+                with exact_cores() if precision == "fp32" else nullcontext():
+                    found = evaluate(path, "detect", data, Path(scratch), reference)
                 reference = reference or found.detections
                 rows.append(Row(model, "ultralytics", name, precision, str(path), found.map, found.fidelity))
     return rows
@@ -157,6 +160,7 @@ def exported(yolo: Any, shared: Path, model: str, name: str, precision: str, fol
 
 def time_rows(rows: list[Row], shared: Path) -> None:
     """Time the files of one model in turns, two threads each."""
+    from qexport.backends import Runner
     from qexport.backends.onnx import OnnxRunner
     from qexport.backends.openvino import OpenVINORunner
     from qexport.data.images import letterbox, read_image, to_tensor
@@ -164,11 +168,16 @@ def time_rows(rows: list[Row], shared: Path) -> None:
 
     image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
     batch = to_tensor(letterbox(read_image(image), (640, 640)))[None]
-    kinds = {"onnx": OnnxRunner, "openvino": OpenVINORunner}
-    for name, kind in kinds.items():
+
+    def runner(row: Row) -> Runner:
+        # FP32 is FP32 in every row, also where OpenVINO would take BF16.
+        exact = True if row.precision == "fp32" else None
+        return OnnxRunner(Path(row.path), 2) if row.format == "onnx" else OpenVINORunner(Path(row.path), 2, exact)
+
+    for name in ("onnx", "openvino"):
         timed = [row for row in rows if row.format == name]
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        runners = {row.path: kind(Path(row.path), 2) for row in timed}
+        runners = {row.path: runner(row) for row in timed}
         order = list(runners.items())
         blocks = [measure_latency(dict(order[:: -1 if block % 2 else 1]), batch, rounds=1) for block in range(BLOCKS)]
         for row in timed:

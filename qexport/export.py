@@ -85,12 +85,16 @@ def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) ->
 
 
 def knows_task(job: ExportJob) -> bool:
-    """Whether the model says what its outputs mean, so that labels can be compared with them."""
+    """Whether the model says what its outputs mean, so that labels can be compared with them.
+
+    Raises:
+        InputError: it is a file that cannot be quantised, whatever the data are.
+    """
     if not job.from_onnx or not Path(job.model).is_file():
         return True
-    from qexport.backends.onnx_file import described, parsed
+    from qexport.backends.onnx_file import described, read_file
 
-    return described({each.key: each.value for each in parsed(Path(job.model)).metadata_props}) is not None
+    return described(read_file(Path(job.model)).metadata) is not None
 
 
 def _ask_for_float(source: Source, ask: Ask) -> Pending:

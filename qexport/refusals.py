@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
+MIN_SIZE = 32
+"""Pixels: the largest stride of the detectors."""
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
@@ -39,6 +41,7 @@ def check_job(job: ExportJob) -> None:
     _check_cpu(job)
     _check_places(job)
     _check_source(job)
+    _check_size(job)
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
@@ -130,7 +133,7 @@ RANGES = (
     Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
     Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
     Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),
-    Range("imgsz", lambda size: min(size) >= 32, "32 pixels or more", lambda size: "x".join(map(str, size))),
+    Range("imgsz", lambda size: min(size) >= 1, "1 pixel or more", lambda size: "x".join(map(str, size))),
 )
 CHOICES = (
     Choice("head", HEADS),
@@ -213,6 +216,12 @@ def _check_places(job: ExportJob) -> None:
         folder = path.absolute().parent if path else job.folder
         if path and (path.is_dir() or not (folder.is_dir() or folder == job.folder.absolute())):
             raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
+
+
+def _check_size(job: ExportJob) -> None:
+    """Refuse sizes that no checkpoint takes; what an ONNX file takes only the file knows."""
+    if job.imgsz and not job.from_onnx and min(job.imgsz) < MIN_SIZE:
+        raise UsageError(f"--imgsz {'x'.join(map(str, job.imgsz))} is out of range", f"give {MIN_SIZE} pixels or more")
 
 
 def _check_source(job: ExportJob) -> None:

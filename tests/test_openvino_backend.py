@@ -14,7 +14,7 @@ from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_
 
 from qexport.backends import StoredGraph, available_formats, describe_artifact, find_backend, profile_for
 from qexport.backends import onnx_graph as graphs
-from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner, integer_layers
+from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
 from qexport.files import write_whole
@@ -127,12 +127,6 @@ def test_multiply_accumulates_of_the_small_folder_by_hand(small: tuple[Path, Qua
     assert stored.operators["MatMul"] == 2
 
 
-def test_integer_layers_are_named_by_their_values(small: tuple[Path, QuantPlan]) -> None:
-    layers = integer_layers(small[0])
-    assert {f"{layer}_conv" for layer in ("stem", "left", "deep", "neck", "box", "cls")} <= layers
-    assert not {"program_matmul", "program_matmul_2"} & layers
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_float_folder_computes_the_program(tiny: Program, tmp_path: Path, precision: str) -> None:
     path = tmp_path / "float_openvino_model"
@@ -145,7 +139,7 @@ def test_a_float_folder_computes_the_program(tiny: Program, tmp_path: Path, prec
         expected = tiny.graph(image).numpy()
     # FP16 has 11 bits, and the boxes of this model reach 20.
     tolerance = 1e-4 if precision == "fp32" else 0.05
-    np.testing.assert_allclose(OpenVINORunner(path, 1).run(image.numpy()), expected, atol=tolerance)
+    np.testing.assert_allclose(OpenVINORunner(path, 1, exact=True).run(image.numpy()), expected, atol=tolerance)
 
 
 def test_half_precision_halves_the_weights(tiny: Program, tmp_path: Path) -> None:
@@ -246,13 +240,14 @@ def test_a_model_that_is_not_one_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_folder_holds_its_plan_and_runs_in_integers(demo_program: Program, lowered: Lowered) -> None:
     assert check_plan(demo_program, lowered.plan, lowered.stored) == quantised(lowered.plan)
-    assert lowered.stored.coverage == pytest.approx(planned_share(demo_program, lowered.plan), abs=1e-9)
-    assert lowered.stored.coverage > 0.9
+    assert lowered.stored.stored_coverage == pytest.approx(planned_share(demo_program, lowered.plan), abs=1e-9)
+    assert lowered.stored.coverage > 0.99  # all but two depthwise layers on maps of 3 by 3, on some CPUs
     assert lowered.stored.total_macs == sum(value.macs for value in demo_program.values.values())
     check_coverage(demo_program, lowered.plan, lowered.stored)
     convolutions = {v.name for v in demo_program.values.values() if v.weight and v.name in lowered.plan.integer}
     assert len(convolutions) == 99  # all but the raw boxes
-    assert convolutions <= integer_layers(lowered.path)
+    macs = sum(value.macs for value in demo_program.values.values() if value.name in convolutions)
+    assert lowered.stored.integer_macs == macs
 
 
 @pytest.mark.slow

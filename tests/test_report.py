@@ -113,6 +113,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
         "coverage": 0.987654,
         "cosine": None,
         "min_agreement": None,
+        "planned_coverage": None,
     }
     assert int8["plan"] == "out/plan.json"
     assert int8["quantisation"] == {"activations": "int8", "weights": "int8, full range", "cpu": "any"}

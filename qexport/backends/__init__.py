@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -64,9 +64,12 @@ class StoredGraph:
 
     Attributes:
         tensors: by plan name; only those the file still names.
-        integer_macs, total_macs: multiply-accumulates by the kernels' tensor types, counted from the file.
+        integer_macs, total_macs: multiply-accumulates by the tensor types that the file says.
         operators: kernel name → how often it occurs.
         complete: the format keeps every name, so that a planned tensor that is not here is missing.
+        arithmetic: type of arithmetic ("INT8", "BF16", "FP32", …) → multiply-accumulates that the runtime does in it on
+            this machine, from the graph that it compiles the file to. Empty where that is not known here.
+        needs: what the file needs to be run → the least version of it, such as "ONNX Runtime" → "1.14".
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -74,11 +77,19 @@ class StoredGraph:
     total_macs: int
     operators: Mapping[str, int]
     complete: bool = False
+    arithmetic: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stored_coverage(self) -> float:
+        """Share of the multiply-accumulates that the file has in integers, 0..1."""
+        return self.integer_macs / self.total_macs if self.total_macs else 0.0
 
     @property
     def coverage(self) -> float:
-        """Share of the multiply-accumulates that run in integer kernels, 0..1."""
-        return self.integer_macs / self.total_macs if self.total_macs else 0.0
+        """Share of the multiply-accumulates that run in integer kernels, 0..1; the file's where nobody knows."""
+        done = sum(count for kind, count in self.arithmetic.items() if kind.startswith("INT"))
+        return done / self.total_macs if self.arithmetic and self.total_macs else self.stored_coverage
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,19 @@ class DeviceChecker(Protocol):
 
     def fit(self, path: Path) -> DeviceFit:
         """Return what the device would make of the file."""
+        ...
+
+
+@runtime_checkable
+class LowersFloats(Protocol):
+    """A backend whose runtime computes floats in less than FP32 of its own accord where the CPU has it.
+
+    FP32 files are what others are compared with, so its `runner`, `read` and `validation` keep those in FP32. Other
+    files run as the runtime has them.
+    """
+
+    def by_default(self, path: Path, threads: int) -> tuple[str, Runner] | None:
+        """The type that an FP32 file is computed in where nobody asks, and what runs it so; None where it is FP32."""
         ...
 
 

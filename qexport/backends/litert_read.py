@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
 from qexport.backends.litert_file import VALUE, load_file, operator_names, type_names
+from qexport.backends.litert_needs import needs_of
 from qexport.errors import VerificationError
 
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
 _INTEGER_TYPES = {"INT8", "UINT8", "INT16"}
+_FLOAT = "FP32"
+"""What XNNPACK and the built-in kernels compute floats in unless someone forces FP16: weights stored as FP16 are made
+FP32 when the file is loaded."""
 
 
 def read_file(path: Path) -> StoredGraph:
@@ -24,6 +28,7 @@ def read_file(path: Path) -> StoredGraph:
     tensors: dict[str, StoredTensor] = {}
     operators: Counter[str] = Counter()
     integer_macs = total_macs = 0
+    arithmetic: Counter[str] = Counter()
     for operator in graph.operators:
         kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
         inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
@@ -33,10 +38,32 @@ def read_file(path: Path) -> StoredGraph:
             macs = _macs(kind, inputs, output)
             total_macs += macs
             # A transposed convolution reads its output's shape first.
-            if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)):
-                integer_macs += macs
+            given = [types[t.type] for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)]
+            integer_macs += macs if all(each in _INTEGER_TYPES for each in given) else 0
+            arithmetic[_arithmetic(given)] += macs
         tensors.update(_named(kind, inputs, output, model, types))
-    return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())))
+    return StoredGraph(
+        tensors,
+        integer_macs,
+        total_macs,
+        dict(sorted(operators.items())),
+        arithmetic={kind: count for kind, count in sorted(arithmetic.items()) if count},
+        needs=needs_of(model, _kinds(graph, types, set(arithmetic), integer_macs)),
+    )
+
+
+def _kinds(graph: Any, types: dict[int, str], arithmetic: set[str], integer_macs: int) -> list[str]:
+    """Entries of `litert_needs.BY_TYPES` that the file has."""
+    found = {types[tensor.type] for tensor in graph.tensors} & {"INT16", "FLOAT16"}
+    hybrid = "INT8" in arithmetic and not integer_macs
+    return sorted(found | ({"INT8 weights of float layers"} if hybrid else set()))
+
+
+def _arithmetic(types: list[str]) -> str:
+    """What a kernel multiplies, from the types of input, weight and result: LiteRT has no graph of its own."""
+    if not all(each in _INTEGER_TYPES for each in types[1:2]):
+        return _FLOAT
+    return "INT16" if "INT16" in types else "INT8"  # floats beside INT8 weights are quantised for each run
 
 
 def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[int, str]) -> dict[str, StoredTensor]:

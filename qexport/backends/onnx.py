@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from qexport.lowering.cpu import ANY, AVX2
 from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, careful
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
     from qexport.planning.plan import QuantPlan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 """The newest whose operators ONNX Runtime has on every execution provider (Resize-19 is missing on CUDA)."""
+FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
 
 
@@ -61,22 +63,27 @@ class OnnxBackend:
         precision = metadata.get("precision")
         if precision == "int8-dynamic":
             plan = weights_only(program)
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, precision == "fp16", upsample_by_copies)
+        opset, lowest = options.opset or OPSET, options.opset is None
+        write_onnx(program, plan, metadata, path, opset, precision == "fp16", upsample_by_copies, lowest)
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
+        import onnx
         import onnx_ir as ir
 
+        from qexport.backends.onnx_needs import needs_of
         from qexport.backends.onnx_read import read_onnx
 
-        content = read_onnx(ir.load(path))
-        integer = integer_kernels(path)
+        proto = onnx.load(path)
+        content = read_onnx(ir.serde.deserialize_model(proto))
         return StoredGraph(
             content.tensors,
-            sum(macs for name, macs in content.macs.items() if name in integer),
+            sum(content.macs[name] for name in content.integer),
             sum(content.macs.values()),
             content.operators,
             complete=True,
+            arithmetic=executed_macs(path, content.macs),
+            needs=needs_of(proto),
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:
@@ -120,14 +127,19 @@ def write_onnx(
     opset: int,
     half: bool,
     rewrite: Callable[[ir.Model], None] = lambda _: None,
+    lowest: bool = False,
 ) -> None:
-    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save."""
+    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save.
+
+    With `lowest` the file is labelled with the lowest operator set that its operators need.
+    """
     import onnx
     import onnx_ir as ir
 
     from qexport.backends.onnx_graph import onnx_graph, set_metadata, unname_batch
+    from qexport.backends.onnx_needs import label_ir, label_lowest
     from qexport.backends.onnx_weights import store_weights
-    from qexport.backends.qdq import insert_qdq
+    from qexport.backends.qdq import drop_unused, insert_qdq
 
     model = onnx_graph(program, opset, half)
     if plan is not None and plan.integer:
@@ -135,10 +147,12 @@ def write_onnx(
         rewrite(model)
     elif plan is not None:
         store_weights(model, program, plan)
+    drop_unused(model)  # ONNX Runtime warns of each, whenever the file is loaded
     set_metadata(model, metadata)
     if program.dynamic and metadata.get("task"):
         unname_batch(model)
     proto = ir.serde.serialize_model(model)
+    (label_lowest if lowest else label_ir)(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -178,13 +192,35 @@ def file_outputs(path: Path, batch: NDArray[np.float32]) -> list[NDArray[np.floa
     return OnnxRunner(path, threads=1).outputs(batch)
 
 
-def integer_kernels(path: Path) -> frozenset[str]:
-    """Names of the values that ONNX Runtime computes in integer kernels, from its optimised graph."""
+def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:
+    """Type of arithmetic → multiply-accumulates, from the graph that ONNX Runtime makes of a file on this machine.
+
+    Floats are FP32 on x86 whatever the file stores: casts stand around kernels that have no FP16. On ARM the products
+    of FP32 matrices could be BF16, but `mlas.enable_gemm_fastmath_arm64_bfloat16` is off unless someone sets it.
+
+    Args:
+        macs: of each layer, by the name of its value.
+    """
+    nodes, half = optimised(path)
+    integer = integer_kernels(nodes)
+    done = sum(count for name, count in macs.items() if name in integer)
+    return {kind: n for kind, n in {"INT8": done, "FP16" if half else "FP32": sum(macs.values()) - done}.items() if n}
+
+
+def integer_kernels(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """Names of the values that integer kernels of an optimised graph compute."""
+    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
+    return frozenset(match["value"] for match in names if match)
+
+
+def optimised(path: Path) -> tuple[list[onnx.NodeProto], bool]:
+    """The nodes that a session really runs, and whether most of its float layers multiply FP16."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        session(path, 1, optimised)
-        nodes = onnx.load(optimised, load_external_data=False).graph.node
-    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
-    return frozenset(match["value"] for match in names if match)
+        saved = Path(scratch) / "optimised.onnx"
+        session(path, 1, saved)
+        graph = onnx.load(saved, load_external_data=False).graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    layers = [node for node in graph.node if node.op_type in FLOAT_KERNELS and len(node.input) > 1]
+    return list(graph.node), 2 * sum(node.input[1] in halves for node in layers) > len(layers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,21 @@ import onnx
 from qexport.errors import InputError
 from qexport.measurement.accuracy import SCORING
 
-QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
+QUANTISED = re.compile(
+    r"(Dynamic)?Quantize|Dequantize|QLinear|Q(Gemm|Attention|MoE|EmbedLayer|Ordered)|(Conv|MatMul)Integer|MatMul(NBits|Bnb4)"
+    r"|TRT_\w*QuantizeLinear|GatherBlockQuantized"
+)
+"""How names of operators begin that ONNX and the runtimes' own domains have for integers."""
+INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
+OTHER_FLOATS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE})
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 COLOURS = 3
+OLDEST = 7
+"""The first operator set that ONNX Runtime has kernels for."""
+CONSTANTS_APART = 4
+"""The first IR version in which constants need not be inputs, too."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,9 @@ def read_file(path: Path) -> OnnxFile:
         InputError: it is not, with the reason.
     """
     proto = parsed(path)
+    fingerprint = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     _check_operators(path, proto)
+    _separate_constants(proto)
     given = _image_input(path, proto)
     sizes = [max(each.dim_value, 0) for each in given.type.tensor_type.shape.dim]
     last = sizes[1] != COLOURS and sizes[3] == COLOURS
@@ -74,7 +88,7 @@ def read_file(path: Path) -> OnnxFile:
         imgsz=(sizes[1], sizes[2]) if last else (sizes[2], sizes[3]),
         channels_last=last,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
-        fingerprint=hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
+        fingerprint=fingerprint,
     )
 
 
@@ -111,12 +125,43 @@ def _outside(proto: onnx.ModelProto) -> str:
 
 def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
     local = {(each.domain, each.name) for each in proto.functions}
+    found = next(_quantised(proto), "")
+    if found:
+        raise InputError(f"{path} is quantised already ({found})", "give the float model that it was made from")
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in OTHER_FLOATS and len(tensor.dims) > 1:
+            name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            raise InputError(f"{path} has {name} weights ({tensor.name})", "give the float32 model")
     for node in proto.graph.node:
         kind = node.op_type
-        if kind in QUANTISED or kind.startswith(("QLinear", "QGemm")):
-            raise InputError(f"{path} is quantised already ({kind})", "give the float model that it was made from")
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
+
+
+def _quantised(proto: onnx.ModelProto) -> Iterator[str]:
+    """Operators that compute with integers or make them, those in functions too, and weights stored as integers."""
+    for node in (*proto.graph.node, *(node for each in proto.functions for node in each.node)):
+        if QUANTISED.match(node.op_type):
+            yield str(node.op_type)
+    weights = {t.name for t in proto.graph.initializer if t.data_type in INTEGERS and len(t.dims) > 1}
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:
+            yield f"weights of integers, {node.input[0]}"
+
+
+def operator_set(proto: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that a file is in."""
+    versions = {each.domain: each.version for each in proto.opset_import}
+    return int(versions.get("", versions.get("ai.onnx", 0)))
+
+
+def _separate_constants(proto: onnx.ModelProto) -> None:
+    """Up to IR version 3 constants are listed among the inputs, as defaults: leave them out, and say so."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [each for each in proto.graph.input if each.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, CONSTANTS_APART)
 
 
 def check_sizes(path: Path, proto: onnx.ModelProto) -> None:
@@ -135,8 +180,7 @@ def check_sizes(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def _image_input(path: Path, proto: onnx.ModelProto) -> onnx.ValueInfoProto:
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [each for each in proto.graph.input if each.name not in constants]
+    inputs = list(proto.graph.input)
     if len(inputs) != 1:
         names = ", ".join(each.name for each in inputs) or "none"
         raise InputError(f"{path} has {len(inputs)} inputs ({names})", "models of one image can be quantised")

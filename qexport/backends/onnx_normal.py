@@ -16,12 +16,14 @@ import onnx
 import onnx_ir as ir
 from onnx import version_converter
 
-from qexport.backends.onnx_file import OnnxFile, check_sizes
+from qexport.backends.onnx_file import OnnxFile, check_sizes, operator_set
 from qexport.errors import InputError
 from qexport.programs.program import INPUT
 
 OPSET = 18
 """The least: what later steps write is in this one."""
+RESIZE_SAYS_HOW = 11
+"""The first operator set whose Resize says where pixels lie."""
 OPEN = "batch"
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _INSERTED = re.compile(r"(_token_\d+)+$")
@@ -50,25 +52,42 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
 
 def _recent(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same in operator set `OPSET` or a later one."""
-    versions = {each.domain: each.version for each in proto.opset_import}
-    version = versions.get("", versions.get("ai.onnx", 0))
+    version = operator_set(proto)
     if version >= OPSET:
         return proto
     try:
-        return version_converter.convert_version(proto, OPSET)
+        recent = version_converter.convert_version(proto, OPSET)
     except Exception as error:  # the converter raises whatever its checks do
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path} cannot be brought from operator set {version} to {OPSET} ({first})",
             f"export it with operator set {OPSET} or later",
         ) from error
+    if version < RESIZE_SAYS_HOW:
+        _say_how_to_resize(recent)
+    return recent
+
+
+def _say_how_to_resize(proto: onnx.ModelProto) -> None:
+    """Write how older operators resize into those that took their place: the converter leaves the newer defaults.
+
+    Upsample (7 to 9) and Resize (10): pixels lie at multiples of the scale; nearest ones are below, in shrinking above.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    made = (node for node in proto.graph.node if node.op_type == "Constant" and node.attribute[0].name == "value")
+    constants |= {node.output[0]: node.attribute[0].t for node in made}
+    for node in proto.graph.node:
+        if node.op_type == "Resize":
+            scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+            shrinks = scales is not None and onnx.numpy_helper.to_array(scales).min(initial=1) < 1
+            how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+            kept = [each for each in node.attribute if each.name not in how]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in how.items())])
 
 
 def _fix_sizes(proto: onnx.ModelProto, file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool) -> None:
     """Write the sizes into the input, and forget what was inferred from the old ones."""
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    for each in [each for each in proto.graph.input if each.name in constants]:
-        proto.graph.input.remove(each)
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
     sizes = (batch, *imgsz, 3) if file.channels_last else (batch, 3, *imgsz)
     for dimension, size in zip(dimensions, sizes, strict=True):

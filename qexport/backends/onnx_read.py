@@ -13,6 +13,21 @@ import onnx_ir as ir
 from qexport.backends import StoredTensor
 
 MAC_OPERATORS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+MOVERS = {
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Operators whose results hold only elements of their first inputs, or of all of a concatenation's."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +37,13 @@ class OnnxContent:
     Attributes:
         tensors: by plan name; weights as `<value>.weight`.
         macs: multiply-accumulates for one image, by the name of the value that they compute.
+        integer: names of those whose weight is a constant of integers, and whose input comes from integers.
         operators: kind → how often it occurs.
     """
 
     tensors: Mapping[str, StoredTensor]
     macs: Mapping[str, int]
+    integer: frozenset[str]
     operators: Mapping[str, int]
 
 
@@ -34,6 +51,7 @@ def read_onnx(model: ir.Model) -> OnnxContent:
     """Collect types, scales and INT8 weights from the graph's structure, not from its names."""
     tensors: dict[str, StoredTensor] = {}
     macs: dict[str, int] = {}
+    integer: set[str] = set()
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
             source = node.inputs[0]
@@ -46,7 +64,20 @@ def read_onnx(model: ir.Model) -> OnnxContent:
             weight = node.inputs[1].producer() if node.inputs[1] is not None else None
             if weight is not None and weight.op_type == "DequantizeLinear" and _array(weight.inputs[0]) is not None:
                 tensors[f"{name}.weight"] = _stored(weight)
-    return OnnxContent(tensors, macs, dict(sorted(Counter(node.op_type for node in model.graph).items())))
+                if _in_integers(node.inputs[0]):
+                    integer.add(name)
+    operators = Counter(node.op_type for node in model.graph)
+    return OnnxContent(tensors, macs, frozenset(integer), dict(sorted(operators.items())))
+
+
+def _in_integers(value: ir.Value | None) -> bool:
+    """Whether a value is dequantised, or moved from what is."""
+    node = value.producer() if value is not None else None
+    if node is None:
+        return False
+    if node.op_type in MOVERS:
+        return all(_in_integers(each) for each in (node.inputs if node.op_type == "Concat" else node.inputs[:1]))
+    return node.op_type == "DequantizeLinear"
 
 
 def _stored(node: ir.Node) -> StoredTensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qexport.backends.qdq import drop_unused, quantised_weight
+from qexport.backends.qdq import quantised_weight
 from qexport.planning.planner import weight_array
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def store_weights(model: ir.Model, program: Program, plan: QuantPlan) -> None:
         if value.weight and plan.is_quantised(value.weight):
             node = writers[value.name]
             node.replace_input_with(1, _folded(model, node, value.weight, program, plan))
-    drop_unused(model)
     model.graph.sort()
 
 

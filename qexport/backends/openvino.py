@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from qexport.backends import LowerOptions, StoredGraph, StoredTensor
+from qexport.backends import LowerOptions, StoredGraph
 from qexport.backends.onnx import PACKAGES as ONNX_PACKAGES
 from qexport.backends.onnx import check_packages, write_onnx
 from qexport.errors import ConversionError
@@ -29,17 +29,8 @@ if TYPE_CHECKING:
 OPSET = 18
 MODEL = "model.xml"
 METADATA = "metadata.yaml"
-MAC_LAYERS = {"Convolution", "Deconvolution", "MatMul", "FullyConnected"}
-MAC_OPERATIONS = {
-    "Convolution",
-    "GroupConvolution",
-    "ConvolutionBackpropData",
-    "GroupConvolutionBackpropData",
-    "MatMul",
-}
-DEQUANTISED = ".dequantised"
-RENAMED = "_original"
-"""What the low precision transformations put behind an output's name, which the layer that writes it gets."""
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+"""On CPUs with AVX512-BF16, AMX or FP16 the plugin prefers those."""
 
 
 class OpenVINOBackend:
@@ -87,33 +78,61 @@ class OpenVINOBackend:
         (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
 
     def read(self, path: Path) -> StoredGraph:
-        """Read scales from the IR, and which arithmetic is in integers from the compiled model."""
+        """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
+        from qexport.backends.openvino_read import executed_macs, needs_of, stored_macs, stored_tensors
+
         model = _openvino().Core().read_model(path / MODEL)
-        macs = _macs(model)
-        found = integer_layers(path)
-        integer = found | {layer for output, layer in _output_layers(model) if f"{output}{RENAMED}" in found}
+        integer, total = stored_macs(model)
         return StoredGraph(
-            _stored_tensors(model),
-            sum(count for name, count in macs.items() if name in integer),
-            sum(macs.values()),
+            stored_tensors(model),
+            integer,
+            total,
             dict(sorted(Counter(op.get_type_name() for op in model.get_ops()).items())),
             complete=True,
+            arithmetic=executed_macs(compiled(path, 1), total),
+            needs=needs_of((path / MODEL).read_text(encoding="utf-8")),
         )
 
     def runner(self, path: Path, threads: int) -> OpenVINORunner:
         """Compile the IR for the CPU."""
         return OpenVINORunner(path, threads)
 
-    def validation(self) -> AbstractContextManager[None]:
-        """Nothing special."""
-        return nullcontext()
+    def by_default(self, path: Path, threads: int) -> tuple[str, OpenVINORunner] | None:
+        """On CPUs with BF16 or FP16 the plugin computes floats in it."""
+        runner = OpenVINORunner(path, threads, exact=False)
+        return None if runner.float_type == "FP32" else (runner.float_type, runner)
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """Keep FP32 files in FP32: Ultralytics' loader leaves it to the plugin."""
+        from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
+
+        original = Loader.load_model
+
+        def load_model(loader: Any, weight: str | Path) -> None:
+            with exact_cores() if _stays_exact(Path(weight)) else nullcontext():
+                original(loader, weight)
+
+        setattr(Loader, "load_model", load_model)  # noqa: B010 (an assignment is refused by the type checker)
+        try:
+            yield
+        finally:
+            setattr(Loader, "load_model", original)  # noqa: B010
 
 
 class OpenVINORunner:
-    """An IR folder on OpenVINO's CPU plugin, as Ultralytics runs it."""
+    """An IR folder on OpenVINO's CPU plugin; FP32 ones in FP32, others as Ultralytics runs them.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._request = compiled(path, threads).create_infer_request()
+    Attributes:
+        float_type: what floats are computed in.
+    """
+
+    def __init__(self, path: Path, threads: int, exact: bool | None = None) -> None:
+        from qexport.backends.openvino_read import float_type
+
+        model = compiled(path, threads, exact)
+        self.float_type = float_type(model)
+        self._request = model.create_infer_request()
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one batch."""
@@ -150,10 +169,16 @@ def _number_operations(model: Any) -> None:
             op.set_friendly_name(f"{op.get_type_name()}_{position}")
 
 
-def compiled(path: Path, threads: int) -> Any:
-    """Compile the IR in `path` for the CPU."""
+def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
+    """Compile the IR in `path` for the CPU.
+
+    Args:
+        exact: compute floats in FP32 instead of in what the plugin prefers; None for FP32 files only.
+    """
     core = _openvino().Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if _stays_exact(path) if exact is None else exact:
+        settings |= EXACT
     try:
         return core.compile_model(core.read_model(next(path.glob("*.xml"))), "CPU", settings)
     except RuntimeError as error:
@@ -161,82 +186,26 @@ def compiled(path: Path, threads: int) -> Any:
         raise ConversionError(f"OpenVINO cannot compile the model ({last})", "report the model") from error
 
 
-def integer_layers(path: Path) -> frozenset[str]:
-    """Names of the values whose multiply-accumulates the CPU plugin runs in INT8 kernels."""
-    found: set[str] = set()
-    for op in compiled(path, 1).get_runtime_model().get_ordered_ops():
-        facts = {key: value.astype(str) for key, value in op.get_rt_info().items()}
-        if facts.get("layerType") in MAC_LAYERS and facts["primitiveType"].lower().endswith("i8"):
-            found.update(name.removesuffix("/WithoutBiases") for name in facts["originalLayersNames"].split(","))
-    return frozenset(found)
+def _stays_exact(path: Path) -> bool:
+    """Whether an IR, or the folder that it is in, was written as FP32."""
+    metadata = (path if path.is_dir() else path.parent) / METADATA
+    content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
+    return isinstance(content, dict) and content.get("precision") == "fp32"
 
 
-def _macs(model: Any) -> dict[str, int]:
-    """Multiply-accumulates for one image by value name; a dimension that is open counts as one."""
-    found = {}
-    for op in model.get_ops():
-        kind = op.get_type_name()
-        if kind not in MAC_OPERATIONS:
-            continue
-        elements = int(np.prod(_sizes(op.input_value(0) if "Backprop" in kind else op.output(0))))
-        shape = _sizes(op.input_value(0) if kind == "MatMul" else op.input_value(1))
-        # Weights are (out, in, …), with groups (groups, out, in, …); transposed ones the other way round.
-        depth = shape[-1] if kind == "MatMul" else int(np.prod(shape[2 if kind.startswith("Group") else 1 :]))
-        if kind == "MatMul" and op.get_attributes()["transpose_a"]:
-            depth = shape[-2]
-        found[op.get_friendly_name().removesuffix("/WithoutBiases")] = elements * depth
-    return found
+@contextmanager
+def exact_cores() -> Iterator[None]:
+    """Let every core that is made meanwhile compile for the CPU in FP32."""
+    openvino = _openvino()
+    original = openvino.Core
 
+    class Core(original):  # type: ignore[misc, valid-type]  # the class of a package without types
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.set_property("CPU", EXACT)
 
-def _output_layers(model: Any) -> Iterator[tuple[str, str]]:
-    """(output, layer that writes it), where nothing but a copy, a factor and a bias are between the two."""
-    for result in model.get_results():
-        layer = _layer_behind(result.input_value(0).get_node())
-        yield from ((name, layer) for name in result.output(0).get_names() if layer)
-
-
-def _layer_behind(node: Any) -> str:
-    """The name of the layer that a node gives on, "" if it does something else."""
-    if node.get_type_name() in MAC_OPERATIONS:
-        return str(node.get_friendly_name().removesuffix("/WithoutBiases"))
-    if node.get_type_name() not in ("Identity", "Add", "Multiply"):
-        return ""
-    return next(filter(None, (_layer_behind(port.get_node()) for port in node.input_values())), "")
-
-
-def _sizes(port: Any) -> list[int]:
-    return [size.get_length() if size.is_static else 1 for size in port.get_partial_shape()]
-
-
-def _stored_tensors(model: Any) -> dict[str, StoredTensor]:
-    """Every dequantisation in the IR, by the name of the tensor that it gives back."""
-    found = {}
-    for op in model.get_ops():
-        name = op.get_friendly_name()
-        if op.get_type_name() == "Multiply" and name.endswith(DEQUANTISED):
-            found[name.removesuffix(DEQUANTISED).split("/")[0]] = _dequantisation(op)
-    return found
-
-
-def _dequantisation(multiply: Any) -> StoredTensor:
-    scale = _constant(multiply.input_value(1).get_node())
-    source = multiply.input_value(0).get_node()
-    zero_point = np.zeros(scale.shape, dtype=np.int64)
-    if source.get_type_name() == "Subtract":
-        zero_point = _constant(source.input_value(1).get_node())
-        source = source.input_value(0).get_node()
-    integers = source.input_value(0) if source.get_type_name() == "Convert" else source.output(0)
-    constant = integers.get_node()
-    return StoredTensor(
-        integers.get_element_type().to_dtype().name,
-        tuple(float(s) for s in scale.reshape(-1)),
-        tuple(int(z) for z in zero_point.reshape(-1)),
-        constant.data.copy() if constant.get_type_name() == "Constant" else None,
-    )
-
-
-def _constant(node: Any) -> NDArray[Any]:
-    while node.get_type_name() != "Constant":
-        node = node.input_value(0).get_node()
-    array: NDArray[Any] = node.data.copy()
-    return array
+    openvino.Core = Core
+    try:
+        yield
+    finally:
+        openvino.Core = original

@@ -36,7 +36,6 @@ def insert_qdq(model: ir.Model, program: Program, plan: QuantPlan) -> None:
             if name not in values:
                 raise ConversionError(f"{name} is not in the ONNX graph", "report the model")
             _quantise_activation(model, values[name], plan)
-    drop_unused(model)
     model.graph.sort()
 
 
@@ -166,7 +165,7 @@ def _node(model: ir.Model, kind: str, inputs: list[ir.Value], name: str, axis: i
 
 
 def drop_unused(model: ir.Model) -> None:
-    """Remove the float weights and biases that integers have taken the place of."""
+    """Remove constants that nothing reads any more, such as the float weights that integers have taken the place of."""
     for name, stored in list(model.graph.initializers.items()):
         if not stored.uses():
             del model.graph.initializers[name]

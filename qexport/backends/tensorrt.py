@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
     from qexport.programs.program import Program
 
+LEAST = "10.0"
 OPSET = 19
 """The first whose Q/DQ nodes take FP16 scales."""
 SCRIPT = Path(__file__).with_name("build_engine.py")
@@ -67,12 +68,17 @@ class TensorRTBackend:
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file; integer arithmetic is counted by TensorRT's rules, not from an engine."""
+        import onnx
         import onnx_ir as ir
 
+        from qexport.backends.onnx_needs import needs_of
         from qexport.backends.onnx_read import read_onnx
         from qexport.backends.tensorrt_rules import integer_operations
 
-        model = ir.load(path)
+        proto = onnx.load(path)
+        model = ir.serde.deserialize_model(proto)
+        needs = {"TensorRT": LEAST, **needs_of(proto)}
+        del needs["ONNX Runtime"]
         content = read_onnx(model)
         integer = integer_operations(model)
         return StoredGraph(
@@ -81,6 +87,7 @@ class TensorRTBackend:
             sum(content.macs.values()),
             content.operators,
             complete=True,
+            needs=needs,
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:

@@ -11,6 +11,8 @@ import onnx_ir as ir
 ACTIVATIONS = {"Sigmoid", "Relu", "LeakyRelu", "HardSwish"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+PORTS = {ir.DataType.FLOAT, ir.DataType.BOOL, ir.DataType.INT32, ir.DataType.INT64}
+"""Types of inputs and outputs: an index stays one."""
 
 
 def broken_rules(model: ir.Model) -> list[str]:
@@ -24,7 +26,7 @@ def broken_rules(model: ir.Model) -> list[str]:
         if node.op_type == "Add":
             found += _sum(node)
     for port in (*model.graph.inputs, *model.graph.outputs):
-        if port.dtype != ir.DataType.FLOAT:
+        if port.dtype not in PORTS:
             found.append(f"{port.name} is {port.dtype}, inputs and outputs stay float32")
     return found
 

@@ -19,6 +19,7 @@ from qexport.reporting.honesty import caveats, collected
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.reporting.provenance import stand_in, verified
 from qexport.reporting.report import ArtifactReport, Report
+from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.verification.output_fidelity import OutputFidelity
 
 NOTHING = "–"
@@ -153,6 +154,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in (_planned(report),) if line]
+    lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
@@ -192,6 +194,21 @@ def _planned(report: Report) -> str:
             kind = kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
             parts.append(f"{Path(artifact.path).name} for {kind}")
     return f"planned: {'; '.join(parts)}" if parts else ""
+
+
+def _runs(artifact: ArtifactReport) -> str:
+    """What the runtime computes a file in here, and what it needs to run at all."""
+    parts = []
+    if artifact.arithmetic:
+        parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}")
+    if artifact.by_default:
+        timed = artifact.by_default["latency_ms"]["p50"]
+        parts.append(f"{timed:.1f} ms in {artifact.by_default['arithmetic']}, which the runtime takes if nobody asks")
+    if artifact.speedup_by_default:
+        parts.append(f"{artifact.speedup_by_default:.2f}× as fast as that")
+    if artifact.needs:
+        parts.append(f"needs {listed_needs(artifact.needs)}")
+    return f"{Path(artifact.path).name}: {'; '.join(parts)}"
 
 
 def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:

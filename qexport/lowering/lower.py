@@ -15,6 +15,7 @@ from qexport.backends import (
     EngineBuilder,
     EngineOptions,
     LowerOptions,
+    StoredGraph,
     available_formats,
     describe_artifact,
     formats_from_onnx,
@@ -40,6 +41,25 @@ from qexport.verification.verify import Verification, check_outputs, sample_inpu
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What a reader of the report wants to know of a file's inside.
+
+    Attributes:
+        arithmetic: type → share of the multiply-accumulates that the runtime does in it on this machine, 0..1.
+        needs: what runs the file, such as "ONNX Runtime", → the least version.
+    """
+
+    arithmetic: Mapping[str, float]
+    needs: Mapping[str, str]
+
+
+def summary_of(stored: StoredGraph) -> Summary:
+    """Leave out the tensors, which are large."""
+    total = sum(stored.arithmetic.values())
+    return Summary({kind: count / total for kind, count in stored.arithmetic.items()}, stored.needs)
+
+
+@dataclass(frozen=True)
 class Written:
     """An artifact that is on disk.
 
@@ -50,6 +70,7 @@ class Written:
         fit: what the device that it is for makes of it, where that is not this machine.
         sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.measurement.sqnr`; None for
             float ones.
+        stored: what the file says of itself, and what its runtime makes of it here; None for engines.
     """
 
     artifact: Artifact
@@ -59,6 +80,7 @@ class Written:
     quantisation: dict[str, str] | None = None
     fit: DeviceFit | None = None
     sqnr: Mapping[str, float | None] | None = None
+    stored: Summary | None = None
 
     @property
     def engine_runtime(self) -> str | None:
@@ -111,7 +133,8 @@ def write_float(source: Source, backend: Backend, precision: str) -> Written:
         if inputs:
             runner = backend.runner(temporary, source.job.threads)
             check_outputs(source.program.graph, source.program, runner, inputs, backend.name)
-    return Written(describe_artifact(path, backend.name, precision), backend)
+        stored = summary_of(backend.read(temporary))
+    return Written(describe_artifact(path, backend.name, precision), backend, stored=stored)
 
 
 def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
@@ -132,7 +155,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         # A graph that came as a file has no room for meters.
         reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
         runner = backend.runner(temporary, job.threads)
-        verification = verify(source.program, plan, backend.read(temporary), runner, inputs, reference)
+        stored = backend.read(temporary)
+        verification = verify(source.program, plan, stored, runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
     types = {
         "activations": profile.activation.name,
@@ -140,7 +164,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
-    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference) if reference else None)
+    noise = sqnr_of(reference) if reference else None
+    return Written(artifact, backend, verification, saved, types, fit, noise, summary_of(stored))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import Runner
+from qexport.backends import LowersFloats, Runner
 from qexport.clock import Clock
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.inputs import RunImages
@@ -25,18 +25,22 @@ from qexport.verification.verify import sample_inputs
 
 MOST_COMPARED = 128
 """Runs that outputs are compared on."""
+Timed = tuple[Path, str]
+"""What is timed: a file, and the type that it is computed in where that is not the one that all else is measured in."""
 
 
 @dataclass(frozen=True)
 class Figures:
     """What was measured of one artifact; None where it was not asked for.
 
-    `outputs` is what is measured in place of accuracy where nobody knows what they mean.
+    `outputs` is what is measured in place of accuracy where nobody knows what they mean, `by_default` an FP32 file's
+    latency where its runtime would compute it in less than FP32 if nobody asked, as (type, latency).
     """
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     outputs: tuple[OutputFidelity, ...] = ()
+    by_default: tuple[str, Latency] | None = None
 
 
 def measure(
@@ -54,11 +58,14 @@ def measure(
         missing: gains what could not be measured; what else can be is.
     """
     lost = [] if missing is None else missing
-    latencies = _latencies(job, program, images, written, clock, lost) if job.times else {}
+    latencies, lowered = _latencies(job, program, images, written, clock, lost) if job.times else ({}, {})
     accuracies = _accuracies(task, program.head, images, written, clock, lost) if task and not job.no_eval else {}
     outputs = _outputs(job, program, images, written, clock, lost) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
-    return {path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ())) for path in paths}
+    return {
+        path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ()), lowered.get(path))
+        for path in paths
+    }
 
 
 def _outputs(
@@ -95,41 +102,53 @@ def _latencies(
     written: Sequence[Written],
     clock: Clock,
     missing: list[Unmeasured],
-) -> dict[Path, Latency]:
+) -> tuple[dict[Path, Latency], dict[Path, tuple[str, Latency]]]:
+    """Latency of each artifact; and of FP32 files in the type that their runtime would choose, where it is another."""
     timed = [item for item in written if item.timed]
-    found: dict[Path, Latency] = {}
+    found: dict[Timed, Latency] = {}
     with attempt(missing, "latency", *(item.artifact.path for item in timed)):
         # Without any image a grey one does: what these kernels take does not depend on the pixels.
         grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
         batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
         for name in dict.fromkeys(item.backend.name for item in timed):
-            runners: dict[str, Runner] = {}
+            runners: dict[Timed, Runner] = {}
             for item in (item for item in timed if item.backend.name == name):
-                path = item.artifact.path
-                with attempt(missing, "latency", path):
-                    runners[str(path)] = item.backend.runner(path, job.threads)
-            title = "latency", f"Timing {name}", WARM_UP + ROUNDS
-            with clock.step(*title) as advance:
+                with attempt(missing, "latency", item.artifact.path):
+                    runners |= _runners(item, job.threads)
+            with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
                 found |= _timed(runners, batch, advance, missing)
-    return found
+    own = {path: latency for (path, kind), latency in found.items() if not kind}
+    return own, {path: (kind, latency) for (path, kind), latency in found.items() if kind}
+
+
+def _runners(item: Written, threads: int) -> dict[Timed, Runner]:
+    """What is timed of a file: FP32 ones once more where their runtime would compute them in another type."""
+    path, backend = item.artifact.path, item.backend
+    runners: dict[Timed, Runner] = {(path, ""): backend.runner(path, threads)}
+    if item.artifact.precision == "fp32" and isinstance(backend, LowersFloats):
+        other = backend.by_default(path, threads)
+        if other is not None:
+            runners[path, other[0]] = other[1]
+    return runners
 
 
 def _timed(
-    runners: Mapping[str, Runner], batch: NDArray[np.float32], advance: Callable[[], None], missing: list[Unmeasured]
-) -> dict[Path, Latency]:
+    runners: Mapping[Timed, Runner], batch: NDArray[np.float32], advance: Callable[[], None], missing: list[Unmeasured]
+) -> dict[Timed, Latency]:
     """Time all of a runtime together; where that fails, without those that do not run at all."""
     blamed: list[Unmeasured] = []
     together: list[Unmeasured] = []
-    with attempt(together, "latency", *map(Path, runners)):
-        measured = measure_latency(runners, batch, on_round=advance) if runners else {}
-        return {Path(path): latency for path, latency in measured.items()}
-    for path, runner in runners.items():
-        with attempt(blamed, "latency", Path(path)):
+    with attempt(together, "latency", *dict.fromkeys(path for path, _ in runners)):
+        named = {f"{path} {kind}": runner for (path, kind), runner in runners.items()}
+        measured = measure_latency(named, batch, on_round=advance) if runners else {}
+        return dict(zip(runners, measured.values(), strict=True))
+    for (path, _), runner in runners.items():
+        with attempt(blamed, "latency", path):
             runner.run(batch)
     missing += blamed or together
     names = {each.artifact for each in blamed or together}
-    able = {path: runner for path, runner in runners.items() if Path(path).name not in names}
+    able = {(path, kind): runner for (path, kind), runner in runners.items() if path.name not in names}
     return _timed(able, batch, advance, missing) if able else {}
 
 

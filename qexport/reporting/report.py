@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +37,7 @@ from qexport.measurement.layers import Layer
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
+from qexport.reporting.runtime_facts import by_default_entry, by_default_speedup, latency_entry, runtime_warnings
 from qexport.targets import TARGETS
 from qexport.verification.manifest import manifest_path
 from qexport.verification.output_fidelity import OutputFidelity
@@ -68,6 +70,10 @@ class ArtifactReport:
         runtime: what it was verified, scored and timed with.
         own_runtime: whether that is the runtime that it is for, on hardware that it is for; if not, its latency is not
             measured, and all else is the stand-in's.
+        arithmetic: type → share of the multiply-accumulates that the runtime does in it here, 0..1.
+        needs: what runs the file → the least version of it.
+        by_default: of an FP32 file that its runtime would compute in less than FP32: in what, and its latency then.
+        speedup_by_default: factor by which it is faster than that.
     """
 
     path: str
@@ -93,6 +99,10 @@ class ArtifactReport:
     manifest: str | None = None
     warnings: tuple[str, ...] = ()
     own_runtime: bool = True
+    arithmetic: dict[str, float] | None = None
+    needs: dict[str, str] | None = None
+    by_default: dict[str, Any] | None = None
+    speedup_by_default: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ def make_report(
         seconds={},
         threads=job.threads,
         warnings=_run_warnings(job, checkpoint, table, images),
-        failures=tuple(Failure(name, str(error), error.exit_code) for name, error in failures),
+        failures=tuple(failure_of(name, error) for name, error in failures),
         saved=str(job.report_json),
     )
     return with_figures(report, source, images, written, figures, seconds, evidence or {})
@@ -229,6 +239,11 @@ def with_figures(
     return dataclasses.replace(report, artifacts=tuple(entries), seconds=dict(seconds), unmeasured=tuple(missing))
 
 
+def failure_of(name: str, error: QexportError) -> Failure:
+    """What happened to a format; its name goes before the reason wherever that is shown, so it is not in it."""
+    return Failure(name, re.sub(rf"^({re.escape(name)}[\w-]*: )+", "", str(error)), error.exit_code)
+
+
 def artifact_entry(
     item: Written,
     figures: Figures,
@@ -254,6 +269,7 @@ def artifact_entry(
         warnings.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
         warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
+    warnings += runtime_warnings(item, figures, reference)
     return ArtifactReport(
         path=str(artifact.path),
         format=artifact.format,
@@ -278,6 +294,10 @@ def artifact_entry(
         manifest=manifest_path(artifact.path).name,
         warnings=tuple(warnings),
         own_runtime=item.own_runtime,
+        arithmetic={k: round(v, 4) for k, v in item.stored.arithmetic.items()} if item.stored else None,
+        needs=dict(item.stored.needs) if item.stored else None,
+        by_default=by_default_entry(figures),
+        speedup_by_default=by_default_speedup(figures, reference),
     )
 
 
@@ -312,7 +332,7 @@ def _accuracy_entry(
 
 
 def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
-    return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")} if latency else None
+    return latency_entry(latency) if latency else None
 
 
 def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:

@@ -47,8 +47,11 @@ class Comparison:
         self.name, self.in_order, self.images, self.noise = name, in_order, 0, 0.0
         self.sums: Array = np.zeros((3, 1))  # of each column: reference squared, actual squared, their product
 
-    def add(self, reference: Array, actual: Array) -> None:
-        """Compare one batch, (n, …).
+    def add(self, reference: Array, actual: Array, images: int) -> None:
+        """Compare what was made of a batch.
+
+        Args:
+            images: in the batch; outputs need not say.
 
         Raises:
             ValueError: the shapes differ.
@@ -61,7 +64,7 @@ class Comparison:
         found = np.stack([(one * one).sum(axis=0), (other * other).sum(axis=0), (one * other).sum(axis=0)])
         self.sums = found if not self.images else self.sums + found
         self.noise += float(((one - other) ** 2).sum())
-        self.images += len(reference)
+        self.images += images
 
     @property
     def fidelity(self) -> OutputFidelity:
@@ -109,6 +112,6 @@ def compare_outputs(
     found = comparisons(program)
     for batch in batches:
         for comparison, one, other in zip(found, reference.outputs(batch), actual.outputs(batch), strict=True):
-            comparison.add(one, other)
+            comparison.add(one, other, len(batch))
         on_batch()
     return tuple(comparison.fidelity for comparison in found)

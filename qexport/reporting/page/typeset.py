@@ -49,6 +49,8 @@ FORMS: Mapping[str, Form] = {
     "p95": MILLISECONDS,
     "min": MILLISECONDS,
     "speedup": Form(".2f", "×"),
+    "speedup_by_default": Form(".2f", "×"),
+    "arithmetic": SHARE,
     "int8_mac_coverage": SHARE,
     "coverage": SHARE,
     "agreement": SHARE,
