@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.data.input_form import UNIT, InputForm
+from qexport.decode.layout import HeadLayout
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.float_decode import NOTHING, Further
@@ -115,9 +116,22 @@ class Program:
     @property
     def preprocess(self) -> str:
         """How images become inputs: an entry of `qexport.data.images.PREPROCESS`."""
-        if self.head == "classifier" or self.form.crop:
-            return "centre crop"
-        return "stretch" if self.head == "queries" else "letterbox"
+        return "centre crop" if self.form.crop else self.layout.preprocess
+
+    @property
+    def layout(self) -> HeadLayout:
+        """What its decoded output means."""
+        return HeadLayout(
+            strides=self.strides,
+            imgsz=self.imgsz,
+            classes=0 if self.head == "unknown" else self.classes,
+            reg_max=self.reg_max,
+            end2end=self.final,
+            further=self.further.kind,
+            shape=self.further.shape,
+            newer=self.further.newer,
+            head=self.head,
+        )
 
     @property
     def channels(self) -> int:
