@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MOST_DETECTIONS = 300
-MAX_CANDIDATES = 4096
+MAX_CANDIDATES = 2048
 """Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
 
 
@@ -119,7 +119,7 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     if layout.box_format == ROTATED:
         chosen = suppressed_turned(np.concatenate((boxes, rest), axis=1), classes, iou)
     else:
-        chosen = suppressed(boxes, classes, iou)
+        chosen = suppressed(boxes, classes, iou, MOST_DETECTIONS)
     chosen = chosen[:MOST_DETECTIONS]
     return Detections(boxes[chosen], scores[chosen], classes[chosen], rest[chosen])
 

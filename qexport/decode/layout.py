@@ -105,5 +105,5 @@ def from_json(content: Mapping[str, Any]) -> HeadLayout:
     Raises:
         TypeError, ValueError, KeyError: it is no layout.
     """
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     return HeadLayout(**fields)

@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
-def suppressed(boxes: Floats, classes: NDArray[np.integer], iou: float) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression: rows to keep of boxes (n, 4) that are sorted by score, best first."""
+def suppressed(boxes: Floats, classes: NDArray[np.integer], iou: float, most: int | None = None) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: rows to keep of boxes (n, 4) that are sorted by score, best first.
+
+    Args:
+        most: how many are kept at most.
+    """
     left = np.arange(len(boxes))
     kept: list[int] = []
-    while len(left):
+    while len(left) and (most is None or len(kept) < most):
         best, left = left[0], left[1:]
         kept.append(int(best))
         rival = (classes[left] == classes[best]) & (_overlaps(boxes[best], boxes[left]) > iou)
