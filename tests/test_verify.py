@@ -208,23 +208,39 @@ def test_a_runtime_with_other_scores_fails(demo_one2many: Program, plan: QuantPl
 
 
 class Wrong(Simulation):
-    """A runtime that reads the integers of one value in the middle with twice their scale."""
+    """A runtime that gets one thing in the middle wrong: a scale, a zero point, or the sign of a layer's weights."""
 
-    def __init__(self, program: Program, plan: QuantPlan) -> None:
+    def __init__(self, program: Program, plan: QuantPlan, kind: str) -> None:
         super().__init__(program, plan)
         changed = 0
         for node in self.graph.graph.nodes:
-            if "dequantize_per_tensor" in str(node.target) and node.args[0].args[0].name == "model_16_cv2_mul":
-                node.args = (node.args[0], 2 * node.args[1], *node.args[2:])
+            if kind == "weights" and node.name == "model_16_cv1_conv":
+                with self.graph.graph.inserting_before(node):
+                    negated = self.graph.graph.call_function(torch.ops.aten.neg.default, (node.args[1],))
+                node.args = (node.args[0], negated, *node.args[2:])
                 changed += 1
-        assert changed == 1
+            elif "dequantize_per_tensor" in str(node.target) and node.args[0].args[0].name == "model_16_cv2_mul":
+                scale, zero_point = node.args[1:3]
+                node.args = (node.args[0], *WRONG[kind](scale, zero_point), *node.args[3:])
+                changed += 1
+        assert changed == 1 + (kind == "weights")
         self.graph.recompile()
 
 
-def test_a_runtime_with_one_wrong_scale_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
+WRONG: dict[str, Callable[[float, int], tuple[float, int]]] = {
+    "scale": lambda scale, zero_point: (2 * scale, zero_point),
+    "zero point": lambda scale, zero_point: (scale, zero_point + 40),
+    "weights": lambda scale, zero_point: (scale, zero_point),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_runtime_with_one_wrong_number_fails(
+    kind: str, demo_one2many: Program, plan: QuantPlan, stored: StoredGraph
+) -> None:
     inputs = [demo_image((320, 320)).numpy()]
-    with pytest.raises(VerificationError, match="of the detections agree"):
-        verify(demo_one2many, plan, stored, Wrong(demo_one2many, plan), inputs)
+    with pytest.raises(VerificationError, match=r"program's.*: the runtime computes something else"):
+        verify(demo_one2many, plan, stored, Wrong(demo_one2many, plan, kind), inputs)
 
 
 class Silent:

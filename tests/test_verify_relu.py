@@ -34,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("relu")
     torch.manual_seed(0)
-    model = DetectionModel(CONFIG, verbose=False)
+    model: Any = DetectionModel(CONFIG, verbose=False)
     for name, parameter in model.named_parameters():
         if name.startswith("model.3.cv3.0.2"):
             nn.init.normal_(parameter, 0, 0.5)
@@ -85,7 +85,9 @@ def test_a_changed_file_still_fails(
     for tensor in tensors:
         weight = len(tensor.shape) == 4 and len(tensor.quantization.scale) == 16
         if part == "scale" and weight:
-            tensor.quantization.scale = tensor.quantization.scale * np.where(np.arange(16) == 5, 1.5, 1)
+            tensor.quantization.scale = tensor.quantization.scale * np.where(np.arange(16) == 5, 1.5, 1).astype(
+                np.float32
+            )
             break
         if part == "zeroPoint" and b"relu" in tensor.name and not weight:
             tensor.quantization.zeroPoint = tensor.quantization.zeroPoint + 1

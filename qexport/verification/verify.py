@@ -117,10 +117,14 @@ def verify(
         images=images,
         coverage=stored.coverage,
         min_agreement=MIN_AGREEMENT,
-        overlap=alike.overlap,
-        shift=alike.shift,
+        overlap=_rounded(alike.overlap),
+        shift=_rounded(alike.shift),
         remark=remark(alike),
     )
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)
 
 
 def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
