@@ -32,6 +32,7 @@ from qexport.reporting.renderings import write_junit, write_summary
 from qexport.reporting.report import Report, save_report, to_json, with_figures
 from qexport.reporting.saved_report import SavedReport
 from qexport.run_folder import REPORT, companions, free_name, keep_report, manifests_in
+from qexport.verification.agreement import Findings
 from qexport.verification.manifest import make_manifest, write_manifest
 from qexport.verification.samples import FILE, Samples, load_samples, save_samples, take_samples
 
@@ -99,13 +100,14 @@ def _save_samples(source: Source, written: Sequence[Written], missing: list[Unme
     return name
 
 
-def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[str, np.ndarray]]:
+def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[str, tuple[Findings, ...]]]:
     """Name of the file for samples, and what others' artifacts found in the same images, which are in it already."""
     others = {name: each for name, each in manifests_in(folder).items() if name not in names}
     for name in sorted({str(each["samples"]) for each in others.values() if each.get("samples")}):
         with suppress(InputError):
             kept = load_samples(folder / Path(name).name)
-            if kept.layout == samples.layout and np.array_equal(kept.images, samples.images):
+            same = kept.layout == samples.layout and kept.input == samples.input
+            if same and np.array_equal(kept.images, samples.images):
                 return name, {artifact: found for artifact, found in kept.found.items() if artifact in others}
     first = min(samples.found)
     return free_name(folder, FILE, first, "samples", lambda each: each.get("artifact") in names), {}

@@ -1,4 +1,4 @@
-"""Agreement of detections by hand; fidelity against what it must be for known detections."""
+"""Fidelity against what it must be for known detections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder, agreement
+from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder
 
 Found = tuple[Tensor, Tensor]
 
@@ -23,33 +23,7 @@ def found(*rows: tuple[float, float, float, float, int]) -> Found:
 
 A = (0.0, 0.0, 10.0, 10.0, 0)
 A_SHIFTED = (0.0, 0.0, 10.0, 6.0, 0)  # 60 of 100 pixels: IoU 0.6
-A_HALF = (0.0, 0.0, 10.0, 4.0, 0)  # IoU 0.4
 B = (50.0, 50.0, 60.0, 60.0, 1)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ([A, B], [B, A], (4, 4)),
-        ([A], [A_SHIFTED], (2, 2)),
-        ([A], [A_HALF], (0, 2)),
-        ([A], [(*A[:4], 1)], (0, 2)),  # another class
-        ([A, B], [A], (2, 3)),
-        ([A, A], [A], (2, 3)),  # one detection pairs once
-        ([A], [A_HALF, A_SHIFTED], (2, 3)),  # with the better of the two
-        ([], [A, B], (0, 2)),
-        ([A], [], (0, 1)),
-        ([], [], (0, 0)),
-    ],
-)
-def test_agreement_by_hand(one: list[Any], other: list[Any], expected: tuple[int, int]) -> None:
-    assert agreement(found(*one), found(*other)) == expected
-    assert agreement(found(*other), found(*one)) == expected
-
-
-def test_agreement_at_a_stricter_overlap() -> None:
-    assert agreement(found(A), found(A_SHIFTED), iou=0.7) == (0, 2)
-    assert agreement(found(A), found(A_SHIFTED), iou=0.59) == (2, 2)
 
 
 def fidelity_of(predictions: dict[str, tuple[Found, Tensor]], reference: Detections) -> float | None:

@@ -142,7 +142,9 @@ def test_the_report_describes_the_files(demo: Run, precision: str) -> None:
     assert entry["format"] == "tflite"
     assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert entry["bytes"] == len(content)
-    assert entry["warnings"] == [] or all(isinstance(text, str) for text in entry["warnings"])
+    # All 100 images are scored, and the model is a good one: only times on a busy machine may be warned of.
+    timed = ("latency varied", "tflite runs float32 files faster")
+    assert [text for text in entry["warnings"] if not text.startswith(timed)] == []
 
 
 def test_int8_is_as_accurate_as_it_has_to_be(demo: Run) -> None:

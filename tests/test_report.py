@@ -59,8 +59,9 @@ def images(both: int = 0, evaluation: int = 100) -> RunImages:
 
 def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Report:
     backend = find_backend("tflite")
+    checked = Verification(123, 4, 0.97, 4, 0.987654, min_agreement=0.8, overlap=0.98, shift=-0.01)
     written = [
-        Written(INT8, backend, Verification(123, 4, 0.97, 4, 0.987654), Path("out/plan.json"), TYPES),
+        Written(INT8, backend, checked, Path("out/plan.json"), TYPES),
         Written(FP32, backend),
     ]
     settings = {"images": images(), "written": written, "figures": figures(), **changes}
@@ -112,8 +113,11 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
         "images": 4,
         "coverage": 0.987654,
         "cosine": None,
-        "min_agreement": None,
+        "min_agreement": 0.8,
         "planned_coverage": None,
+        "overlap": 0.98,
+        "shift": -0.01,
+        "remark": "",
     }
     assert int8["plan"] == "out/plan.json"
     assert int8["quantisation"] == {"activations": "int8", "weights": "int8, full range", "cpu": "any"}

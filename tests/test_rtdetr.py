@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qexport.job import make_job
 from qexport.programs.rtdetr import Joined, query_detector
 from qexport.programs.token_layers import Attention, Sampled, as_maps, as_rows
 from qexport.progress import Silent
+from qexport.verification.recheck import recheck
 
 SIZE = (64, 96)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -111,6 +113,15 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
         assert artifact.verification.coverage > 0.9, artifact.format
         # Untrained queries score nearly alike: which of them are chosen is a matter of rounding.
         assert (artifact.verification.agreement or 0) > 0.7, artifact.format
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    for artifact in report.artifacts:
+        checks = {check.name: check for check in recheck(Path(artifact.path), content, None, 1)}
+        assert {name: check.passed for name, check in checks.items()} == {
+            "hash": True,
+            "plan": True,
+            "coverage": True,
+            "outputs": True,
+        }, checks
 
 
 @pytest.mark.parametrize(("head", "nms"), [("one2many", False), (None, True)])

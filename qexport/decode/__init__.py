@@ -7,46 +7,30 @@ decode, `qexport.programs.float_decode`, and nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.decode.layout import CENTRE, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
 from qexport.decode.overlaps import suppressed, suppressed_turned
 
 Floats = NDArray[np.float32]
 
-MAX_DETECTIONS = 300
-"""In one image, where the head does not say otherwise."""
+__all__ = [
+    "Detections",
+    "HeadLayout",
+    "anchor_points",
+    "decoded",
+    "dequantised",
+    "detections",
+    "detections_in",
+    "layout_of",
+]
 
-
-@dataclass(frozen=True)
-class HeadLayout:
-    """What has to be known of a head to decode its raw outputs.
-
-    Attributes:
-        strides: pixels in a cell of each level; a classifier has none.
-        imgsz: (height, width) of the input in pixels.
-        classes: how many there are.
-        reg_max: bins of each box side's distribution; 1 where the side is a plain number.
-        end2end: every object is found once; otherwise overlaps have to be suppressed.
-        further: what is said of each object besides: "coefficients" of masks, "keypoints", "angles", "" for nothing.
-        shape: (how many, values of each): keypoints have x, y and perhaps their visibility.
-        newer: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
-        max_detections: rows that an end-to-end output has at most.
-    """
-
-    strides: tuple[int, ...]
-    imgsz: tuple[int, int]
-    classes: int
-    reg_max: int = 1
-    end2end: bool = False
-    further: str = ""
-    shape: tuple[int, int] = (0, 0)
-    newer: bool = False
-    max_detections: int = MAX_DETECTIONS
+MAX_CANDIDATES = 2048
+"""Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +49,6 @@ class Detections:
     scores: Floats
     classes: NDArray[np.int64]
     further: Floats
-
-
-def layout_of(metadata: Mapping[str, Any]) -> HeadLayout:
-    """Read the layout from the metadata that every integer-only file carries (`metadata.json` in the zip behind it)."""
-    head = metadata["raw_outputs"]
-    height, width = metadata["imgsz"]
-    return HeadLayout(
-        strides=tuple(head["strides"]),
-        imgsz=(int(height), int(width)),
-        classes=len(metadata["names"]),
-        reg_max=int(head["reg_max"]),
-        end2end=bool(metadata["end2end"]),
-        further=head["further"],
-        shape=tuple(head["shape"]),
-        newer=bool(head["newer"]),
-        max_detections=int(head.get("max_detections", MAX_DETECTIONS)),
-    )
 
 
 def dequantised(integers: NDArray[np.integer], scale: float, zero_point: int) -> Floats:
@@ -129,27 +96,41 @@ def detections(
         confidence: least score.
         iou: intersection over union from which of two boxes of a class the worse one goes (one-to-many heads).
     """
-    return [_found(image, layout, confidence, iou) for image in decoded(raw, layout)]
+    return [detections_in(image, layout, confidence, iou) for image in decoded(raw, layout)]
 
 
-def _found(image: Floats, layout: HeadLayout, confidence: float, iou: float) -> Detections:
+def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, iou: float = 0.7) -> Detections:
+    """What one image of a decoded output says, of any head but a classifier's, best first.
+
+    Args:
+        image: rows of detections, or columns of anchors: see `decoded`. Boxes of RT-DETR are centre and size in 0..1.
+    """
     if layout.end2end:
-        kept = image[image[:, 4] >= confidence]
-        return Detections(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:])
-    end = 4 + layout.classes
+        rows = image[np.argsort(-image[:, 4], kind="stable")]
+        kept = rows[rows[:, 4] >= confidence]
+        return Detections(_corners(kept[:, :4], layout), kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:])
+    end = 4 + (layout.classes or len(image) - 4)
     classes, anchors = np.nonzero(image[4:end] >= confidence)
     scores = image[4:end][classes, anchors]
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     classes, anchors, scores = classes[order], anchors[order], scores[order]
-    boxes, rest = image[:4, anchors].T, image[end:, anchors].T
-    if layout.further == "angles":
+    boxes, rest = _corners(image[:4, anchors].T, layout), image[end:, anchors].T
+    if layout.box_format == ROTATED:
         chosen = suppressed_turned(np.concatenate((boxes, rest), axis=1), classes, iou)
     else:
-        centre, half = boxes[:, :2], boxes[:, 2:] / 2
-        boxes = np.concatenate((centre - half, centre + half), axis=1, dtype=np.float32)
-        chosen = suppressed(boxes, classes, iou)
+        chosen = suppressed(boxes, classes, iou, layout.max_detections)
     chosen = chosen[: layout.max_detections]
     return Detections(boxes[chosen], scores[chosen], classes[chosen], rest[chosen])
+
+
+def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
+    """Boxes (n, 4) of a decoded output as corners in pixels; rotated ones stay centre and size."""
+    if layout.box_format not in (CENTRE, UNIT_CENTRE):
+        return boxes
+    height, width = layout.imgsz if layout.box_format == UNIT_CENTRE else (1, 1)
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    corners = np.concatenate((centre - half, centre + half), axis=1)
+    return (corners * np.array([width, height, width, height], np.float32)).astype(np.float32)
 
 
 def _located(distances: Floats, rest: Floats, points: Floats, layout: HeadLayout) -> Floats:

@@ -319,27 +319,3 @@ def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | Non
         each = {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}
         recorder.score(validator, name, each, *truth[name])
     return recorder.fidelity()
-
-
-def agreement(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], iou: float = 0.5) -> tuple[int, int]:
-    """Count detections of `a` and `b` (boxes, classes) that pair up, and how many there are in all.
-
-    Each detection pairs at most once, with one of its class that overlaps it by at least `iou`.
-
-    Returns:
-        (paired, total): both sides counted, so that paired / total is 1 when they agree completely.
-    """
-    from ultralytics.utils.metrics import box_iou
-
-    total = len(a[0]) + len(b[0])
-    if not len(a[0]) or not len(b[0]):
-        return 0, total
-    overlaps = box_iou(a[0], b[0]) * (a[1][:, None] == b[1][None])
-    free = torch.ones(len(b[0]), dtype=torch.bool)
-    paired = 0
-    for row in overlaps:
-        best = int((row * free).argmax())
-        if row[best] >= iou and free[best]:
-            free[best] = False
-            paired += 2
-    return paired, total

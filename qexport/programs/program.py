@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.data.input_form import UNIT, InputForm
+from qexport.decode.layout import MAX_DETECTIONS, HeadLayout
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.float_decode import NOTHING, Further
@@ -86,6 +87,7 @@ class Program:
         form: what the network wants its pixels to be.
         guessed: where the body ends was found by `qexport.programs.tail`, not known from the head.
         class_count: how many classes there are, where the raw scores do not say so.
+        rows: how many detections there are in an image at most, 0 where nobody says.
     """
 
     graph: Any
@@ -106,6 +108,7 @@ class Program:
     form: InputForm = UNIT
     guessed: bool = False
     class_count: int = 0
+    rows: int = 0
 
     @property
     def classes(self) -> int:
@@ -115,9 +118,23 @@ class Program:
     @property
     def preprocess(self) -> str:
         """How images become inputs: an entry of `qexport.data.images.PREPROCESS`."""
-        if self.head == "classifier" or self.form.crop:
-            return "centre crop"
-        return "stretch" if self.head == "queries" else "letterbox"
+        return "centre crop" if self.form.crop else self.layout.preprocess
+
+    @property
+    def layout(self) -> HeadLayout:
+        """What its decoded output means."""
+        return HeadLayout(
+            strides=self.strides,
+            imgsz=self.imgsz,
+            classes=0 if self.head == "unknown" else self.classes,
+            reg_max=self.reg_max,
+            end2end=self.final,
+            further=self.further.kind,
+            shape=self.further.shape,
+            newer=self.further.newer,
+            head=self.head,
+            max_detections=self.rows or MAX_DETECTIONS,
+        )
 
     @property
     def channels(self) -> int:
@@ -186,6 +203,7 @@ def capture(
         head=_head(module),
         strides=module.decode.levels,
         reg_max=module.decode.reg_max,
+        rows=getattr(module.decode, "rows", 0),
         final=module.decode.end2end or module.decode.nms,
         imgsz=imgsz,
         batch=1 if dynamic else batch,

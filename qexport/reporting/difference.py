@@ -22,15 +22,18 @@ from qexport.backends import (
     find_class,
 )
 from qexport.data.images import stream
+from qexport.decode import HeadLayout
 from qexport.errors import InputError
 from qexport.reporting.gate import Entry, Shown, file_name
 from qexport.reporting.saved_report import SavedReport, read_report
 from qexport.run_folder import report_beside
-from qexport.verification.manifest import samples_of
-from qexport.verification.samples import Samples, detect, load_samples, shared
+from qexport.verification.agreement import CONFIDENCE, Findings
+from qexport.verification.manifest import read_manifest, samples_of
+from qexport.verification.plan_check import SHOWN, WeightNames, furthest, own_names, scales_differ
+from qexport.verification.samples import Samples, batches_of, detect, load_samples, shared
 
-SCALE_TOLERANCE = 1e-5
-SHOWN = 3
+UNSEEN = 0.005
+"""Difference of scores, and of the overlap of boxes from one, that is taken for none."""
 NOTHING = "–"
 FIGURES: Mapping[str, tuple[Shown, bool]] = {
     "map": (Shown(4), True),
@@ -171,7 +174,7 @@ def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) ->
     yield _row("sha256", *(_short(each.sha256) for each in described))
     yield _row("bytes", *(str(each.bytes) for each in described))
     stored = [_read(backend, path) for backend, path in zip(backends, (a, b), strict=True)]
-    yield from tensor_rows(stored[0].tensors, stored[1].tensors)
+    yield from tensor_rows(*(_tensors(each, path) for each, path in zip(stored, (a, b), strict=True)))
     yield _row("integer arithmetic", *(f"{each.coverage:.2%}" for each in stored))
     yield _row("operators", *(str(sum(each.operators.values())) for each in stored))
     yield from _output_rows(a, b, backends, images, threads)
@@ -187,6 +190,12 @@ def _read(backend: Backend, path: Path) -> StoredGraph:
         raise InputError(f"{path} cannot be read ({first})", "give a file that qexport wrote") from error
 
 
+def _tensors(stored: StoredGraph, artifact: Path) -> Mapping[str, StoredTensor]:
+    """A file's tensors, weights by the names of their own layers where the manifest beside it knows them."""
+    plan = (read_manifest(artifact) or {}).get("plan") or {}
+    return own_names(stored.tensors, WeightNames(plan.get("weights", {}), plan.get("merged", {})))
+
+
 def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
     """How many named tensors there are, and in how many of them types, scales and weights differ."""
     yield _row("named tensors", str(len(a)), str(len(b)))
@@ -196,21 +205,29 @@ def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) ->
         yield Row("only in one", False, *map(_listed, alone))
     pairs = {name: (a[name], b[name]) for name in both}
     for what, differs, shown in (
-        ("precision of tensors", lambda one, other: one.dtype != other.dtype, lambda tensor: tensor.dtype),
-        ("scales", _scales_differ, lambda tensor: f"{tensor.scale[0]:.6g}" if tensor.scale else NOTHING),
-        ("zero points", lambda one, other: one.zero_point != other.zero_point, lambda t: str(t.zero_point[:1])),
-        ("weights", _integers_differ, lambda tensor: "INT8"),
+        ("precision of tensors", lambda one, other: one.dtype != other.dtype, lambda one, _: one.dtype),
+        ("scales", scales_differ, lambda one, other: _furthest(one.scale, other.scale)),
+        ("zero points", _zero_points_differ, lambda one, other: _furthest(one.zero_point, other.zero_point)),
+        ("weights", _integers_differ, lambda *_: "INT8"),
     ):
         names = [name for name, pair in pairs.items() if differs(*pair)]
         if not names:
             yield _row(what, f"equal in {len(both)}", f"equal in {len(both)}")
             continue
-        sides = ([f"{name} {shown(pairs[name][side])}" for name in names] for side in (0, 1))
+        sides = ([f"{name} {shown(*pairs[name][::order])}" for name in names] for order in (1, -1))
         yield Row(f"{what}: {len(names)} of {len(both)}", False, *map(_listed, sides))
 
 
-def _scales_differ(one: StoredTensor, other: StoredTensor) -> bool:
-    return len(one.scale) != len(other.scale) or not np.allclose(one.scale, other.scale, rtol=SCALE_TOLERANCE, atol=0)
+def _furthest(one: Sequence[float], other: Sequence[float]) -> str:
+    """A tensor's number in the channel in which it is furthest from another's."""
+    if len(one) != len(other):
+        return f"of {len(one)} channels"
+    channel = furthest(one, other)
+    return f"{one[channel]:.6g}{f' in channel {channel}' if len(one) > 1 else ''}"
+
+
+def _zero_points_differ(one: StoredTensor, other: StoredTensor) -> bool:
+    return one.zero_point != other.zero_point
 
 
 def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
@@ -225,17 +242,35 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:
-    samples = next((found for found in map(_samples_beside, (a, b)) if found), None)
-    if samples is None:
+    own = [_samples_beside(path) for path in (a, b)]
+    first, second = own[0] or own[1], own[1] or own[0]
+    if first is None or second is None:
         return
-    layout = samples.layout
-    batches = _batches(images, samples) if images else samples.batches
-    pairs = zip((a, b), backends, strict=True)
-    first, second = (detect(backend.runner(path, threads), batches, layout) for path, backend in pairs)
-    both = shared(first, second, layout.classifier)
-    text = "nothing found" if both is None else f"{math.floor(both * 1000) / 10:.1f}% shared"
-    what = f"detections in {len(batches) * layout.batch} images"
-    yield Row(what, both in (None, 1.0), f"{len(first)}, {text}", f"{len(second)}, {text}")
+    inputs = [_input_of(each) for each in (first, second)]
+    if inputs[0] != inputs[1] or first.layout.further != second.layout.further:
+        yield Row("input", False, *inputs)
+        return
+    batches = batches_of(_pixels(images, first), first.input) if images else first.batches
+    runs = zip((a, b), backends, (first.layout, second.layout), strict=True)
+    found = [detect(backend.runner(path, threads), batches, layout) for path, backend, layout in runs]
+    yield _found_row(found[0], found[1], first.layout)
+
+
+def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout) -> Row:
+    """How alike two artifacts' findings are: equal where nothing that a reader would see differs."""
+    same = shared(a, b, layout)
+    if layout.classifier:
+        share = same.share or 0.0
+        return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)
+    text, equal = "nothing found", True
+    if same.share is not None:
+        text = f"{math.floor(same.share * 1000) / 10:.1f}% shared"
+        equal = same.share == 1.0
+    if same.overlap is not None and same.shift is not None:
+        text += f", boxes overlap by {same.overlap:.3f}, scores {same.shift:+.3f}"
+        equal = equal and same.overlap > 1 - UNSEEN and float(np.abs(same.shifts).max()) < UNSEEN
+    counts = (sum(int((each.detections.scores >= CONFIDENCE).sum()) for each in side) for side in (a, b))
+    return Row(f"detections in {len(a)} images", equal, *(f"{count}, {text}" for count in counts))
 
 
 def _samples_beside(artifact: Path) -> Samples | None:
@@ -243,12 +278,19 @@ def _samples_beside(artifact: Path) -> Samples | None:
     return load_samples(path) if path.exists() else None
 
 
-def _batches(images: Sequence[Path], samples: Samples) -> list[NDArray[np.float32]]:
-    """Inputs of the samples' shape; the last few images that do not fill a batch are left out."""
-    size, count = samples.images.shape[1:3], samples.layout.batch
-    preprocess = "centre crop" if samples.layout.classifier else "letterbox"
-    pixels = [image for _, image in stream(images, (size[0], size[1]), lambda *_: None, preprocess)]
-    return [np.stack(pixels[i : i + count]) for i in range(0, len(pixels) - count + 1, count)]
+def _input_of(samples: Samples) -> str:
+    """What has to be the same of two artifacts' inputs for their boxes to be comparable."""
+    height, width, channels = samples.images.shape[1:]
+    given = samples.input
+    return f"{given.batch}x{height}x{width}x{channels}, {given.preprocess}, {given.form.description}"
+
+
+def _pixels(images: Sequence[Path], samples: Samples) -> NDArray[np.uint8]:
+    """(n, height, width, channels) of images brought to size as the samples were."""
+    height, width, channels = samples.images.shape[1:]
+    read = stream(images, (height, width), lambda *_: None, samples.input.preprocess, channels)
+    pixels = [np.rint(planes * 255).astype(np.uint8).transpose(1, 2, 0) for _, planes in read]
+    return np.stack(pixels) if pixels else samples.images[:0]
 
 
 def _entry_beside(artifact: Path) -> Entry | None:

@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 
 from qexport.backends import Runner
 from qexport.checkpoints.torchvision_repair import repair
-from qexport.data.images import stream
+from qexport.data.images import COLOURS, stream
+from qexport.decode import HeadLayout, detections_in, layout_of
+from qexport.decode.layout import ROTATED
 from qexport.errors import InputError, VerificationError
 from qexport.measurement.accuracy import TRUTH_CONFIDENCE, score_against
+from qexport.verification.agreement import FAINT, as_columns
+from qexport.verification.samples import detect, shared
 
 LEAST_MAP = 0.95
 """mAP50-95 of one implementation's detections against the other's, from which they agree."""
@@ -34,7 +38,8 @@ class CrossCheck:
 
     Attributes:
         images: how many were run.
-        map: mAP50-95 of TensorFlow's detections scored against LiteRT's confident ones, None where there are none.
+        map: mAP50-95 of TensorFlow's detections scored against LiteRT's confident ones, None where there are none; of a
+            classifier the share of probability that both give to the same classes.
         first_layer: name of the first convolution in integers, "" where there is none.
         steps: how far the two implementations' integers of it are apart at most.
         gpu: what keeps the GPU delegate from taking the graph, "" where nothing does.
@@ -76,8 +81,9 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
         metadata = read_metadata(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a .tflite file with metadata", "give a file that qexport wrote") from error
-    height, width = metadata["imgsz"]
-    batches = [pixels[None] for _, pixels in stream(images, (height, width), lambda *_: None)]
+    layout = layout_of(metadata)
+    read = stream(images, layout.imgsz, lambda *_: None, layout.preprocess, int(metadata.get("channels", COLOURS)))
+    batches = [pixels[None] for _, pixels in read]
     if not batches:
         raise InputError("no image to compare on can be read", "give --data with other images")
     try:
@@ -89,31 +95,34 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
             f"{path} cannot be run here ({reason})",
             "of a file for the Edge TPU, give the one that it was compiled from",
         ) from error
-    score = _score(ours, theirs, batches, bool(metadata["end2end"]), len(metadata["names"]))
+    score = _score(ours, theirs, batches, layout)
     name, steps = _first_layer(path, batches[0], metadata, threads)
     return CrossCheck(len(batches), score, name, steps, gpu_delegate_findings(path))
 
 
-def _score(
-    ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], end2end: bool, classes: int
-) -> float | None:
+def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> float | None:
+    """mAP50-95 of the one's detections against the other's; of a classifier the share of probability in common."""
+    if layout.classifier:
+        return shared(detect(ours, batches, layout), detect(theirs, batches, layout), layout).share
     found, truth = {}, {}
     for number, batch in enumerate(batches):
-        found[str(number)] = _rows(theirs, batch, end2end, classes)
-        rows = _rows(ours, batch, end2end, classes)
+        found[str(number)] = _rows(theirs, batch, layout)
+        rows = _rows(ours, batch, layout)
         confident = rows[rows[:, 4] >= TRUTH_CONFIDENCE]
         truth[str(number)] = (confident[:, :4], confident[:, 5])
     return score_against(found, truth)
 
 
-def _rows(runner: Runner, batch: NDArray[np.float32], end2end: bool, classes: int) -> torch.Tensor:
-    """(n, 6) detections of one image: corners in pixels, score, class."""
-    from ultralytics.utils.nms import non_max_suppression
+def _rows(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> torch.Tensor:
+    """(n, 6) detections of one image: corners in pixels, score, class; of rotated boxes those of the unturned one."""
+    from ultralytics.utils.ops import xywh2xyxy
 
-    output = torch.from_numpy(runner.run(batch)).clone()
-    (rows,) = non_max_suppression(output, conf_thres=0.001, iou_thres=0.7, end2end=end2end, nc=classes)
-    assert isinstance(rows, torch.Tensor)
-    return rows[:, :6]
+    found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
+    boxes = torch.from_numpy(found.boxes)
+    if layout.box_format == ROTATED:
+        boxes = xywh2xyxy(boxes)
+    columns = torch.from_numpy(np.stack((found.scores, found.classes.astype(np.float32)), axis=1))
+    return torch.cat((boxes, columns), dim=1)
 
 
 def _first_layer(path: Path, batch: NDArray[np.float32], metadata: Any, threads: int) -> tuple[str, int]:

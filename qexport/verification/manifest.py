@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexport import __version__
 from qexport.errors import InputError
 from qexport.files import write_text
+from qexport.verification.plan_check import weight_names
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable
@@ -76,9 +78,9 @@ def _calibration(source: Source, table: CalibrationTable) -> dict[str, Any]:
 
 
 def _plan(source: Source, path: Path) -> dict[str, Any]:
-    """The plan's hash, and what it calls the weight of each operation, which names in the file do not say."""
-    weights = {value.name: value.weight for value in source.program.values.values() if value.weight}
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "weights": weights}
+    """The plan's hash, and what leads from names in the file to its weights."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"file": path.name, "sha256": digest, **asdict(weight_names(source.program))}
 
 
 def write_manifest(manifest: Mapping[str, Any], artifact: Path) -> None:

@@ -12,23 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qexport.backends import Backend, StoredGraph, describe_artifact, find_backend
+from qexport.backends import Backend, describe_artifact, find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
 from qexport.errors import InputError, QexportError
-from qexport.planning.plan import QuantPlan, TensorQuant, load_plan
+from qexport.planning.plan import load_plan
 from qexport.reporting.gate import Entry, file_name
+from qexport.verification.agreement import CONFIDENCE, MIN_AGREEMENT, Agreement, faults, remark
 from qexport.verification.manifest import read_manifest, samples_of
-from qexport.verification.samples import detect, load_samples, shared
+from qexport.verification.plan_check import WeightNames, compare_plan
+from qexport.verification.samples import Samples, detect, load_samples, shared
 
-LEAST_SHARED = 0.85
-"""Share of the stored detections that must be found again: another CPU rounds scores near the threshold differently."""
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
 COVERAGE_TOLERANCE = 0.005
-SCALE_TOLERANCE = 1e-5
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -112,52 +108,21 @@ def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, 
         return None, f"no {path.name} beside the file"
     if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
         return False, f"{path} is not the plan that the file was made from"
-    found, wrong = compare_plan(load_plan(path), backend.read(artifact), known.get("weights", {}))
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        return False, f"the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}"
-    wanted = entry["verification"]["tensors"] if known else 1
-    if found < wanted:
-        return False, f"only {found} planned tensors are in the file, {wanted} were"
-    return True, f"{found} tensors as planned"
+    names = WeightNames(known.get("weights", {}), known.get("merged", {}))
+    same = compare_plan(load_plan(path), backend.read(artifact), names)
+    if same.wrong:
+        return False, f"the file differs from the plan in {same.summary}"
+    # Manifests of earlier versions do not say what a file calls weights whose kernel computes the activation, too.
+    wanted = entry["verification"]["tensors"] if "merged" in known else 1
+    if len(same.found) < wanted:
+        return False, f"only {len(same.found)} planned tensors are in the file, {wanted} were"
+    return True, f"{len(same.found)} tensors as planned"
 
 
 def _beside(artifact: Path, path: str) -> Path:
     """A file of the run, where the folder was moved as a whole; otherwise where it was."""
     moved = artifact.absolute().with_name(Path(path).name)
     return moved if moved.exists() else Path(path)
-
-
-def compare_plan(plan: QuantPlan, stored: StoredGraph, weights: Mapping[str, str]) -> tuple[int, list[str]]:
-    """Compare a file's tensors with a plan.
-
-    Args:
-        weights: value → the plan's name of the weight that its operation multiplies with.
-
-    Returns:
-        How many planned tensors the file has, and what differs.
-    """
-    pairs = [(name, name) for name in plan.tensors if stored.complete or name in plan.integer]
-    pairs += [(f"{value}.weight", weight) for value, weight in weights.items() if value in plan.integer]
-    found, wrong = 0, []
-    for key, name in pairs:
-        planned, kept = plan.tensors.get(name), stored.tensors.get(key)
-        if planned is None or planned.is_float or kept is None:
-            continue
-        found += 1
-        difference = _difference(planned, kept.dtype, kept.scale, kept.zero_point)
-        wrong += [f"{name}: {difference}"] if difference else []
-    return found, wrong
-
-
-def _difference(planned: TensorQuant, dtype: str, scale: tuple[float, ...], zero_point: tuple[int, ...]) -> str:
-    if dtype != planned.dtype:
-        return f"{dtype} instead of {planned.dtype}"
-    if len(scale) != len(planned.scale) or not np.allclose(scale, planned.scale, rtol=SCALE_TOLERANCE, atol=0):
-        return f"scale {scale[:1]} instead of {planned.scale[:1]}"
-    return (
-        "" if zero_point == planned.zero_point else f"zero point {zero_point[:1]} instead of {planned.zero_point[:1]}"
-    )
 
 
 def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
@@ -175,14 +140,24 @@ def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | Non
         return None, f"no {path.name} beside the file"
     samples = load_samples(path)
     if artifact.name not in samples.found:
-        return None, f"{path.name} has nothing of this file"
-    layout = samples.layout
-    found = detect(backend.runner(artifact, threads), samples.batches, layout)
-    both = shared(found, samples.found[artifact.name], layout.classifier)
-    if both is None:
-        return True, f"nothing found in {len(samples.images)} sample images, as before"
-    text = f"{both:.0%} of the detections in {len(samples.images)} sample images are those of the export"
-    return both >= LEAST_SHARED, text if both >= LEAST_SHARED else f"only {text}, {LEAST_SHARED:.0%} is the least"
+        return None, f"{path.name} has nothing of this file, or is of an earlier version"
+    found = detect(backend.runner(artifact, threads), samples.batches, samples.layout)
+    return judged(shared(samples.found[artifact.name], found, samples.layout), samples)
+
+
+def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
+    """Say whether a file still finds what it found."""
+    where, wrong = f"in {len(samples.images)} sample images", faults(same, samples.layout, "the export's")
+    if wrong:
+        return False, f"{'; '.join(wrong)} ({where})"
+    if same.share is None:
+        return True, f"nothing found {where} with a score of {CONFIDENCE}, as before; the best scores are those of then"
+    what = "probabilities" if samples.layout.classifier else "detections"
+    note = f" ({remark(same)})" if remark(same) else ""
+    return (
+        True,
+        f"{same.share:.0%} of the {what} {where} are those of the export, {MIN_AGREEMENT:.0%} is the least{note}",
+    )
 
 
 def _accuracy(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -15,145 +15,128 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.data.input_form import UNIT
+from qexport.data.input_form import UNIT, InputForm
+from qexport.decode import Detections, HeadLayout
+from qexport.decode.layout import from_json, to_json
 from qexport.errors import InputError
 from qexport.files import write_whole
+from qexport.verification.agreement import Agreement, Findings, compare, findings
 from qexport.verification.manifest import SAMPLES
 
 if TYPE_CHECKING:
     from qexport.backends import Runner
     from qexport.programs.program import Program
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = SAMPLES
 IMAGES = 2
 """Batches that are kept."""
-SAME_BOX = 0.8
-"""Intersection over union from which two boxes are the same detection."""
-
-Found = NDArray[np.float32]
-"""(n, 6): number of the image, corners x1 y1 x2 y2 in pixels of the input, class; a classifier gives no corners."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What it takes to read detections from an output.
+class SampleInput:
+    """How images become the network's inputs.
 
     Attributes:
         batch: images in one run.
-        final: the output's rows are detections.
-        classes: how many there are.
-        turned: boxes have an angle.
-        classifier: the output is a probability for each class.
+        preprocess: how they are brought to size, an entry of `qexport.data.images.PREPROCESS`.
+        form: what the network wants of its pixels.
     """
 
     batch: int
-    final: bool
-    classes: int
-    turned: bool
-    classifier: bool
+    preprocess: str = "letterbox"
+    form: InputForm = UNIT
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images, and the confident detections of each artifact in them.
+    """Images, and what each artifact found in them.
 
     Attributes:
-        images: (n, height, width, 3) uint8 RGB, n a multiple of the batch.
-        found: artifact's file name → detections.
+        images: (n, height, width, channels) uint8, colours RGB, n a multiple of the batch.
+        found: artifact's file name → findings in every image; empty where an earlier version wrote the file, which
+            kept no scores.
     """
 
-    layout: Layout
+    layout: HeadLayout
+    input: SampleInput
     images: NDArray[np.uint8]
-    found: Mapping[str, Found] = field(default_factory=dict)
+    found: Mapping[str, tuple[Findings, ...]] = field(default_factory=dict)
 
     @property
     def batches(self) -> list[NDArray[np.float32]]:
-        """The network's inputs: (batch, 3, height, width) in 0..1."""
-        return batches_of(self.images, self.layout.batch)
+        """The network's inputs, (batch, channels, height, width) unless it wants channels last."""
+        return batches_of(self.images, self.input)
 
 
-def batches_of(images: NDArray[np.uint8], size: int) -> list[NDArray[np.float32]]:
-    """Inputs of `size` images each, (size, 3, height, width) in 0..1, from (n, height, width, 3) uint8 RGB."""
+def batches_of(images: NDArray[np.uint8], given: SampleInput) -> list[NDArray[np.float32]]:
+    """Inputs of one run each from (n, height, width, channels) uint8; a last one that is not full is left out."""
     planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-    return [planes[start : start + size] for start in range(0, len(planes), size)]
-
-
-def layout_of(program: Program) -> Layout:
-    """The layout of a program's decoded output."""
-    turned = program.further.kind == "angles"
-    return Layout(program.batch, program.final, program.classes, turned, program.head == "classifier")
+    each = [given.form.applied(image) for image in planes]
+    return [np.stack(each[i : i + given.batch]) for i in range(0, len(each) - given.batch + 1, given.batch)]
 
 
 def take_samples(
     program: Program, paths: Sequence[Path], runners: Mapping[str, Callable[[], Runner]]
 ) -> Samples | None:
-    """Run every artifact on the first readable images; None where there is none.
-
-    There is none either where nobody knows what the outputs mean, or the inputs are not what these bytes say.
+    """Run every artifact on the first readable images; None where there is none, or nobody knows what outputs mean.
 
     Args:
         runners: artifact's file name → what loads it.
     """
-    from qexport.verification.verify import sample_inputs
+    from qexport.verification.verify import sample_pixels
 
-    if program.head == "unknown" or program.form != UNIT:
+    if program.head == "unknown":
         return None
-    inputs = sample_inputs(paths, program, IMAGES)
-    if not inputs:
+    pixels = sample_pixels(paths, program, IMAGES)
+    if not pixels:
         return None
-    layout = layout_of(program)
-    # The inputs were made of bytes, so that rounding gives the same bytes.
-    images = np.rint(np.concatenate(inputs) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    samples = Samples(layout, images)
-    return Samples(layout, images, {name: detect(load(), samples.batches, layout) for name, load in runners.items()})
+    # The pixels were made of bytes, so that rounding gives the same bytes.
+    images = np.rint(np.concatenate(pixels) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    samples = Samples(program.layout, SampleInput(program.batch, program.preprocess, program.form), images)
+    found = {name: detect(load(), samples.batches, samples.layout) for name, load in runners.items()}
+    return replace(samples, found=found)
 
 
-def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: Layout) -> Found:
-    """What a runner finds, as `verify.detections` chooses: the confident, or where there are none the best few."""
-    import torch
-
-    from qexport.verification.verify import detections
-
-    rows: list[Found] = [np.zeros((0, 6), np.float32)]
-    number = 0
-    for batch in batches:
-        output = torch.from_numpy(np.ascontiguousarray(runner.run(batch)))
-        if layout.classifier:
-            answers = output.argmax(dim=1).numpy()
-            each = [(np.zeros((1, 4), np.float32), np.array([answer], np.float32)) for answer in answers]
-        else:
-            pairs = detections(output, layout.final, layout.classes, layout.turned)
-            each = [(boxes.numpy(), classes.numpy()) for boxes, classes in pairs]
-        for boxes, classes in each:
-            numbers = np.full((len(boxes), 1), number)
-            rows.append(np.concatenate((numbers, boxes, classes[:, None]), axis=1).astype(np.float32))
-            number += 1
-    return np.concatenate(rows)
+def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> tuple[Findings, ...]:
+    """What a runner finds in every image."""
+    return tuple(findings(image, layout) for batch in batches for image in runner.run(batch))
 
 
-def shared(one: Found, other: Found, classifier: bool = False) -> float | None:
-    """Share of detections that two artifacts have in common, 0..1; None where neither finds anything."""
-    import torch
-
-    from qexport.measurement.accuracy import agreement
-
-    if classifier:
-        return float(np.mean(one[:, 5] == other[:, 5])) if len(one) == len(other) > 0 else 0.0
-    paired = total = 0
-    for number in np.unique(np.concatenate((one[:, 0], other[:, 0]))):
-        a, b = (torch.from_numpy(found[found[:, 0] == number]) for found in (one, other))
-        both, every = agreement((a[:, 1:5], a[:, 5]), (b[:, 1:5], b[:, 5]), SAME_BOX)
-        paired, total = paired + both, total + every
-    return paired / total if total else None
+def shared(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
+    """How alike two artifacts are, by the comparison of the export."""
+    found = Agreement()
+    for first, second in zip(one, other, strict=True):
+        found += compare(first, second, layout)
+    return found
 
 
 def save_samples(samples: Samples, path: Path) -> None:
     """Write the file whole or not at all; equal samples give equal files."""
-    head = json.dumps({"schema": SCHEMA, **asdict(samples.layout)})
-    arrays: dict[str, Any] = {f"found/{name}": found for name, found in samples.found.items()}
+    given = {**asdict(samples.input), "layout": to_json(samples.layout)}
+    arrays = {
+        f"{FOUND}{name}/{part}": array for name, each in samples.found.items() for part, array in _arrays(each).items()
+    }
     with write_whole(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, head=np.array(head), images=samples.images, **arrays)
+        head: Any = np.array(json.dumps({"schema": SCHEMA, **given}))
+        np.savez_compressed(stream, head=head, images=samples.images, **arrays)
+
+
+PARTS = ("boxes", "scores", "classes", "further")
+FOUND = "found/"
+
+
+def _arrays(found: Sequence[Findings]) -> dict[str, Any]:
+    """Findings of all images as arrays: how many in each, one below the other."""
+    each = [image.detections for image in found]
+    parts = {part: np.concatenate([getattr(one, part) for one in each]) for part in PARTS}
+    return {"count": [len(one.scores) for one in each], "best": np.stack([image.scores for image in found]), **parts}
+
+
+def _findings(content: Mapping[str, Any], name: str) -> tuple[Findings, ...]:
+    count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS))
+    each = zip(*(np.split(part, np.cumsum(count)[:-1]) for part in parts), strict=True)
+    return tuple(Findings(Detections(*one), scores) for one, scores in zip(each, best, strict=True))
 
 
 def load_samples(path: Path) -> Samples:
@@ -164,11 +147,33 @@ def load_samples(path: Path) -> Samples:
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            head = json.loads(str(content["head"]))
-            if head.pop("schema") != SCHEMA:
-                raise ValueError("of another version")
-            names = [name for name in content.files if name.startswith("found/")]
-            found = {name.removeprefix("found/"): content[name] for name in names}
-            return Samples(Layout(**head), content["images"], found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+            return _read(json.loads(str(content["head"])), content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} holds no samples ({error})", "give the samples.npz of qexport") from error
+
+
+def _read(head: dict[str, Any], content: Any) -> Samples:
+    if head["schema"] == 1:
+        return _earlier(head, content["images"])
+    if head["schema"] != SCHEMA:
+        raise ValueError("of another version")
+    form: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in head["form"].items()
+    }
+    given = SampleInput(head["batch"], head["preprocess"], InputForm(**form))
+    names = dict.fromkeys(key.removeprefix(FOUND).rpartition("/")[0] for key in content.files if key.startswith(FOUND))
+    found = {name: _findings(content, name) for name in names}
+    return Samples(from_json(head["layout"]), given, content["images"], found)
+
+
+def _earlier(head: Mapping[str, Any], images: NDArray[np.uint8]) -> Samples:
+    """Read what versions before 2 wrote: images, and detections without scores, which nothing can be compared with."""
+    layout = HeadLayout(
+        strides=(),
+        imgsz=(images.shape[1], images.shape[2]),
+        classes=head["classes"],
+        end2end=head["final"],
+        further="angles" if head["turned"] else "",
+        head="classifier" if head["classifier"] else "",
+    )
+    return Samples(layout, SampleInput(head["batch"], layout.preprocess), images)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,38 +13,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexport.backends import Runner, StoredGraph, StoredTensor
+from qexport.backends import Runner, StoredGraph
+from qexport.decode import HeadLayout
 from qexport.errors import VerificationError
 from qexport.lowering.simulate import simulated
-from qexport.measurement.accuracy import agreement
-from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE
-from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import weight_array
 from qexport.programs.float_graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
+from qexport.verification.agreement import (
+    MIN_AGREEMENT,
+    Agreement,
+    compare,
+    compare_anchors,
+    faults,
+    findings,
+    remark,
+)
 from qexport.verification.output_fidelity import comparisons
+from qexport.verification.plan_check import compare_plan, weight_names
 
-LEAST_AGREEMENT = 0.65
-"""Share of detections that program and runtime must have in common.
-
-Kernels round differently, and a score near the threshold falls on one side or the other.
-"""
-SAME_BOX = 0.8
-"""Intersection over union from which two boxes are the same detection."""
-LEAST_COSINE = 0.9
+MIN_COSINE = 0.9
 """Cosine similarity that prototypes of masks, and outputs of unknown meaning, have at least; INT8 was seen to keep
 more than 0.99 of prototypes."""
-LEAST_NAMED = 0.85
+MIN_NAMED = 0.85
 """Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
-HALF_A_STEP = 0.51
-"""A weight lies at most half a step from its integer; the rest is float rounding."""
 COVERAGE_TOLERANCE = 0.005
-CONFIDENCE = 0.25
-FEW = 20
-MOST_SHIFT = 0.1
-"""Mean difference of the best scores, simulated and of the runtime; single ones drift by as much."""
-SCALE_TOLERANCE = 1e-5
-SHOWN = 3
+SOMETHING_ELSE = "the runtime computes something else: report the model and the runtime's version"
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,17 @@ class Verification:
     Attributes:
         tensors: planned tensors found in the file with dtype, scale and zero point as planned.
         unnamed: planned tensors that the converter merged into another kernel, so that no name is left to check.
-        agreement: share of detections that simulation and runtime have in common, 0..1; None when neither finds
-            anything on the sample images.
+        agreement: share of confident detections of either side, simulation and runtime, that the other has, too, 0..1;
+            of a classifier the share of probability; None when neither finds anything on the sample images.
         images: images that the agreement is of.
         coverage: share of multiply-accumulates that the runtime has in integer kernels on this machine, 0..1.
         cosine: in place of the agreement where nobody knows what the outputs mean: least cosine similarity of an
             output, or mean of those of its columns.
         min_agreement: the least agreement that passes; of the cosine where there is one.
         planned_coverage: the share that plan and file have in integers, 0..1.
+        overlap: mean overlap of the boxes that are in both, 0..1.
+        shift: mean difference of their scores, the runtime's minus the simulation's.
+        remark: what has to be said of the agreement, "" for nothing.
     """
 
     tensors: int
@@ -71,11 +70,27 @@ class Verification:
     cosine: float | None = None
     min_agreement: float | None = None
     planned_coverage: float | None = None
+    overlap: float | None = None
+    shift: float | None = None
+    remark: str = ""
 
     @property
     def runs_less(self) -> bool:
         """Whether the runtime computes in float what plan and file have in integers."""
         return self.planned_coverage is not None and self.planned_coverage - self.coverage > COVERAGE_TOLERANCE
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """What became of comparing a runtime's outputs; one of the two.
+
+    Attributes:
+        agreement: of what was found.
+        cosine: where nobody knows what the outputs mean; None where an output is zero everywhere.
+    """
+
+    agreement: Agreement | None
+    cosine: float | None = None
 
 
 def verify(
@@ -99,10 +114,25 @@ def verify(
     share = check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    images, coverage = len(inputs) * program.batch, stored.coverage
-    unknown = program.head == "unknown"
-    agreement, cosine, least = (None, same, LEAST_COSINE) if unknown else (same, None, LEAST_AGREEMENT)
-    return Verification(found, planned - found, agreement, images, coverage, cosine, least, share)
+    images, alike, coverage = len(inputs) * program.batch, same.agreement, stored.coverage
+    if alike is None:
+        return Verification(found, planned - found, None, images, coverage, same.cosine, MIN_COSINE, share)
+    return Verification(
+        tensors=found,
+        unnamed=planned - found,
+        agreement=alike.share,
+        images=images,
+        coverage=coverage,
+        min_agreement=MIN_AGREEMENT,
+        planned_coverage=share,
+        overlap=_rounded(alike.overlap),
+        shift=_rounded(alike.shift),
+        remark=remark(alike),
+    )
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)
 
 
 def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
@@ -113,26 +143,23 @@ def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
 
 def check_outputs(
     reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
-) -> float | None:
-    """Compare a runtime's detections with those of a graph; return their agreement, None if there are none.
+) -> OutputCheck:
+    """Compare what a runtime finds with what a graph does.
 
-    Where nobody knows what the outputs mean their likeness is returned (`output_likeness`).
+    Where nobody knows what the outputs mean their likeness is compared (`output_likeness`).
 
     Raises:
-        VerificationError: there is no image to compare on, too few detections agree, or their scores lie elsewhere.
+        VerificationError: there is no image to compare on, or the two compute something else, with what shows it.
     """
     if not inputs:
         raise VerificationError(f"{runtime}: no image to verify with", "add --data")
     if program.head == "unknown":
-        return output_likeness(reference, program, runner, inputs, runtime)
-    shared, shifts = compared(reference, program, runner, inputs)
-    if shared is not None and shared < LEAST_AGREEMENT:
-        raise VerificationError(
-            f"{runtime}: only {shared:.0%} of the detections agree with the program's",
-            "the runtime computes something else: report the model and the runtime's version",
-        )
-    check_shift(shifts, runtime)
-    return shared
+        return OutputCheck(None, output_likeness(reference, program, runner, inputs, runtime))
+    found = compared(reference, program, runner, inputs)
+    wrong = faults(found, program.layout)
+    if wrong:
+        raise VerificationError(f"{runtime}: {'; '.join(wrong)}", SOMETHING_ELSE)
+    return OutputCheck(found)
 
 
 def check_coverage(program: Program, plan: QuantPlan, stored: StoredGraph) -> float:
@@ -159,114 +186,43 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
     Raises:
         VerificationError: some differ, or too few are named at all.
     """
-    wrong, found = [], set()  # of names: the weight of a layer that is used twice is one tensor
-    for key, name, tensor in _planned(program, plan, stored.complete):
-        called = (key, name, *_merged_name(program, key))
-        kept = next((stored.tensors[each] for each in called if each in stored.tensors), None)
-        if kept is None:
-            if stored.complete:
-                wrong.append(f"{name}: missing")
-            continue
-        difference = _difference(program, name, tensor, kept)
-        if difference:
-            wrong.append(f"{name}: {difference}")
-        found.add(name)
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    same = compare_plan(plan, stored, weight_names(program), partial(weight_array, program))
+    if same.wrong:
         raise VerificationError(
-            f"{plan.profile}: the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}",
+            f"{plan.profile}: the file differs from the plan in {same.summary}",
             "the converter did not obey the plan: report the model and the converter's version",
         )
-    if len(found) < LEAST_NAMED * sum(not t.is_float for t in plan.tensors.values()):
+    if len(same.found) < MIN_NAMED * sum(not t.is_float for t in plan.tensors.values()):
         raise VerificationError(
-            f"{plan.profile}: only {len(found)} planned tensors are in the file", "report the model"
+            f"{plan.profile}: only {len(same.found)} planned tensors are in the file", "report the model"
         )
-    return len(found)
-
-
-def _merged_name(program: Program, key: str) -> Iterator[str]:
-    """What a file calls a layer's weight where the layer's kernel computes the activation, too, and has its name."""
-    layer, _, end = key.rpartition(".")
-    readers = program.readers.get(layer, ())
-    if end == "weight" and len(readers) == 1:
-        yield f"{readers[0].name}.weight"
-
-
-def _planned(program: Program, plan: QuantPlan, every: bool) -> Iterator[tuple[str, str, TensorQuant]]:
-    """(key in the file, name in the plan, decision) for quantised tensors that an integer operation writes or holds.
-
-    With `every`, those too that float operations write and integer ones read.
-    """
-    for value in program.values.values():
-        if plan.is_quantised(value.name) and (every or value.name in plan.integer):
-            yield value.name, value.name, plan.tensors[value.name]
-        if value.weight and value.name in plan.integer:
-            yield f"{value.name}.weight", value.weight, plan.tensors[value.weight]
-
-
-def _difference(program: Program, name: str, planned: TensorQuant, stored: StoredTensor) -> str:
-    if stored.dtype != planned.dtype:
-        return f"{stored.dtype} instead of {planned.dtype}"
-    if len(stored.scale) != len(planned.scale) or not np.allclose(
-        stored.scale, planned.scale, rtol=SCALE_TOLERANCE, atol=SMALLEST_SCALE
-    ):
-        return f"scale {stored.scale[:1]} instead of {planned.scale[:1]}"
-    if stored.zero_point != planned.zero_point:
-        return f"zero point {stored.zero_point[:1]} instead of {planned.zero_point[:1]}"
-    if stored.integers is not None:
-        return _weight_difference(weight_array(program, name), planned, stored.integers)
-    return ""
-
-
-def _weight_difference(weight: NDArray[np.float32], planned: TensorQuant, integers: NDArray[np.integer]) -> str:
-    assert planned.axis is not None
-    shape = [1] * weight.ndim
-    shape[planned.axis] = -1
-    scales = np.array(planned.scale, dtype=np.float32).reshape(shape)
-    low, high = INT8_NARROW.low, INT8_NARROW.high
-    furthest = float(np.abs(np.clip(weight / scales, low, high) - integers).max())
-    return f"weights are {furthest:.2f} steps away" if furthest > HALF_A_STEP else ""
+    return len(same.found)
 
 
 def compared(
     reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
-) -> tuple[float | None, list[Tensor]]:
-    """Compare what a graph and a runtime find.
+) -> Agreement:
+    """Compare what a graph and a runtime find in every image.
 
-    Returns:
-        The share of detections that they have in common, 0..1, None if there are none; and for each image the
-        differences of their best scores, the runtime's minus the graph's. Of a classifier it is the share of
-        probability: which of two like answers is the first says nothing.
+    Raises:
+        VerificationError: an output has another shape, or prototypes of masks differ.
     """
-    paired, total = 0.0, 0
-    shifts: list[Tensor] = []
+    found = Agreement()
     with torch.no_grad():
         for batch in inputs:
-            expected = every_output(reference(torch.from_numpy(batch)))
-            actual = [torch.from_numpy(output) for output in runner.outputs(batch)]
+            expected = [output.numpy() for output in every_output(reference(torch.from_numpy(batch)))]
+            actual = list(runner.outputs(batch))
             if program.prototypes:
-                check_prototypes(expected[1], actual[1])
-            if program.head == "classifier":
-                paired, total = paired + float(torch.minimum(expected[0], actual[0]).sum()), total + len(expected[0])
-                continue
-            centred = program.further.kind == "angles" or program.head == "queries"
-            settings = program.final, program.classes, program.further.kind == "angles", centred
-            for one, other in zip(*(confident(o[0], *settings) for o in (expected, actual)), strict=True):
-                both, number = agreement((one[:, :4], one[:, 5]), (other[:, :4], other[:, 5]), SAME_BOX)
-                paired, total = paired + both, total + number
-                both_have = min(len(one), len(other))
-                shifts.append(other[:both_have, 4] - one[:both_have, 4])
-    return (paired / total if total else None), shifts
+                check_prototypes(torch.from_numpy(expected[1]), torch.from_numpy(actual[1]))
+            for one, other in zip(expected[0], actual[0], strict=True):
+                found += compared_image(one, other, program.layout)
+    return found
 
 
-def check_shift(shifts: Sequence[Tensor], runtime: str) -> None:
-    """Raise `VerificationError` where a runtime's best scores lie elsewhere than the program's on average."""
-    found = torch.cat([torch.zeros(0), *shifts])
-    if len(found) and not abs(float(found.mean())) <= MOST_SHIFT:
-        raise VerificationError(
-            f"{runtime}: scores are {float(found.mean()):+.2f} off the program's on average, {MOST_SHIFT} is the most",
-            "the runtime computes something else: report the model and the runtime's version",
-        )
+def compared_image(one: NDArray[np.floating], other: NDArray[np.floating], layout: HeadLayout) -> Agreement:
+    """Compare one image of two decoded outputs: what was found, and where there are anchors those, too."""
+    alike = compare(findings(one, layout), findings(other, layout), layout)
+    return alike + compare_anchors(one, other, layout)
 
 
 def output_likeness(
@@ -275,7 +231,7 @@ def output_likeness(
     """Return the least cosine similarity of an output, as a whole or in the mean of its columns.
 
     Raises:
-        VerificationError: it is less than `LEAST_COSINE`.
+        VerificationError: it is less than `MIN_COSINE`.
     """
     found = comparisons(program)
     for batch in inputs:
@@ -285,10 +241,10 @@ def output_likeness(
     least: float | None = None
     for each in (comparison.fidelity for comparison in found):
         for cosine in (each.cosine, each.columns):
-            if cosine is not None and not cosine >= LEAST_COSINE:
+            if cosine is not None and not cosine >= MIN_COSINE:
                 raise VerificationError(
                     f"{runtime}: output {each.name} is only {cosine:.2f} like the program's (cosine)",
-                    "the runtime computes something else: report the model and the runtime's version",
+                    SOMETHING_ELSE,
                 )
             least = cosine if least is None or cosine is None else min(least, cosine)
     return least
@@ -297,53 +253,24 @@ def output_likeness(
 def check_prototypes(expected: Tensor, actual: Tensor) -> None:
     """Raise `VerificationError` where a runtime's prototypes of masks point elsewhere than the program's."""
     cosine = float(torch.nn.functional.cosine_similarity(expected.flatten(), actual.flatten(), dim=0))
-    if not cosine >= LEAST_COSINE:
+    if not cosine >= MIN_COSINE:
         raise VerificationError(
-            f"the prototypes of masks are {cosine:.2f} like the program's, {LEAST_COSINE} is the least",
-            "the runtime computes something else: report the model and the runtime's version",
+            f"the prototypes of masks are {cosine:.2f} like the program's, {MIN_COSINE} is the least",
+            SOMETHING_ELSE,
         )
-
-
-def detections(
-    output: Tensor, final: bool, classes: int = 0, turned: bool = False, centred: bool = False
-) -> list[tuple[Tensor, Tensor]]:
-    """(boxes, classes) of each image's `confident` detections."""
-    found = confident(output, final, classes, turned, centred)
-    return [(rows[:, :4], rows[:, 5]) for rows in found]
-
-
-def confident(
-    output: Tensor, final: bool, classes: int = 0, turned: bool = False, centred: bool = False
-) -> list[Tensor]:
-    """Rows (box, score, class) of each image, best first: the confident ones, or where there are none the best few.
-
-    Args:
-        final: the output's rows are detections.
-        classes: how many there are; 0 for all columns behind the box.
-        turned: boxes have an angle; they are compared as upright ones of their centre and size.
-        centred: what was found is a centre and a size, too, not two corners.
-    """
-    from ultralytics.utils.nms import non_max_suppression
-    from ultralytics.utils.ops import xywh2xyxy
-
-    found = non_max_suppression(
-        output.clone(), conf_thres=0.001, iou_thres=0.7, end2end=final, nc=classes, rotated=turned
-    )
-    kept = []
-    for rows in found:
-        ranked = rows[rows[:, 4].argsort(descending=True)]
-        count = int((ranked[:, 4] >= CONFIDENCE).sum()) or min(FEW, len(ranked))
-        boxes = ranked[:count, :4]
-        corners = xywh2xyxy(boxes) if turned or centred else boxes
-        kept.append(torch.cat((corners, ranked[:count, 4:6]), dim=1))
-    return kept
 
 
 def sample_inputs(paths: Sequence[Path], program: Program, count: int = 4) -> list[NDArray[np.float32]]:
     """Read up to `count` batches of different images, each of the program's shape; a short last one is filled up."""
+    batches = sample_pixels(paths, program, count)
+    return [np.stack([program.form.applied(image) for image in batch]) for batch in batches]
+
+
+def sample_pixels(paths: Sequence[Path], program: Program, count: int) -> list[NDArray[np.float32]]:
+    """The same before the network's own form of pixels: (n, channels, height, width) in 0..1, colours RGB."""
     from qexport.data.images import stream
 
     read = stream(paths, program.imgsz, lambda *_: None, *program.given)
-    pixels = [program.form.applied(image) for _, image in islice(read, count * program.batch)]
+    pixels = [image for _, image in islice(read, count * program.batch)]
     batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
     return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]
