@@ -139,12 +139,14 @@ def _model(content: Any, path: Path) -> Any:
     Raises:
         InputError: there is none of Ultralytics' in it.
     """
+    from torch import nn
     from ultralytics.nn.tasks import BaseModel
 
     candidate = content
     if isinstance(content, dict):
         candidate = content.get("ema") if content.get("ema") is not None else content.get("model")
-    if isinstance(candidate, BaseModel) and len(getattr(candidate, "model", ())):
+    layers = getattr(candidate, "model", None)
+    if isinstance(candidate, BaseModel) and isinstance(layers, nn.Sequential) and len(layers):
         return candidate
     kind = type(candidate).__name__
     other = ", only weights" if isinstance(candidate, dict) else f", but a {kind}" if candidate is not None else ""
