@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-os.environ.setdefault("YOLO_OFFLINE", "true")
+from qexport.checkpoints.offline import quiet_ultralytics
+
+quiet_ultralytics()  # before anything imports Ultralytics or a runtime; processes that are started inherit it
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 MODELS = ("yolo26n", "yolo11n", "yolov8n")

@@ -202,6 +202,15 @@ def test_what_modelopt_learned_is_said_to_be_left_out(state: Any, tmp_path: Path
     assert load_checkpoint(saved(small_model(), tmp_path / "plain.pt", modelopt=None)).notes == ()
 
 
+def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path: Path) -> None:
+    from qexport.data.inputs import RunImages
+    from qexport.job import ExportJob
+    from qexport.reporting.report import _run_warnings
+
+    checkpoint = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt={"ranges": {}}))
+    assert _run_warnings(ExportJob(model="qat.pt"), checkpoint, None, RunImages()) == (QUANTISED,)
+
+
 def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None:
     """A checkpoint of a training that goes on: losses, optimiser, transforms, NumPy's numbers, paths."""
     import numpy as np
@@ -250,6 +259,18 @@ def test_checkpoints_of_other_projects_are_named(trust: bool, tmp_path: Path, mo
         with pytest.raises(InputError, match=rf"other\.pt is a checkpoint of .*{project}.*: .*{module}") as caught:
             load_checkpoint(path, trust)
         assert "export it there to ONNX" in caught.value.remedy
+
+
+def test_another_project_is_named_where_its_classes_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ModuleType("models.yolo")
+    vars(made)["Model"] = type("Model", (nn.Module,), {"__module__": "models.yolo"})
+    monkeypatch.setitem(sys.modules, "models", ModuleType("models"))
+    monkeypatch.setitem(sys.modules, "models.yolo", made)
+    torch.save({"model": vars(made)["Model"]()}, tmp_path / "best.pt")
+    with pytest.raises(InputError, match="YOLOv5 repository"):
+        load_checkpoint(tmp_path / "best.pt", trust=True)
 
 
 def test_a_pickle_of_dill_is_named(tmp_path: Path) -> None:

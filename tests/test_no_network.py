@@ -120,9 +120,9 @@ def test_settings_of_the_user_are_used(kept: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
-    """Every format that is installed, the second process and the validator, on two images."""
-    formats = [name for name, module in {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}.items() if _has(module)]
-    formats += [name for name, module in {"openvino": "openvino", "tflite": "litert_torch"}.items() if _has(module)]
+    """Every runtime that is installed, the second process and the validator, on two images."""
+    runtimes = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert_torch"}
+    formats = [name for name, module in runtimes.items() if _has(module)]
     for split in ("train", "val"):
         chosen = sorted((IMAGES / split).glob("*.jpg"))[:2]
         (tmp_path / f"{split}.txt").write_text("\n".join(map(str, chosen)))
@@ -131,17 +131,10 @@ def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
     code = "import sys\nfrom qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
     job = (MODEL, "--int8", "--data", str(tmp_path / "data.yaml"), "--imgsz", "64", "--no-latency", "--quiet")
-    options = (
-        "--format",
-        ",".join(formats),
-        "--no-build",
-        "--report",
-        str(tmp_path / "page.html"),
-        "--out",
-        str(tmp_path / "out"),
-    )
+    options = ("--format", ",".join(formats), "--report", str(tmp_path / "page.html"), "--out", str(tmp_path / "out"))
     found = Watched(code, tmp_path, *job, *options)
-    assert (found.attempts, found.home, found.leftovers) == ([], [], [])
+    assert (found.attempts, found.home) == ([], [])
+    assert not [name for name in found.leftovers if not name.startswith("torchinductor_")]  # torch's own cache
     assert len(list((tmp_path / "out").glob("shapes26_int8*.manifest.json"))) == len(formats)
 
 

@@ -139,14 +139,21 @@ def _model(content: Any, path: Path) -> Any:
     Raises:
         InputError: there is none of Ultralytics' in it.
     """
+    from torch import nn
     from ultralytics.nn.tasks import BaseModel
+
+    from qexport.checkpoints.identify import of_a_project
 
     candidate = content
     if isinstance(content, dict):
         candidate = content.get("ema") if content.get("ema") is not None else content.get("model")
-    if isinstance(candidate, BaseModel) and len(getattr(candidate, "model", ())):
+    layers = getattr(candidate, "model", None)
+    if isinstance(candidate, BaseModel) and isinstance(layers, nn.Sequential) and len(layers):
         return candidate
     kind = type(candidate).__name__
+    known = of_a_project([f"{type(candidate).__module__}.{kind}"], path)
+    if known:
+        raise known
     other = ", only weights" if isinstance(candidate, dict) else f", but a {kind}" if candidate is not None else ""
     raise InputError(f"{path} holds no Ultralytics model{other}", "give the .pt file that a YOLO training wrote")
 

@@ -102,7 +102,17 @@ def unpickled(data: bytes) -> Any:
     """
     with warnings.catch_warnings(), _unforced():
         warnings.simplefilter("ignore")  # about the sources of classes, which are not compared
+        _refuse_script(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_AS_DATA)
+
+
+def _refuse_script(data: bytes) -> None:
+    """Of a TorchScript archive `torch.load` would make something that runs; the reader that it asks is asked here."""
+    if (
+        data.startswith(b"PK\x03\x04")
+        and "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records()
+    ):
+        raise pickle.UnpicklingError("it is a TorchScript archive")
 
 
 @contextmanager
