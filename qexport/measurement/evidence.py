@@ -68,13 +68,7 @@ def gather(
     lost = [] if missing is None else missing
     counterparts = float_counterparts(written)
     accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.scores}
-    resamples: dict[Path, FloatArray] = {}
-    if accuracies:
-        with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
-            for path, accuracy in accuracies.items():
-                with attempt(lost, "intervals of accuracy", path):
-                    resamples[path] = resampled(task, accuracy.scores)
-                advance()
+    resamples = _resamples(task, accuracies, clock, lost) if accuracies else {}
     found: dict[Path, Evidence] = {}
     with clock.step("compare", "Comparing detections", len(written)) as advance:
         for item in written:
@@ -90,6 +84,18 @@ def gather(
             if path in accuracies:
                 pair = accuracies[path], accuracies.get(other) if other else None
                 found[path] = _of_accuracy(task, *pair, found[path], path, lost)
+            advance()
+    return found
+
+
+def _resamples(
+    task: str, accuracies: Mapping[Path, Accuracy], clock: Clock, missing: list[Unmeasured]
+) -> dict[Path, FloatArray]:
+    found: dict[Path, FloatArray] = {}
+    with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
+        for path, accuracy in accuracies.items():
+            with attempt(missing, "intervals of accuracy", path):
+                found[path] = resampled(task, accuracy.scores)
             advance()
     return found
 
