@@ -117,7 +117,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
         "other_cpu": ",".join(other),
         "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
-        "integers": f"--target {job.target}" if job.target else f"--io {job.io}",
+        "integers": f"--target {job.target}" if job.only_integers else f"--io {job.io}",
     }
 
 

@@ -121,6 +121,7 @@ def test_a_config_counts_as_given(tmp_path: Path) -> None:
             "--target coral is for Edge TPU files only: give --format edgetpu, or leave it out",
         ),
         ({"target": "coral", "half": True}, "--target coral is for integer-only files: give --precision int8-full"),
+        ({"target": "android", "io": "uint8"}, "--io uint8 is for integer-only files: give --precision int8-full"),
         (
             {"target": "jetson-orin", "data": None, "no_eval": True},
             "--target jetson-orin, which is int8, needs images to calibrate with and to verify on: "

@@ -153,7 +153,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     warnings = collected(report.warnings, [vars(artifact) for artifact in report.artifacts], _name)
     lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
-    lines += [Text(line) for line in (_planned(report),) if line]
+    lines += [Text(line) for line in _planned(report)]
     lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
@@ -183,17 +183,17 @@ def _verified(artifact: ArtifactReport) -> str:
     return f"verified: {Path(artifact.path).name}: {verified(entry)}"
 
 
-def _planned(report: Report) -> str:
-    """For which kind of CPU each file was planned, "" where nothing was."""
+def _planned(report: Report) -> list[str]:
+    """For which kind of CPU each file with a plan was planned."""
     here = report.environment.get("cpu_kind", "")
     kinds = {ANY: "any CPU", here: f"{here}, as this machine is"}
-    parts = []
+    lines = []
     for artifact in report.artifacts:
         cpu = (artifact.quantisation or {}).get("cpu")
         if cpu and not artifact.engine:
             kind = kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
-            parts.append(f"{Path(artifact.path).name} for {kind}")
-    return f"planned: {'; '.join(parts)}" if parts else ""
+            lines.append(f"planned: {Path(artifact.path).name} for {kind}")
+    return lines
 
 
 def _runs(artifact: ArtifactReport) -> str:
