@@ -11,7 +11,7 @@ from conftest import demo_checkpoint, demo_image
 
 from qexport.backends import Backend, find_backend
 from qexport.lowering.metadata import artifact_metadata
-from qexport.planning.planner import weights_only
+from qexport.planning.weights import weights_only
 from qexport.programs.program import Program
 
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -66,6 +66,7 @@ class StoredGraph:
         integer_macs, total_macs: multiply-accumulates by the kernels' tensor types, counted from the file.
         operators: kernel name → how often it occurs.
         complete: the format keeps every name, so that a planned tensor that is not here is missing.
+        biases: those that are stored as integers, by the name of the value that their kernel computes.
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -73,6 +74,7 @@ class StoredGraph:
     total_macs: int
     operators: Mapping[str, int]
     complete: bool = False
+    biases: Mapping[str, StoredTensor] = field(default_factory=dict)
 
     @property
     def coverage(self) -> float:

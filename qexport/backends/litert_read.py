@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
 from qexport.backends.litert_file import VALUE, load_file, operator_names, type_names
+from qexport.backends.litert_layers import AXES, bias_of, weight_of
 from qexport.errors import VerificationError
 
 _MAC_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "TRANSPOSE_CONV"}
@@ -22,6 +23,7 @@ def read_file(path: Path) -> StoredGraph:
     model, codes, types = load_file(path), operator_names(), type_names()
     graph = model.subgraphs[0]
     tensors: dict[str, StoredTensor] = {}
+    biases: dict[str, StoredTensor] = {}
     operators: Counter[str] = Counter()
     integer_macs = total_macs = 0
     for operator in graph.operators:
@@ -35,28 +37,23 @@ def read_file(path: Path) -> StoredGraph:
             # A transposed convolution reads its output's shape first.
             if all(types[t.type] in _INTEGER_TYPES for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)):
                 integer_macs += macs
-        tensors.update(_named(kind, inputs, output, model, types))
-    return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())))
+        owner = _owner(kind, inputs, output)
+        if owner and VALUE.match(output.name.decode()):
+            tensors[owner] = _stored(output, types)
+        if owner and kind in AXES:
+            tensors[f"{owner}.weight"] = _stored(inputs[1], types, weight_of(kind, inputs, model))
+            bias = bias_of(kind, inputs, model)
+            biases |= {owner: bias} if bias else {}
+    return StoredGraph(tensors, integer_macs, total_macs, dict(sorted(operators.items())), biases=biases)
 
 
-def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[int, str]) -> dict[str, StoredTensor]:
-    """The result, and for a convolution the weight, under the names of the plan."""
+def _owner(kind: str, inputs: list[Any], output: Any) -> str:
+    """The value that an operator computes, "" where no name is left; behind an output's own name the weight has it."""
     if kind in ("DEQUANTIZE", "PAD"):
-        return {}
-    owner = VALUE.match(output.name.decode())
-    if owner is None:
-        return {}
-    found = {owner[1]: _stored(output, types)}
-    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        data = model.buffers[inputs[1].buffer].data
-        integers = None if data is None else _oihw(kind, inputs[1], data)
-        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
-    if kind == "TRANSPOSE_CONV":
-        data = model.buffers[inputs[1].buffer].data
-        # (out, height, width, in) → (in, out, …): the order of a depthwise weight's axes.
-        integers = None if data is None else _oihw("DEPTHWISE_CONV_2D", inputs[1], data)
-        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
-    return found
+        return ""
+    named = (output, inputs[1]) if kind in AXES else (output,)
+    owners = (VALUE.match(tensor.name.decode()) for tensor in named)
+    return next((owner[1] for owner in owners if owner), "")
 
 
 def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | None = None) -> StoredTensor:
@@ -65,14 +62,6 @@ def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | 
     scale = tuple(float(s) for s in quantisation.scale) if known else ()
     zero_point = tuple(int(z) for z in quantisation.zeroPoint) if known else ()
     return StoredTensor(types[tensor.type].lower(), scale, zero_point, integers)
-
-
-def _oihw(kind: str, tensor: Any, data: NDArray[np.uint8]) -> NDArray[np.integer] | None:
-    """A constant INT8 weight in PyTorch's layout: (out, in / groups, height, width)."""
-    if data.size != int(np.prod(tensor.shape)):
-        return None
-    weight = data.view(np.int8).reshape(tuple(tensor.shape))
-    return weight.transpose(3, 0, 1, 2) if kind == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
 
 
 def _macs(kind: str, inputs: list[Any], output: Any) -> int:

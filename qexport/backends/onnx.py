@@ -56,7 +56,7 @@ class OnnxBackend:
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.backends.onnx_upsample import upsample_by_copies
-        from qexport.planning.planner import weights_only
+        from qexport.planning.weights import weights_only
 
         precision = metadata.get("precision")
         if precision == "int8-dynamic":
@@ -77,6 +77,7 @@ class OnnxBackend:
             sum(content.macs.values()),
             content.operators,
             complete=True,
+            biases=content.biases,
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:

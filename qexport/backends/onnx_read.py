@@ -23,16 +23,19 @@ class OnnxContent:
         tensors: by plan name; weights as `<value>.weight`.
         macs: multiply-accumulates for one image, by the name of the value that they compute.
         operators: kind → how often it occurs.
+        biases: those that are integers, by the name of the value that their layer computes.
     """
 
     tensors: Mapping[str, StoredTensor]
     macs: Mapping[str, int]
     operators: Mapping[str, int]
+    biases: Mapping[str, StoredTensor]
 
 
 def read_onnx(model: ir.Model) -> OnnxContent:
     """Collect types, scales and INT8 weights from the graph's structure, not from its names."""
     tensors: dict[str, StoredTensor] = {}
+    biases: dict[str, StoredTensor] = {}
     macs: dict[str, int] = {}
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
@@ -43,10 +46,34 @@ def read_onnx(model: ir.Model) -> OnnxContent:
         if node.op_type in MAC_OPERATORS:
             name = str(node.outputs[0].name)
             macs[name] = _macs(node)
-            weight = node.inputs[1].producer() if node.inputs[1] is not None else None
-            if weight is not None and weight.op_type == "DequantizeLinear" and _array(weight.inputs[0]) is not None:
-                tensors[f"{name}.weight"] = _stored(weight)
-    return OnnxContent(tensors, macs, dict(sorted(Counter(node.op_type for node in model.graph).items())))
+            weight, bias = _constant(node, 1), _constant(node, 2)
+            if weight is not None:
+                tensors[f"{name}.weight"] = weight
+            if bias is not None:
+                biases[name] = bias
+    return OnnxContent(tensors, macs, dict(sorted(Counter(node.op_type for node in model.graph).items())), biases)
+
+
+def _constant(node: ir.Node, index: int) -> StoredTensor | None:
+    """A layer's weight or bias, where it is stored as integers."""
+    value = node.inputs[index] if len(node.inputs) > index else None
+    made = value.producer() if value is not None else None
+    if made is None:
+        return None
+    if made.op_type == "DequantizeLinear" and _array(made.inputs[0]) is not None:
+        return _stored(made)
+    return _folded(made) if made.op_type == "Mul" else None
+
+
+def _folded(product: ir.Node) -> StoredTensor | None:
+    """Integers behind a cast and a product with their scales: see `onnx_weights`."""
+    cast = product.inputs[0].producer() if product.inputs[0] is not None else None
+    integers = _array(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
+    scale = _array(product.inputs[1])
+    if integers is None or scale is None:
+        return None
+    scales = tuple(float(s) for s in scale.reshape(-1))
+    return StoredTensor(str(integers.dtype), scales, (0,) * len(scales), integers)
 
 
 def _stored(node: ir.Node) -> StoredTensor:

@@ -67,7 +67,7 @@ class OpenVINOBackend:
         options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        from qexport.planning.planner import weights_only
+        from qexport.planning.weights import weights_only
 
         if metadata.get("precision") == "int8-dynamic":
             plan = weights_only(program, behind_split(program))
@@ -129,7 +129,7 @@ def behind_split(program: Program) -> frozenset[str]:
 
     Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
     """
-    from qexport.planning.planner import weight_array
+    from qexport.planning.weights import weight_array
 
     readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
     return frozenset(v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))

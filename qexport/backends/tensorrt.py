@@ -81,6 +81,7 @@ class TensorRTBackend:
             sum(content.macs.values()),
             content.operators,
             complete=True,
+            biases=content.biases,
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:

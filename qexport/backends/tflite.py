@@ -66,7 +66,7 @@ class TFLiteBackend:
             take_float_input,
         )
         from qexport.backends.litert_graph import suited
-        from qexport.backends.litert_int16 import with_int16_activations
+        from qexport.backends.litert_int16 import give_int16_activations
         from qexport.backends.litert_integer import raw_program
         from qexport.backends.litert_recipes import RECIPES, stored_smaller
         from qexport.lowering.simulate import simulated
@@ -97,7 +97,7 @@ class TFLiteBackend:
             take_float_input(path)
             give_float_outputs(path)
         elif plan is not None:
-            path.write_bytes(with_int16_activations(path, plan))
+            give_int16_activations(path, program, plan)
         if precision in RECIPES:
             path.write_bytes(stored_smaller(path.read_bytes(), precision))
         append_metadata(path, metadata)

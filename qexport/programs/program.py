@@ -24,7 +24,7 @@ from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.float_decode import NOTHING, Further
 from qexport.programs.heads import DetectionProgram
-from qexport.programs.naming import operation_of, region_of, rename, tensor_inputs, weight_of
+from qexport.programs.naming import bias_of, operation_of, region_of, rename, tensor_inputs, weight_of
 from qexport.programs.rtdetr import QueryProgram
 
 aten = torch.ops.aten
@@ -52,6 +52,7 @@ class Value:
         region: "body", "exact" for what stays float among it, "decode" for the float tail behind the raw outputs, or in
             a file's graph "shape" for what is not made of floats.
         macs: multiply-accumulates to compute it once.
+        bias: parameter that a layer adds, "" where there is none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Value:
     shape: tuple[int, ...]
     region: str
     macs: int
+    bias: str = ""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,7 @@ def _describe(graph: GraphModule) -> Iterator[Value]:
             shape=_shape(traced),
             region=region_of(node.name),
             macs=_macs(node),
+            bias=bias_of(node),
         )
 
 

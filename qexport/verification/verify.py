@@ -18,9 +18,10 @@ from qexport.lowering.simulate import simulated
 from qexport.measurement.accuracy import agreement
 from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.planner import weight_array
+from qexport.planning.weights import weight_array
 from qexport.programs.float_graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
+from qexport.verification.constants import check_biases
 from qexport.verification.output_fidelity import comparisons
 
 LEAST_AGREEMENT = 0.65
@@ -87,6 +88,7 @@ def verify(
         VerificationError: a tensor differs from the plan, a planned tensor stayed float, or outputs disagree.
     """
     found = check_plan(program, plan, stored)
+    check_biases(program, plan, stored)
     check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
