@@ -23,6 +23,10 @@ HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
+NOTHING_KEPT = {
+    "fp32": "all of it is float already: leave it out",
+    "int8-full": "it has no float: use --precision int8",
+}
 CALIBRATED = frozenset({"int8", "int8-full", "w8a16"})
 """Precisions whose activations are integers with scales from calibration."""
 SHORT_FORMS = ("int8", "half")
@@ -318,6 +322,10 @@ def _check(job: ExportJob) -> None:
     _check_range("precision", job.precision in PRECISIONS, job.precision, _alternatives(PRECISIONS))
     if job.nms and job.precision == "int8-full":
         raise UsageError("--nms and --precision int8-full exclude each other", "qexport.decode suppresses overlaps")
+    if job.keep_float and job.precision in NOTHING_KEPT:
+        raise UsageError(
+            f"--keep-float and --precision {job.precision} exclude each other", NOTHING_KEPT[job.precision]
+        )
     _check_range("target", job.target in (None, *TARGETS), job.target, _alternatives(TARGETS))
     _check_range("io", job.io in IO_TYPES, job.io, _alternatives(IO_TYPES))
     if job.target and job.format != ("tflite",):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qexport.calibration.statistics import BINS, Statistics
-from qexport.planning.arithmetic import INT8, UINT8, IntegerType
+from qexport.planning.arithmetic import INT8, UINT8, IntegerType, Quantiser
 from qexport.planning.ranges import above, least_error, minmax, percentile
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -89,7 +89,7 @@ def test_a_percentile_by_hand() -> None:
 @settings(deadline=None, max_examples=30)
 def test_least_error_is_never_worse_than_the_extremes(seed: int, kind: IntegerType) -> None:
     of = statistics_of(draw(seed), 64.0)
-    chosen, extremes = least_error(of, kind), minmax(of)
+    chosen, extremes = least_error(of, Quantiser(kind)), minmax(of)
     assert extremes[0] <= chosen[0] <= 0 <= chosen[1] <= extremes[1]
     assert histogram_error(of, *chosen, kind) <= histogram_error(of, *extremes, kind) * (1 + 1e-9)
 
@@ -101,13 +101,13 @@ def test_least_error_weighs_an_outlier_against_finer_steps() -> None:
     """
     data = np.concatenate((np.random.default_rng(1).normal(size=100_000), [60.0]))
     of = statistics_of(data, 64.0)
-    low, high = least_error(of)
+    low, high = least_error(of, Quantiser(INT8))
     assert high == pytest.approx(52.7, abs=60 / 24)
     assert data.min() <= low < -2
     assert histogram_error(of, low, high, INT8) < histogram_error(of, *minmax(of), INT8)
 
 
-@pytest.mark.parametrize("method", [minmax, percentile, least_error])
+@pytest.mark.parametrize("method", [minmax, percentile, lambda of: least_error(of, Quantiser(INT8))])
 @pytest.mark.parametrize(("low", "high"), [(2.0, 5.0), (-5.0, -2.0), (0.0, 0.0)])
 def test_every_range_contains_zero(method: object, low: float, high: float) -> None:
     of = statistics_of(np.linspace(low, high, 1000), 8.0)

@@ -11,6 +11,7 @@ from conftest import demo_checkpoint, demo_image
 
 from qexport.backends import Backend, find_backend
 from qexport.lowering.metadata import artifact_metadata
+from qexport.planning.plan import TensorQuant
 from qexport.planning.weights import weights_only
 from qexport.programs.program import Program
 
@@ -21,7 +22,8 @@ def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
     backend = find_backend(name)
     path = folder / f"demo_int8-dynamic{backend.suffix}"
-    backend.lower(program, None, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", None), path)
+    plan = weights_only(program, backend.float_weights(program))
+    backend.lower(program, plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan), path)
     return backend, path
 
 
@@ -31,7 +33,9 @@ def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Prog
     assert {name for name, tensor in plan.tensors.items() if not tensor.is_float} == weights
     assert plan.integer == frozenset()
     kept = next(value for value in demo_program.values.values() if value.weight)
-    assert weights_only(demo_program, frozenset({kept.name})).tensors[kept.weight].is_float
+    assert weights_only(demo_program, {kept.name: "wanted"}).tensors[kept.weight] == TensorQuant(
+        "float32", why="wanted"
+    )
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
@@ -83,6 +87,6 @@ def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path
     model = openvino.Core().read_model(path / "model.xml")
     kinds = [op.get_element_type().to_string() for op in model.get_ops() if op.get_type_name() == "Constant"]
     layers = {value.name for value in demo_program.values.values() if value.weight}
-    float_layers = behind_split(demo_program)
+    float_layers = set(behind_split(demo_program))
     assert float_layers < layers
     assert kinds.count("i8") == len(layers - float_layers)

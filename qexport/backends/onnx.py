@@ -42,6 +42,7 @@ class OnnxBackend:
     apart = False
     timed = True
     from_onnx = True
+    half_scope = "arithmetic"
 
     def __init__(self) -> None:
         check_packages(self.name, PACKAGES)
@@ -56,12 +57,13 @@ class OnnxBackend:
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.backends.onnx_upsample import upsample_by_copies
-        from qexport.planning.weights import weights_only
 
-        precision = metadata.get("precision")
-        if precision == "int8-dynamic":
-            plan = weights_only(program)
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, precision == "fp16", upsample_by_copies)
+        opset, half = options.opset or OPSET, metadata.get("precision") == "fp16"
+        write_onnx(program, plan, metadata, path, opset, half, upsample_by_copies, options.float32)
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """None: every layer can have INT8 weights."""
+        return {}
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
@@ -121,8 +123,13 @@ def write_onnx(
     opset: int,
     half: bool,
     rewrite: Callable[[ir.Model], None] = lambda _: None,
+    full: frozenset[str] = frozenset(),
 ) -> None:
-    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save."""
+    """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save.
+
+    Args:
+        half: in FP16, but for the values in `full`.
+    """
     import onnx
     import onnx_ir as ir
 
@@ -130,7 +137,7 @@ def write_onnx(
     from qexport.backends.onnx_weights import store_weights
     from qexport.backends.qdq import insert_qdq
 
-    model = onnx_graph(program, opset, half)
+    model = onnx_graph(program, opset, half, full)
     if plan is not None and plan.integer:
         insert_qdq(model, program, plan)
         rewrite(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ OPSET = 18
 """The least: what later steps write is in this one."""
 OPEN = "batch"
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
+LEARNED = (*LAYERS, "MatMul", "BatchNormalization", "LayerNormalization", "InstanceNormalization", "PRelu")
+"""Operators whose constants come from training; those of others may be infinite on purpose, as limits and masks are."""
 _INSERTED = re.compile(r"(_token_\d+)+$")
 """What ONNX Runtime puts behind names of nodes that it makes."""
 
@@ -46,6 +49,14 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
     _strip(model)
     _plain_layers(model)
     return model, _rename(model)
+
+
+def learned_constants(model: ir.Model) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of the float constants that training has made."""
+    for value in (value for node in model.graph if node.op_type in LEARNED for value in node.inputs):
+        array = array_of(value)
+        if value is not None and array is not None and np.issubdtype(array.dtype, np.floating):
+            yield str(value.name), array
 
 
 def _recent(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:

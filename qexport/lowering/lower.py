@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qexport.backends import (
     Artifact,
     Backend,
@@ -21,6 +24,7 @@ from qexport.backends import (
     profile_for,
 )
 from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.peaks import measured_peaks
 from qexport.checkpoints.source import Source
 from qexport.errors import ConversionError, VerificationError
 from qexport.files import write_text, write_whole
@@ -29,11 +33,16 @@ from qexport.lowering.cpu import cpu_kind
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.sqnr import metered, sqnr_of
+from qexport.planning.half_range import described, peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, to_json
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import RuntimeProfile
+from qexport.planning.weights import weights_only
 from qexport.programs.float_graph import FileGraph
-from qexport.programs.named_values import kept_float
+from qexport.programs.named_values import kept_float, refuse_weightless
+from qexport.programs.program import Program
+from qexport.verification.constants import check_weights
+from qexport.verification.finite import FiniteRunner, generated_input
 from qexport.verification.verify import Verification, check_outputs, sample_inputs, verify
 
 
@@ -48,6 +57,7 @@ class Written:
         fit: what the device that it is for makes of it, where that is not this machine.
         sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.measurement.sqnr`; None for
             float ones.
+        warnings: what a user must know of how it was written.
     """
 
     artifact: Artifact
@@ -57,6 +67,7 @@ class Written:
     quantisation: dict[str, str] | None = None
     fit: DeviceFit | None = None
     sqnr: Mapping[str, float | None] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def engine_runtime(self) -> str | None:
@@ -89,19 +100,45 @@ def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:
-    """Write an artifact whose activations stay float; compare it with the program where there are images to do it on.
+    """Write an artifact whose activations stay float, and run it: on a generated picture if there are no images.
 
     Raises:
+        UsageError: `--keep-float` names what this precision has in float anyway.
         ConversionError, VerificationError: the file is not kept.
     """
-    path = source.path(backend, precision)
+    path, program = source.path(backend, precision), source.program
+    images = sample_inputs(source.samples, program)
+    inputs = images or [generated_input(program)]
+    kept, notes = _kept_in_float(source, backend, precision), list[str]()
+    plan = weights_only(program, {**backend.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    unfit = _unfit(program, backend, inputs) if precision == "fp16" else {}
+    notes += described(unfit)
     with _others_named(source.job, backend, precision), write_whole(path) as temporary:
-        _lower(source, backend, None, precision, temporary)
-        inputs = sample_inputs(source.samples, source.program)
-        if inputs:
-            runner = backend.runner(temporary, source.job.threads)
-            check_outputs(source.program.graph, source.program, runner, inputs, backend.name)
-    return Written(describe_artifact(path, backend.name, precision), backend)
+        _lower(source, backend, plan, precision, temporary, frozenset(unfit | kept), notes)
+        runner = FiniteRunner(backend.runner(temporary, source.job.threads), program, backend.name)
+        if images:
+            check_outputs(program.graph, program, runner, images, backend.name)
+        else:
+            runner.outputs(inputs[0])
+        if plan:
+            check_weights(program, plan, backend.read(temporary))
+    return Written(describe_artifact(path, backend.name, precision), backend, warnings=tuple(notes))
+
+
+def _kept_in_float(source: Source, backend: Backend, precision: str) -> dict[str, str]:
+    """What `--keep-float` asks of a file whose activations stay float: value → why it is kept."""
+    if precision == "fp32":  # all of it, of the file that others are compared with
+        return {}
+    program, given = source.program, source.job.keep_float
+    if precision == "int8-dynamic" or backend.half_scope != "arithmetic":
+        refuse_weightless(program, given, f"{precision} in format {backend.name}")
+    return dict.fromkeys(kept_float(program, given), FLOAT_AS_ASKED)
+
+
+def _unfit(program: Program, backend: Backend, inputs: Sequence[NDArray[np.float32]]) -> dict[str, str]:
+    """What FP16 cannot hold of a program in a backend's files."""
+    peaks = measured_peaks(program, inputs) if backend.half_scope == "arithmetic" else {}
+    return unfit_for_half(program, peaks, backend.half_scope == "weights")
 
 
 def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
@@ -112,16 +149,18 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     """
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
-    kept = kept_float(source.program, job.keep_float)
+    kept, notes = kept_float(source.program, job.keep_float), list[str]()
     plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
+    unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.half_scales else {}
+    notes += described(unfit)
     saved = source.job.folder / plan_name(job, backend)
     write_text(saved, to_json(plan))
     with _others_named(job, backend, job.precision), write_whole(path) as temporary:
-        _lower(source, backend, plan, job.precision, temporary)
+        _lower(source, backend, plan, job.precision, temporary, frozenset(unfit), notes)
         inputs = sample_inputs(source.samples, source.program)
         # A graph that came as a file has no room for meters.
         reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
-        runner = backend.runner(temporary, job.threads)
+        runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.name)
         verification = verify(source.program, plan, backend.read(temporary), runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
     types = {
@@ -130,7 +169,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
-    return Written(artifact, backend, verification, saved, types, fit, sqnr_of(reference) if reference else None)
+    sqnr = sqnr_of(reference) if reference else None
+    return Written(artifact, backend, verification, saved, types, fit, sqnr, tuple(notes))
 
 
 @contextmanager
@@ -167,9 +207,18 @@ def plan_name(job: ExportJob, backend: Backend) -> str:
     return "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
 
 
-def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:
+def _lower(
+    source: Source,
+    backend: Backend,
+    plan: QuantPlan | None,
+    precision: str,
+    path: Path,
+    float32: frozenset[str],
+    notes: list[str],
+) -> None:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
-    backend.lower(source.program, plan, metadata, path, LowerOptions(source.job.opset, source.job.io))
+    options = LowerOptions(source.job.opset, source.job.io, float32, notes.append)
+    backend.lower(source.program, plan, metadata, path, options)
 
 
 def build_engine(source: Source, graph: Written) -> Written:
@@ -192,4 +241,5 @@ def build_engine(source: Source, graph: Written) -> Written:
         graph.quantisation,
         None,
         graph.sqnr,
+        graph.warnings,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qexport.calibration.statistics import Statistics, merge
 from qexport.errors import InputError
+from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.ranges import (
@@ -29,6 +30,7 @@ from qexport.programs.tail import mixing_values, torn_values
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
+FLOAT_AS_ASKED = "float as asked"
 FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share a scale"
 EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
@@ -106,6 +108,8 @@ def make_plan(
 def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str, Statistics]) -> dict[str, str]:
     """Why values stay float that the profile has integer kernels for, by name."""
     found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
+    if profile.half_scales:
+        found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
         found |= mixing_values(program, statistics)
         found |= dict.fromkeys(torn_values(program.values, program.raw_boxes), FLOAT_TORN)
@@ -329,7 +333,7 @@ def _feeds_only_silu_product(program: Program, value: Value) -> bool:
 
 def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
     if value.name in float_values:
-        return "float as asked"
+        return FLOAT_AS_ASKED
     if value.region == "decode":
         return "decode stays float: pixels and scores must not share a scale"
     if value.region == "exact":

@@ -90,10 +90,12 @@ class RuntimeProfile:
         return Quantiser(self.activation, self.symmetric_activations)
 
     def stored(self, scale: float) -> float:
-        """A scale as the file can hold it."""
-        if self.half_scales:
-            return float(max(np.float16(scale), np.finfo(np.float16).smallest_subnormal))
-        return float(np.float32(scale))
+        """A scale as the file can hold it; where FP16's steps are coarse beside it the larger one, which clips nothing."""
+        if not self.half_scales:
+            return float(np.float32(scale))
+        half = np.float16(scale)
+        tiny = float(half) < scale < np.finfo(np.float16).smallest_normal
+        return float(np.nextafter(half, np.float16(np.inf)) if tiny else half)
 
 
 OWN, SHARED = OwnScale(), SharedScale()

@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 from qexport.data.input_form import UNIT, InputForm
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
+from qexport.programs.damage import refuse_damaged, refuse_endless
 from qexport.programs.float_decode import NOTHING, Further
 from qexport.programs.heads import DetectionProgram
 from qexport.programs.naming import bias_of, operation_of, region_of, rename, tensor_inputs, weight_of
@@ -164,6 +165,7 @@ def capture(
         InputError: the model cannot be traced.
         ConversionError: the program's output differs from the module's.
     """
+    refuse_damaged(module.named_parameters(), "the model")
     # torch.export takes a size of 1 for a constant.
     count = 2 if dynamic else batch
     # A smooth picture: pixels of noise drive untrained layers so far out that rounding alone decides what is best.
@@ -171,6 +173,7 @@ def capture(
     example = nn.functional.interpolate(coarse, imgsz, mode="bilinear")
     with torch.no_grad():
         expected = module(example)
+        refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
         _normalise(graph)
         _check_same(expected, graph(example), rows=module.decode.end2end or module.decode.nms)
