@@ -90,7 +90,7 @@ class RuntimeProfile:
         return Quantiser(self.activation, self.symmetric_activations)
 
     def stored(self, scale: float) -> float:
-        """A scale as the file can hold it; where FP16's steps are coarse beside it the larger one, which clips nothing."""
+        """A scale as the file can hold it; where FP16's steps are coarse for it the larger one, to clip nothing."""
         if not self.half_scales:
             return float(np.float32(scale))
         half = np.float16(scale)

@@ -18,8 +18,8 @@ HALF_A_STEP = 0.51
 ROUNDING = 1e-5
 """Of a scale, or of a bias that fills its integers, in float32."""
 SHOWN = 3
-MIN_NAMED = 0.85
-"""Share of the planned weights that a file must still name."""
+MAX_UNNAMED = 2, 0.15
+"""Weights that a converter may have merged with a neighbour's constant: so many, or this share of all."""
 
 
 def check_biases(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
@@ -68,7 +68,8 @@ def check_weights(program: Program, plan: QuantPlan, stored: StoredGraph) -> int
     _refuse(plan.profile, "weights", wrong)
     planned = sum(plan.is_quantised(weight) for weight in {layer.weight for layer in _layers(program)})
     integers = sum(plan.is_quantised(weight) for weight in found)
-    if integers < MIN_NAMED * planned:
+    fewest = 0 if stored.complete else max(MAX_UNNAMED[0], MAX_UNNAMED[1] * planned)
+    if planned - integers > fewest:
         raise VerificationError(
             f"{plan.profile}: only {integers} of {planned} planned weights are in the file", "report the model"
         )
@@ -82,7 +83,8 @@ def _layers(program: Program) -> Iterator[Value]:
 def _of_layer(program: Program, layer: Value, kept: Mapping[str, StoredTensor]) -> StoredTensor | None:
     """A layer's constant: a kernel that computes the activation, too, goes by the activation's name."""
     readers = program.readers[layer.name]
-    return kept.get(layer.name) or (kept.get(readers[0].name) if len(readers) == 1 else None)
+    alone = len(readers) == 1 and readers[0].region == layer.region and not readers[0].weight
+    return kept.get(layer.name) or (kept.get(readers[0].name) if alone else None)
 
 
 def _bias_difference(bias: NDArray[np.float32], steps: NDArray[np.float64], kept: StoredTensor) -> str:
