@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
+from qexport.calibration.statistics import Statistics
+from qexport.planning import planner
+from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile, careful
+from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INT16, RuntimeProfile, careful
 from qexport.programs.program import Program
 
 
@@ -105,6 +108,24 @@ def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: Quan
         assert fused.is_quantised(value.name)
         assert len(value.inputs) == 2
         assert all(fused.is_quantised(name) for name in value.inputs)
+
+
+@pytest.mark.parametrize(
+    ("profile", "kind", "symmetric"),
+    [(TENSORRT, INT8, True), (TFLITE_INT16, INT16, True), (OPENVINO, UINT8, False), (TFLITE, INT8, False)],
+)
+def test_estimators_are_told_what_a_runtime_quantises_with(
+    tiny: Program, profile: RuntimeProfile, kind: IntegerType, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: set[Quantiser] = set()
+
+    def estimate(statistics: Statistics, quantiser: Quantiser) -> tuple[float, float]:
+        told.add(quantiser)
+        return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
+
+    monkeypatch.setattr(planner, "METHODS", {"told": planner.RangeChoice("told", estimate)})
+    planned(tiny, "told", profile)
+    assert told == {Quantiser(kind, symmetric)}
 
 
 def test_fused_plans_keep_in_float_what_the_user_wants(tiny: Program) -> None:

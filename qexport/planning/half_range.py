@@ -80,9 +80,9 @@ def peaks_of(statistics: Mapping[str, Statistics]) -> dict[str, float]:
     return {name: max(-seen.minimum, seen.maximum) for name, seen in statistics.items()}
 
 
-def described(unfit: Mapping[str, str], shown: int = 3) -> Iterator[str]:
-    """What a report says of values that stay FP32: one line."""
+def described(unfit: Mapping[str, str], reasons: int = 3) -> Iterator[str]:
+    """What a report says of values that stay FP32: one line with every name, and why for the first of them."""
     if unfit:
-        named = "; ".join(f"{name} {why}" for name, why in list(unfit.items())[:shown])
-        more = f"; and {len(unfit) - shown} more" if len(unfit) > shown else ""
-        yield f"{len(unfit)} operations stay FP32, because FP16 cannot hold them: {named}{more}"
+        named = "; ".join(f"{name} {why}" for name, why in list(unfit.items())[:reasons])
+        others = "; ".join(["", *list(unfit)[reasons:]])
+        yield f"{len(unfit)} operations stay FP32, because FP16 cannot hold them: {named}{others}"
