@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import captured, seeded
+from conftest import captured, seeded, statistics_of
 from hard_numbers import UnitDecode, layers, picture, seen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,6 +185,44 @@ def test_a_tflite_file_computes_the_biases_of_dead_channels(
         if name in ("first_conv", "depthwise_conv", "up_conv_transpose"):
             assert kept.integers is not None
             assert kept.integers[1:3] * np.array(kept.scale)[1:3] == pytest.approx([3.0, -3.0], rel=1e-5)
+
+
+def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) -> None:
+    """Three classes of no weights at all: their logits are their biases, by the file alone."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    from qexport.checkpoints.onnx_source import read_onnx
+    from qexport.job import ExportJob
+
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 32, 32] images) => (float[1, 5] logits) {
+        deep = Conv <strides = [4, 4]> (images, w, b)
+        act = Relu (deep)
+        pooled = GlobalAveragePool (act)
+        flat = Flatten (pooled)
+        logits = Gemm <transB = 1> (flat, v, c)
+        }"""
+    )
+    random = np.random.default_rng(0)
+    arrays = {"w": random.normal(size=(8, 3, 4, 4)), "b": random.normal(size=8), "v": random.normal(size=(5, 8))}
+    arrays |= {"c": np.array([2.5, -7.0, 0.25, 0.1, -0.2])}
+    arrays["v"][:3] = 0
+    tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    model.graph.initializer.extend(tensors)
+    onnx.save(model, tmp_path / "of_others.onnx")
+    job = ExportJob(str(tmp_path / "of_others.onnx"), format=("onnx",), imgsz=(32, 32))
+    program = read_onnx(job, tmp_path / "of_others.onnx")[1]
+    layer = next(value for value in program.values.values() if value.operation == "linear")
+    assert layer.bias
+    statistics = {name: statistics_of(np.linspace(-8, 8, 999), 8.0) for name in program.values}
+    plan = make_plan(program, statistics, replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
+    assert layer.name in plan.integer
+    backend = find_backend("onnx")
+    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    assert check_biases(program, plan, backend.read(tmp_path / "a.onnx")) == 2
+    picture = np.full((1, 3, 32, 32), 0.5, dtype=np.float32)
+    logits = backend.runner(tmp_path / "a.onnx", 1).run(picture)
+    np.testing.assert_allclose(logits[0, :3], [2.5, -7.0, 0.25], atol=16 / 255)
 
 
 def test_a_clipped_bias_is_found_in_the_file(tmp_path: Path) -> None:

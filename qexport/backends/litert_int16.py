@@ -52,7 +52,8 @@ def _ranges(path: Path, plan: QuantPlan) -> dict[str, dict[str, Any]]:
     """Tensor name → the range that gives the plan's scale, operator by operator."""
     model, codes = load_file(path), operator_names()
     graph = model.subgraphs[0]
-    scales = {int(index): plan.tensors[INPUT].scale[0] for index in graph.inputs}
+    given = plan.tensors[INPUT].scale
+    scales = {int(index): given[0] for index in graph.inputs if given}  # none where what reads it stays float
     for operator in graph.operators:
         kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
         for output in operator.outputs:

@@ -89,8 +89,16 @@ def _integer_layers(model: Any, program: Program, plan: QuantPlan) -> Iterator[t
     for operator in graph.operators:
         kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
         owner = VALUE.match(graph.tensors[operator.outputs[0]].name.decode())
-        layer = program.values.get(owner[1]) if owner and kind in AXES else None
-        while layer is not None and not layer.weight:  # an activation that its layer's kernel computes gives the name
-            layer = program.values[layer.inputs[0]] if layer.inputs else None
+        value = program.values.get(owner[1]) if owner and kind in AXES else None
+        layer = layer_behind(program, value) if value else None
         if layer is not None and layer.name in plan.integer:
             yield kind, [graph.tensors[index] for index in operator.inputs if index >= 0], layer
+
+
+def layer_behind(program: Program, value: Value) -> Value | None:
+    """The layer that a kernel computes which has this value's name: an activation in the same kernel gives its own."""
+    while not value.weight:
+        if not value.inputs:
+            return None
+        value = program.values[value.inputs[0]]
+    return value

@@ -66,6 +66,7 @@ class TFLiteBackend:
             give_unsigned,
             take_float_input,
         )
+        from qexport.backends.litert_float import give_back_floats
         from qexport.backends.litert_graph import suited
         from qexport.backends.litert_int16 import give_int16_activations
         from qexport.backends.litert_integer import raw_program
@@ -95,6 +96,7 @@ class TFLiteBackend:
             if options.io == "uint8":
                 give_unsigned(path)
         elif converted is not None:
+            give_back_floats(path, program, converted)
             take_float_input(path)
             give_float_outputs(path)
         elif precision == "w8a16" and plan is not None:
