@@ -24,6 +24,10 @@ MIN_SIZE = 32
 HEADS = ("end2end", "one2many")
 RANGE_METHODS = ("percentile", "minmax", "mse")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
+NOTHING_KEPT = {
+    "fp32": "all of it is float already: leave it out",
+    "int8-full": "it has no float: use --precision int8",
+}
 IO_TYPES = ("int8", "uint8")
 FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
@@ -111,6 +115,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
     option = f"--target {job.target}, which is {job.precision}," if target else f"--precision {job.precision}"
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
+        "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
         "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
         "target_cpu": kind,
@@ -147,6 +152,11 @@ CONFLICTS = (
         lambda job: job.device != "cpu",
         "--device {device} is not supported",
         "this version runs on the CPU: leave it out",
+    ),
+    Conflict(
+        lambda job: job.keep_float and job.precision in NOTHING_KEPT,
+        "--keep-float and --precision {precision} exclude each other",
+        "{nothing_kept}",
     ),
     Conflict(
         lambda job: job.nms and job.head == "end2end",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import demo_images, synthetic_statistics
 
+from qexport.backends import LowerOptions
 from qexport.backends.litert_file import read_metadata
 from qexport.backends.tflite import TFLiteBackend
 from qexport.calibration.calibrate import calibrate
@@ -74,5 +75,7 @@ def test_the_converters_own_way_is_taken_where_the_quick_one_fails(
         raise RuntimeError("planted")
 
     monkeypatch.setattr(decompositions, "run_decompositions", broken)
-    TFLiteBackend().lower(tiny, None, {"end2end": True}, tmp_path / "a.tflite")
+    notes: list[str] = []
+    TFLiteBackend().lower(tiny, None, {"end2end": True}, tmp_path / "a.tflite", LowerOptions(warn=notes.append))
+    assert notes == ["converted the slow way, because the quick one failed (RuntimeError: planted)"]
     assert read_metadata(tmp_path / "a.tflite") == {"end2end": True}

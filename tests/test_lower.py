@@ -66,15 +66,11 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     ],
 )
 def test_a_refusal_says_which_formats_may_take_the_model(
-    model: str, name: str, precision: str, remedy: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    model: str, name: str, precision: str, remedy: str, expected: str
 ) -> None:
-    def refused(*_: object) -> None:
+    job = ExportJob(model, format=(name,))
+    with pytest.raises(ConversionError) as found, lower._others_named(job, find_backend(name), precision):
         raise ConversionError("there is no kernel for it", remedy)
-
-    monkeypatch.setattr(lower, "_lower", refused)
-    source: Any = SimpleNamespace(job=ExportJob(model, format=(name,)), path=lambda *_: Path("never_written"))
-    with pytest.raises(ConversionError) as found:
-        lower.write_float(source, find_backend(name), precision)
     assert (found.value.what, found.value.remedy) == ("there is no kernel for it", expected)
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
+from qexport.calibration.statistics import Statistics
+from qexport.planning import planner
+from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile, careful
+from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INT16, RuntimeProfile, careful
 from qexport.programs.program import Program
 
 
@@ -107,12 +110,22 @@ def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: Quan
         assert all(fused.is_quantised(name) for name in value.inputs)
 
 
-def test_sums_can_be_left_to_the_convolutions_kernel(tiny: Program) -> None:
-    plan = planned(tiny, profile=replace(FUSED[0], quantised_sums=False))
-    assert plan.is_quantised("program_add")
-    assert plan.is_quantised("program_part_2")  # a convolution reads it too
-    for name in ("left_mul", "program_reshape_2", "program_matmul_2", "program_max_pool", "deep_conv"):
-        assert plan.tensors[name].is_float, name
+@pytest.mark.parametrize(
+    ("profile", "kind", "symmetric"),
+    [(TENSORRT, INT8, True), (TFLITE_INT16, INT16, True), (OPENVINO, UINT8, False), (TFLITE, INT8, False)],
+)
+def test_estimators_are_told_what_a_runtime_quantises_with(
+    tiny: Program, profile: RuntimeProfile, kind: IntegerType, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: set[Quantiser] = set()
+
+    def estimate(statistics: Statistics, quantiser: Quantiser) -> tuple[float, float]:
+        told.add(quantiser)
+        return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
+
+    monkeypatch.setattr(planner, "METHODS", {"told": planner.RangeChoice("told", estimate)})
+    planned(tiny, "told", profile)
+    assert told == {Quantiser(kind, symmetric)}
 
 
 def test_fused_plans_keep_in_float_what_the_user_wants(tiny: Program) -> None:
@@ -168,14 +181,12 @@ def test_a_scale_too_small_for_fp16_is_the_smallest_that_is_not_zero(tiny: Progr
         (ONNXRUNTIME, "uint8", 1 / 255),
         (OPENVINO, "uint8", 1 / 255),
         (TENSORRT, "int8", 1 / 127),
-        (replace(TENSORRT, unsigned_pixels=True), "uint8", 1 / 255),
     ],
 )
 def test_pixels_of_each_runtime(tiny: Program, profile: RuntimeProfile, dtype: str, scale: float) -> None:
     plan = planned(tiny, profile=profile)
     assert plan.tensors["images"].dtype == dtype
     assert only(plan.tensors["images"]) == pytest.approx((scale, 0), rel=1e-3)
-    # Unsigned pixels say nothing about what the layers behind them compute.
     assert plan.tensors["neck_mul"].dtype == profile.activation.name
 
 
@@ -183,7 +194,7 @@ def test_onnx_runtime_computes_the_whole_chain_in_unsigned_integers(tiny: Progra
     plan, tflite = planned(tiny, profile=ONNXRUNTIME), planned(tiny)
     assert plan.integer == tflite.integer
     assert plan.integer_bias
-    assert not tflite.integer_bias
+    assert tflite.integer_bias
     activations = {name for name in tiny.values if plan.is_quantised(name)}
     assert {plan.tensors[name].dtype for name in activations} == {"uint8"}
     gates = [name for name in plan.integer if tiny.values[name].operation == "sigmoid"]

@@ -22,6 +22,7 @@ from qexport.lowering.simulate import simulated
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER
+from qexport.planning.weights import weights_only
 from qexport.programs.program import Program, by_constant
 from qexport.verification.verify import sample_inputs, verify
 
@@ -52,8 +53,9 @@ def floats(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> d
     folder, files = tmp_path_factory.mktemp("floats"), {}
     for precision in ("fp32", "fp16", "int8-dynamic"):
         files[precision] = folder / f"{precision}.tflite"
-        metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, None)
-        TFLiteBackend().lower(demo_program, None, metadata, files[precision])
+        plan = weights_only(demo_program) if precision == "int8-dynamic" else None
+        metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, plan)
+        TFLiteBackend().lower(demo_program, plan, metadata, files[precision])
     return files
 
 

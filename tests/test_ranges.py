@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qexport.calibration.statistics import BINS, Statistics
-from qexport.planning.arithmetic import INT8, UINT8, IntegerType
+from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.ranges import above, least_error, minmax, percentile
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -89,7 +89,7 @@ def test_a_percentile_by_hand() -> None:
 @settings(deadline=None, max_examples=30)
 def test_least_error_is_never_worse_than_the_extremes(seed: int, kind: IntegerType) -> None:
     of = statistics_of(draw(seed), 64.0)
-    chosen, extremes = least_error(of, kind), minmax(of)
+    chosen, extremes = least_error(of, Quantiser(kind)), minmax(of)
     assert extremes[0] <= chosen[0] <= 0 <= chosen[1] <= extremes[1]
     assert histogram_error(of, *chosen, kind) <= histogram_error(of, *extremes, kind) * (1 + 1e-9)
 
@@ -101,13 +101,50 @@ def test_least_error_weighs_an_outlier_against_finer_steps() -> None:
     """
     data = np.concatenate((np.random.default_rng(1).normal(size=100_000), [60.0]))
     of = statistics_of(data, 64.0)
-    low, high = least_error(of)
+    low, high = least_error(of, Quantiser(INT8))
     assert high == pytest.approx(52.7, abs=60 / 24)
     assert data.min() <= low < -2
     assert histogram_error(of, low, high, INT8) < histogram_error(of, *minmax(of), INT8)
 
 
-@pytest.mark.parametrize("method", [minmax, percentile, least_error])
+@pytest.mark.parametrize(
+    ("quantiser", "best"),
+    [
+        (Quantiser(INT8), 52.7),
+        (Quantiser(UINT8), 52.7),
+        (Quantiser(INT8, symmetric=True), 39.6),
+        (Quantiser(INT16, symmetric=True), 60.0),
+        (Quantiser(INT16), 60.0),
+    ],
+)
+def test_the_least_error_is_that_of_the_runtimes_own_integers(quantiser: Quantiser, best: float) -> None:
+    """As above; symmetric steps of c / 127 are twice as wide, and n c^2 / (12 127^2) + (60 - c)^2 is least at 39.6.
+
+    Steps of 16 bits cost nothing, so that nothing is cut.
+    """
+    data = np.concatenate((np.random.default_rng(1).normal(size=100_000), [60.0]))
+    _, high = least_error(statistics_of(data, 64.0), quantiser)
+    assert high == pytest.approx(best, abs=60 / 24)
+
+
+@given(SEEDS, st.sampled_from([(INT8, 127), (INT16, 32767)]), st.floats(0.05, 1.0))
+@settings(deadline=None, max_examples=30)
+def test_no_symmetric_range_has_less_error(seed: int, kind: tuple[IntegerType, int], share: float) -> None:
+    """Against every scale of a grid, by the definition of symmetric rounding."""
+    of = statistics_of(draw(seed), 64.0)
+
+    def error(peak: float) -> float:
+        scale = peak / kind[1]
+        back = np.clip(np.round(of.centres / scale), -kind[1] - 1, kind[1]) * scale
+        return float(np.average((of.centres - back) ** 2, weights=of.counts))
+
+    low, high = least_error(of, Quantiser(kind[0], symmetric=True))
+    steps = max(-of.minimum, of.maximum) * np.arange(1, 25) / 24
+    assert error(max(-low, high)) <= min(map(error, steps)) * (1 + 1e-6)
+    assert of.minimum <= low <= 0 <= high <= of.maximum
+
+
+@pytest.mark.parametrize("method", [minmax, percentile, lambda of: least_error(of, Quantiser(INT8))])
 @pytest.mark.parametrize(("low", "high"), [(2.0, 5.0), (-5.0, -2.0), (0.0, 0.0)])
 def test_every_range_contains_zero(method: object, low: float, high: float) -> None:
     of = statistics_of(np.linspace(low, high, 1000), 8.0)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import demo_checkpoint, demo_image
+from hard_numbers import layers
 
 from qexport.backends import Backend, find_backend
+from qexport.errors import VerificationError
 from qexport.lowering.metadata import artifact_metadata
-from qexport.planning.planner import weights_only
+from qexport.planning.plan import TensorQuant
+from qexport.planning.weights import weights_only
 from qexport.programs.program import Program
+from qexport.verification.constants import check_weights
 
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
 
@@ -21,7 +26,8 @@ def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
     backend = find_backend(name)
     path = folder / f"demo_int8-dynamic{backend.suffix}"
-    backend.lower(program, None, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", None), path)
+    plan = weights_only(program, backend.float_weights(program))
+    backend.lower(program, plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan), path)
     return backend, path
 
 
@@ -31,7 +37,9 @@ def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Prog
     assert {name for name, tensor in plan.tensors.items() if not tensor.is_float} == weights
     assert plan.integer == frozenset()
     kept = next(value for value in demo_program.values.values() if value.weight)
-    assert weights_only(demo_program, frozenset({kept.name})).tensors[kept.weight].is_float
+    assert weights_only(demo_program, {kept.name: "wanted"}).tensors[kept.weight] == TensorQuant(
+        "float32", why="wanted"
+    )
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
@@ -83,6 +91,28 @@ def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path
     model = openvino.Core().read_model(path / "model.xml")
     kinds = [op.get_element_type().to_string() for op in model.get_ops() if op.get_type_name() == "Constant"]
     layers = {value.name for value in demo_program.values.values() if value.weight}
-    float_layers = behind_split(demo_program)
+    float_layers = set(behind_split(demo_program))
     assert float_layers < layers
     assert kinds.count("i8") == len(layers - float_layers)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "tflite"])
+def test_weights_in_the_file_are_checked_against_the_plan(name: str, tmp_path: Path) -> None:
+    """Another layer's weights, other scales, integers where floats were wanted: each is found and named."""
+    package = {"onnx": "onnxruntime", "tflite": "litert_torch"}.get(name, name)
+    pytest.importorskip(package, reason=f"needs the extra qexport[{name}]")
+    program, backend = layers(), find_backend(name)
+    kept = {"point_conv": "float as asked"}
+    plan = weights_only(program, {**backend.float_weights(program), **kept})
+    path = tmp_path / f"a{backend.suffix}"
+    backend.lower(program, plan, {"precision": "int8-dynamic", "end2end": True}, path)
+    stored = backend.read(path)
+    assert check_weights(program, plan, stored) == sum(plan.is_quantised(v.weight) for v in program.values.values())
+    with pytest.raises(VerificationError, match=r"point\.weight: float32 instead of int8|only 5 of 6|only 4 of 6"):
+        check_weights(program, weights_only(program), replace(stored, complete=True))
+    other = weights_only(layers(first=lambda weight, _: weight.mul_(1.5)), kept)
+    with pytest.raises(VerificationError, match=r"first\.weight: weights are \d+\.\d+ steps away"):
+        check_weights(layers(first=lambda weight, _: weight.mul_(1.5)), other, stored)
+    floats = weights_only(program, {"first_conv": "float as asked", **kept})
+    with pytest.raises(VerificationError, match=r"first\.weight: int8, and was to stay float"):
+        check_weights(program, floats, stored)

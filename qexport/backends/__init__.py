@@ -7,7 +7,7 @@ that is asked for is imported.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -70,6 +70,7 @@ class StoredGraph:
         arithmetic: type of arithmetic ("INT8", "BF16", "FP32", …) → multiply-accumulates that the runtime does in it on
             this machine, from the graph that it compiles the file to. Empty where that is not known here.
         needs: what the file needs to be run → the least version of it, such as "ONNX Runtime" → "1.14".
+        biases: those that are stored as integers, by the name of the value that their kernel computes.
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -79,6 +80,7 @@ class StoredGraph:
     complete: bool = False
     arithmetic: Mapping[str, int] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, StoredTensor] = field(default_factory=dict)
 
     @property
     def stored_coverage(self) -> float:
@@ -99,10 +101,14 @@ class LowerOptions:
     Attributes:
         opset: ONNX operator set; None for the one that suits the runtime.
         io: type of what integer-only files take and give, "int8" or "uint8".
+        float32: values whose operation stays FP32, weights included, where others are FP16.
+        warn: takes what the report has to say of how the file was written.
     """
 
     opset: int | None = None
     io: str = "int8"
+    float32: frozenset[str] = frozenset()
+    warn: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ class Backend(Protocol):
         dynamic: whether the number of images in a run can be left open.
         apart: whether writing it is slow and shares nothing with other formats, so that a second process may do it.
         timed: whether `runner` is the runtime that the artifact is for, so that its latency means something.
+        half_scope: what FP16 files have in FP16: layers' "weights", all "constants", or the "arithmetic", too.
     """
 
     name: str
@@ -180,6 +187,7 @@ class Backend(Protocol):
     dynamic: bool
     apart: bool
     timed: bool
+    half_scope: str
 
     def lower(
         self,
@@ -191,8 +199,12 @@ class Backend(Protocol):
     ) -> None:
         """Write the artifact; with a plan obey it, without one write float. Raise `ConversionError` if it cannot.
 
-        `metadata["precision"]` is one of `qexport.job.PRECISIONS`.
+        `metadata["precision"]` is one of `qexport.job.PRECISIONS`; "int8-dynamic" has a plan of nothing but weights.
         """
+        ...
+
+    def float_weights(self, program: Program) -> Mapping[str, str]:
+        """Layers that keep float weights where all others' are INT8 ("int8-dynamic"), with the reason."""
         ...
 
     def read(self, path: Path) -> StoredGraph:

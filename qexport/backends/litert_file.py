@@ -118,12 +118,14 @@ def give_unsigned(path: Path) -> None:
 
 def _convert_input(model: Any, kind: int) -> None:
     """Let the file take tensors of another type, with a QUANTIZE operator behind."""
+    from ai_edge_litert import schema_py_generated as schema
+
     graph = model.subgraphs[0]
     inner = int(graph.inputs[0])
     outer = _like(model, inner, kind)
     graph.tensors[outer].name = graph.tensors[inner].name
     graph.tensors[inner].name += b"_integers"
-    graph.operators.insert(0, _quantize(model, outer, inner))
+    graph.operators.insert(0, add_operator(model, schema.BuiltinOperator.QUANTIZE, outer, inner))
     graph.inputs = [outer]
     for signature in model.signatureDefs or ():
         signature.inputs[0].tensorIndex = outer
@@ -137,10 +139,9 @@ def _convert_output(model: Any, position: int, kind: int) -> None:
     inner = int(graph.outputs[position])
     outer = _like(model, inner, kind)
     graph.tensors[outer].name = b"output_%d" % position
-    operator = _quantize(model, inner, outer)
-    if kind == schema.TensorType.FLOAT32:
-        operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE)
-    graph.operators.append(operator)
+    real = kind == schema.TensorType.FLOAT32
+    builtin = schema.BuiltinOperator.DEQUANTIZE if real else schema.BuiltinOperator.QUANTIZE
+    graph.operators.append(add_operator(model, builtin, inner, outer))
     graph.outputs = [outer if index == inner else index for index in graph.outputs]
     for signature in model.signatureDefs or ():
         for given in signature.outputs:
@@ -162,11 +163,12 @@ def _like(model: Any, index: int, kind: int) -> int:
     return len(graph.tensors) - 1
 
 
-def _quantize(model: Any, source: int, result: int) -> Any:
+def add_operator(model: Any, builtin: int, source: int, result: int) -> Any:
+    """Return a new operator of one input and one result, tensors by index, which is in no graph yet."""
     from ai_edge_litert import schema_py_generated as schema
 
     operator = schema.OperatorT()
-    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
+    operator.opcodeIndex = _opcode(model, builtin)
     operator.inputs, operator.outputs = [source], [result]
     return operator
 

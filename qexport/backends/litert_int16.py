@@ -12,23 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from qexport.backends.litert_file import VALUE, load_file, operator_names
+from qexport.backends.litert_file import VALUE, load_file, operator_names, save_file
+from qexport.backends.litert_layers import store_planned
 from qexport.backends.litert_recipes import quantised
 from qexport.planning.arithmetic import INT16
 from qexport.planning.plan import QuantPlan
-from qexport.programs.program import INPUT
+from qexport.programs.program import INPUT, Program
 
 MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE"})
 """Operators that only move integers: their result has its input's scale, whatever value it helps to compute."""
 
 
-def with_int16_activations(path: Path, plan: QuantPlan) -> bytes:
-    """Return a float file's content with the plan's values as INT16 and their weights as INT8.
+def give_int16_activations(path: Path, program: Program, plan: QuantPlan) -> None:
+    """Write over a float file one with the plan's values as INT16 and their weights as INT8.
 
     Raises:
         ConversionError: the quantizer refuses the file.
     """
-    return quantised(path.read_bytes(), _recipe(plan), "w8a16", _ranges(path, plan))
+    path.write_bytes(quantised(path.read_bytes(), _recipe(plan), "w8a16", _ranges(path, plan)))
+    model = load_file(path)
+    if store_planned(model, program, plan):
+        save_file(model, path)
 
 
 def _recipe(plan: QuantPlan) -> list[dict[str, Any]]:
@@ -48,7 +52,8 @@ def _ranges(path: Path, plan: QuantPlan) -> dict[str, dict[str, Any]]:
     """Tensor name → the range that gives the plan's scale, operator by operator."""
     model, codes = load_file(path), operator_names()
     graph = model.subgraphs[0]
-    scales = {int(index): plan.tensors[INPUT].scale[0] for index in graph.inputs}
+    given = plan.tensors[INPUT].scale
+    scales = {int(index): given[0] for index in graph.inputs if given}  # none where what reads it stays float
     for operator in graph.operators:
         kind = codes[model.operatorCodes[operator.opcodeIndex].builtinCode]
         for output in operator.outputs:

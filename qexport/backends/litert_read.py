@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qexport.backends import StoredGraph, StoredTensor
 from qexport.backends.litert_file import VALUE, load_file, operator_names, type_names
+from qexport.backends.litert_layers import AXES, bias_of, weight_of
 from qexport.backends.litert_needs import needs_of
 from qexport.errors import VerificationError
 
@@ -26,6 +27,7 @@ def read_file(path: Path) -> StoredGraph:
     model, codes, types = load_file(path), operator_names(), type_names()
     graph = model.subgraphs[0]
     tensors: dict[str, StoredTensor] = {}
+    biases: dict[str, StoredTensor] = {}
     operators: Counter[str] = Counter()
     integer_macs = total_macs = 0
     arithmetic: Counter[str] = Counter()
@@ -41,7 +43,13 @@ def read_file(path: Path) -> StoredGraph:
             given = [types[t.type] for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)]
             integer_macs += macs if all(each in _INTEGER_TYPES for each in given) else 0
             arithmetic[_arithmetic(given)] += macs
-        tensors.update(_named(kind, inputs, output, model, types))
+        owner = _owner(kind, inputs, output)
+        if owner and VALUE.match(output.name.decode()):
+            tensors[owner] = _stored(output, types)
+        if owner and kind in AXES:
+            tensors[f"{owner}.weight"] = _stored(inputs[1], types, weight_of(kind, inputs, model))
+            bias = bias_of(kind, inputs, model)
+            biases |= {owner: bias} if bias else {}
     return StoredGraph(
         tensors,
         integer_macs,
@@ -49,6 +57,7 @@ def read_file(path: Path) -> StoredGraph:
         dict(sorted(operators.items())),
         arithmetic={kind: count for kind, count in sorted(arithmetic.items()) if count},
         needs=needs_of(model, _kinds(graph, types, set(arithmetic), integer_macs)),
+        biases=biases,
     )
 
 
@@ -66,24 +75,13 @@ def _arithmetic(types: list[str]) -> str:
     return "INT16" if "INT16" in types else "INT8"  # floats beside INT8 weights are quantised for each run
 
 
-def _named(kind: str, inputs: list[Any], output: Any, model: Any, types: dict[int, str]) -> dict[str, StoredTensor]:
-    """The result, and for a convolution the weight, under the names of the plan."""
+def _owner(kind: str, inputs: list[Any], output: Any) -> str:
+    """The value that an operator computes, "" where no name is left; behind an output's own name the weight has it."""
     if kind in ("DEQUANTIZE", "PAD"):
-        return {}
-    owner = VALUE.match(output.name.decode())
-    if owner is None:
-        return {}
-    found = {owner[1]: _stored(output, types)}
-    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        data = model.buffers[inputs[1].buffer].data
-        integers = None if data is None else _oihw(kind, inputs[1], data)
-        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
-    if kind == "TRANSPOSE_CONV":
-        data = model.buffers[inputs[1].buffer].data
-        # (out, height, width, in) → (in, out, …): the order of a depthwise weight's axes.
-        integers = None if data is None else _oihw("DEPTHWISE_CONV_2D", inputs[1], data)
-        found[f"{owner[1]}.weight"] = _stored(inputs[1], types, integers)
-    return found
+        return ""
+    named = (output, inputs[1]) if kind in AXES else (output,)
+    owners = (VALUE.match(tensor.name.decode()) for tensor in named)
+    return next((owner[1] for owner in owners if owner), "")
 
 
 def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | None = None) -> StoredTensor:
@@ -92,14 +90,6 @@ def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | 
     scale = tuple(float(s) for s in quantisation.scale) if known else ()
     zero_point = tuple(int(z) for z in quantisation.zeroPoint) if known else ()
     return StoredTensor(types[tensor.type].lower(), scale, zero_point, integers)
-
-
-def _oihw(kind: str, tensor: Any, data: NDArray[np.uint8]) -> NDArray[np.integer] | None:
-    """A constant INT8 weight in PyTorch's layout: (out, in / groups, height, width)."""
-    if data.size != int(np.prod(tensor.shape)):
-        return None
-    weight = data.view(np.int8).reshape(tuple(tensor.shape))
-    return weight.transpose(3, 0, 1, 2) if kind == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
 
 
 def _macs(kind: str, inputs: list[Any], output: Any) -> int:

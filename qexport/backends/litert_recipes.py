@@ -8,21 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qexport.errors import ConversionError
+
+if TYPE_CHECKING:
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
 
 RECIPES = ("fp16", "int8-dynamic")
 
 
-def stored_smaller(content: bytes, precision: str) -> bytes:
+def stored_smaller(content: bytes, precision: str, kept: frozenset[str] = frozenset()) -> bytes:
     """Return the file with its weights in `precision`, one of `RECIPES`.
+
+    Args:
+        kept: values whose operators keep their float weights.
 
     Raises:
         ConversionError: the quantizer refuses the file.
     """
-    return quantised(content, _recipe(precision), precision)
+    return quantised(content, _recipe(precision) + _exceptions(kept), precision)
+
+
+def kept_layers(program: Program, plan: QuantPlan | None, float32: frozenset[str]) -> frozenset[str]:
+    """Layers that keep float weights, and what reads them alone: a kernel that computes both has the second name.
+
+    Args:
+        plan: of weights, where there is one.
+    """
+    layers = (value for value in program.values.values() if value.weight)
+    kept = {each.name for each in layers if each.name in float32 or (plan and not plan.is_quantised(each.weight))}
+    alone = {readers[0].name for name in kept if len(readers := program.readers[name]) == 1 and not readers[0].weight}
+    return frozenset(kept | alone)
 
 
 def quantised(
@@ -51,6 +71,14 @@ def quantised(
         ) from error
     assert result.quantized_model is not None
     return bytes(result.quantized_model)
+
+
+def _exceptions(kept: frozenset[str]) -> list[dict[str, Any]]:
+    """The last recipe that fits an operator counts."""
+    if not kept:
+        return []
+    names = "|".join(map(re.escape, sorted(kept)))
+    return [{"regex": rf"qexport_({names});", "operation": "*", "algorithm_key": "no_quantize", "op_config": {}}]
 
 
 def _recipe(precision: str) -> list[dict[str, Any]]:

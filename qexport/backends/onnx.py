@@ -44,6 +44,7 @@ class OnnxBackend:
     apart = False
     timed = True
     from_onnx = True
+    half_scope = "arithmetic"
 
     def __init__(self) -> None:
         check_packages(self.name, PACKAGES)
@@ -58,13 +59,14 @@ class OnnxBackend:
     ) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.backends.onnx_upsample import upsample_by_copies
-        from qexport.planning.planner import weights_only
 
-        precision = metadata.get("precision")
-        if precision == "int8-dynamic":
-            plan = weights_only(program)
         opset, lowest = options.opset or OPSET, options.opset is None
-        write_onnx(program, plan, metadata, path, opset, precision == "fp16", upsample_by_copies, lowest)
+        half = metadata.get("precision") == "fp16"
+        write_onnx(program, plan, metadata, path, opset, half, upsample_by_copies, lowest, options.float32)
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """None: every layer can have INT8 weights."""
+        return {}
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
@@ -84,6 +86,7 @@ class OnnxBackend:
             complete=True,
             arithmetic=executed_macs(path, content.macs),
             needs=needs_of(proto),
+            biases=content.biases,
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:
@@ -128,10 +131,13 @@ def write_onnx(
     half: bool,
     rewrite: Callable[[ir.Model], None] = lambda _: None,
     lowest: bool = False,
+    full: frozenset[str] = frozenset(),
 ) -> None:
     """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save.
 
-    With `lowest` the file is labelled with the lowest operator set that its operators need.
+    Args:
+        half: in FP16, but for the values in `full`.
+        lowest: label the file with the lowest operator set that its operators need.
     """
     import onnx
     import onnx_ir as ir
@@ -141,7 +147,7 @@ def write_onnx(
     from qexport.backends.onnx_weights import store_weights
     from qexport.backends.qdq import drop_unused, insert_qdq
 
-    model = onnx_graph(program, opset, half)
+    model = onnx_graph(program, opset, half, full)
     if plan is not None and plan.integer:
         insert_qdq(model, program, plan)
         rewrite(model)

@@ -27,10 +27,13 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 _exported: dict[tuple[object, ...], bytes] = {}
 
 
-def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
+def onnx_graph(program: Program, opset: int, half: bool = False, full: frozenset[str] = frozenset()) -> ir.Model:
     """Export the float program, or its FP16 form, once; every call returns a copy of its own.
 
     A program that came as an ONNX file is that file in its normal form.
+
+    Args:
+        full: values that the FP16 form computes in float32 all the same.
 
     Raises:
         ConversionError: torch.onnx cannot export it.
@@ -38,25 +41,25 @@ def onnx_graph(program: Program, opset: int, half: bool = False) -> ir.Model:
     if isinstance(program.graph, OnnxGraph):
         model = program.graph.exported(opset)
         if half:
-            halve_model(model, program)
+            halve_model(model, program, full)
         return model
-    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half)
+    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half, full)
     if key not in _exported:
         if _exported and next(iter(_exported))[0] != program.fingerprint:
             _exported.clear()  # one program at a time: it is the formats of one run that share it
-        _exported[key] = ir.serde.serialize_model(_export(program, opset, half)).SerializeToString()
+        _exported[key] = ir.serde.serialize_model(_export(program, opset, half, full)).SerializeToString()
     import onnx
 
     return ir.serde.deserialize_model(onnx.ModelProto.FromString(_exported[key]))
 
 
-def _export(program: Program, opset: int, half: bool) -> ir.Model:
+def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
     graph = copied(program)
     graph.training = False  # an exported module cannot be switched, but the exporter asks
     if half:
         from qexport.lowering.half import halve
 
-        halve(graph)
+        halve(graph, full)
     parts = _parts(graph)
     tag_values(graph, program)
     model = _converted(graph, program, opset)

@@ -23,9 +23,15 @@ KEPT = {("Resize", 2)}
 """Constants that stay float32 beside FP16 values: operator and number of the input."""
 
 
-def halve_model(model: ir.Model, program: Program) -> None:
-    """Change the graph: cast the input, compute the body in FP16, cast what the tail reads back."""
-    body = {name for name, value in program.values.items() if value.region == "body"}
+def halve_model(model: ir.Model, program: Program, full: frozenset[str] = frozenset()) -> None:
+    """Change the graph: cast the input, compute the body in FP16, cast what the tail reads back.
+
+    Args:
+        full: values of the body that are computed in float32 all the same.
+    """
+    body = {name for name, value in program.values.items() if value.region == "body" and name not in full}
+    for value in [value for value in _values(model) if value.name in full]:
+        _cast(model, value, HALF, [use for use in value.uses() if _in_body(use[0], body)])
     values = [value for value in _values(model) if value.name in body]
     for value in values:
         if value.name == INPUT:

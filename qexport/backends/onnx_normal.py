@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ RESIZE_SAYS_HOW = 11
 """The first operator set whose Resize says where pixels lie."""
 OPEN = "batch"
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
+LEARNED = (*LAYERS, "MatMul", "BatchNormalization", "LayerNormalization", "InstanceNormalization", "PRelu")
+"""Operators whose constants come from training; those of others may be infinite on purpose, as limits and masks are."""
 _INSERTED = re.compile(r"(_token_\d+)+$")
 """What ONNX Runtime puts behind names of nodes that it makes."""
 
@@ -48,6 +51,14 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
     _strip(model)
     _plain_layers(model)
     return model, _rename(model)
+
+
+def learned_constants(model: ir.Model) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of the float constants that training has made."""
+    for value in (value for node in model.graph if node.op_type in LEARNED for value in node.inputs):
+        array = array_of(value)
+        if value is not None and array is not None and np.issubdtype(array.dtype, np.floating):
+            yield str(value.name), array
 
 
 def _recent(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -61,6 +61,12 @@ class OnnxGraph:
         """Return a constant by name."""
         return torch.from_numpy(self._weights[target].copy())
 
+    def constants(self) -> Iterator[tuple[str, np.ndarray]]:
+        """See `FileGraph`."""
+        for node in self.proto.graph.node:
+            arrays = (self._weights[name] for name in node.input if name in self._weights)
+            yield from ((node.output[0], array) for array in arrays if array.dtype == np.float32)
+
     def __call__(self, images: Tensor) -> Any:
         """Run once."""
         found = self._watched.run(list(self.outputs), {self.input: _given(images)})

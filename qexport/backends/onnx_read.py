@@ -39,17 +39,20 @@ class OnnxContent:
         macs: multiply-accumulates for one image, by the name of the value that they compute.
         integer: names of those whose weight is a constant of integers, and whose input comes from integers.
         operators: kind → how often it occurs.
+        biases: those that are integers, by the name of the value that their layer computes.
     """
 
     tensors: Mapping[str, StoredTensor]
     macs: Mapping[str, int]
     integer: frozenset[str]
     operators: Mapping[str, int]
+    biases: Mapping[str, StoredTensor]
 
 
 def read_onnx(model: ir.Model) -> OnnxContent:
     """Collect types, scales and INT8 weights from the graph's structure, not from its names."""
     tensors: dict[str, StoredTensor] = {}
+    biases: dict[str, StoredTensor] = {}
     macs: dict[str, int] = {}
     integer: set[str] = set()
     for node in model.graph:
@@ -61,13 +64,15 @@ def read_onnx(model: ir.Model) -> OnnxContent:
         if node.op_type in MAC_OPERATORS:
             name = str(node.outputs[0].name)
             macs[name] = _macs(node)
-            weight = node.inputs[1].producer() if node.inputs[1] is not None else None
-            if weight is not None and weight.op_type == "DequantizeLinear" and _array(weight.inputs[0]) is not None:
-                tensors[f"{name}.weight"] = _stored(weight)
+            weight, bias = _constant(node, 1), _constant(node, 2)
+            if weight is not None:
+                tensors[f"{name}.weight"] = weight
                 if _in_integers(node.inputs[0]):
                     integer.add(name)
+            if bias is not None:
+                biases[name] = bias
     operators = Counter(node.op_type for node in model.graph)
-    return OnnxContent(tensors, macs, frozenset(integer), dict(sorted(operators.items())))
+    return OnnxContent(tensors, macs, frozenset(integer), dict(sorted(operators.items())), biases)
 
 
 def _in_integers(value: ir.Value | None) -> bool:
@@ -78,6 +83,28 @@ def _in_integers(value: ir.Value | None) -> bool:
     if node.op_type in MOVERS:
         return all(_in_integers(each) for each in (node.inputs if node.op_type == "Concat" else node.inputs[:1]))
     return node.op_type == "DequantizeLinear"
+
+
+def _constant(node: ir.Node, index: int) -> StoredTensor | None:
+    """A layer's weight or bias, where it is stored as integers."""
+    value = node.inputs[index] if len(node.inputs) > index else None
+    made = value.producer() if value is not None else None
+    if made is None:
+        return None
+    if made.op_type == "DequantizeLinear" and _array(made.inputs[0]) is not None:
+        return _stored(made)
+    return _folded(made) if made.op_type == "Mul" else None
+
+
+def _folded(product: ir.Node) -> StoredTensor | None:
+    """Integers behind a cast and a product with their scales: see `onnx_weights`."""
+    cast = product.inputs[0].producer() if product.inputs[0] is not None else None
+    integers = _array(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
+    scale = _array(product.inputs[1])
+    if integers is None or scale is None:
+        return None
+    scales = tuple(float(s) for s in scale.reshape(-1))
+    return StoredTensor(str(integers.dtype), scales, (0,) * len(scales), integers)
 
 
 def _stored(node: ir.Node) -> StoredTensor:

@@ -57,10 +57,10 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
             shape, kind = shapes[name]
             operation = operation_of(node) if kind == FLOAT else f"{node.op_type.lower()}_{kind}"
             weight = str(node.inputs[1].name) if operation in KINDS.values() and node.inputs[1] is not None else ""
-            region = "body" if kind == FLOAT else "shape"
-            values[name] = Value(
-                name, operation, tuple(inputs), weight, shape, region, _macs(node, operation, shape, shapes)
-            )
+            added = node.inputs[2] if weight and len(node.inputs) > 2 else None
+            region, bias = "body" if kind == FLOAT else "shape", str(added.name) if added is not None else ""
+            macs = _macs(node, operation, shape, shapes)
+            values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias)
     return values
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qexport.backends.qdq import quantised_weight
-from qexport.planning.planner import weight_array
+from qexport.planning.weights import weight_array
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qexport.backends import LowerOptions, StoredGraph
 from qexport.backends.onnx import PACKAGES as ONNX_PACKAGES
 from qexport.backends.onnx import check_packages, write_onnx
+from qexport.backends.openvino_half import compress
 from qexport.errors import ConversionError
 from qexport.lowering.cpu import ANY, AVX2
 from qexport.planning.profile import OPENVINO, RuntimeProfile, careful
@@ -45,6 +46,7 @@ class OpenVINOBackend:
     apart = False
     timed = True
     from_onnx = True
+    half_scope = "constants"
 
     def __init__(self) -> None:
         check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
@@ -58,11 +60,7 @@ class OpenVINOBackend:
         options: LowerOptions = LowerOptions(),
     ) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        from qexport.planning.planner import weights_only
-
-        if metadata.get("precision") == "int8-dynamic":
-            plan = weights_only(program, behind_split(program))
-        openvino = _openvino()
+        openvino, half = _openvino(), metadata.get("precision") == "fp16"
         path.mkdir()
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             graph = Path(scratch) / "graph.onnx"
@@ -70,12 +68,18 @@ class OpenVINOBackend:
             try:
                 model = openvino.Core().read_model(graph)
                 _number_operations(model)
-                openvino.save_model(model, path / MODEL, compress_to_fp16=metadata.get("precision") == "fp16")
+                if half and options.float32:
+                    compress(model, options.float32)
+                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not options.float32)
             except RuntimeError as error:
                 shutil.rmtree(path)
                 first = next(iter(str(error).splitlines()), "")
                 raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
         (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """Layers that keep float weights in "int8-dynamic", with the reason."""
+        return behind_split(program)
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
@@ -143,15 +147,17 @@ class OpenVINORunner:
         return [output.copy() for output in self._request.infer({0: batch}).to_tuple()]
 
 
-def behind_split(program: Program) -> frozenset[str]:
-    """Layers of 1 by 1 that read a part of a split: the CPU plugin of 2026.4 fails on INT8 weights there.
+def behind_split(program: Program) -> dict[str, str]:
+    """Layers of 1 by 1 that read a part of a split, with the reason why they keep float weights.
 
+    The CPU plugin of 2026.4 fails on INT8 weights there.
     Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
     """
-    from qexport.planning.planner import weight_array
+    from qexport.planning.weights import weight_array
 
     readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
-    return frozenset(v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))
+    found = (v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))
+    return dict.fromkeys(found, "OpenVINO's CPU plugin fails on INT8 weights behind a split")
 
 
 def _openvino() -> Any:

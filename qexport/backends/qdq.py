@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qexport.errors import ConversionError
 from qexport.planning.arithmetic import INT8_NARROW
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.planner import weight_array
+from qexport.planning.weights import weight_array
 from qexport.programs.program import INPUT, Program, Value
 
 DTYPES = {"int8": np.int8, "uint8": np.uint8}

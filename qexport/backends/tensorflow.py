@@ -14,8 +14,6 @@ from typing import Any
 
 from qexport.errors import MissingExtraError
 
-KERNELS = "TensorFlow reference kernels"
-
 
 def reference_interpreter(path: Path) -> Any:
     """Load a file into TensorFlow's interpreter, without XNNPACK.

@@ -42,6 +42,7 @@ class TensorRTBackend:
     apart = False
     timed = False
     from_onnx = True
+    half_scope = "arithmetic"
 
     def __init__(self) -> None:
         check_packages(self.name, PACKAGES)
@@ -60,11 +61,15 @@ class TensorRTBackend:
         from qexport.backends.tensorrt_rules import broken_rules
 
         half = metadata.get("precision") != "fp32"
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, half)
+        write_onnx(program, plan, metadata, path, options.opset or OPSET, half, full=options.float32)
         broken = broken_rules(ir.load(path))
         if broken:
             path.unlink()
             raise ConversionError(f"the graph breaks a rule of TensorRT: {broken[0]}", "report the model")
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """Never asked: there is no "int8-dynamic"."""
+        return {}
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file; integer arithmetic is counted by TensorRT's rules, not from an engine."""
@@ -88,6 +93,7 @@ class TensorRTBackend:
             content.operators,
             complete=True,
             needs=needs,
+            biases=content.biases,
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:

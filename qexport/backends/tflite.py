@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ class TFLiteBackend:
     dynamic = False
     apart = True
     timed = True
+    half_scope = "weights"
 
     def __init__(self) -> None:
         missing = [package for package in _PACKAGES if find_spec(package) is None]
@@ -65,10 +66,11 @@ class TFLiteBackend:
             give_unsigned,
             take_float_input,
         )
+        from qexport.backends.litert_float import give_back_floats
         from qexport.backends.litert_graph import suited
-        from qexport.backends.litert_int16 import with_int16_activations
+        from qexport.backends.litert_int16 import give_int16_activations
         from qexport.backends.litert_integer import raw_program
-        from qexport.backends.litert_recipes import RECIPES, stored_smaller
+        from qexport.backends.litert_recipes import RECIPES, kept_layers, stored_smaller
         from qexport.lowering.simulate import simulated
         from qexport.lowering.tags import tag_values
         from qexport.programs.program import copied
@@ -82,25 +84,30 @@ class TFLiteBackend:
             height, width = program.imgsz
             unit = graph.get_buffer("decode.unit")
             unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
-        converted = plan if precision != "w8a16" else None
+        converted = plan if precision not in ("w8a16", "int8-dynamic") else None
         if converted is not None:
             # Of these the converter makes integers with the plan's own scales; verification compares them.
             graph = simulated(program, converted, graph, float_weights=frozenset({"conv_transpose"}))
         tag_values(suited(graph), program)
         with _silence():
-            _convert(graph, example, quantised=converted is not None).export(str(path))
+            _convert(graph, example, converted is not None, options.warn).export(str(path))
         if precision == "int8-full":
             check_integers(path)
             if options.io == "uint8":
                 give_unsigned(path)
         elif converted is not None:
+            give_back_floats(path, program, converted)
             take_float_input(path)
             give_float_outputs(path)
-        elif plan is not None:
-            path.write_bytes(with_int16_activations(path, plan))
+        elif precision == "w8a16" and plan is not None:
+            give_int16_activations(path, program, plan)
         if precision in RECIPES:
-            path.write_bytes(stored_smaller(path.read_bytes(), precision))
+            path.write_bytes(stored_smaller(path.read_bytes(), precision, kept_layers(program, plan, options.float32)))
         append_metadata(path, metadata)
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """None: every layer can have INT8 weights."""
+        return {}
 
     def read(self, path: Path) -> StoredGraph:
         """Read types, scales and INT8 weights from the flatbuffer."""
@@ -187,7 +194,7 @@ def layer_output(loaded: Any, batch: NDArray[np.float32]) -> NDArray[np.integer]
     return output
 
 
-def _convert(graph: Any, example: Any, quantised: bool) -> Any:
+def _convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], None]) -> Any:
     import litert_torch
     import torch
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
@@ -201,9 +208,14 @@ def _convert(graph: Any, example: Any, quantised: bool) -> Any:
     try:
         with torch.no_grad():
             if is_tested():
-                # Where the quick way fails, the converter's own is slower and decides.
-                with contextlib.suppress(Exception), local_decompositions(), direct_export():
-                    return litert_torch.convert(graph, (example,), quant_config=quantisation)
+                try:
+                    with local_decompositions(), direct_export():
+                        return litert_torch.convert(graph, (example,), quant_config=quantisation)
+                except Exception as error:  # whatever passes raise: the converter's own way decides
+                    first = next(iter(str(error).splitlines()), "")
+                    warn(
+                        f"converted the slow way, because the quick one failed ({type(error).__name__}: {first[:120]})"
+                    )
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
     except Exception as error:  # the converter raises whatever its passes do
         first = next(iter(str(error).splitlines()), type(error).__name__)

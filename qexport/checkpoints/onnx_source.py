@@ -11,6 +11,7 @@ from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.input_form import InputForm, pixel_form
 from qexport.errors import UsageError
 from qexport.job import ExportJob
+from qexport.programs.damage import refuse_damaged
 from qexport.programs.float_decode import Further
 from qexport.programs.named_values import named_values
 from qexport.programs.program import Program, Value
@@ -31,7 +32,7 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
     """
     from qexport.backends.onnx import PACKAGES, check_packages
     from qexport.backends.onnx_file import described, read_file
-    from qexport.backends.onnx_normal import normalised
+    from qexport.backends.onnx_normal import learned_constants, normalised
     from qexport.backends.onnx_program import OnnxGraph
     from qexport.backends.onnx_same import check_same
     from qexport.backends.onnx_values import values_of
@@ -41,6 +42,7 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
     says = described(file.metadata)
     imgsz, batch = chosen_size(job, file, says), chosen_batch(job, file)
     model, names = normalised(file, imgsz, batch, job.dynamic)
+    refuse_damaged(learned_constants(model), str(file.path))
     graph = OnnxGraph(model, names)
     check_same(file, graph, input_form(job, file))
     values = values_of(model, graph.shapes)

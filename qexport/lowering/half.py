@@ -18,28 +18,43 @@ from qexport.programs.program import INPUT
 aten = torch.ops.aten
 
 
-def halve(graph: GraphModule) -> None:
-    """Change a copy of the program's graph: cast the input, compute the body in FP16, cast what leaves it back."""
+def halve(graph: GraphModule, full: frozenset[str] = frozenset()) -> None:
+    """Change a copy of the program's graph: cast the input, compute the body in FP16, cast what leaves it back.
+
+    Args:
+        full: operations of the body that compute in float32 all the same.
+    """
+    halved = _halved(graph, full)
     for node in list(graph.graph.nodes):
-        if node.op == "get_attr" and any(_in_body(reader) for reader in node.users):
+        if node.op == "get_attr" and any(reader in halved for reader in node.users):
             tensor = _attribute(graph, str(node.target))
-            tensor.data = tensor.data.half()
+            if all(reader in halved for reader in node.users):
+                tensor.data = tensor.data.half()
+            elif tensor.is_floating_point():  # layers share it, and not all of them are halved
+                _cast_behind(graph, node, torch.float16, lambda reader: reader in halved)
         if node.name == INPUT:
-            _cast_behind(graph, node, torch.float16, lambda _: True)
+            _cast_behind(graph, node, torch.float16, lambda reader: reader in halved)
         elif node.op == "call_function" and _is_float(node):
-            ours = _in_body(node)
-            _cast_behind(graph, node, torch.float32 if ours else torch.float16, _from(ours))
+            ours = node in halved
+            _cast_behind(graph, node, torch.float32 if ours else torch.float16, _from(ours, halved))
     graph.graph.lint()
     graph.recompile()
 
 
-def _from(body: bool) -> Callable[[Node], bool]:
-    """Who reads across the border of the body."""
-    return lambda reader: _in_body(reader) != body
+def _halved(graph: GraphModule, full: frozenset[str]) -> frozenset[Node]:
+    """Operations that compute in FP16; one of many results does where none of its results is to be float32."""
+    body = (node for node in graph.graph.nodes if node.op == "call_function" and region_of(node.name) == "body")
+    return frozenset(
+        node
+        for node in body
+        if node.name not in full
+        and (isinstance(node.meta.get("val"), Tensor) or not any(reader.name in full for reader in node.users))
+    )
 
 
-def _in_body(node: Node) -> bool:
-    return node.op == "call_function" and region_of(node.name) == "body"
+def _from(ours: bool, halved: frozenset[Node]) -> Callable[[Node], bool]:
+    """Who reads across the border of what is halved."""
+    return lambda reader: (reader in halved) != ours
 
 
 def _is_float(node: Node) -> bool:

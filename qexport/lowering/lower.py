@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qexport.backends import (
     Artifact,
     Backend,
@@ -23,6 +26,7 @@ from qexport.backends import (
     profile_for,
 )
 from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.peaks import measured_peaks
 from qexport.checkpoints.source import Source
 from qexport.errors import ConversionError, VerificationError
 from qexport.files import write_text, write_whole
@@ -31,12 +35,17 @@ from qexport.lowering.cpu import kind_for
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.sqnr import metered, sqnr_of
+from qexport.planning.half_range import described, peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, to_json
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import RuntimeProfile
+from qexport.planning.weights import weights_only
 from qexport.programs.float_graph import FileGraph
-from qexport.programs.named_values import kept_float
+from qexport.programs.named_values import kept_float, refuse_weightless
+from qexport.programs.program import Program
 from qexport.run_folder import free_name
+from qexport.verification.constants import check_weights
+from qexport.verification.finite import FiniteRunner, generated_input
 from qexport.verification.verify import Verification, check_outputs, sample_inputs, verify
 
 
@@ -71,6 +80,7 @@ class Written:
         sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.measurement.sqnr`; None for
             float ones.
         stored: what the file says of itself, and what its runtime makes of it here; None for engines.
+        warnings: what a user must know of how it was written.
     """
 
     artifact: Artifact
@@ -81,6 +91,7 @@ class Written:
     fit: DeviceFit | None = None
     sqnr: Mapping[str, float | None] | None = None
     stored: Summary | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def engine_runtime(self) -> str | None:
@@ -121,20 +132,47 @@ def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> Written:
-    """Write an artifact whose activations stay float; compare it with the program where there are images to do it on.
+    """Write an artifact whose activations stay float, and run it: on a generated picture if there are no images.
 
     Raises:
+        UsageError: `--keep-float` names what this precision has in float anyway.
         ConversionError, VerificationError: the file is not kept.
     """
-    path = source.path(backend, precision)
+    path, program = source.path(backend, precision), source.program
+    images = sample_inputs(source.samples, program)
+    inputs = images or [generated_input(program)]
+    kept, notes = _kept_in_float(source, backend, precision), list[str]()
+    plan = weights_only(program, {**backend.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    unfit = _unfit(program, backend, inputs) if precision == "fp16" else {}
+    notes += described(unfit)
     with _others_named(source.job, backend, precision), write_whole(path) as temporary:
-        _lower(source, backend, None, precision, temporary)
-        inputs = sample_inputs(source.samples, source.program)
-        if inputs:
-            runner = backend.runner(temporary, source.job.threads)
-            check_outputs(source.program.graph, source.program, runner, inputs, backend.name)
-        stored = summary_of(backend.read(temporary))
-    return Written(describe_artifact(path, backend.name, precision), backend, stored=stored)
+        _lower(source, backend, plan, precision, temporary, frozenset(unfit | kept), notes)
+        runner = FiniteRunner(backend.runner(temporary, source.job.threads), program, backend.name)
+        if images:
+            check_outputs(program.graph, program, runner, images, backend.name)
+        else:
+            runner.outputs(inputs[0])
+        stored = backend.read(temporary)
+        if plan:
+            check_weights(program, plan, stored)
+    artifact = describe_artifact(path, backend.name, precision)
+    return Written(artifact, backend, stored=summary_of(stored), warnings=tuple(notes))
+
+
+def _kept_in_float(source: Source, backend: Backend, precision: str) -> dict[str, str]:
+    """What `--keep-float` asks of a file whose activations stay float: value → why it is kept."""
+    if precision == "fp32":  # all of it, of the file that others are compared with
+        return {}
+    program, given = source.program, source.job.keep_float
+    if precision == "int8-dynamic" or backend.half_scope != "arithmetic":
+        refuse_weightless(program, given, f"{precision} in format {backend.name}")
+    return dict.fromkeys(kept_float(program, given), FLOAT_AS_ASKED)
+
+
+def _unfit(program: Program, backend: Backend, inputs: Sequence[NDArray[np.float32]]) -> dict[str, str]:
+    """What FP16 cannot hold of a program in a backend's files."""
+    peaks = measured_peaks(program, inputs) if backend.half_scope == "arithmetic" else {}
+    return unfit_for_half(program, peaks, backend.half_scope == "weights")
 
 
 def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
@@ -145,16 +183,18 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     """
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
-    kept = kept_float(source.program, job.keep_float)
+    kept, notes = kept_float(source.program, job.keep_float), list[str]()
     plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
+    unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.half_scales else {}
+    notes += described(unfit)
     saved = job.folder / plan_name(job, backend, path)
     write_text(saved, to_json(plan))
     with _others_named(job, backend, job.precision), write_whole(path) as temporary:
-        _lower(source, backend, plan, job.precision, temporary)
+        _lower(source, backend, plan, job.precision, temporary, frozenset(unfit), notes)
         inputs = sample_inputs(source.samples, source.program)
         # A graph that came as a file has no room for meters.
         reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
-        runner = backend.runner(temporary, job.threads)
+        runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.name)
         stored = backend.read(temporary)
         verification = verify(source.program, plan, stored, runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
@@ -165,7 +205,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     }
     artifact = describe_artifact(path, backend.name, job.precision)
     noise = sqnr_of(reference) if reference else None
-    return Written(artifact, backend, verification, saved, types, fit, noise, summary_of(stored))
+    return Written(artifact, backend, verification, saved, types, fit, noise, summary_of(stored), tuple(notes))
 
 
 @contextmanager
@@ -208,9 +248,18 @@ def plan_name(job: ExportJob, backend: Backend, artifact: Path) -> str:
     return free_name(job.folder, name, artifact.name, "plan", same)
 
 
-def _lower(source: Source, backend: Backend, plan: QuantPlan | None, precision: str, path: Path) -> None:
+def _lower(
+    source: Source,
+    backend: Backend,
+    plan: QuantPlan | None,
+    precision: str,
+    path: Path,
+    float32: frozenset[str],
+    notes: list[str],
+) -> None:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
-    backend.lower(source.program, plan, metadata, path, LowerOptions(source.job.opset, source.job.io))
+    options = LowerOptions(source.job.opset, source.job.io, float32, notes.append)
+    backend.lower(source.program, plan, metadata, path, options)
 
 
 def build_engine(source: Source, graph: Written) -> Written:
@@ -228,9 +277,8 @@ def build_engine(source: Source, graph: Written) -> Written:
     return Written(
         describe_artifact(path, builder.name, precision),
         builder,
-        None,
-        graph.plan,
-        graph.quantisation,
-        None,
-        graph.sqnr,
+        plan=graph.plan,
+        quantisation=graph.quantisation,
+        sqnr=graph.sqnr,
+        warnings=graph.warnings,
     )

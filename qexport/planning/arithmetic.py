@@ -37,6 +37,31 @@ INT8_NARROW = IntegerType("int8", -127, 127)
 """Weights leave -128 unused: symmetric, and the product of two extremes still fits the kernels' 16-bit sums."""
 UINT8 = IntegerType("uint8", 0, 255)
 INT16 = IntegerType("int16", -32768, 32767)
+INT32 = IntegerType("int32", -(2**31), 2**31 - 1)
+"""Biases, and the sums that kernels add products to."""
+INT64 = IntegerType("int64", -(2**47), 2**47 - 1)
+"""Biases of 16-bit activations: 64 bits are stored, of which TFLite's kernels rescale 48."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How real ranges become the integers of one type.
+
+    Attributes:
+        symmetric: zero point 0, whatever the range.
+    """
+
+    kind: IntegerType
+    symmetric: bool = False
+
+    def parameters(self, low: float, high: float) -> tuple[float, int]:
+        """Return (scale, zero point) for the real range [low, high], widened to contain 0.
+
+        Raises:
+            ValueError: a bound is not finite, or low exceeds high.
+        """
+        scale, zero_point = affine_parameters(low, high, self.kind)
+        return (symmetric_scale(max(-low, high), self.kind), 0) if self.symmetric else (scale, zero_point)
 
 
 def affine_parameters(low: float, high: float, kind: IntegerType) -> tuple[float, int]:
@@ -85,6 +110,35 @@ def pair_safe_scales(weight: FloatArray, scales: NDArray[np.float32]) -> NDArray
     sums = [np.maximum(sign * left, 0) + np.maximum(sign * right, 0) for sign in (1, -1)]
     peaks = np.maximum(*sums).reshape(len(weight), -1).max(axis=1)
     safe: NDArray[np.float32] = np.clip((peaks / 127).astype(np.float32), scales, least)
+    return safe
+
+
+def bias_safe_scales(
+    weight: FloatArray,
+    axis: int,
+    scales: NDArray[np.float32],
+    bias: FloatArray,
+    given: tuple[float, IntegerType],
+    sums: IntegerType,
+) -> NDArray[np.float32]:
+    """Widen weight scales until bias and products, in steps of input scale times weight scale, fit the kernel's sums.
+
+    A filter of next to no weights has next to no scale, and its bias would saturate. With wider steps its weights
+    become coarser, which is nothing beside such a bias. Half of the sums' range is for the bias, as in TensorFlow
+    Lite's own quantiser (AdjustWeightsForBiasScale), the other half for the products.
+
+    Args:
+        scales: symmetric scales (channels,) of `weight` along `axis`.
+        bias: (channels,), or (groups * channels,) where groups share the scales of a transposed convolution.
+        given: scale and type of the input's integers.
+        sums: what the kernel adds up in.
+    """
+    input_scale, kind = given
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    half, rounding = sums.high / 2, kind.levels * (weight.size // len(scales)) / 2
+    products = kind.levels * np.abs(weight).sum(axis=others, dtype=np.float64) / (half - rounding)
+    biases = np.abs(bias.astype(np.float64)).reshape(-1, len(scales)).max(axis=0) / input_scale / half
+    safe: NDArray[np.float32] = np.maximum(scales, np.maximum(biases, products).astype(np.float32))
     return safe
 
 

@@ -6,23 +6,31 @@ scale, and which range each gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics, merge
 from qexport.errors import InputError
-from qexport.planning.arithmetic import UINT8, affine_parameters, pair_safe_scales, symmetric_scale, weight_scales
+from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.profile import WEIGHTS, FixedScale, OwnScale, RuntimeProfile, SharedScale
-from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
+from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
+from qexport.planning.ranges import (
+    LOGIT_FLOOR,
+    SILU_FLOOR,
+    Range,
+    RangeEstimator,
+    above,
+    least_error,
+    minmax,
+    percentile,
+)
+from qexport.planning.weights import weight_tensors
 from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.programs.tail import mixing_values, torn_values
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
+FLOAT_AS_ASKED = "float as asked"
 FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share a scale"
 EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
@@ -33,22 +41,21 @@ MANY_LEVELS = 2**15
 CLIP_MARGIN = 1 - 2**-20
 """ONNX Runtime leaves a clip out where the largest integer is not above its limit; a scale is rounded to float32."""
 ACTIVATIONS = frozenset({"sigmoid", "mul", "relu", "clip", "leaky_relu"})
-WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
 @dataclass(frozen=True)
 class RangeChoice:
-    """How ranges are chosen: a method of `qexport.planning.ranges`, and whether SiLU's flat tail is left out."""
+    """How ranges are chosen: by what function of `qexport.planning.ranges`."""
 
     name: str
-    method: Callable[[Statistics], Range]
+    estimate: RangeEstimator
 
 
 METHODS: Mapping[str, RangeChoice] = {
     choice.name: choice
     for choice in (
-        RangeChoice("minmax", minmax),
-        RangeChoice("percentile", percentile),
+        RangeChoice("minmax", lambda statistics, _: minmax(statistics)),
+        RangeChoice("percentile", lambda statistics, _: percentile(statistics)),
         RangeChoice("mse", least_error),
     )
 }
@@ -91,17 +98,18 @@ def make_plan(
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
-        if value.weight:
-            tensors[value.weight] = _weight(program, profile, value, value.name in integer)
+    tensors.update(weight_tensors(program, profile, integer, tensors))
     if profile.bare_movers:
         tensors.update(_bare_movers(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
-    return QuantPlan(profile.name, program.fingerprint, integer, ordered, profile.integer_bias)
+    return QuantPlan(profile.name, program.fingerprint, integer, ordered, bool(profile.integer_bias))
 
 
 def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str, Statistics]) -> dict[str, str]:
     """Why values stay float that the profile has integer kernels for, by name."""
     found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
+    if profile.half_scales:
+        found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
         found |= mixing_values(program, statistics)
         found |= dict.fromkeys(torn_values(program.values, program.raw_boxes), FLOAT_TORN)
@@ -116,20 +124,6 @@ def clamped_values(program: Program, profile: RuntimeProfile, integer: frozenset
         if name in integer and isinstance(profile.operations[program.values[name].operation], OwnScale)
         if len(readers) == 1 and readers[0].operation in profile.clamps and readers[0].name in integer
     )
-
-
-def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -> QuantPlan:
-    """A plan that stores weights as INT8 and leaves the arithmetic in float: it needs no data.
-
-    Args:
-        float_values: values whose layer keeps its float weights.
-    """
-    tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
-    layers = [value for value in program.values.values() if value.weight]
-    kept = {layer.weight for layer in layers if layer.name in float_values}  # of all layers that use it
-    for layer in layers:
-        tensors[layer.weight] = _weight(program, WEIGHTS, layer, layer.weight not in kept)
-    return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
 
 
 def _chosen(
@@ -147,8 +141,8 @@ def demanded_values(
 ) -> tuple[frozenset[str], frozenset[str]]:
     """The same for runtimes whose convolutions take integers and give what is wanted of them.
 
-    Goes from the outputs to the input: convolutions want their inputs as integers; what only moves data, and sums
-    where the profile says so, hand that wish on; a SiLU whose product is wanted belongs to its convolution's kernel.
+    Goes from the outputs to the input: convolutions want their inputs as integers; what only moves data, and sums,
+    hand that wish on; a SiLU whose product is wanted belongs to its convolution's kernel.
     What a float layer reads, too, is computed in float: of a layer's input and weight both are quantised or neither.
     """
     integer: set[str] = set()
@@ -160,7 +154,7 @@ def demanded_values(
         shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
         if shared and not value.weight:
             continue
-        hands_on = isinstance(rule, SharedScale) or (value.operation == "add" and profile.quantised_sums)
+        hands_on = isinstance(rule, SharedScale) or value.operation == "add"
         if value.weight or (value.name in wanted and hands_on):
             integer.add(value.name)
             wanted.update(value.inputs)
@@ -262,13 +256,10 @@ def _group_tensors(
         return dict.fromkeys(group, _pixels(profile, *program.form.bounds))
     else:
         (low, high), why = _group_range(program, profile, statistics, choice, group)
-        if profile.symmetric_activations:
-            scale, zero_point = symmetric_scale(max(-low, high), profile.activation), 0
-        else:
-            scale, zero_point = affine_parameters(low, high, profile.activation)
+        scale, zero_point = profile.quantiser.parameters(low, high)
     label = group[0] if len(group) > 1 else ""
     shared = f"; shared by {len(group)} values" if label else ""
-    tensor = TensorQuant(profile.activation.name, (_stored(scale, profile),), (zero_point,), None, label, why + shared)
+    tensor = TensorQuant(profile.activation.name, (profile.stored(scale),), (zero_point,), None, label, why + shared)
     return dict.fromkeys(group, tensor)
 
 
@@ -286,21 +277,9 @@ def _bare_movers(
 
 def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:
     """The input: every pixel value is one step, where the type has 256 for it and channels are treated alike."""
-    why = "pixels: one step each"
-    if profile.unsigned_pixels and low == 0:
-        return TensorQuant(UINT8.name, (float(np.float32(high / 255)),), (0,), why=why)
-    if profile.symmetric_activations:
-        scale = symmetric_scale(max(-low, high), profile.activation)
-        return TensorQuant(profile.activation.name, (_stored(scale, profile),), (0,), why="pixels: symmetric")
-    scale, zero_point = affine_parameters(low, high, profile.activation)
-    return TensorQuant(profile.activation.name, (float(np.float32(scale)),), (zero_point,), why=why)
-
-
-def _stored(scale: float, profile: RuntimeProfile) -> float:
-    """The scale as the file can hold it."""
-    if profile.half_scales:
-        return float(max(np.float16(scale), np.finfo(np.float16).smallest_subnormal))
-    return float(np.float32(scale))
+    why = "pixels: symmetric" if profile.symmetric_activations else "pixels: one step each"
+    scale, zero_point = profile.quantiser.parameters(low, high)
+    return TensorQuant(profile.activation.name, (profile.stored(scale),), (zero_point,), why=why)
 
 
 def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
@@ -330,9 +309,12 @@ def _group_range(
         floor = "" if many else " above -8"
         reason = f"minmax{floor}: confident scores are rare and must not be clipped"
     elif not many and all(_feeds_only_silu(program, name) for name in group):
-        chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
+        chosen, reason = (
+            above(choice.estimate(merged, profile.quantiser), SILU_FLOOR),
+            f"{choice.name} above SiLU's flat tail",
+        )
     else:
-        chosen, reason = choice.method(merged), choice.name
+        chosen, reason = choice.estimate(merged, profile.quantiser), choice.name
     if any(program.values[name].operation == "clip" for name in sources):
         chosen = chosen[0], chosen[1] * CLIP_MARGIN
     return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
@@ -351,7 +333,7 @@ def _feeds_only_silu_product(program: Program, value: Value) -> bool:
 
 def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
     if value.name in float_values:
-        return "float as asked"
+        return FLOAT_AS_ASKED
     if value.region == "decode":
         return "decode stays float: pixels and scores must not share a scale"
     if value.region == "exact":
@@ -361,29 +343,6 @@ def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[st
     if by_constant(value) or value.operation in profile.operations:
         return "between float operations"
     return f"{profile.name} has no integer kernel for {value.operation}"
-
-
-def _weight(program: Program, profile: RuntimeProfile, value: Value, integer: bool) -> TensorQuant:
-    if not integer:
-        return TensorQuant("float32", why=f"{value.name} stays float")
-    axis = WEIGHT_AXIS[value.operation]
-    array = weight_array(program, value.weight)
-    scales, why = weight_scales(array, axis, profile.weight), "symmetric, one scale for each channel"
-    if profile.pair_sums and axis == 0:
-        scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
-    return TensorQuant(
-        "int8",
-        tuple(_stored(s, profile) for s in scales),
-        (0,) * len(scales),
-        axis,
-        why=why,
-    )
-
-
-def weight_array(program: Program, path: str) -> NDArray[np.float32]:
-    """Return a parameter of the program as float32."""
-    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
-    return array
 
 
 def _order(program: Program) -> Iterator[str]:

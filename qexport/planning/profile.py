@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
+import numpy as np
+
+from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, INT32, INT64, UINT8, IntegerType, Quantiser
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,13 @@ class RuntimeProfile:
         kept_float: operations that stay float although the runtime could, with the reason.
         activation, weight: integer types; weights are symmetric and per output channel.
         symmetric_activations: zero point 0 for every activation.
-        unsigned_pixels: the input is stored in 0..255 although other activations are signed and symmetric.
         fused_activations: a convolution's kernel computes its SiLU too, and gives floats where no integer operation
             reads the result: only what integer kernels read is quantised, nothing in between.
-        quantised_sums: both inputs of an addition are quantised where its result is.
         pair_sums: kernels add the products of two neighbouring input channels in 16 bits and saturate there.
         half_scales: scales are stored in FP16, and chosen so that they can be.
         bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
-        integer_bias: biases are stored as INT32 with the product of input and weight scales.
+        integer_bias: type that biases are stored in, with the product of input and weight scales, and that products are
+            added up in; None where they stay float.
         constants: a product with a number runs in integers, the number is one, too.
         joined_levels: the converter carries the raw outputs' integers through the decode's concatenations, in the scale
             of one level: all levels share one, or it would cut the others' range.
@@ -62,7 +63,6 @@ class RuntimeProfile:
         clamps: activations that the kernel in front of them computes with the limits of its integers: nothing is
             quantised between the two.
         clamps_anywhere: kernels do so at any integer that stands for zero, not at the type's least one only.
-        source: where the constraints are documented.
     """
 
     name: str
@@ -71,11 +71,9 @@ class RuntimeProfile:
     activation: IntegerType = INT8
     weight: IntegerType = INT8_NARROW
     symmetric_activations: bool = False
-    unsigned_pixels: bool = False
     fused_activations: bool = False
-    quantised_sums: bool = True
     bare_movers: bool = False
-    integer_bias: bool = False
+    integer_bias: IntegerType | None = None
     pair_sums: bool = False
     half_scales: bool = False
     constants: bool = False
@@ -85,7 +83,19 @@ class RuntimeProfile:
     float_stem: float = 0.0
     clamps: frozenset[str] = frozenset()
     clamps_anywhere: bool = False
-    source: str = ""
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """How activations become integers."""
+        return Quantiser(self.activation, self.symmetric_activations)
+
+    def stored(self, scale: float) -> float:
+        """A scale as the file can hold it; where FP16's steps are coarse for it the larger one, to clip nothing."""
+        if not self.half_scales:
+            return float(np.float32(scale))
+        half = np.float16(scale)
+        tiny = float(half) < scale < np.finfo(np.float16).smallest_normal
+        return float(np.nextafter(half, np.float16(np.inf)) if tiny else half)
 
 
 OWN, SHARED = OwnScale(), SharedScale()
@@ -117,8 +127,9 @@ TFLITE = RuntimeProfile(
     joined_levels=True,
     clamps=frozenset({"relu"}),
     clamps_anywhere=True,
-    source="LiteRT 8-bit quantization specification",
+    integer_bias=INT32,
 )
+"""As in LiteRT's 8-bit quantization specification."""
 
 TFLITE_INTEGER = replace(
     TFLITE,
@@ -140,9 +151,9 @@ TFLITE_INT16 = replace(
     symmetric_activations=True,
     joined_levels=False,
     float_boxes=0.0,
-    source="LiteRT 16x8 quantization specification",
+    integer_bias=INT64,
 )
-"""INT8 weights with INT16 activations: built-in kernels run it, XNNPACK has none for it."""
+"""LiteRT's 16x8 quantization specification: built-in kernels run it, XNNPACK has none for it."""
 
 WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
 """ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""
@@ -152,12 +163,14 @@ ONNXRUNTIME = RuntimeProfile(
     operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "clip": OWN, "leaky_relu": OWN},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
-    integer_bias=True,
+    integer_bias=INT32,
     float_stem=0.03,
     clamps=frozenset({"relu", "clip"}),
-    source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
 )
-"""ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution."""
+"""ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution.
+
+On x86 only unsigned activations are fused with signed weights (onnxruntime/core/optimizer/qdq_transformer).
+"""
 
 FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
 """Operations of runtimes that compute a SiLU inside the convolution's kernel."""
@@ -169,8 +182,8 @@ OPENVINO = RuntimeProfile(
     activation=UINT8,
     fused_activations=True,
     bare_movers=True,
-    source="OpenVINO low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)",
 )
+"""OpenVINO's low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)."""
 
 TENSORRT = RuntimeProfile(
     name="tensorrt",
@@ -179,8 +192,8 @@ TENSORRT = RuntimeProfile(
     symmetric_activations=True,
     fused_activations=True,
     half_scales=True,
-    source="TensorRT developer guide, working with quantized types: explicit quantization",
 )
+"""Explicit quantization, as in "working with quantized types" of TensorRT's developer guide."""
 
 
 WEIGHTS = RuntimeProfile(name="weights", operations={})

@@ -5,13 +5,17 @@ Clipping a few extremes buys finer steps for everything else. Every method retur
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics
-from qexport.planning.arithmetic import INT8, IntegerType, affine_parameters
+from qexport.planning.arithmetic import Quantiser, dequantise, quantise
 
 Range = tuple[float, float]
+RangeEstimator = Callable[[Statistics, Quantiser], Range]
+"""What is to be spanned, from what was seen and from what it is going to be quantised with."""
 FloatArray = NDArray[np.float64]
 
 DEFAULT_PERCENTILE = 99.997
@@ -31,6 +35,8 @@ def minmax(statistics: Statistics) -> Range:
 def percentile(statistics: Statistics, percent: float = DEFAULT_PERCENTILE) -> Range:
     """The range that leaves (100 - percent) % of the elements outside on either side.
 
+    A symmetric quantiser spans the wider side on both, and so leaves no more outside.
+
     McKinstry et al., "Discovering Low-Precision Networks Close to Full-Precision Networks" (2018).
     """
     total = np.cumsum(statistics.counts)
@@ -42,29 +48,30 @@ def percentile(statistics: Statistics, percent: float = DEFAULT_PERCENTILE) -> R
     return float(np.clip(low, least, 0.0)), float(np.clip(high, 0.0, most))
 
 
-def least_error(
-    statistics: Statistics,
-    kind: IntegerType = INT8,
-    steps: int = 24,
-) -> Range:
-    """The range with the least mean squared error of the quantised histogram.
+def least_error(statistics: Statistics, quantiser: Quantiser, steps: int = 24) -> Range:
+    """The range with the least mean squared error of the histogram, quantised as its values are going to be.
 
     Candidates shrink either bound on its own, as in Choukroun et al., "Low-bit Quantization of Neural Networks for
-    Efficient Inference" (2019).
+    Efficient Inference" (2019); those of a symmetric quantiser both together.
     """
     seen = np.flatnonzero(statistics.counts)
     centres, weights = statistics.centres[seen], statistics.counts[seen].astype(np.float64)
     low, high = minmax(statistics)
+    shares = np.linspace(1, 1 / steps, steps)
 
     def error(candidate: Range) -> float:
-        scale, zero_point = affine_parameters(*candidate, kind)
-        rounded = (np.clip(np.rint(centres / scale) + zero_point, kind.low, kind.high) - zero_point) * scale
+        scale, zero_point = quantiser.parameters(*candidate)
+        rounded = dequantise(quantise(centres, scale, zero_point, quantiser.kind), scale, zero_point)
         return float(weights @ (centres - rounded) ** 2)
 
-    best = (low, high)
-    for _ in range(2):
-        best = min(((low * f, best[1]) for f in np.linspace(1 / steps, 1, steps)), key=error)
-        best = min(((best[0], high * f) for f in np.linspace(1 / steps, 1, steps)), key=error)
+    if quantiser.symmetric:
+        peak = max(-low, high)
+        best = min(((max(low, -peak * f), min(high, peak * f)) for f in shares), key=error)
+    else:
+        best = (low, high)
+        for _ in range(2):
+            best = min(((low * f, best[1]) for f in shares), key=error)
+            best = min(((best[0], high * f) for f in shares), key=error)
     return float(best[0]), float(best[1])
 
 

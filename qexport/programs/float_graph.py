@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ class FileGraph(FloatGraph, Protocol):
     @property
     def outputs(self) -> tuple[str, ...]:
         """See the class."""
+        ...
+
+    def constants(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
+        """Yield (value, array) for every float constant that an operation reads."""
         ...
 
     def computed(self, images: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

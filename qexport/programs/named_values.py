@@ -45,6 +45,23 @@ def kept_float(program: Program, given: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def refuse_weightless(program: Program, given: Iterable[str], where: str) -> None:
+    """Refuse to keep in float what has no weights, where only weights are stored in fewer bits.
+
+    Args:
+        where: what is being written.
+
+    Raises:
+        UsageError: it names a value that is not a layer's.
+    """
+    for name in given:
+        if not any(program.values[value].weight for value in kept_float(program, (name,))):
+            raise UsageError(
+                f"--keep-float {name} has no weights, and {where} stores nothing but weights in fewer bits",
+                "name a convolution or linear layer, or leave it out",
+            )
+
+
 def raw_behind(program: Program, name: str) -> set[str]:
     """Body values that a value of the tail is computed from."""
     seen, waiting = set(), [name]

@@ -109,6 +109,12 @@ def weight_of(node: Node) -> str:
     return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else ""
 
 
+def bias_of(node: Node) -> str:
+    """Return the parameter path of a layer's bias, "" where it has none or is no layer."""
+    bias = node.args[2] if weight_of(node) and len(node.args) > 2 else None
+    return str(bias.target) if isinstance(bias, Node) and bias.op == "get_attr" else ""
+
+
 def tensor_inputs(node: Node) -> tuple[Node, ...]:
     """Return the computed tensors that a node reads: no parameters, and for a part of a split the tensor split."""
     found: dict[Node, None] = {}

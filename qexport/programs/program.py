@@ -23,9 +23,10 @@ from qexport.data.input_form import UNIT, InputForm
 from qexport.decode.layout import MAX_DETECTIONS, HeadLayout
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
+from qexport.programs.damage import refuse_damaged, refuse_endless
 from qexport.programs.float_decode import NOTHING, Further
 from qexport.programs.heads import DetectionProgram
-from qexport.programs.naming import operation_of, region_of, rename, tensor_inputs, weight_of
+from qexport.programs.naming import bias_of, operation_of, region_of, rename, tensor_inputs, weight_of
 from qexport.programs.rtdetr import QueryProgram
 
 aten = torch.ops.aten
@@ -53,6 +54,7 @@ class Value:
         region: "body", "exact" for what stays float among it, "decode" for the float tail behind the raw outputs, or in
             a file's graph "shape" for what is not made of floats.
         macs: multiply-accumulates to compute it once.
+        bias: parameter that a layer adds, "" where there is none.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Value:
     shape: tuple[int, ...]
     region: str
     macs: int
+    bias: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def capture(
         InputError: the model cannot be traced.
         ConversionError: the program's output differs from the module's.
     """
+    refuse_damaged(module.named_parameters(), "the model")
     # torch.export takes a size of 1 for a constant.
     count = 2 if dynamic else batch
     # A smooth picture: pixels of noise drive untrained layers so far out that rounding alone decides what is best.
@@ -186,6 +190,7 @@ def capture(
     example = nn.functional.interpolate(coarse, imgsz, mode="bilinear")
     with torch.no_grad():
         expected = module(example)
+        refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
         _normalise(graph)
         _check_same(expected, graph(example), rows=module.decode.end2end or module.decode.nms)
@@ -304,6 +309,7 @@ def _describe(graph: GraphModule) -> Iterator[Value]:
             shape=_shape(traced),
             region=region_of(node.name),
             macs=_macs(node),
+            bias=bias_of(node),
         )
 
 

@@ -255,7 +255,7 @@ def artifact_entry(
     """One artifact's figures, beside those of the float artifact of the same runtime."""
     artifact, latency = item.artifact, figures.latency
     float_latency = reference.latency if reference else None
-    warnings: list[str] = []
+    warnings = list(item.warnings)
     if figures.accuracy:
         warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
         exact = figures if artifact.precision == "fp32" else reference

@@ -18,7 +18,7 @@ from qexport.decode import HeadLayout
 from qexport.errors import VerificationError
 from qexport.lowering.simulate import simulated
 from qexport.planning.plan import QuantPlan
-from qexport.planning.planner import weight_array
+from qexport.planning.weights import weight_array
 from qexport.programs.float_graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
 from qexport.verification.agreement import (
@@ -30,6 +30,7 @@ from qexport.verification.agreement import (
     findings,
     remark,
 )
+from qexport.verification.constants import check_biases
 from qexport.verification.output_fidelity import comparisons
 from qexport.verification.plan_check import compare_plan, weight_names
 
@@ -111,6 +112,7 @@ def verify(
         VerificationError: a tensor differs from the plan, a planned tensor stayed float, or outputs disagree.
     """
     found = check_plan(program, plan, stored)
+    check_biases(program, plan, stored)
     share = check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())

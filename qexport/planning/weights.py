@@ -1,0 +1,100 @@
+"""What becomes of weights: a symmetric INT8 scale for each output channel, wide enough for what kernels add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.planning.arithmetic import (
+    INT8,
+    INT16,
+    UINT8,
+    IntegerType,
+    bias_safe_scales,
+    pair_safe_scales,
+    weight_scales,
+)
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.profile import WEIGHTS, RuntimeProfile
+from qexport.programs.program import Program, Value
+
+SYMMETRIC = "symmetric, one scale for each channel"
+WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
+TYPES: Mapping[str, IntegerType] = {kind.name: kind for kind in (INT8, UINT8, INT16)}
+
+
+def weights_only(program: Program, float_values: Mapping[str, str] = {}) -> QuantPlan:
+    """A plan that stores weights as INT8 and leaves the arithmetic in float: it needs no data.
+
+    Args:
+        float_values: values whose layer keeps its float weights, with the reason.
+    """
+    tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
+    layers = [value for value in program.values.values() if value.weight]
+    kept = {layer.weight: float_values[layer.name] for layer in layers if layer.name in float_values}
+    for layer in layers:  # a weight that one layer keeps stays float for all layers that use it
+        why = kept.get(layer.weight)
+        scales = weight_scales(weight_array(program, layer.weight), WEIGHT_AXIS[layer.operation], WEIGHTS.weight)
+        tensors[layer.weight] = TensorQuant("float32", why=why) if why else _tensor(WEIGHTS, layer, scales, SYMMETRIC)
+    return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
+
+
+def weight_tensors(
+    program: Program, profile: RuntimeProfile, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
+) -> dict[str, TensorQuant]:
+    """Decide every weight by its path. One that several layers share has scales that are wide enough for all of them.
+
+    Args:
+        tensors: what was decided of the layers' inputs.
+    """
+    users: dict[str, list[Value]] = {}
+    for value in program.values.values():
+        if value.weight:
+            users.setdefault(value.weight, []).append(value)
+    decided = {}
+    for path, layers in users.items():
+        chosen = [layer for layer in layers if layer.name in integer]
+        if not chosen:
+            decided[path] = TensorQuant("float32", why=f"{layers[-1].name} stays float")
+            continue
+        decided[path] = _integer_weight(program, profile, chosen, tensors)
+    return decided
+
+
+def _integer_weight(
+    program: Program, profile: RuntimeProfile, layers: list[Value], tensors: Mapping[str, TensorQuant]
+) -> TensorQuant:
+    array, axis = weight_array(program, layers[0].weight), WEIGHT_AXIS[layers[0].operation]
+    scales, why = weight_scales(array, axis, profile.weight), SYMMETRIC
+    if profile.pair_sums and axis == 0:
+        scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
+    if profile.integer_bias is None:
+        return _tensor(profile, layers[0], scales, why)
+    narrow = scales
+    for layer in layers:
+        given, bias = tensors[layer.inputs[0]], bias_array(program, layer, len(scales))
+        scale_and_type = given.scale[0], TYPES[given.dtype]
+        scales = bias_safe_scales(array, axis, scales, bias, scale_and_type, profile.integer_bias)
+    wider = int((scales > narrow).sum())
+    if wider:
+        why = f"{why}, {wider} of them wider so that their biases fit {profile.integer_bias.name}"
+    return _tensor(profile, layers[0], scales, why)
+
+
+def _tensor(profile: RuntimeProfile, layer: Value, scales: NDArray[np.float32], why: str) -> TensorQuant:
+    stored = tuple(profile.stored(float(scale)) for scale in scales)
+    return TensorQuant("int8", stored, (0,) * len(stored), WEIGHT_AXIS[layer.operation], why=why)
+
+
+def weight_array(program: Program, path: str) -> NDArray[np.float32]:
+    """Return a parameter of the program as float32."""
+    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
+    return array
+
+
+def bias_array(program: Program, layer: Value, channels: int) -> NDArray[np.float32]:
+    """Return what a layer adds to each of its output channels as float32, (channels,) or more where it has groups."""
+    bias = weight_array(program, layer.bias).reshape(-1) if layer.bias else np.zeros(1, dtype=np.float32)
+    return np.broadcast_to(bias, channels) if bias.size == 1 else bias

@@ -1,0 +1,148 @@
+"""A model of numbers that are none is refused by its layer's name; so is an artifact that computes none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import captured, seeded
+from hard_numbers import SIZE, Layers, layers, source
+from numpy.typing import NDArray
+
+from qexport.backends import find_backend
+from qexport.errors import InputError, UsageError, VerificationError
+from qexport.lowering.lower import write_float
+from qexport.programs.program import Program
+from qexport.verification.finite import FiniteRunner, generated_input
+
+
+@pytest.mark.parametrize(
+    ("layer", "what", "number", "share"),
+    [
+        ("first", "weight", np.nan, "1 of 432"),
+        ("depthwise", "bias", np.inf, "1 of 16"),
+        ("up", "weight", -np.inf, "1 of 512"),
+        ("cls", "bias", np.nan, "1 of 2"),
+    ],
+)
+def test_a_checkpoint_of_nan_is_refused_by_its_layers_name(layer: str, what: str, number: float, share: str) -> None:
+    module: Any = seeded(Layers())
+    getattr(getattr(module, layer), what).data.view(-1)[1] = number
+    with pytest.raises(InputError) as found:
+        captured(module, SIZE)
+    assert f"{layer}.{what} with {share} numbers NaN or infinite" in str(found.value)
+    assert "report" not in str(found.value)
+
+
+def test_a_model_that_overflows_by_itself_is_refused() -> None:
+    module: Any = seeded(Layers())
+    for layer in (module.first, module.depthwise, module.point):
+        layer.weight.data *= 1e20
+    with pytest.raises(InputError, match="computes NaN or infinity from a plain picture"):
+        captured(module, SIZE)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "Gemm", "MatMul"])
+def test_an_onnx_file_of_nan_is_refused_by_its_layers_name(operator: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    from qexport.checkpoints.onnx_source import read_onnx
+    from qexport.job import ExportJob
+
+    layer = {"Conv": "w_flat = Conv (images, w)", "Gemm": "y = Gemm (flat, w)", "MatMul": "y = MatMul (flat, w)"}
+    shape = {"Conv": (4, 3, 32, 32)}.get(operator, (3072, 4))
+    body = (
+        f"flat = Flatten (images) {layer[operator]}" if operator != "Conv" else f"{layer['Conv']} y = Flatten (w_flat)"
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 32, 32] images) => (float[1, 4] y) {{ {body} }}'
+    )
+    weight = np.full(shape, 0.5, dtype=np.float32)
+    weight[(1,) * len(shape)] = np.nan
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "damaged.onnx")
+    with pytest.raises(InputError, match=r"damaged\.onnx has .* with 1 of 12288 numbers NaN or infinite"):
+        read_onnx(ExportJob(str(tmp_path / "damaged.onnx"), format=("onnx",)), tmp_path / "damaged.onnx")
+
+
+class Planted:
+    """A runtime whose second output has a number of its own choice in it."""
+
+    def __init__(self, program: Program, number: float) -> None:
+        self.program, self.number = program, number
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        with torch.no_grad():
+            output = self.program.graph(torch.from_numpy(batch)).numpy().copy()
+        output[0, 0, 0] = self.number
+        return [output]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_an_output_that_is_no_number_is_refused(number: float) -> None:
+    program = layers()
+    with pytest.raises(VerificationError, match=r"onnx: 1 of 1536 numbers in the outputs are NaN or infinite"):
+        FiniteRunner(Planted(program, number), program, "onnx").run(generated_input(program))
+    assert VerificationError.exit_code == 6
+    assert FiniteRunner(Planted(program, 0.0), program, "onnx").run(generated_input(program)).shape == (1, 6, 256)
+
+
+def test_infinity_of_the_models_own_is_no_fault_of_the_file() -> None:
+    program = layers()
+
+    class Endless(Planted):
+        graph = property(lambda self: lambda batch: torch.full((1, 6, 256), torch.inf))
+
+    endless: Any = Endless(program, 0.0)
+    assert np.isinf(FiniteRunner(Planted(program, np.inf), endless, "onnx").run(generated_input(program))).sum() == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-dynamic"])
+def test_a_file_is_run_where_there_is_no_image(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    program, backend = layers(), find_backend("onnx")
+    monkeypatch.setattr(backend, "runner", lambda *_: Planted(program, np.nan))
+    monkeypatch.setattr(backend, "lower", lambda *given: given[3].write_bytes(b"stands for a file"))
+    with pytest.raises(VerificationError, match="NaN or infinite"):
+        write_float(source(program, tmp_path, format=("onnx",), precision=precision), backend, precision)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "value", "refused"),
+    [
+        ("tflite", "int8-dynamic", "point_mul", True),
+        ("onnx", "int8-dynamic", "point_sigmoid", True),
+        ("tflite", "fp16", "point_mul", True),
+        ("openvino", "fp16", "depthwise_mul", True),
+        ("onnx", "fp16", "point_mul", False),  # it computes in FP16 there
+        ("openvino", "int8-dynamic", "point_conv", False),
+    ],
+)
+def test_what_has_no_weights_cannot_keep_them_in_float(
+    name: str, precision: str, value: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    program, backend = layers(), find_backend(name)
+
+    def lower(*arguments: Any) -> None:
+        given.extend(arguments)
+        raise VerificationError("far enough")
+
+    monkeypatch.setattr(backend, "lower", lower)
+    job = source(program, tmp_path, format=(name,), precision=precision, keep_float=(value,))
+    with pytest.raises(UsageError if refused else VerificationError) as found:
+        write_float(job, backend, precision)
+    if refused:
+        assert f"--keep-float {value} has no weights, and {precision} in format {name}" in str(found.value)
+    elif precision == "fp16":
+        assert given[4].float32 == {value}
+    else:
+        assert given[1].tensors["point.weight"].why == "float as asked"
