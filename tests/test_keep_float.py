@@ -1,0 +1,77 @@
+"""`--keep-float` in TFLite files with integer activations: the converter makes integers of what lies between some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import synthetic_statistics
+from hard_numbers import layers, picture, seen
+
+from qexport.backends import find_backend
+from qexport.errors import UsageError
+from qexport.job import make_job
+from qexport.lowering.simulate import simulated
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
+from qexport.programs.program import Program
+from qexport.verification.verify import check_coverage
+
+
+def float_kernels(path: Path) -> set[str]:
+    """Names of what operators compute of floats alone, by the schema and nothing of ours."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    tensors = model.subgraphs[0].tensors
+    floats = schema.TensorType.FLOAT32
+    return {
+        tensors[operator.outputs[0]].name.decode().split(";")[0].removeprefix("qexport_")
+        for operator in model.subgraphs[0].operators
+        if all(tensors[index].type == floats for index in (*operator.inputs, *operator.outputs))
+    }
+
+
+@pytest.mark.parametrize(
+    ("precision", "profile", "kept"),
+    [("int8", TFLITE, ("point_conv",)), ("w8a16", TFLITE_INT16, ("first_conv",))],
+)
+def test_a_layer_between_integers_computes_in_float(
+    precision: str, profile: RuntimeProfile, kept: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+    program, backend, path = layers(), find_backend("tflite"), tmp_path / "a.tflite"
+    plan = make_plan(program, seen(program), profile, "minmax", frozenset(kept))
+    backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
+    check_coverage(program, plan, backend.read(path))
+    assert set(kept) <= float_kernels(path)
+    assert "depthwise_conv" not in float_kernels(path)
+    weight = program.graph.get_parameter("point.weight").detach().numpy().tobytes()
+    assert (weight in path.read_bytes()) == ("point_conv" in kept)
+    with torch.no_grad():
+        expected = simulated(program, plan)(picture()).numpy()
+    actual = backend.runner(path, 1).run(picture().numpy())
+    assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_a_sum_between_integers_computes_in_float(tiny: Program, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax", frozenset({"program_add"}))
+    find_backend("tflite").lower(tiny, plan, {"end2end": True}, tmp_path / "a.tflite")
+    assert "program_add" in float_kernels(tmp_path / "a.tflite")
+    assert "program_add_2" not in float_kernels(tmp_path / "a.tflite")
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("fp32", "--keep-float and --precision fp32 exclude each other: all of it is float already"),
+        ("int8-full", "--keep-float and --precision int8-full exclude each other: it has no float"),
+    ],
+)
+def test_where_nothing_could_be_kept_it_is_refused(precision: str, words: str) -> None:
+    options = {"model": "a.pt", "precision": precision, "data": "coco8.yaml", "keep_float": "x"}
+    with pytest.raises(UsageError, match=words):
+        make_job(options)
