@@ -205,10 +205,10 @@ def test_what_modelopt_learned_is_said_to_be_left_out(state: Any, tmp_path: Path
 def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path: Path) -> None:
     from qexport.data.inputs import RunImages
     from qexport.job import ExportJob
-    from qexport.reporting.report import _run_warnings
+    from qexport.reporting.warnings import run_warnings
 
     checkpoint = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt={"ranges": {}}))
-    assert _run_warnings(ExportJob(model="qat.pt"), checkpoint, None, RunImages()) == (QUANTISED,)
+    assert run_warnings(ExportJob(model="qat.pt"), checkpoint, None, RunImages()) == (QUANTISED,)
 
 
 def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None:

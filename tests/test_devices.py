@@ -26,7 +26,7 @@ from qexport.backends.tflite_micro import allocated, fit_microcontroller
 from qexport.errors import EngineNotBuiltError
 from qexport.lowering.device_fit import DeviceFit, Lacking
 from qexport.programs.program import Program
-from qexport.reporting.report import device_warning
+from qexport.reporting.warnings import device_warning
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from qexport.job import make_job
 from qexport.measurement.latency import Latency
 from qexport.reporting.gate import RULES, bounds_of, check
 from qexport.reporting.honesty import caveats
-from qexport.reporting.report import accuracy_warnings, latency_warnings
+from qexport.reporting.warnings import accuracy_warnings, latency_warnings
 
 NAMES = ("max-drop", "min-retention", "min-fidelity", "min-speedup", "max-size", "max-latency-ms")
 MEASURED = {"model": "a.pt", "data": "a.yaml", "int8": True}

@@ -24,15 +24,8 @@ from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.honesty import about
-from qexport.reporting.report import (
-    Report,
-    accuracy_warnings,
-    latency_warnings,
-    make_report,
-    reference_warnings,
-    save_report,
-    to_json,
-)
+from qexport.reporting.report import Report, make_report, save_report, to_json
+from qexport.reporting.warnings import accuracy_warnings, latency_warnings, reference_warnings
 from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)

@@ -15,7 +15,7 @@ from qexport.job import PRECISIONS, ExportJob, make_job
 from qexport.lowering import cpu as cpu_module
 from qexport.lowering.cpu import ANY, ARM, AVX2, KINDS, VNNI, kind_for
 from qexport.lowering.lower import chosen_profile
-from qexport.reporting.report import cpu_warnings
+from qexport.reporting.warnings import cpu_warnings
 from qexport.targets import TARGETS
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, OTHER_FORMATS, PRECISION_ALIASES, canonical
 

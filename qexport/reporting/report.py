@@ -17,14 +17,12 @@ from qexport import __version__
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.checkpoints.source import Source
-from qexport.data.classes import class_numbers
-from qexport.data.data_check import mismatch
-from qexport.data.dataset import Dataset, fingerprint
+from qexport.data.dataset import fingerprint
 from qexport.data.inputs import RunImages
 from qexport.errors import QexportError
 from qexport.files import write_text
 from qexport.job import ExportJob
-from qexport.lowering.cpu import ANY, cpu_kind
+from qexport.lowering.cpu import cpu_kind
 from qexport.lowering.device_fit import DeviceFit
 from qexport.lowering.lower import Written, float_counterparts
 from qexport.measurement.accuracy import SCORING, Accuracy
@@ -38,7 +36,14 @@ from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
 from qexport.reporting.runtime_facts import by_default_entry, by_default_speedup, latency_entry, runtime_warnings
-from qexport.targets import TARGETS
+from qexport.reporting.warnings import (
+    accuracy_warnings,
+    cpu_warnings,
+    device_warning,
+    latency_warnings,
+    reference_warnings,
+    run_warnings,
+)
 from qexport.verification.manifest import manifest_path
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.verify import Verification
@@ -56,10 +61,6 @@ PACKAGES = (
     "openvino",
     "numpy",
 )
-FEW_IMAGES = 50
-NEXT_TO_NOTHING = 0.01
-"""FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
-WIDE_SPREAD = 0.20
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def make_report(
         artifacts=(),
         seconds={},
         threads=job.threads,
-        warnings=_run_warnings(job, checkpoint, table, images),
+        warnings=run_warnings(job, checkpoint, table, images),
         failures=tuple(failure_of(name, error) for name, error in failures),
         saved=str(job.report_json),
     )
@@ -301,17 +302,6 @@ def artifact_entry(
     )
 
 
-def device_warning(fit: DeviceFit) -> str:
-    """What the device leaves to others, and why, in one line."""
-    reasons = "; ".join(f"{each.count} {each.kind} ({each.reason})" for each in fit.lacking)
-    if fit.in_front is None:
-        return f"{fit.device} lacks operators: {reasons}"
-    behind = fit.operators - fit.in_front
-    return (
-        f"{fit.device} leaves {behind} of {fit.operators} operators to the CPU, from the first of these on: {reasons}"
-    )
-
-
 def _accuracy_entry(
     accuracy: Accuracy | None, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
 ) -> dict[str, Any] | None:
@@ -333,41 +323,6 @@ def _accuracy_entry(
 
 def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
     return latency_entry(latency) if latency else None
-
-
-def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:
-    """What a reader must know before believing an accuracy."""
-    found = []
-    if unread:
-        found.append(f"{len(unread)} evaluation images or their labels could not be read: {', '.join(unread)}")
-    if images < FEW_IMAGES:
-        found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
-    if overlapping:
-        found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
-    return tuple(found)
-
-
-def reference_warnings(accuracy: Accuracy | None) -> tuple[str, ...]:
-    """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
-    if accuracy is None or accuracy.map >= NEXT_TO_NOTHING:
-        return ()
-    return (f"FP32's accuracy is {accuracy.map:.4f}: retention and drop say nothing; is it trained, on such data?",)
-
-
-def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
-    """Say when the machine was too restless for its medians to be trusted."""
-    widest = max(latency.spread for latency in latencies)
-    if widest <= WIDE_SPREAD:
-        return ()
-    return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
-
-
-def cpu_warnings(quantisation: Mapping[str, str] | None, here: str) -> tuple[str, ...]:
-    """Say when a file was timed on another kind of CPU than it is planned for."""
-    planned = (quantisation or {}).get("cpu", ANY)
-    if planned in (ANY, here):
-        return ()
-    return (f"latency is that of this machine ({here}), but the file is planned for {planned}",)
 
 
 def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
@@ -409,33 +364,3 @@ def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, 
         "fingerprint": fingerprint(images.evaluation),
         "also_calibrated_on": [path.name for path in images.both],
     }
-
-
-def _run_warnings(
-    job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
-) -> tuple[str, ...]:
-    found = list(checkpoint.notes)
-    other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
-    if other:
-        found.append(f"calibrated on a data set for something else: {other}")
-    if table is not None and table.skipped:
-        named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
-        found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
-    target = TARGETS.get(job.target or "")
-    if target and not (target.here or target.apart or job.no_latency):
-        found.append(
-            f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
-        )
-    found += images.notes
-    if job.calibration and not images.calibration and images.evaluation:
-        found.append("evaluation images were not compared with those of --calibration: add --data to do so")
-    data = images.evaluation_data
-    if data is not None and checkpoint.task and not _same_classes(checkpoint, data):
-        found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
-    return tuple(found)
-
-
-def _same_classes(checkpoint: Checkpoint, data: Dataset) -> bool:
-    """Whether classes are called the same; folders of classes are matched by name, so that some may be missing."""
-    own, theirs = list(checkpoint.names.values()), list(data.names.values())
-    return set(class_numbers(data, checkpoint.names)) <= set(own) if data.by_folder else own == theirs

@@ -165,7 +165,7 @@ def _accuracy(
 ) -> tuple[bool | None, str]:
     from qexport.data.evaluation_set import make_evaluation_set
     from qexport.measurement.accuracy import SCORING, evaluate
-    from qexport.reporting.report import accuracy_warnings
+    from qexport.reporting.warnings import accuracy_warnings
 
     images = image_list(data, "val")
     data = replace(data, single_class=report["model"].get("single_class", False))
