@@ -188,7 +188,4 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
     )
 
 
-QUANTISED = (
-    "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not, "
-    "this run calibrates its own"
-)
+QUANTISED = "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not"
