@@ -18,6 +18,7 @@ from qexport.planning.arithmetic import UINT8, affine_parameters, pair_safe_scal
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.profile import WEIGHTS, FixedScale, OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, above, least_error, minmax, percentile
+from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.programs.tail import mixing_values, torn_values
 
@@ -32,7 +33,6 @@ MOVED = "moves integers of one scale: the pairs in front of it are enough"
 MANY_LEVELS = 2**15
 CLIP_MARGIN = 1 - 2**-20
 """ONNX Runtime leaves a clip out where the largest integer is not above its limit; a scale is rounded to float32."""
-ACTIVATIONS = frozenset({"sigmoid", "mul", "relu", "clip", "leaky_relu"})
 WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
 
 
@@ -201,7 +201,7 @@ def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of what reads the input and of its activations, if they are cheap enough to compute in float."""
     stem = {value.name for value in program.readers[INPUT] if value.weight}
     for value in program.values.values():
-        if value.operation in ACTIVATIONS and value.inputs and set(value.inputs) <= stem:
+        if value.operation in (*ACTIVATIONS, "mul") and value.inputs and set(value.inputs) <= stem:
             stem.add(value.name)
     return frozenset(stem) if _share(program, frozenset(stem)) <= profile.float_stem else frozenset()
 
@@ -333,7 +333,7 @@ def _group_range(
         chosen, reason = above(choice.method(merged), SILU_FLOOR), f"{choice.name} above SiLU's flat tail"
     else:
         chosen, reason = choice.method(merged), choice.name
-    if any(program.values[name].operation == "clip" for name in sources):
+    if any(program.values[name].operation in ("clip", "relu6") for name in sources):
         chosen = chosen[0], chosen[1] * CLIP_MARGIN
     return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
 
