@@ -15,6 +15,7 @@ from qexport.errors import InputError, UsageError
 from qexport.job import ExportJob
 from qexport.measurement.accuracy import SCORING
 from qexport.programs.classifier import classifier
+from qexport.planning.integer_only import check_integer_only
 from qexport.programs.heads import split_head
 from qexport.programs.named_values import kept_float
 from qexport.programs.program import Program, capture
@@ -100,5 +101,7 @@ def read_source(
         checkpoint = read_checkpoint(job, path)
         check(checkpoint)
         program = capture_program(job, checkpoint)
-    kept_float(program, job.keep_float)
+    kept = kept_float(program, job.keep_float)
+    if job.precision == "int8-full":
+        check_integer_only(program, kept)
     return Source(job, checkpoint, program, samples)

@@ -28,6 +28,7 @@ FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share
 EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
+FIXED_APART = "stays float: its kernel prescribes another scale than the values that it is joined with"
 CLAMPED = "computed by its activation's kernel: the limits of the integers are the activation's"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
 MANY_LEVELS = 2**15
@@ -72,7 +73,8 @@ def make_plan(
         InputError: the table lacks a value that the plan needs.
     """
     reasons = _reasons(program, profile, statistics)
-    integer, touched = _chosen(program, profile, float_values | reasons.keys())
+    integer, touched, torn = chosen_values(program, profile, float_values | reasons.keys())
+    reasons |= dict.fromkeys(torn, FIXED_APART)
     clamped = clamped_values(program, profile, integer)
     touched -= clamped
     groups = scale_groups(program, profile, integer, touched)
@@ -132,14 +134,35 @@ def weights_only(program: Program, float_values: frozenset[str] = frozenset()) -
     return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
 
 
+def chosen_values(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """Values whose operation runs in integers, values that are stored as integers, and what stays float for others.
+
+    The last are values whose kernel prescribes a scale, where something else has to share it.
+    """
+    integer, touched = _chosen(program, profile, float_values)
+    torn = frozenset(
+        name for group in scale_groups(program, profile, integer, touched) for name in _torn(program, profile, group)
+    )
+    return (*_chosen(program, profile, float_values | torn), torn) if torn else (integer, touched, torn)
+
+
 def _chosen(
     program: Program, profile: RuntimeProfile, float_values: frozenset[str]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Values whose operation runs in integers, and values that are stored as integers."""
     if profile.fused_activations:
         return demanded_values(program, profile, float_values)
     integer = integer_values(program, profile, float_values)
     return integer, quantised_values(program, integer)
+
+
+def _torn(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> tuple[str, ...]:
+    """Values of a group whose kernel prescribes their scale, if the group holds others that want their own."""
+    rules = {name: profile.operations.get(program.values[name].operation) for name in group}
+    fixed = {rule for rule in rules.values() if isinstance(rule, FixedScale)}
+    others = any(not isinstance(rule, FixedScale | SharedScale) for rule in rules.values())
+    return tuple(name for name, rule in rules.items() if rule in fixed) if others or len(fixed) > 1 else ()
 
 
 def demanded_values(
@@ -304,6 +327,8 @@ def _stored(scale: float, profile: RuntimeProfile) -> float:
 
 
 def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
+    if _torn(program, profile, group):
+        return None
     rules = (profile.operations.get(program.values[name].operation) for name in group)
     return next((rule for rule in rules if isinstance(rule, FixedScale)), None)
 

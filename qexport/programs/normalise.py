@@ -75,6 +75,7 @@ def _clamp_limits(node: Node) -> tuple[float | None, float | None] | None:
     given = {
         aten.relu6.default: (0.0, 6.0),
         aten.clamp.default: (low, high),
+        aten.clip.default: (low, high),
         aten.clamp_min.default: (low, None),
         aten.hardtanh.default: (-1.0 if low is None else low, 1.0 if high is None else high),
     }.get(node.target)

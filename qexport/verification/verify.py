@@ -146,7 +146,8 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
         VerificationError: some differ, or too few are named at all.
     """
     wrong, found = [], set()  # of names: the weight of a layer that is used twice is one tensor
-    for key, name, tensor in _planned(program, plan, stored.complete):
+    planned = list(_planned(program, plan, stored.complete))
+    for key, name, tensor in planned:
         called = (key, name, *_merged_name(program, key))
         kept = next((stored.tensors[each] for each in called if each in stored.tensors), None)
         if kept is None:
@@ -163,7 +164,7 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
             f"{plan.profile}: the file differs from the plan in {'; '.join(wrong[:SHOWN])}{more}",
             "the converter did not obey the plan: report the model and the converter's version",
         )
-    if len(found) < LEAST_NAMED * sum(not t.is_float for t in plan.tensors.values()):
+    if len(found) < LEAST_NAMED * len({name for _, name, _ in planned}):
         raise VerificationError(
             f"{plan.profile}: only {len(found)} planned tensors are in the file", "report the model"
         )
