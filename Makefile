@@ -57,8 +57,8 @@ bench-tasks: setup  ## measure INT8 of every task on the demo models
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py
 
-support: setup  ## export untrained models of every architecture and write the README's table of them
-	$(PY) benchmarks/support.py
+support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
+	$(PY) benchmarks/support.py $(ROWS)
 
 lint: setup  ## style
 	$(PY) -m ruff check .

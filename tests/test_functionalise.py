@@ -5,8 +5,9 @@ Random programs write through views of views, and read overwritten tensors by ev
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ WRITES: dict[str, Callable[[Tensor], object]] = {
     "masked": lambda x: x.masked_fill_(x > 0.5, -2.0),
     "copy": lambda x: x.copy_(x.amax(dim=-1, keepdim=True)),
     "out": lambda x: torch.mul(x, 0.5, out=x),
-    "negated": lambda x: operator.isub(x, 2 * x),
+    "negated": lambda x: x.__isub__(2 * x),
 }
 Step = tuple[str, int]
 
@@ -109,29 +110,19 @@ def test_whatever_is_written_through_whatever_view_is_what_pytorch_computes(give
         torch.testing.assert_close(actual, expected)
 
 
-UNARY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    name: (lambda x, f=inside: f(x, inplace=True), lambda x, f=inside: f(x))  # type: ignore[misc]
-    for name, inside in {
-        "silu": functional.silu,
-        "relu": functional.relu,
-        "relu6": functional.relu6,
-        "hardswish": functional.hardswish,
-        "hardsigmoid": functional.hardsigmoid,
-        "hardtanh": functional.hardtanh,
-        "leaky_relu": functional.leaky_relu,
-        "elu": functional.elu,
-        "celu": functional.celu,
-        "selu": functional.selu,
-        "mish": functional.mish,
-    }.items()
-} | {
+FUNCTIONS: tuple[Any, ...] = (
+    *(functional.silu, functional.relu, functional.relu6, functional.hardswish, functional.hardsigmoid),
+    *(functional.hardtanh, functional.leaky_relu, functional.elu, functional.celu, functional.selu, functional.mish),
+)
+UNARY: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    **{function.__name__: (partial(function, inplace=True), function) for function in FUNCTIONS},
     "sigmoid": (lambda x: x.sigmoid_(), lambda x: x.sigmoid()),
     "tanh": (lambda x: x.tanh_(), lambda x: x.tanh()),
     "clamp": (lambda x: x.clamp_(0, 6), lambda x: x.clamp(0, 6)),
     "add": (lambda x: x.add_(1), lambda x: x + 1),
-    "sum": (lambda x: operator.iadd(x, x.sigmoid()), lambda x: x + x.sigmoid()),
+    "sum": (lambda x: x.__iadd__(x.sigmoid()), lambda x: x + x.sigmoid()),
     "mul": (lambda x: x.mul_(x.sigmoid()), lambda x: x * x.sigmoid()),
-    "sub": (lambda x: operator.isub(x, 0.5), lambda x: x - 0.5),
+    "sub": (lambda x: x.__isub__(0.5), lambda x: x - 0.5),
     "div": (lambda x: x.div_(2), lambda x: x / 2),
 }
 
@@ -220,12 +211,14 @@ def test_an_open_number_of_images() -> None:
 
 def test_a_model_that_keeps_something_of_earlier_images_is_refused() -> None:
     class Counting(TinyDetector):
+        seen: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("seen", torch.zeros(1))
 
         def forward(self, images: Tensor) -> Tensor:
-            self.seen += 1  # type: ignore[operator, misc]
+            self.seen += 1
             return super().forward(images + self.seen)
 
     with pytest.raises(InputError, match=r"writes into its own seen"):

@@ -1,7 +1,7 @@
 """Activations that TFLite has no kernel for, written so that litert-torch computes them in float.
 
-Its own forms of these choose between two branches element by element. A choice only moves data, so the converter carries
-the integers in front of it through, and quantises the other branch with their scale. Here each is arithmetic alone.
+Its own forms of these choose between two branches element by element. A choice only moves data, so the converter
+carries the integers in front of it through, and quantises the other branch with their scale. Here each is arithmetic.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SATURATED = 20.0
 
 
 def _mish(x: Any) -> Any:
-    """x · tanh(ln(1 + e^x)), with one exponential: the tangent is n / (n + 2) for n = e^x (e^x + 2). Misra, 2019."""
+    """Misra, 2019: x · tanh(ln(1 + e^x)), where the tangent is n / (n + 2) for n = e^x (e^x + 2)."""
     power = aten.exp.default(aten.minimum.default(x, aten.full_like.default(x, SATURATED)))
     ratio = aten.mul.Tensor(power, aten.add.Tensor(power, 2.0))
     return aten.mul.Tensor(x, aten.div.Tensor(ratio, aten.add.Tensor(ratio, 2.0)))
 
 
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    """ln(1 + e^(βx)) / β without overflow; beyond the threshold PyTorch leaves out what float32 does not hold either."""
+    """Without overflow, ln(1 + e^(βx)) / β; behind the threshold PyTorch leaves out what float32 does not hold."""
     scaled = aten.mul.Tensor(x, beta)
     rest = aten.log.default(aten.add.Tensor(aten.exp.default(aten.neg.default(aten.abs.default(scaled))), 1.0))
     return aten.mul.Tensor(aten.add.Tensor(aten.relu.default(scaled), rest), 1.0 / beta)

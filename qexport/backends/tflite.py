@@ -90,7 +90,7 @@ class TFLiteBackend:
         with _silence():
             _convert(graph, example, quantised=converted is not None).export(str(path))
         if precision == "int8-full":
-            check_integers(path)
+            check_integers(path, program)
             if options.io == "uint8":
                 give_unsigned(path)
         elif converted is not None:

@@ -14,8 +14,8 @@ from qexport.data.images import COLOURS
 from qexport.errors import InputError, UsageError
 from qexport.job import ExportJob
 from qexport.measurement.accuracy import SCORING
-from qexport.programs.classifier import classifier
 from qexport.planning.integer_only import check_integer_only
+from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
 from qexport.programs.named_values import kept_float
 from qexport.programs.program import Program, capture

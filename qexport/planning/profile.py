@@ -112,9 +112,10 @@ COMMON: Mapping[str, ScaleRule] = {
     "reshape": SHARED,
     "transpose": SHARED,
 }
-"""What every runtime here has integer kernels for."""
+"""What every runtime here has integer kernels for. (ONNX Runtime has none for transposed convolutions.)"""
 
 CLAMPS = ("relu6", "relu_n1_to_1")
+"""Besides ReLU what TFLite's convolutions compute themselves."""
 
 TFLITE = RuntimeProfile(
     name="tflite",
@@ -167,7 +168,7 @@ ONNXRUNTIME = RuntimeProfile(
     integer_bias=True,
     float_stem=0.03,
     clamps=frozenset({"relu", "relu6", "clip"}),
-    source="onnxruntime/core/optimizer/qdq_transformer: no transposed convolutions; on x86 only unsigned activations are fused with signed weights",
+    source="onnxruntime/core/optimizer/qdq_transformer: on x86 only unsigned activations are fused with signed weights",
 )
 """ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution."""
 

@@ -69,8 +69,10 @@ class Place:
 
 def place_of(traced: Tensor) -> Place:
     """Read a traced tensor's place."""
-    sizes = tuple(map(_number, traced.shape)), tuple(map(_number, traced.stride()))
-    return Place(traced.dtype, _number(traced.storage_offset()), *sizes)
+    shape = tuple(map(_number, traced.shape))
+    # Along an axis of one element nobody steps, and views differ there in nothing but a number.
+    strides = tuple(_number(s) if n > 1 else 0 for n, s in zip(shape, traced.stride(), strict=True))
+    return Place(traced.dtype, _number(traced.storage_offset()), shape, strides)
 
 
 def _number(size: int | torch.SymInt) -> int:

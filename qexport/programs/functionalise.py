@@ -180,8 +180,9 @@ class _Rewriting:
         """What an operator would write, of the shape and type of the tensor that it would be written to."""
         traced: Tensor = node.meta["val"]
         kwargs = {key: value for key, value in node.kwargs.items() if key != name}
+        new: Node
         if node.target is aten.copy_.default:
-            new: Any = node.args[1]
+            new = node.args[1]  # type: ignore[assignment]
         elif node.target is aten.fill_.Scalar or node.target is aten.zero_.default:
             new = self._made(node, aten.full_like.default, (node.args[0], *(node.args[1:] or (0,))))
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,12 +57,13 @@ OPERATION_NAMES = {
 """What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
 
 LIMITS = {(0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
-"""Limits of a clamp that some kernels compute at no cost; others from zero on are a "clip", the rest "clip_elsewhere"."""
+"""Limits of a clamp that some kernels compute at no cost; others from zero on are a "clip", the rest elsewhere."""
 
-ACTIVATIONS = frozenset(
-    "sigmoid relu leaky_relu prelu hardswish hardsigmoid mish gelu elu selu celu softplus tanh relu6 relu_n1_to_1 clip "
-    "clip_elsewhere".split()
-)
+ACTIVATIONS = frozenset({"sigmoid", "relu", "leaky_relu", "prelu", "hardswish", "hardsigmoid", "mish", "gelu"}) | {
+    *("elu", "selu", "celu", "softplus", "tanh"),
+    *LIMITS.values(),
+    *("clip", "clip_elsewhere"),
+}
 """Operations that compute an element of their result from the one in its place, and no other."""
 
 
@@ -127,8 +129,9 @@ def operation_of(node: Node) -> str:
 
 def limits_of(clamp: Node) -> tuple[float, float]:
     """The least and the largest value of a `hardtanh`'s result."""
-    low, high = (*clamp.args[1:], *(-1.0, 1.0)[len(clamp.args) - 1 :])
-    return float(low), float(high)  # type: ignore[arg-type]
+    given: list[Any] = list(clamp.args[1:])
+    low, high = given + [-1.0, 1.0][len(given) :]
+    return float(low), float(high)
 
 
 def weight_of(node: Node) -> str:

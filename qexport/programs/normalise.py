@@ -56,7 +56,7 @@ def _split_silu(graph: GraphModule) -> None:
 
 
 def _spell_clamps(graph: GraphModule) -> None:
-    """Write every clamp between two numbers as `hardtanh`, and one at zero as `relu`: models have many words for them."""
+    """Write every clamp between two numbers as `hardtanh`, and one at zero as `relu`: PyTorch has many words for it."""
     for node in graph.graph.nodes:
         limits = _clamp_limits(node)
         if limits == (0.0, None):
@@ -65,22 +65,24 @@ def _spell_clamps(graph: GraphModule) -> None:
             node.target, node.args, node.kwargs = aten.hardtanh.default, (node.args[0], *limits), {}
 
 
-def _clamp_limits(node: Node) -> tuple[float | None, float | None] | None:
-    """A clamp's limits where both are plain numbers or left out; None for anything else, clamps of integers among it."""
+def _clamp_limits(node: Node) -> tuple[Any, Any] | None:
+    """A clamp's limits where both are plain numbers or left out; None for anything else, such as integers' clamps."""
     traced = node.meta.get("val")
     if not isinstance(traced, Tensor) or not traced.is_floating_point():
         return None
     found: list[Any] = [*node.args[1:], None, None]
     low, high = node.kwargs.get("min", found[0]), node.kwargs.get("max", found[1])
-    given = {
+    known: dict[Any, tuple[Any, Any]] = {
         aten.relu6.default: (0.0, 6.0),
         aten.clamp.default: (low, high),
         aten.clip.default: (low, high),
         aten.clamp_min.default: (low, None),
         aten.hardtanh.default: (-1.0 if low is None else low, 1.0 if high is None else high),
-    }.get(node.target)
-    numbers = given is not None and all(limit is None or isinstance(limit, int | float) for limit in given)
-    return tuple(None if limit is None else float(limit) for limit in given) if given and numbers else None  # type: ignore[return-value]
+    }
+    given = known.get(node.target, ("", ""))
+    if any(limit is not None and not isinstance(limit, int | float) for limit in given):
+        return None
+    return tuple(None if limit is None else float(limit) for limit in given)  # type: ignore[return-value]
 
 
 def _drop_copies(graph: GraphModule) -> None:

@@ -1,8 +1,8 @@
 """The float program: one graph with a stable name for every value.
 
-`torch.export` captures the module; `normalise` gives the graph one form, however the model was written, and renames every
-node after the module that it came from. Those names are the keys of calibration tables, plans, artifacts and reports, so
-they must not depend on the order of capture or on library versions.
+`torch.export` captures the module; `normalise` gives the graph one form, however the model was written, and renames
+every node after the module that it came from. Those names are the keys of calibration tables, plans, artifacts and
+reports, so they must not depend on the order of capture or on library versions.
 """
 
 from __future__ import annotations
