@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TinyDetector, captured, seeded
+from conftest import TinyDetector, captured, seeded, synthetic_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 from qexport.errors import InputError
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import ONNXRUNTIME
 from qexport.programs.functionalise import functionalise
 from qexport.programs.normalise import normalise
 
@@ -151,6 +154,22 @@ def test_a_model_in_place_is_the_same_program_as_out_of_place(names: list[str]) 
     assert str(one.graph.graph) == str(other.graph.graph)
     assert list(one.values.values()) == list(other.values.values())
     assert one.fingerprint == other.fingerprint
+
+
+def test_files_of_a_model_in_place_are_those_of_it_out_of_place(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    from qexport.backends import onnx_graph
+    from qexport.backends.onnx import OnnxBackend
+
+    contents = []
+    for in_place in (True, False):
+        program = captured(seeded(Written(["leaky_relu", "sum", "hardswish", "silu"], in_place)))
+        plan = make_plan(program, synthetic_statistics(program.values), ONNXRUNTIME)
+        onnx_graph._exported.clear()
+        path = tmp_path / f"{in_place}.onnx"
+        OnnxBackend().lower(program, plan, {"end2end": False}, path)
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
 
 
 class Halves(TinyDetector):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,15 @@ def _quantize(model: Any, source: int, result: int) -> Any:
     operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
     operator.inputs, operator.outputs = [source], [result]
     return operator
+
+
+def name_outputs(path: Path, values: Sequence[str]) -> None:
+    """Give a file's outputs the names of the values that they are: the converter gives them numbers."""
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    for index, value in zip(graph.outputs, values, strict=True):
+        graph.tensors[int(index)].name = f"qexport_{value};".encode()
+    save_file(model, path)
 
 
 def check_integers(path: Path, program: Program) -> None:

@@ -63,6 +63,7 @@ class TFLiteBackend:
             check_integers,
             give_float_outputs,
             give_unsigned,
+            name_outputs,
             take_float_input,
         )
         from qexport.backends.litert_graph import suited
@@ -91,6 +92,7 @@ class TFLiteBackend:
             _convert(graph, example, quantised=converted is not None).export(str(path))
         if precision == "int8-full":
             check_integers(path, program)
+            name_outputs(path, program.raw_outputs)
             if options.io == "uint8":
                 give_unsigned(path)
         elif converted is not None:
