@@ -2,6 +2,7 @@
 
 Its own forms of these choose between two branches element by element. A choice only moves data, so the converter
 carries the integers in front of it through, and quantises the other branch with their scale. Here each is arithmetic.
+None begins or ends with a product, or begins with a sum: those would become part of the layer beside it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def _mish(x: Any) -> Any:
 
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Without overflow, ln(1 + e^(βx)) / β; behind the threshold PyTorch leaves out what float32 does not hold."""
-    scaled = aten.mul.Tensor(x, beta)
-    rest = aten.log.default(aten.add.Tensor(aten.exp.default(aten.neg.default(aten.abs.default(scaled))), 1.0))
-    return aten.mul.Tensor(aten.add.Tensor(aten.relu.default(scaled), rest), 1.0 / beta)
+    power = aten.exp.default(aten.mul.Tensor(aten.abs.default(x), -beta))
+    rest = aten.mul.Tensor(aten.log.default(aten.add.Tensor(power, 1.0)), 1.0 / beta)
+    return aten.add.Tensor(aten.relu.default(x), rest)
 
 
 def _elu(x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Any:
@@ -40,6 +41,11 @@ def _elu(x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.
     below = aten.mul.Tensor(aten.relu.default(aten.neg.default(x)), -input_scale)
     curve = aten.mul.Tensor(aten.sub.Tensor(aten.exp.default(below), 1.0), alpha * scale)
     return aten.add.Tensor(aten.mul.Tensor(aten.relu.default(x), scale), curve)
+
+
+def _hardsigmoid(x: Any) -> Any:
+    """A sixth of the clamped input and a half: never negative, so that the last ReLU only keeps layers apart."""
+    return aten.relu.default(aten.add.Tensor(aten.mul.Tensor(aten.hardtanh.default(x, -3.0, 3.0), 1.0 / 6.0), 0.5))
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -51,9 +57,7 @@ FORMS: Mapping[Any, Callable[..., Any]] = {
     aten.elu.default: _elu,
     aten.selu.default: lambda x: _elu(x, SELU_ALPHA, SELU_SCALE),
     aten.celu.default: lambda x, alpha=1.0: _elu(x, alpha, 1.0, 1.0 / alpha),
-    aten.hardsigmoid.default: lambda x: aten.mul.Tensor(
-        aten.hardtanh.default(aten.add.Tensor(x, 3.0), 0.0, 6.0), 1.0 / 6.0
-    ),
+    aten.hardsigmoid.default: _hardsigmoid,
 }
 
 

@@ -145,11 +145,14 @@ TFLITE_INTEGER = replace(
 )
 """No float anywhere: the program ends at the raw outputs."""
 
+WITHOUT_INT16 = ("hardswish", "gelu", "clip", "clip_elsewhere")
+"""What has no kernel for INT16, or two that share their scales."""
+
 TFLITE_INT16 = replace(
     TFLITE,
     name="tflite_w8a16",
     operations={
-        **{name: rule for name, rule in TFLITE.operations.items() if name not in ("hardswish", "gelu")},
+        **{name: rule for name, rule in TFLITE.operations.items() if name not in WITHOUT_INT16},
         **dict.fromkeys(("sigmoid", "tanh"), FixedScale(1 / 32768, 0)),
     },
     activation=INT16,
