@@ -62,8 +62,8 @@ bench-gate: setup  ## run the demo export twenty times against its own first rep
 bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
 	$(PY) benchmarks/interrupts.py
 
-support: setup  ## export untrained models of every architecture and write the README's table of them
-	$(PY) benchmarks/support.py
+support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
+	$(PY) benchmarks/support.py $(ROWS)
 
 lint: setup  ## style
 	$(PY) -m ruff check .

@@ -1,6 +1,6 @@
 """Export freshly built models of every architecture and write what came of it into the README.
 
-    make support    (or: .venv/bin/python benchmarks/support.py [--kinds onnx] [YAML …])
+    make support    (or, of a few: make support ROWS="yolov6n.yaml yolov3-tiny.yaml+Mish --kinds onnx")
 
 Each model goes through the real command path to INT8 with its verification; nothing is trained, scored or timed.
 Results are kept in support.json, so that a run of a few models leaves the others as they were. Exits with 1 if a model
@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+
+from untrained import INPLACE
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KEPT = ROOT / "README.md", ROOT / "benchmarks" / "support.json"
@@ -41,9 +43,27 @@ DETECTORS = {
 MODELS = {(family, task): f"{stem}{end}.yaml" for family, stem in FIVE.items() for task, end in TASKS.items()} | {
     (family, "detect"): f"{stem}.yaml" for family, stem in DETECTORS.items()
 }
+PLAIN = "yolov3-tiny.yaml"
+KERNELS = ("ReLU", "ReLU6", "LeakyReLU", "Hardswish", "GELU", "Tanh", "Sigmoid", "Hardtanh", "Identity")
+"""Activations of torch.nn that TFLite has integer kernels for."""
+ACTIVATIONS = (*KERNELS, "PReLU", "Mish", "ELU", "SELU", "CELU", "Hardsigmoid", "Softplus")
+IN_PLACE = ("yolov6n.yaml", "rtdetr-l.yaml", PLAIN)
+"""Models whose activations write in place, as older checkpoints have them."""
+VARIANTS = {f"{PLAIN}+{name}": f"YOLOv3-tiny with {name}" for name in ACTIVATIONS} | {
+    f"{yaml}+{INPLACE}": f"{yaml.removesuffix('.yaml')} in place" for yaml in IN_PLACE
+}
+"""Row → what it is called."""
+ROWS = [*MODELS.values(), *VARIANTS]
 OF_FIVE = frozenset(yaml for (family, _), yaml in MODELS.items() if family in FIVE)
-DETECTED = frozenset({"rtdetr-l.yaml", "yolov6n.yaml"})
-REQUIRED = {"onnx": OF_FIVE | DETECTED, "tflite": OF_FIVE | DETECTED, "int8-full": OF_FIVE | {"yolov6n.yaml"}}
+DETECTED = frozenset({"rtdetr-l.yaml", "yolov6n.yaml", *VARIANTS})
+WHOLE = frozenset(
+    [
+        "yolov6n.yaml",
+        *(f"{PLAIN}+{name}" for name in KERNELS),
+        *(f"{yaml}+{INPLACE}" for yaml in ("yolov6n.yaml", PLAIN)),
+    ]
+)
+REQUIRED = {"onnx": OF_FIVE | DETECTED, "tflite": OF_FIVE | DETECTED, "int8-full": OF_FIVE | WHOLE}
 Results = dict[str, dict[str, str]]
 """YAML → kind → "" where it verified, else the refusal."""
 
@@ -51,7 +71,7 @@ Results = dict[str, dict[str, str]]
 def main() -> int:
     """Run what was asked for, keep the results, write the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(MODELS.values()))
+    parser.add_argument("models", nargs="*", default=ROWS, choices=ROWS, metavar="ROW")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     given = parser.parse_args()
     from qexport.checkpoints.offline import quiet_libraries
@@ -94,7 +114,7 @@ def tried(name: str, kind: str, size: int = SIZE) -> str:
     pixels = torch.from_numpy(np.stack([image for _, image in stream(few, (size, size), lambda *_: None)]))
     with tempfile.TemporaryDirectory(prefix="qexport-support-") as scratch:
         # A name of its own: Ultralytics takes yolov5n.pt for a file of another project.
-        path = save(untrained(name, pixels), Path(scratch) / f"untrained-{Path(name).stem}.pt")
+        path = save(untrained(name, pixels), Path(scratch) / f"untrained-{name.replace('.yaml', '')}.pt")
         form, precision = KINDS[kind]
         options = {"format": form, "precision": precision, "no_eval": True, "no_latency": True}
         sizes = {"imgsz": str(size), "calib_images": COUNT}
@@ -110,7 +130,7 @@ def with_table(text: str, results: Mapping[str, Mapping[str, str]]) -> str:
     """The README with the table of these results between its markers."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    lines = [*_rows(results), "", *_refusals(results), *_versions()]
+    lines = [*_rows(results), "", *_variants(results), "", *_refusals(results), *_versions()]
     return f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}"
 
 
@@ -120,6 +140,11 @@ def _rows(results: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in [["architecture", *TASKS], ["---"] * (1 + len(TASKS)), *rows]]
 
 
+def _variants(results: Mapping[str, Mapping[str, str]]) -> list[str]:
+    rows = [[words, _cell(results, name)] for name, words in VARIANTS.items()]
+    return [f"| {' | '.join(row)} |" for row in [["activations", "detect"], ["---"] * 2, *rows]]
+
+
 def _cell(results: Mapping[str, Mapping[str, str]], name: str) -> str:
     if not name:
         return ""
@@ -127,11 +152,9 @@ def _cell(results: Mapping[str, Mapping[str, str]], name: str) -> str:
 
 
 def _refusals(results: Mapping[str, Mapping[str, str]]) -> list[str]:
-    named = {name: kinds for name, kinds in results.items() if name in MODELS.values()}
+    named = {name: kinds for name, kinds in results.items() if name in ROWS}
     reasons = [(name, kind, why) for name, kinds in sorted(named.items()) for kind, why in kinds.items() if why]
-    missing = [
-        (name, kind, "not run yet") for name in MODELS.values() for kind in KINDS if kind not in results.get(name, {})
-    ]
+    missing = [(name, kind, "not run yet") for name in ROWS for kind in KINDS if kind not in results.get(name, {})]
     return [f"- {name}, {kind}: {why}" for name, kind, why in [*reasons, *missing]]
 
 

@@ -38,19 +38,31 @@ PROMPTED = ("WorldModel", "YOLOEModel")
 """Models that are told in words what to look for."""
 
 
+INPLACE = "inplace"
+
+
 def untrained(name: str, images: Tensor, seed: int = 0) -> Any:
     """Build the model of an architecture that Ultralytics ships, such as "yolo26n-seg.yaml".
 
     Args:
+        name: the YAML; behind a plus a class of `torch.nn` that is its activation, or "inplace" for activations that
+            write in place.
         images: (n, channels, height, width) in 0..1, what the layers are scaled to.
     """
     from ultralytics.nn import tasks
 
     torch.manual_seed(seed)
-    task = tasks.guess_model_task(tasks.yaml_model_load(name))
-    special = next((builder for part, builder in SPECIAL.items() if part in name), None)
+    yaml, _, variant = name.partition("+")
+    configuration = tasks.yaml_model_load(yaml)
+    if variant and variant != INPLACE:
+        configuration["activation"] = f"torch.nn.{variant}()"
+    task = tasks.guess_model_task(configuration)
+    special = next((builder for part, builder in SPECIAL.items() if part in yaml), None)
     builder = special or BUILDERS[task]
-    model = getattr(tasks, builder)(name, ch=images.shape[1], verbose=False)
+    model = getattr(tasks, builder)(configuration, ch=images.shape[1], verbose=False)
+    for module in model.modules() if variant == INPLACE else ():
+        if hasattr(module, "inplace"):
+            module.inplace = True
     model.task, model.args = task, {"task": task}
     if builder in PROMPTED:
         return model.eval()  # a refusal looks at no weight

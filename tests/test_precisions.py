@@ -264,8 +264,8 @@ def test_sixteen_bits_clip_nothing(wide: tuple[QuantPlan, Path], demo_program: P
     assert compared > 50
 
 
-def test_a_float_left_over_is_refused(floats: dict[str, Path]) -> None:
+def test_a_float_left_over_is_refused(floats: dict[str, Path], demo_program: Program) -> None:
     from qexport.backends.litert_file import check_integers
 
-    with pytest.raises(ConversionError, match=r"tensors are not made of integers, the first is "):
-        check_integers(floats["fp32"])
+    with pytest.raises(ConversionError, match=r"tensors are not made of integers, the first belongs to \w+ "):
+        check_integers(floats["fp32"], demo_program)

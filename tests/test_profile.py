@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qexport.planning.profile import ATTENTION, LOGISTIC, TFLITE, FixedScale, OwnScale, SharedScale
-from qexport.programs.naming import OPERATION_NAMES
+from qexport.programs.naming import ACTIVATIONS, OPERATION_NAMES
 from qexport.programs.program import MOVES_DATA
 
 
 def test_every_operation_of_the_profile_is_one_that_programs_have() -> None:
-    known = set(OPERATION_NAMES.values())
+    known = ACTIVATIONS.union(OPERATION_NAMES.values())
     assert set(TFLITE.operations) <= known
     assert set(TFLITE.kept_float) <= known
     assert known >= MOVES_DATA

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qexport.errors import ConversionError
+
+if TYPE_CHECKING:
+    from qexport.programs.program import Program
 
 VALUE = re.compile(r"qexport_(\w+)")
 """How the name of a tensor begins that helps to compute a value of the program; "a;;b": of b, merged into a."""
@@ -173,7 +176,16 @@ def add_operator(model: Any, builtin: int, source: int, result: int) -> Any:
     return operator
 
 
-def check_integers(path: Path) -> None:
+def name_outputs(path: Path, values: Sequence[str]) -> None:
+    """Give a file's outputs the names of the values that they are: the converter gives them numbers."""
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    for index, value in zip(graph.outputs, values, strict=True):
+        graph.tensors[int(index)].name = f"qexport_{value};".encode()
+    save_file(model, path)
+
+
+def check_integers(path: Path, program: Program) -> None:
     """Raise `ConversionError` where any tensor of the file is made of floats."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -181,8 +193,11 @@ def check_integers(path: Path) -> None:
     graph = load_file(path).subgraphs[0]
     found = [tensor.name.decode() for tensor in graph.tensors if tensor.type in floats]
     if found:
+        owners = (VALUE.match(name) for name in found)
+        values = [program.values[owner[1]] for owner in owners if owner and owner[1] in program.values]
+        first = f"{values[0].name} ({values[0].operation})" if values else found[0]
         raise ConversionError(
-            f"{len(found)} tensors are not made of integers, the first is {found[0]}",
+            f"{len(found)} tensors are not made of integers, the first belongs to {first}",
             "this model cannot be integer-only yet: report it, or use --precision int8",
         )
 

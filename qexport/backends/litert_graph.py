@@ -6,12 +6,15 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decomposed operators)
 from torch.fx import GraphModule
 
+from qexport.backends.litert_activations import write_activations
+
 aten = torch.ops.aten
 dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def suited(graph: GraphModule) -> GraphModule:
     """Change a graph in place and return it."""
+    write_activations(graph)
     _give_each_reader_its_own(graph)
     _leave_indices_alone(graph)
     graph.graph.lint()

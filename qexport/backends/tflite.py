@@ -64,6 +64,7 @@ class TFLiteBackend:
             check_integers,
             give_float_outputs,
             give_unsigned,
+            name_outputs,
             take_float_input,
         )
         from qexport.backends.litert_float import give_back_floats
@@ -92,7 +93,8 @@ class TFLiteBackend:
         with _silence():
             _convert(graph, example, converted is not None, options.warn).export(str(path))
         if precision == "int8-full":
-            check_integers(path)
+            check_integers(path, program)
+            name_outputs(path, program.raw_outputs)
             if options.io == "uint8":
                 give_unsigned(path)
         elif converted is not None:

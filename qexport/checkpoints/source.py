@@ -14,6 +14,7 @@ from qexport.data.images import COLOURS
 from qexport.errors import InputError, UsageError
 from qexport.job import ExportJob
 from qexport.measurement.accuracy import SCORING
+from qexport.planning.integer_only import check_integer_only
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
 from qexport.programs.named_values import kept_float
@@ -118,5 +119,7 @@ def read_source(
         checkpoint = read_checkpoint(job, path)
         check(checkpoint)
         program = capture_program(job, checkpoint)
-    kept_float(program, job.keep_float)
+    kept = kept_float(program, job.keep_float)
+    if job.precision == "int8-full":
+        check_integer_only(program, kept)
     return Source(job, checkpoint, program, samples)

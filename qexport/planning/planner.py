@@ -25,6 +25,7 @@ from qexport.planning.ranges import (
     percentile,
 )
 from qexport.planning.weights import weight_tensors
+from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
 from qexport.programs.tail import mixing_values, torn_values
 
@@ -35,12 +36,12 @@ FLOAT_TORN = "stays float: scores and other outputs in one tensor must not share
 EXACT = "coordinates, the choice of queries and normalisation stay float: steps cost more there than they save"
 FLOAT_STEM = "the first convolution stays float: it is faster so, more exact, and next to no arithmetic"
 FUSED = "computed by an integer kernel and kept inside it, or given as floats: no integer operation reads it"
+FIXED_APART = "stays float: its kernel prescribes another scale than the values that it is joined with"
 CLAMPED = "computed by its activation's kernel: the limits of the integers are the activation's"
 MOVED = "moves integers of one scale: the pairs in front of it are enough"
 MANY_LEVELS = 2**15
 CLIP_MARGIN = 1 - 2**-20
 """ONNX Runtime leaves a clip out where the largest integer is not above its limit; a scale is rounded to float32."""
-ACTIVATIONS = frozenset({"sigmoid", "mul", "relu", "clip", "leaky_relu"})
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def make_plan(
         InputError: the table lacks a value that the plan needs.
     """
     reasons = _reasons(program, profile, statistics)
-    integer, touched = _chosen(program, profile, float_values | reasons.keys())
+    integer, touched, torn = chosen_values(program, profile, float_values | reasons.keys())
+    reasons |= dict.fromkeys(torn, FIXED_APART)
     clamped = clamped_values(program, profile, integer)
     touched -= clamped
     groups = scale_groups(program, profile, integer, touched)
@@ -126,14 +128,35 @@ def clamped_values(program: Program, profile: RuntimeProfile, integer: frozenset
     )
 
 
+def chosen_values(
+    program: Program, profile: RuntimeProfile, float_values: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """Values whose operation runs in integers, values that are stored as integers, and what stays float for others.
+
+    The last are values whose kernel prescribes a scale, where something else has to share it.
+    """
+    integer, touched = _chosen(program, profile, float_values)
+    torn = frozenset(
+        name for group in scale_groups(program, profile, integer, touched) for name in _torn(program, profile, group)
+    )
+    return (*_chosen(program, profile, float_values | torn), torn) if torn else (integer, touched, torn)
+
+
 def _chosen(
     program: Program, profile: RuntimeProfile, float_values: frozenset[str]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Values whose operation runs in integers, and values that are stored as integers."""
     if profile.fused_activations:
         return demanded_values(program, profile, float_values)
     integer = integer_values(program, profile, float_values)
     return integer, quantised_values(program, integer)
+
+
+def _torn(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> tuple[str, ...]:
+    """Values of a group whose kernel prescribes their scale, if the group holds others that want their own."""
+    rules = {name: profile.operations.get(program.values[name].operation) for name in group}
+    fixed = {rule for rule in rules.values() if isinstance(rule, FixedScale)}
+    others = any(not isinstance(rule, FixedScale | SharedScale) for rule in rules.values())
+    return tuple(name for name, rule in rules.items() if rule in fixed) if others or len(fixed) > 1 else ()
 
 
 def demanded_values(
@@ -195,7 +218,7 @@ def float_stem(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of what reads the input and of its activations, if they are cheap enough to compute in float."""
     stem = {value.name for value in program.readers[INPUT] if value.weight}
     for value in program.values.values():
-        if value.operation in ACTIVATIONS and value.inputs and set(value.inputs) <= stem:
+        if value.operation in (*ACTIVATIONS, "mul") and value.inputs and set(value.inputs) <= stem:
             stem.add(value.name)
     return frozenset(stem) if _share(program, frozenset(stem)) <= profile.float_stem else frozenset()
 
@@ -283,6 +306,8 @@ def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:
 
 
 def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
+    if _torn(program, profile, group):
+        return None
     rules = (profile.operations.get(program.values[name].operation) for name in group)
     return next((rule for rule in rules if isinstance(rule, FixedScale)), None)
 
@@ -315,7 +340,7 @@ def _group_range(
         )
     else:
         chosen, reason = choice.estimate(merged, profile.quantiser), choice.name
-    if any(program.values[name].operation == "clip" for name in sources):
+    if any(program.values[name].operation in ("clip", "relu6") for name in sources):
         chosen = chosen[0], chosen[1] * CLIP_MARGIN
     return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
 

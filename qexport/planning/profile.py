@@ -102,30 +102,43 @@ OWN, SHARED = OwnScale(), SharedScale()
 LOGISTIC = FixedScale(1 / 256, -128)
 """Sigmoid's result lies in 0..1; TFLite's kernels insist on 256 steps of it, and it wastes none."""
 
+TANH = FixedScale(1 / 128, 0)
+"""Hyperbolic tangent's lies in -1..1; one is the step behind the last."""
+
 ATTENTION = "attention products are a few percent of the time and a third of the accuracy loss"
+
+COMMON: Mapping[str, ScaleRule] = {
+    "conv": OWN,
+    "linear": OWN,
+    "mul": OWN,
+    "add": OWN,
+    "sub": OWN,
+    "relu": OWN,
+    "avg_pool": SHARED,
+    "cat": SHARED,
+    "part": SHARED,
+    "max_pool": SHARED,
+    "resize": SHARED,
+    "reshape": SHARED,
+    "transpose": SHARED,
+}
+"""What every runtime here has integer kernels for. (ONNX Runtime has none for transposed convolutions.)"""
+
+CLAMPS = ("relu6", "relu_n1_to_1")
+"""Besides ReLU what TFLite's convolutions compute themselves."""
 
 TFLITE = RuntimeProfile(
     name="tflite",
     operations={
-        "conv": OWN,
+        **COMMON,
+        **dict.fromkeys((*CLAMPS, "clip", "clip_elsewhere", "leaky_relu", "hardswish", "gelu"), OWN),
         "conv_transpose": OWN,
-        "linear": OWN,
-        "mul": OWN,
-        "add": OWN,
-        "sub": OWN,
-        "relu": OWN,
-        "avg_pool": SHARED,
         "sigmoid": LOGISTIC,
-        "cat": SHARED,
-        "part": SHARED,
-        "max_pool": SHARED,
-        "resize": SHARED,
-        "reshape": SHARED,
-        "transpose": SHARED,
+        "tanh": TANH,
     },
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
     joined_levels=True,
-    clamps=frozenset({"relu"}),
+    clamps=frozenset({"relu", *CLAMPS}),
     clamps_anywhere=True,
     integer_bias=INT32,
 )
@@ -143,10 +156,16 @@ TFLITE_INTEGER = replace(
 )
 """No float anywhere: the program ends at the raw outputs."""
 
+WITHOUT_INT16 = ("hardswish", "gelu", "clip", "clip_elsewhere")
+"""What has no kernel for INT16, or two that share their scales."""
+
 TFLITE_INT16 = replace(
     TFLITE,
     name="tflite_w8a16",
-    operations={**TFLITE.operations, "sigmoid": FixedScale(1 / 32768, 0)},
+    operations={
+        **{name: rule for name, rule in TFLITE.operations.items() if name not in WITHOUT_INT16},
+        **dict.fromkeys(("sigmoid", "tanh"), FixedScale(1 / 32768, 0)),
+    },
     activation=INT16,
     symmetric_activations=True,
     joined_levels=False,
@@ -155,29 +174,23 @@ TFLITE_INT16 = replace(
 )
 """LiteRT's 16x8 quantization specification: built-in kernels run it, XNNPACK has none for it."""
 
-WITHOUT_TRANSPOSED = {name: rule for name, rule in TFLITE.operations.items() if name != "conv_transpose"}
-"""ONNX Runtime has no integer kernel for transposed convolutions; the others are not tested with any."""
-
 ONNXRUNTIME = RuntimeProfile(
     name="onnx",
-    operations={**WITHOUT_TRANSPOSED, "sigmoid": FixedScale(1 / 256, 0), "clip": OWN, "leaky_relu": OWN},
+    operations={**COMMON, "sigmoid": FixedScale(1 / 256, 0), **dict.fromkeys(("relu6", "clip", "leaky_relu"), OWN)},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=INT32,
     float_stem=0.03,
-    clamps=frozenset({"relu", "clip"}),
+    clamps=frozenset({"relu", "relu6", "clip"}),
 )
 """ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution.
 
 On x86 only unsigned activations are fused with signed weights (onnxruntime/core/optimizer/qdq_transformer).
 """
 
-FUSED = {name: rule for name, rule in WITHOUT_TRANSPOSED.items() if name != "sigmoid"}
-"""Operations of runtimes that compute a SiLU inside the convolution's kernel."""
-
 OPENVINO = RuntimeProfile(
     name="openvino",
-    operations=FUSED,
+    operations=COMMON,
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     fused_activations=True,
@@ -187,7 +200,7 @@ OPENVINO = RuntimeProfile(
 
 TENSORRT = RuntimeProfile(
     name="tensorrt",
-    operations=FUSED,
+    operations=COMMON,
     kept_float=TFLITE.kept_float,
     symmetric_activations=True,
     fused_activations=True,

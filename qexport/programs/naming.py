@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,17 @@ OPERATION_NAMES = {
     aten.sub.Tensor: "sub",
     aten.div.Tensor: "div",
     aten.relu.default: "relu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.prelu.default: "prelu",
+    aten.hardswish.default: "hardswish",
+    aten.hardsigmoid.default: "hardsigmoid",
+    aten.mish.default: "mish",
+    aten.gelu.default: "gelu",
+    aten.elu.default: "elu",
+    aten.selu.default: "selu",
+    aten.celu.default: "celu",
+    aten.softplus.default: "softplus",
+    aten.tanh.default: "tanh",
     aten.matmul.default: "matmul",
     aten.softmax.int: "softmax",
     aten.cat.default: "cat",
@@ -43,6 +55,16 @@ OPERATION_NAMES = {
     aten.transpose.int: "transpose",
 }
 """What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
+
+LIMITS = {(0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
+"""Limits of a clamp that some kernels compute at no cost; others from zero on are a "clip", the rest elsewhere."""
+
+ACTIVATIONS = frozenset({"sigmoid", "relu", "leaky_relu", "prelu", "hardswish", "hardsigmoid", "mish", "gelu"}) | {
+    *("elu", "selu", "celu", "softplus", "tanh"),
+    *LIMITS.values(),
+    *("clip", "clip_elsewhere"),
+}
+"""Operations that compute an element of their result from the one in its place, and no other."""
 
 
 def rename(graph: GraphModule, placeholder: str) -> None:
@@ -84,7 +106,8 @@ def region_of(name: str) -> str:
 
 
 def _is_activation(node: Node) -> bool:
-    if node.target in (aten.sigmoid.default, aten.relu.default):
+    """Whether a node is the activation of the layer in front of it, SiLU's two among them."""
+    if operation_of(node) in ACTIVATIONS:
         source = node.args[0]
     elif node.target is aten.mul.Tensor and isinstance(node.args[1], Node):
         source = node.args[0] if node.args[1].target is aten.sigmoid.default else None
@@ -97,8 +120,18 @@ def operation_of(node: Node) -> str:
     """Return the plan's word for what a node computes."""
     if node.op == "placeholder":
         return "input"
+    if node.target is aten.hardtanh.default:
+        low, high = limits_of(node)
+        return LIMITS.get((low, high), "clip_elsewhere" if low else "clip")
     known = OPERATION_NAMES.get(node.target)
     return known or str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def limits_of(clamp: Node) -> tuple[float, float]:
+    """The least and the largest value of a `hardtanh`'s result."""
+    given: list[Any] = list(clamp.args[1:])
+    low, high = given + [-1.0, 1.0][len(given) :]
+    return float(low), float(high)
 
 
 def weight_of(node: Node) -> str:

@@ -1,8 +1,8 @@
 """The float program: one graph with a stable name for every value.
 
-`torch.export` captures the module; SiLU is split into sigmoid and multiplication, because runtimes quantise the two
-separately; every node is then renamed after the module that it came from. Those names are the keys of calibration
-tables, plans, artifacts and reports, so they must not depend on the order of capture or on library versions.
+`torch.export` captures the module; `normalise` gives the graph one form, however the model was written, and renames
+every node after the module that it came from. Those names are the keys of calibration tables, plans, artifacts and
+reports, so they must not depend on the order of capture or on library versions.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
 from qexport.programs.float_decode import NOTHING, Further
 from qexport.programs.heads import DetectionProgram
-from qexport.programs.naming import bias_of, operation_of, region_of, rename, tensor_inputs, weight_of
+from qexport.programs.naming import bias_of, operation_of, region_of, tensor_inputs, weight_of
+from qexport.programs.normalise import normalise
 from qexport.programs.rtdetr import QueryProgram
-
-aten = torch.ops.aten
 
 INPUT = "images"
 MOST_IMAGES = 1024
@@ -189,11 +188,11 @@ def capture(
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     example = nn.functional.interpolate(coarse, imgsz, mode="bilinear")
     with torch.no_grad():
-        expected = module(example)
+        expected = module(example.clone())  # a model may write into its input
         refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
-        _normalise(graph)
-        _check_same(expected, graph(example), rows=module.decode.end2end or module.decode.nms)
+        normalise(graph, INPUT)
+        _check_same(expected, graph(example.clone()), rows=module.decode.end2end or module.decode.nms)
     values = {value.name: value for value in _describe(graph)}
     raw = _raw_outputs(values)
     levels = len(module.decode.levels)
@@ -237,63 +236,6 @@ def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
         raise InputError(f"the model cannot be traced ({first})", "report its architecture") from error
     assert isinstance(graph, GraphModule)
     return graph
-
-
-def _normalise(graph: GraphModule) -> None:
-    _drop_guards(graph)
-    _split_silu(graph)
-    _drop_copies(graph)
-    rename(graph, INPUT)
-    _join_reshapes(graph)
-    graph.graph.eliminate_dead_code()
-    graph.graph.lint()
-    graph.recompile()
-
-
-def _drop_guards(graph: GraphModule) -> None:
-    for node in list(graph.graph.nodes):
-        if node.op == "call_module" and not node.users:
-            graph.graph.erase_node(node)
-
-
-def _split_silu(graph: GraphModule) -> None:
-    """Replace x.silu() by x * sigmoid(x); the in-place form is safe because the convolution has no other user."""
-    for node in list(graph.graph.nodes):
-        if node.target not in (aten.silu.default, aten.silu_.default):
-            continue
-        source = node.args[0]
-        if node.target is aten.silu_.default and len(source.users) > 1:
-            raise ConversionError(f"{source.name} is overwritten in place and read again", "report its architecture")
-        with graph.graph.inserting_before(node):
-            gate = graph.graph.call_function(aten.sigmoid.default, (source,))
-            product = graph.graph.call_function(aten.mul.Tensor, (source, gate))
-        for made in (gate, product):
-            made.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.graph.erase_node(node)
-
-
-def _drop_copies(graph: GraphModule) -> None:
-    """Leave out what only orders memory: no file has it."""
-    for node in list(graph.graph.find_nodes(op="call_function", target=aten.contiguous.default)):
-        source: Any = node.args[0]
-        for reader in node.users:
-            if reader.target is aten.view.default:
-                reader.target = aten.reshape.default
-        node.replace_all_uses_with(source)
-        graph.graph.erase_node(node)
-
-
-def _join_reshapes(graph: GraphModule) -> None:
-    """Make one of a reshape and the reshape that alone reads it: converters do, and no name would be left."""
-    for node in list(graph.graph.nodes):
-        if node.target not in (aten.view.default, aten.reshape.default) or region_of(node.name) != "body":
-            continue
-        source: Any = node.args[0]
-        if operation_of(source) == "reshape" and len(source.users) == 1:
-            node.target = aten.reshape.default
-            node.args = (source.args[0], *node.args[1:])
-            graph.graph.erase_node(source)
 
 
 def _describe(graph: GraphModule) -> Iterator[Value]:

@@ -43,10 +43,12 @@ class PlanComparison:
     Attributes:
         found: planned tensors that the file names; the weight of a layer that is used twice is one.
         wrong: a line for each that differs or is missing.
+        planned: how many tensors a file could name.
     """
 
     found: frozenset[str]
     wrong: tuple[str, ...]
+    planned: int
 
     @property
     def summary(self) -> str:
@@ -79,7 +81,8 @@ def compare_plan(
         weight: the float weight by the plan's name; without it integers are not compared.
     """
     wrong, found = [], set()
-    for name, keys in _planned(plan, names, stored.complete):
+    planned_tensors = list(_planned(plan, names, stored.complete))
+    for name, keys in planned_tensors:
         kept = next((stored.tensors[key] for key in keys if key in stored.tensors), None)
         if kept is None:
             wrong += [f"{name}: missing"] if stored.complete else []
@@ -88,7 +91,8 @@ def compare_plan(
         planned = plan.tensors[name]
         difference = tensor_difference(kept, planned) or _weight_difference(name, planned, kept, weight)
         wrong += [f"{name}: {difference}"] if difference else []
-    return PlanComparison(frozenset(found), tuple(wrong))
+    count = len({name for name, _ in planned_tensors})
+    return PlanComparison(frozenset(found), tuple(wrong), count)
 
 
 def _planned(plan: QuantPlan, names: WeightNames, every: bool) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -194,7 +194,7 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
             f"{plan.profile}: the file differs from the plan in {same.summary}",
             "the converter did not obey the plan: report the model and the converter's version",
         )
-    if len(same.found) < MIN_NAMED * sum(not t.is_float for t in plan.tensors.values()):
+    if len(same.found) < MIN_NAMED * same.planned:
         raise VerificationError(
             f"{plan.profile}: only {len(same.found)} planned tensors are in the file", "report the model"
         )

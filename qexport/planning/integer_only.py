@@ -1,0 +1,36 @@
+"""Files without any float: activations that have no integer kernel are named before images are read."""
+
+from __future__ import annotations
+
+from qexport.errors import InputError
+from qexport.planning.planner import FIXED_APART, chosen_values
+from qexport.planning.profile import TFLITE_INTEGER
+from qexport.programs.naming import ACTIVATIONS
+from qexport.programs.program import Program, Value
+
+REMEDY = "use --precision int8, where it stays float, or --format onnx, openvino or tensorrt"
+
+
+def check_integer_only(program: Program, kept: frozenset[str]) -> None:
+    """Check that every activation in front of the raw outputs has an integer kernel.
+
+    Args:
+        kept: values that the user wants in float.
+
+    Raises:
+        InputError: some have none; the first is named with its layer.
+    """
+    *_, torn = chosen_values(program, TFLITE_INTEGER, kept)
+    why = dict.fromkeys(torn, FIXED_APART) | dict.fromkeys(kept, "is to be kept float")
+    for value in program.values.values():
+        if value.region == "body" and value.operation in ACTIVATIONS - TFLITE_INTEGER.operations.keys():
+            why[value.name] = f"has no integer kernel in TFLite: {value.operation}"
+    found = [value for value in program.values.values() if value.name in why]
+    if found:
+        first = found[0].name
+        raise InputError(f"int8-full holds no float, and {first} {why[first]}{_more(found)}", REMEDY)
+
+
+def _more(found: list[Value]) -> str:
+    words = ", ".join(sorted({value.operation for value in found}))
+    return f" ({len(found)} such layers: {words})" if len(found) > 1 else ""
