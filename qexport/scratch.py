@@ -6,6 +6,7 @@ process as entries of a table, of a child process as notes in its folder for tem
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -65,6 +66,18 @@ def scratch_folder() -> Iterator[Path]:
                 os.environ[name] = value
         _folders.remove(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder_until_exit(prefix: str) -> Path:
+    """Make a folder for temporary files that goes with this process, however that ends.
+
+    Raises:
+        OSError: no folder for temporary files can be written.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _folders.append(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def child_environment(folder: Path) -> dict[str, str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+
+from qexport.scratch import folder_until_exit
 
 TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 """ONNX Runtime's switch, whose library reports from compiled code once it is imported, and the one that many heed."""
@@ -80,10 +79,9 @@ def _scratch(*variables: str) -> None:
     if not missing:
         return
     try:
-        place = Path(tempfile.mkdtemp(prefix="qexport-home-"))
+        place = folder_until_exit("qexport-home-")
     except OSError:  # no temporary folder: libraries do as they always do
         return
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
     for name in missing:
         os.environ[name] = str(place / name)
         Path(os.environ[name]).mkdir()

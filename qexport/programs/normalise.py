@@ -6,11 +6,13 @@ nothing is left out; every node has its name.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from qexport.programs.functionalise import functionalise
 from qexport.programs.naming import operation_of, region_of, rename
@@ -30,6 +32,7 @@ def normalise(graph: GraphModule, placeholder: str) -> None:
     _spell_clamps(graph)
     _drop_copies(graph)
     rename(graph, placeholder)
+    _fold_constants(graph)
     _join_reshapes(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
@@ -109,6 +112,39 @@ def _only_copies(node: Node) -> bool:
         source: Any = node.args[0]
         return isinstance(source.meta.get("val"), Tensor) and source.meta["val"].dtype == node.meta["val"].dtype
     return node.target in COPIES
+
+
+def _fold_constants(graph: GraphModule) -> None:
+    """Compute once what is made of parameters alone, such as a factor that is brought into shape or a normalised weight.
+
+    It is a constant of its readers then, as any other, and no value that could be calibrated. The decode keeps its
+    arithmetic: formats change its constants.
+    """
+    for node in list(graph.graph.nodes):
+        if not _made_of_parameters(node) or region_of(node.name) == "decode":
+            continue
+        with torch.no_grad():
+            arguments = map_arg((node.args, node.kwargs), lambda each: attrgetter(each.target)(graph))
+            value = node.target(*arguments[0], **arguments[1]).clone()
+        name = f"folded_{node.name}"
+        if value.is_floating_point():
+            graph.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+        else:
+            graph.register_buffer(name, value)
+        with graph.graph.inserting_before(node):
+            constant = graph.graph.get_attr(name)
+        constant.meta = dict(node.meta)
+        node.replace_all_uses_with(constant)
+        graph.graph.erase_node(node)
+
+
+def _made_of_parameters(node: Node) -> bool:
+    """Whether a node computes one tensor from parameters and buffers, and from nothing else."""
+    sources = node.all_input_nodes
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor) or not sources:
+        return False
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return not random and all(source.op == "get_attr" for source in sources)
 
 
 def _join_reshapes(graph: GraphModule) -> None:
