@@ -213,7 +213,7 @@ def test_a_file_with_ultralytics_metadata_is_scored_like_a_checkpoint(tmp_path: 
         (("--batch", "2"), ("--batch 2", "1")),
         (("--dynamic",), ("--dynamic", "fixed number of images")),
         (("--pixels", "0..2"), ("--pixels 0..2", "imagenet")),
-        (("--keep-float", "detection"), ("--keep-float detection", "did you mean detections")),
+        (("--half", "--keep-float", "detection"), ("--keep-float detection", "did you mean detections")),
         (("--raw-outputs", "nothing"), ("--raw-outputs nothing", "not in the model")),
     ],
     ids=lambda value: " ".join(value)[:24],

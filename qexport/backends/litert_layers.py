@@ -91,8 +91,14 @@ def _integer_layers(model: Any, program: Program, plan: QuantPlan) -> Iterator[t
         owner = VALUE.match(graph.tensors[operator.outputs[0]].name.decode())
         value = program.values.get(owner[1]) if owner and kind in AXES else None
         layer = layer_behind(program, value) if value else None
-        if layer is not None and layer.name in plan.integer:
-            yield kind, [graph.tensors[index] for index in operator.inputs if index >= 0], layer
+        tensors = [graph.tensors[index] for index in operator.inputs if index >= 0]
+        if layer is not None and layer.name in plan.integer and _has_scale(tensors[1]):
+            yield kind, tensors, layer
+
+
+def _has_scale(tensor: Any) -> bool:
+    """Whether a quantiser made integers of it; what it left alone, coverage and plan are checked for."""
+    return tensor.quantization is not None and tensor.quantization.scale is not None
 
 
 def layer_behind(program: Program, value: Value) -> Value | None:
