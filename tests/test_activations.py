@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,16 @@ def observed(program: Program) -> dict[str, Statistics]:
     return {name: statistics_of(array, float(np.abs(array).max()) + 1e-3) for name, array in arrays.items()}
 
 
+@cache
+def every() -> tuple[Program, dict[str, Statistics]]:
+    """A program with all of them, and what its values are."""
+    program = active(*EVERY)
+    return program, observed(program)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_an_activation_has_the_name_of_its_layer(name: str) -> None:
-    values = active(name).values
+    values = every()[0].values
     assert values[f"layers_{name}_{EVERY[name][1]}"].inputs == (f"layers_{name}_conv",)
 
 
@@ -136,8 +144,8 @@ def test_every_spelling_of_a_clamp_is_one_program(operation: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_tflite_computes_in_integers(name: str) -> None:
-    program = active(name)
-    plan = make_plan(program, observed(program), TFLITE)
+    program, statistics = every()
+    plan = make_plan(program, statistics, TFLITE)
     layer, act = f"layers_{name}_conv", f"layers_{name}_{EVERY[name][1]}"
     assert layer in plan.integer
     assert (act in plan.integer) is (name in INTEGER)
@@ -147,12 +155,11 @@ def test_what_tflite_computes_in_integers(name: str) -> None:
 
 
 @pytest.mark.parametrize("profile", [ONNXRUNTIME, OPENVINO, TENSORRT], ids=lambda profile: profile.name)
-@pytest.mark.parametrize("name", EVERY)
-def test_other_runtimes_compute_the_layers_of_every_activation_in_integers(name: str, profile: RuntimeProfile) -> None:
-    program = active(name, "relu")
-    plan = make_plan(program, observed(program), profile)
+def test_other_runtimes_compute_the_layers_of_every_activation_in_integers(profile: RuntimeProfile) -> None:
+    program, statistics = every()
+    plan = make_plan(program, statistics, profile)
     layers = {value.name for value in program.values.values() if value.weight}
-    assert layers - {"box_conv", *(f"layers_{n}_conv" for n in (name, "relu"))} <= plan.integer
+    assert layers - {"box_conv", *(f"layers_{name}_conv" for name in EVERY)} <= plan.integer
 
 
 @pytest.mark.parametrize("name", FLOAT)
@@ -161,6 +168,9 @@ def test_integer_only_refuses_an_activation_by_name_and_layer(name: str) -> None
         check_integer_only(active(name, "relu"), frozenset())
     assert f"layers_{name}_{EVERY[name][1]} has no integer kernel in TFLite: {EVERY[name][1]}" in str(caught.value)
     assert "--precision int8" in caught.value.remedy
+
+
+def test_integer_only_takes_the_others() -> None:
     check_integer_only(active(*INTEGER), frozenset())
 
 
@@ -219,7 +229,7 @@ def test_files_hold_the_kernels_and_compute_the_plan(precision: str, tmp_path: P
     from qexport.lowering.simulate import simulated
     from qexport.verification.verify import check_plan
 
-    program = active(*(EVERY if precision == "int8" else INTEGER))
+    program = every()[0] if precision == "int8" else active(*INTEGER)
     profile = TFLITE if precision == "int8" else TFLITE_INTEGER
     plan, path = make_plan(program, observed(program), profile, "minmax"), tmp_path / "active.tflite"
     TFLiteBackend().lower(program, plan, {"end2end": True, "precision": precision}, path)
