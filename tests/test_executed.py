@@ -144,13 +144,13 @@ def test_kernels_are_told_apart_by_their_names() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-dynamic"])
 def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
-    tiny: Program, tmp_path: Path, precision: str
+    folder: Path, tmp_path: Path, precision: str
 ) -> None:
     from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner, compiled
 
     backend, path = OpenVINOBackend(), tmp_path / "file_openvino_model"
-    backend.lower(tiny, None, {"precision": precision}, path)
-    (every,) = {sum(value.macs for value in tiny.values.values())}
+    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
+    (every,) = {sum(value.macs for value in program_of("residual", folder).values.values())}
     preferred = OpenVINORunner(path, 1, exact=False).float_type
     expected = "FP32" if precision == "fp32" else preferred
     assert dict(backend.read(path).arithmetic) == {expected: every}
@@ -163,7 +163,7 @@ def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
         assert (found[0] if found else "FP32") == preferred
 
 
-def test_the_validator_computes_fp32_files_in_fp32_too(tiny: Program, tmp_path: Path) -> None:
+def test_the_validator_computes_fp32_files_in_fp32_too(folder: Path, tmp_path: Path) -> None:
     from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
 
     from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner
@@ -172,7 +172,12 @@ def test_the_validator_computes_fp32_files_in_fp32_too(tiny: Program, tmp_path: 
     original = Loader.load_model
     for precision in ("fp32", "int8-dynamic"):
         path = tmp_path / f"{precision}_openvino_model"
-        backend.lower(tiny, None, {"precision": precision, "stride": 8, "task": "detect", "batch": 1}, path)
+        backend.lower(
+            program_of("residual", folder),
+            None,
+            {"precision": precision, "stride": 8, "task": "detect", "batch": 1},
+            path,
+        )
         with backend.validation():
             loader: Any = Loader(path, torch.device("cpu"))
         kind = loader.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -185,14 +190,14 @@ def test_the_validator_computes_fp32_files_in_fp32_too(tiny: Program, tmp_path: 
     ("precision", "expected"), [("fp32", {"FP32"}), ("fp16", {"FP32"}), ("int8-dynamic", {"FP32"})]
 )
 def test_onnx_runtime_computes_floats_in_fp32_on_x86_whatever_the_file_stores(
-    tiny: Program, tmp_path: Path, precision: str, expected: set[str]
+    folder: Path, tmp_path: Path, precision: str, expected: set[str]
 ) -> None:
     import platform
 
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("other CPUs have FP16 kernels")
     backend, path = find_backend("onnx"), tmp_path / "file.onnx"
-    backend.lower(tiny, None, {"precision": precision}, path)
+    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
     assert set(backend.read(path).arithmetic) == expected
 
 
