@@ -79,11 +79,11 @@ def test_it_can_be_planned(made: Made, profile: object) -> None:
 def test_a_computed_weight_is_a_layers_weight(made: Made) -> None:
     module = seeded(Blocks(made))
     program = captured(module)
+    kernel, point = (getattr(module, name).detach().numpy() for name in ("kernel", "point"))
     (layer,) = (value for value in program.values.values() if value.weight.startswith("folded_"))
-    kernel = module.kernel.detach().numpy()
     if made is branches_joined:
         expected = kernel.copy()
-        expected[:, :, 1:2, 1:2] += module.point.detach().numpy()
+        expected[:, :, 1:2, 1:2] += point
     else:
         centred = kernel - kernel.mean(axis=(1, 2, 3), keepdims=True)
         expected = centred / centred.std(axis=(1, 2, 3), keepdims=True, ddof=1)

@@ -115,7 +115,7 @@ def _only_copies(node: Node) -> bool:
 
 
 def _fold_constants(graph: GraphModule) -> None:
-    """Compute once what is made of parameters alone, such as a factor that is brought into shape or a normalised weight.
+    """Compute once what is made of parameters alone, such as a factor brought into shape or a normalised weight.
 
     It is a constant of its readers then, as any other, and no value that could be calibrated. The decode keeps its
     arithmetic: formats change its constants.
@@ -124,7 +124,7 @@ def _fold_constants(graph: GraphModule) -> None:
         if not _made_of_parameters(node) or region_of(node.name) == "decode":
             continue
         with torch.no_grad():
-            arguments = map_arg((node.args, node.kwargs), lambda each: attrgetter(each.target)(graph))
+            arguments = map_arg((node.args, node.kwargs), lambda each: attrgetter(str(each.target))(graph))
             value = node.target(*arguments[0], **arguments[1]).clone()
         name = f"folded_{node.name}"
         if value.is_floating_point():
