@@ -237,6 +237,17 @@ def test_a_clipped_bias_is_found_in_the_file(tmp_path: Path) -> None:
         check_biases(program, plan, backend.read(tmp_path / "a.onnx"))
 
 
+@pytest.mark.parametrize("format_name", ["onnx", "tflite"])
+def test_biases_of_zeros_that_an_exporter_leaves_out_are_not_missed(format_name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+    program = layers(**dict.fromkeys(("first", "point", "box"), lambda _weight, bias: bias.zero_()))
+    profile = replace({"onnx": ONNXRUNTIME, "tflite": TFLITE}[format_name], float_stem=0.0, float_boxes=0.0)
+    plan, backend = make_plan(program, seen(program), profile, "minmax"), find_backend(format_name)
+    backend.lower(program, plan, {"precision": "int8", "end2end": True}, tmp_path / f"a.{format_name}")
+    assert check_biases(program, plan, backend.read(tmp_path / f"a.{format_name}")) >= 2
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
