@@ -12,12 +12,12 @@ from qexport.errors import VerificationError
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import WEIGHT_AXIS, bias_array, weight_array
 from qexport.programs.program import Program, Value
+from qexport.verification.plan_check import HALF_A_STEP, SHOWN
 
-HALF_A_STEP = 0.51
-"""A number lies at most half a step from its integer; the rest is float rounding."""
+LIMITS = (2**31 - 1, 2**31, 2**63 - 1)
+"""Magnitudes of a bias that was cut: AI Edge Quantizer stores INT64 that it has cut at INT32's ends."""
 ROUNDING = 1e-5
 """Of a scale, or of a bias that fills its integers, in float32."""
-SHOWN = 3
 MAX_UNNAMED = 2, 0.15
 """Weights that a converter may have merged with a neighbour's constant: so many, or this share of all."""
 
@@ -43,7 +43,7 @@ def check_biases(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
             wrong += [f"{layer.bias}: missing"] if stored.complete and bias.any() else []
             continue
         found += 1
-        difference = _bias_difference(bias, steps, kept)
+        difference = _bias_difference(bias, steps, kept, stored.complete)
         wrong += [f"{layer.bias}: {difference}"] if difference else []
     _refuse(plan.profile, "biases", wrong)
     return found
@@ -88,16 +88,18 @@ def _of_layer(program: Program, layer: Value, kept: Mapping[str, StoredTensor]) 
     return kept.get(layer.name) or (kept.get(readers[0].name) if alone else None)
 
 
-def _bias_difference(bias: NDArray[np.float32], steps: NDArray[np.float64], kept: StoredTensor) -> str:
+def _bias_difference(bias: NDArray[np.float32], steps: NDArray[np.float64], kept: StoredTensor, exact: bool) -> str:
     assert kept.integers is not None
     groups = len(bias) // len(steps)
     expected, integers = np.tile(steps, groups), kept.integers.reshape(-1).astype(np.float64)
     if len(integers) != len(bias) or not np.allclose(np.resize(kept.scale, len(bias)), expected, rtol=ROUNDING, atol=0):
         return "its scale is not that of input and weight"
-    error = np.abs(integers * expected - bias)
-    worst = int((error - HALF_A_STEP * expected - ROUNDING * np.abs(bias)).argmax())
-    if error[worst] <= HALF_A_STEP * expected[worst] + ROUNDING * abs(bias[worst]):
+    beyond = np.abs(integers * expected - bias) - HALF_A_STEP * expected - ROUNDING * np.abs(bias)
+    # A converter that makes the integers itself is held to cut none: it may round some by way of other steps.
+    wrong = beyond > 0 if exact else np.isin(np.abs(integers), LIMITS)
+    if not wrong.any():
         return ""
+    worst = int(np.where(wrong, beyond, -np.inf).argmax())
     return f"{bias[worst]:.4g} became {integers[worst] * expected[worst]:.4g} in channel {worst}"
 
 
