@@ -168,6 +168,7 @@ def under_a_plain_name(artifact: Path, scratch: Path) -> Path:
     Ultralytics strips blanks off paths, looks for other files in place of some names, and downloads for others.
     """
     ending = re.search(r"(_[a-z]+_model|\.[A-Za-z0-9]+)$", artifact.name)
+    scratch.mkdir(parents=True, exist_ok=True)
     link = Path(tempfile.mkdtemp(dir=scratch)) / f"artifact{ending.group() if ending else ''}"
     try:
         link.symlink_to(artifact.absolute(), target_is_directory=artifact.is_dir())
