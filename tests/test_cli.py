@@ -219,3 +219,17 @@ def test_the_command_line_wins_over_the_example() -> None:
     path = ROOT / "configs" / "tflite_int8.yaml"
     job = make_job({"imgsz": "320", "calib_images": 4, "model": None}, path)
     assert (job.imgsz, job.calib_images, job.model) == ((320, 320), 4, "yolo26n.pt")
+
+
+@pytest.mark.parametrize(
+    ("word", "verb"), [("verfy", "verify"), ("dif", "diff"), ("reprot", "report"), ("format", "formats")]
+)
+def test_a_verb_with_a_typo_is_asked_about_and_a_file_of_that_name_is_a_model(
+    word: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([word, "a.tflite"]) == 2
+    assert f"did you mean qexport {verb}\n" in capsys.readouterr().err
+    (tmp_path / word).mkdir()
+    main([word, "--half", "--no-eval"])
+    assert "did you mean qexport" not in capsys.readouterr().err

@@ -84,8 +84,8 @@ def test_what_a_runtime_leaves_out_is_no_fault_of_the_file(folder: Path, tmp_pat
     assert stored.coverage == pytest.approx(1 - strided / every)
     share = check_coverage(program, plan, stored)
     assert share == 1.0
-    assert Verification(1, 0, 1.0, 1, stored.coverage, None, share).runs_less
-    assert not Verification(1, 0, 1.0, 1, share, None, share).runs_less
+    assert Verification(1, 0, 1.0, 1, stored.coverage, planned_coverage=share).runs_less
+    assert not Verification(1, 0, 1.0, 1, share, planned_coverage=share).runs_less
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -172,7 +172,7 @@ def entries(int8_ms: float, lowered_ms: float | None = 5.0) -> tuple[ArtifactRep
         by_default=None if lowered_ms is None else ("BF16", Latency(lowered_ms, 6.0, 4.5, 36)),
     )
     small = Figures(latency=Latency(int8_ms, int8_ms + 0.1, int8_ms, 36))
-    checked = Verification(10, 0, 0.99, 4, 0.91, None, 1.0)
+    checked = Verification(10, 0, 0.99, 4, 0.91, planned_coverage=1.0)
     written = [
         Written(INT8, backend, checked, stored=Summary({"INT8": 0.91, "BF16": 0.09}, {"OpenVINO": "2023.0"})),
         Written(FP32, backend, stored=Summary({"FP32": 1.0}, {"OpenVINO": "2022.1"})),
@@ -222,9 +222,10 @@ def test_terminal_and_page_show_it() -> None:
 
     small, exact = entries(4.0)
     assert _runs(small) == (
-        "m_int8_openvino_model: computed in INT8 91.0 %, BF16 9.0 %; 1.25× as fast as that; needs OpenVINO 2023.0"
+        "m_int8_openvino_model: computed in INT8 91.0 %, BF16 9.0 %; "
+        "1.25× as fast as FP32 where nobody asks for FP32; needs OpenVINO 2023.0"
     )
-    assert "computed in FP32; 5.0 ms in BF16, which the runtime takes if nobody asks" in _runs(exact)
+    assert "computed in FP32; 5.0 ms in BF16, which the runtime takes where nobody asks for FP32" in _runs(exact)
     listed = replace(small, needs={"TFLite": "2.3.0", "operators": "ADD 2"})
     assert _runs(listed).endswith("needs TFLite 2.3.0")
     page = render(json.loads(json.dumps({**sample_report(), "artifacts": [asdict(small), asdict(exact)]}, default=str)))

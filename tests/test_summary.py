@@ -151,6 +151,26 @@ def test_the_gate_has_a_line_for_each_rule_and_a_sign_in_the_title() -> None:
     assert to_markdown(report()).startswith("### qexport")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failures": [{"format": "openvino", "reason": "no", "exit_code": 5}]},
+        {"unmeasured": [{"artifact": "a.onnx", "text": "accuracy could not be scored", "exit_code": 7}]},
+        {"unmeasured": [{"artifact": "", "text": "samples could not be kept", "exit_code": 7}]},
+    ],
+)
+def test_a_run_that_does_not_end_with_zero_has_no_good_sign(changes: dict[str, Any]) -> None:
+    assert to_markdown(gated(HELD, **changes)).startswith("### ❌ qexport")
+    assert to_markdown(report(**changes)).startswith("### ❌ qexport")
+
+
+def test_images_that_nothing_was_scored_on_are_not_in_the_title() -> None:
+    lost = artifact(accuracy=None, speedup=None, warnings=["accuracy could not be scored: no"])
+    markdown = to_markdown(report(lost))
+    assert "scored on" not in markdown.splitlines()[0]
+    assert "a warning below is about the figure" not in markdown
+
+
 def test_failures_and_the_baseline_are_there() -> None:
     failures = [{"format": "openvino", "reason": "no <kernel> | here", "exit_code": 5}]
     markdown = to_markdown(report(failures=failures, baseline={"path": "old.json", "sha256": "a"}))

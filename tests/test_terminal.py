@@ -49,7 +49,7 @@ def printed(report: Report, width: int = 80) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_nothing_is_wider_than_the_terminal_or_cut_off(width: int) -> None:
     lines = printed(REPORT, width)
     assert max(map(len, lines)) <= width
@@ -64,6 +64,19 @@ def test_the_artifacts_name_and_figures_are_visible_at_80_columns() -> None:
     row = next(line for line in lines if "2.91" in line)
     assert row.startswith(" tflite int8 ")
     assert next(line for line in lines if "9.81" in line).startswith(" tflite fp32 ")
+
+
+def test_a_narrow_terminal_has_every_figure_whole_in_a_line_of_its_artifact() -> None:
+    text = " ".join(" ".join(printed(REPORT, 50)).split())
+    assert "tflite int8: MB 2.91, mAP50-95 0.4012*, mAP50 0.5634, retention 97.9%, fidelity 0.912, ms p50 12.5" in text
+    assert "speed-up 3.19×, INT8 MACs 98.8% tflite fp32: MB 9.81" in text
+
+
+def test_what_could_not_be_scored_has_no_images_in_the_title_and_no_mark_in_the_legend() -> None:
+    lost = replace(INT8, accuracy=None, warnings=("accuracy could not be scored: no",))
+    lines = printed(replace(REPORT, artifacts=(lost, FP32)), 200)
+    assert any("calibrated on 128 images" in line for line in lines)
+    assert not any("scored on" in line or "*" in line for line in lines)
 
 
 DROPS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import shlex
@@ -275,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
     words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
     app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
+    if app is export_app and (meant := _mistyped(words[0])):
+        return fail(f"{words[0]} is neither a file nor a verb: did you mean qexport {meant}", 2)
     try:
         code = app(words, prog_name="qexport", standalone_mode=False)
         return int(code or 0)
@@ -290,6 +293,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _unexpected(fault.error, fault.output)
     except Exception as error:
         return _unexpected(error, "")
+
+
+def _mistyped(word: str) -> str | None:
+    """The verb that a first word nearly is, where it is neither a file's name nor an option."""
+    if Path(word).suffix or word.startswith("-") or Path(word).exists():
+        return None
+    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS), 1, 0.75)), None)
 
 
 def _checks() -> typer.Typer:

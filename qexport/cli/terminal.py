@@ -17,7 +17,7 @@ from qexport.lowering.cpu import ANY
 from qexport.lowering.device_fit import DeviceFit
 from qexport.reporting.honesty import caveats, collected
 from qexport.reporting.page.typeset import form_of, typeset
-from qexport.reporting.provenance import stand_in, verified
+from qexport.reporting.provenance import scored_images, stand_in, verified
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.verification.output_fidelity import OutputFidelity
@@ -41,8 +41,26 @@ def render(report: Report, saved: Path, console: Console) -> RenderableType:
         table = _table(report, columns)
         if Measurement.get(console, wide, table).maximum <= console.width:
             break
+    else:
+        return Group(*_lines(report), *_legend(report), *_drops(report), *_notes(report, saved))
     below = [] if columns == COLUMNS[0] else _drops(report)
     return Group(table, *_legend(report), *below, *_notes(report, saved))
+
+
+def _lines(report: Report) -> list[Text]:
+    """What the table says, for a terminal that is too narrow for it: a figure that is cut off is another figure."""
+    table = _table(report, "")
+    names = [_in_one_line(str(column.header)) for column in table.columns[1:]]
+    lines = [Text(_title(report))]
+    for name, *figures in zip(*(map(str, column.cells) for column in table.columns), strict=True):
+        lines.append(Text(f"{name}: {', '.join(map(' '.join, zip(names, figures, strict=True)))}"))
+    return lines
+
+
+def _in_one_line(heading: str) -> str:
+    for broken, whole in (("mAP\n", "mAP"), ("speed-\n", "speed-"), ("-\n", ""), ("\n", " ")):
+        heading = heading.replace(broken, whole)
+    return heading
 
 
 def _table(report: Report, columns: str) -> Table:
@@ -79,8 +97,8 @@ def _title(report: Report) -> str:
     parts = [f"{Path(model['path']).name}, {head}, {size}"]
     if report.calibration:
         parts.append(f"calibrated on {report.calibration['images']} images")
-    if report.evaluation:
-        parts.append(f"scored on {report.evaluation['images']}")
+    if scored := scored_images({"artifacts": list(map(vars, report.artifacts)), "evaluation": report.evaluation}):
+        parts.append(f"scored on {scored}")
     return ", ".join(parts)
 
 
@@ -130,8 +148,8 @@ def _legend(report: Report) -> list[Text]:
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
     if any((each.accuracy or {}).get("drop_interval") for each in report.artifacts):
         told.append("[ ]: 95 % interval over images")
-    if any(caveats(each, kind) for each in artifacts for kind in ("accuracy", "latency")):
-        told.append(f"{MARK}: a warning is about the figure")
+    if any(figure.endswith(MARK) for each in report.artifacts for figure in _row(each, "")):
+        told.append(f"{MARK}: a warning is about the figure and what is made of it")
     told.append(f"{NOTHING}: not measured")
     told += [f"{FAILED}: not written, or not to its end"] if report.failures else []
     names: dict[str, list[str]] = {}
@@ -203,9 +221,11 @@ def _runs(artifact: ArtifactReport) -> str:
         parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}")
     if artifact.by_default:
         timed = artifact.by_default["latency_ms"]["p50"]
-        parts.append(f"{timed:.1f} ms in {artifact.by_default['arithmetic']}, which the runtime takes if nobody asks")
+        parts.append(
+            f"{timed:.1f} ms in {artifact.by_default['arithmetic']}, which the runtime takes where nobody asks for FP32"
+        )
     if artifact.speedup_by_default:
-        parts.append(f"{artifact.speedup_by_default:.2f}× as fast as that")
+        parts.append(f"{artifact.speedup_by_default:.2f}× as fast as FP32 where nobody asks for FP32")
     if artifact.needs:
         parts.append(f"needs {listed_needs(artifact.needs)}")
     return f"{Path(artifact.path).name}: {'; '.join(parts)}"

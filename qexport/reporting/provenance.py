@@ -8,6 +8,12 @@ from typing import Any
 IN_PLACE = " in place of "
 
 
+def scored_images(report: Mapping[str, Any]) -> int | None:
+    """How many images stand behind the accuracies of report.json; None where no artifact has one."""
+    found = any(entry.get("accuracy") or entry.get("outputs") for entry in report["artifacts"])
+    return report["evaluation"]["images"] if found and report.get("evaluation") else None
+
+
 def stand_in(entry: Mapping[str, Any]) -> str:
     """What ran an artifact in place of the runtime that it is for, which is not here; "" where its own ran it.
 

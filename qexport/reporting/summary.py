@@ -7,7 +7,7 @@ from typing import Any
 
 from qexport.reporting.gate import Entry, Shown, file_name
 from qexport.reporting.honesty import caveats, collected
-from qexport.reporting.provenance import stand_in, verified
+from qexport.reporting.provenance import scored_images, stand_in, verified
 
 NOTHING = "–"
 MARK = "⚠️"
@@ -27,11 +27,17 @@ def _title(report: Mapping[str, Any]) -> str:
     parts = [f"{_text(file_name(model))}, {_text(model['head'])} head, {size}"]
     if report.get("calibration"):
         parts.append(f"calibrated on {report['calibration']['images']} images")
-    if report.get("evaluation"):
-        parts.append(f"scored on {report['evaluation']['images']}")
-    gate = report.get("gate")
-    sign = "" if not gate else ("✅ " if gate["passed"] else "❌ ")
-    return f"### {sign}qexport: {', '.join(parts)}"
+    if scored := scored_images(report):
+        parts.append(f"scored on {scored}")
+    return f"### {_sign(report)}qexport: {', '.join(parts)}"
+
+
+def _sign(report: Mapping[str, Any]) -> str:
+    """How the run ended; nothing where nobody set rules and all is there."""
+    gate = report.get("gate") or {}
+    if report["failures"] or report.get("unmeasured") or not gate.get("passed", True):
+        return "❌ "
+    return "✅ " if gate else ""
 
 
 def _table(report: Mapping[str, Any]) -> str:
@@ -90,7 +96,7 @@ def _legend(report: Mapping[str, Any]) -> str:
         told.append("in brackets: 95 % interval over images")
     if any(_figure_of(entry, "drop") is not None for entry in report["artifacts"]):
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
-    if any(entry["warnings"] for entry in report["artifacts"]):
+    if any(MARK in cell for entry in report["artifacts"] for cell in _row(entry)):
         told.append(f"{MARK}: a warning below is about the figure")
     return f"<sub>{'; '.join(told)}</sub>"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -68,6 +68,7 @@ class Verification:
     agreement: float | None
     images: int
     coverage: float
+    _: KW_ONLY
     cosine: float | None = None
     min_agreement: float | None = None
     planned_coverage: float | None = None
@@ -118,7 +119,16 @@ def verify(
     planned = sum(not t.is_float for t in plan.tensors.values())
     images, alike, coverage = len(inputs) * program.batch, same.agreement, stored.coverage
     if alike is None:
-        return Verification(found, planned - found, None, images, coverage, same.cosine, MIN_COSINE, share)
+        return Verification(
+            found,
+            planned - found,
+            None,
+            images,
+            coverage,
+            cosine=same.cosine,
+            min_agreement=MIN_COSINE,
+            planned_coverage=share,
+        )
     return Verification(
         tensors=found,
         unnamed=planned - found,

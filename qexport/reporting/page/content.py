@@ -9,7 +9,7 @@ from typing import Any
 
 from qexport.reporting.honesty import ABOUT, Warned, about, collected
 from qexport.reporting.page.typeset import form_of, lookup, typeset
-from qexport.reporting.provenance import stand_in
+from qexport.reporting.provenance import scored_images, stand_in
 
 FORMATS = {
     "tflite": "TFLite",
@@ -189,7 +189,7 @@ def subject(report: Mapping[str, Any]) -> str:
     model = report["model"]
     parts = [TASKS.get(model["task"], model["task"]), f"{model['head']} head", " × ".join(map(str, model["imgsz"]))]
     for group, words in (("calibration", "calibrated on {} images"), ("evaluation", "scored on {} images")):
-        if report.get(group):
+        if report.get(group) and (group != "evaluation" or scored_images(report)):
             parts.append(words.format(typeset(report[group]["images"], form_of(f"{group}.images"))))
     return " · ".join([parts[0].capitalize(), *parts[1:]])
 
