@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _Recorder
+from qexport.data.evaluation_set import EvaluationSet
+from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _left_out, _Recorder
 
 Found = tuple[Tensor, Tensor]
 
@@ -104,3 +106,15 @@ def test_only_confident_detections_become_a_reference() -> None:
     assert boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     prediction["bboxes"].zero_()
     assert boxes[1].tolist() == [4, 5, 6, 7]  # a copy: the validator scales boxes in place afterwards
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", b"\x89PNG\r\n\x1a\nbut no more"])
+def test_an_image_that_is_none_is_said_to_be_left_out_for_that(content: bytes, tmp_path: Path) -> None:
+    """And not for a decoder of another format, which Ultralytics looks for then."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(content)
+    data = EvaluationSet(tmp_path / "data.yaml", {"a.jpg": tmp_path / "photo.jpg"})
+    said = _left_out(data, "a.jpg")
+    assert said.startswith("photo.jpg (")
+    assert "pi_heif" not in said
+    assert any(word in said for word in ("corrupt", "identify"))

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import hashlib
 import io
 import sys
 import tarfile
 import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import HEADS, Call, saved, small_model
 from torch import nn
 
+from qexport.checkpoints import source
 from qexport.checkpoints.checkpoint import QUANTISED, load_checkpoint
+from qexport.checkpoints.source import read_source
 from qexport.checkpoints.torchvision_repair import repair
 from qexport.errors import InputError
+from qexport.job import ExportJob
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 
@@ -183,6 +190,23 @@ def test_names_of_every_form(names: Any, tmp_path: Path) -> None:
     assert load_checkpoint(saved(model, tmp_path / "model.pt")).names == NAMES
 
 
+@pytest.mark.parametrize("names", [["a", "b"], {1: "b", 0: "a", 7: "h"}, {}])
+def test_every_class_of_the_head_has_a_name(names: Any, tmp_path: Path) -> None:
+    """And no other: Ultralytics looks up the name of whatever an artifact finds."""
+    model = small_model()
+    model.names = names
+    found = load_checkpoint(saved(model, tmp_path / "model.pt")).names
+    assert found == {0: "a", 1: "b", 2: "2", 3: "3"} if names else {index: str(index) for index in range(4)}
+
+
+@pytest.mark.parametrize(("name", "value"), [("stride", [8, 16, 32]), ("stride", 32), ("yaml", "yolov8n.yaml")])
+def test_what_a_model_says_in_another_form_is_understood(name: str, value: Any, tmp_path: Path) -> None:
+    model = small_model()
+    setattr(model, name, value)
+    found = load_checkpoint(saved(model, tmp_path / "model.pt"))
+    assert (found.stride, found.channels, float(found.module.stride.max())) == (32, 3, 32.0)
+
+
 def test_a_description_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
     model = small_model()
     model.names = {"first": "a"}
@@ -213,8 +237,6 @@ def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path
 
 def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None:
     """A checkpoint of a training that goes on: losses, optimiser, transforms, NumPy's numbers, paths."""
-    import numpy as np
-
     repair()
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
     from ultralytics.utils import IterableSimpleNamespace
@@ -228,6 +250,63 @@ def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) ->
     further = {"optimizer": optimizer, "best_fitness": np.float64(0.5), "train_args": {"save_dir": Path("a/b")}}
     assert load_checkpoint(saved(model, tmp_path / "cls.pt")).task == "classify"
     assert load_checkpoint(saved(detector, tmp_path / "last.pt", **further)).imgsz == 96
+
+
+BESIDE: dict[str, Callable[[], Any]] = {
+    "date": lambda: datetime.datetime(2026, 1, 2),
+    "arrays": lambda: {"fitness": np.zeros(3), "confusion": np.zeros((2, 2), np.int64)},
+    "counts": lambda: [Counter("aab"), defaultdict(list, a=[1])],
+    "optimizer": lambda: torch.optim.SGD(small_model().parameters(), 0.1, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_people_keep_beside_a_model_is_no_reason_to_refuse(kind: str, tmp_path: Path) -> None:
+    path = saved(small_model(), tmp_path / "last.pt", further=BESIDE[kind]())
+    assert load_checkpoint(path).imgsz == 64
+    model = small_model()
+    model.stride = BESIDE[kind]()
+    with pytest.raises(InputError, match=r"model\.stride"):
+        load_checkpoint(saved(model, tmp_path / "inside.pt"))
+
+
+@pytest.mark.parametrize("kind", [SimpleNamespace, argparse.Namespace])
+def test_arguments_of_every_form(kind: Any, tmp_path: Path) -> None:
+    path = saved(small_model(), tmp_path / "model.pt", train_args=kind(imgsz=96, single_cls=True))
+    for trust in (False, True):
+        found = load_checkpoint(path, trust)
+        assert (found.imgsz, found.single_class) == (96, True)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_wrapped_model_is_said_to_be_one(trust: bool, tmp_path: Path) -> None:
+    from ultralytics.models.yolo.model import YOLO
+
+    whole = YOLO.__new__(YOLO)
+    nn.Module.__init__(whole)
+    whole.model = small_model()
+    for value, words in {
+        nn.DataParallel(small_model()): "several GPUs: .*m.module",
+        whole: "whole YOLO object: .*save",
+    }.items():
+        path = tmp_path / "wrapped.pt"
+        torch.save({"model": value}, path)
+        with pytest.raises(InputError, match=words):
+            load_checkpoint(path, trust)
+
+
+def test_a_compiled_model_is_said_to_be_one(tmp_path: Path) -> None:
+    stream = b"\x80\x02}X\x05\x00\x00\x00modelctorch._dynamo.eval_frame\nOptimizedModule\n)\x81s."
+    with pytest.raises(InputError, match=r"compiled model: .*_orig_mod"):
+        load_checkpoint(archive(tmp_path / "compiled.pt", stream))
+
+
+@pytest.mark.parametrize("content", [lambda state: state, lambda state: {"model": state}])
+def test_weights_alone_are_said_to_be_that(content: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content(small_model().state_dict()), path)
+    with pytest.raises(InputError, match="no Ultralytics model, only weights"):
+        load_checkpoint(path)
 
 
 def vanished(module: str, name: str, path: Path, monkeypatch: pytest.MonkeyPatch, keep_module: bool = False) -> Path:
@@ -478,3 +557,34 @@ def test_a_single_cls_model_is_scored_as_it_was_trained(single: bool, tmp_path: 
     with pytest.raises(AskedError) as caught:
         evaluate(path, "detect", linked, tmp_path)
     assert caught.value.options["single_cls"] is single
+
+
+def _weight_of_another_shape(model: Any) -> None:
+    model.model[0].conv.weight = nn.Parameter(torch.zeros(1, 1, 1, 1))
+
+
+def _stride_that_is_text(model: Any) -> None:
+    model.model[0].conv.stride = "x"
+
+
+def _source_that_is_not_there(model: Any) -> None:
+    model.model[1].f = 7
+
+
+@pytest.mark.parametrize("spoil", [_weight_of_another_shape, _stride_that_is_text, _source_that_is_not_there])
+def test_a_model_that_cannot_be_run_is_said_to_be_one(spoil: Callable[[Any], None], tmp_path: Path) -> None:
+    model = small_model()
+    spoil(model)
+    path = saved(model, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt holds a model that Ultralytics [\d.]+ cannot run \(\w+Error: "):
+        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+
+
+def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("ours")
+
+    path = saved(small_model(), tmp_path / "model.pt")
+    monkeypatch.setattr(source, "capture_program", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())

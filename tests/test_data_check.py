@@ -72,6 +72,40 @@ def test_other_keypoints_and_channels_are_refused(tmp_path: Path) -> None:
         check_data(model("detect"), scored(grey))
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0), (0, 1, 2, 3, 5, 4)])
+def test_the_same_classes_in_another_order_are_refused(order: tuple[int, ...]) -> None:
+    """Labels are numbers: they would be scored as other classes."""
+    data = load_dataset(YAMLS["detect"])
+    names = {i: data.names[number] for i, number in enumerate(order)}
+    with pytest.raises(InputError, match=r"number the same classes differently: '\w+' is \d here and \d there"):
+        check_data(model("detect"), replace(scored(YAMLS["detect"]), evaluation_data=replace(data, names=names)))
+
+
+def test_numbers_in_place_of_names_say_nothing_of_an_order() -> None:
+    data = replace(load_dataset(YAMLS["detect"]), names={i: str((i + 1) % 6) for i in range(6)})
+    nameless = replace(model("detect"), names={i: str(i) for i in range(6)})
+    check_data(nameless, replace(scored(YAMLS["detect"]), evaluation_data=data))
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d", "e", "f"], ["circle", "box", "triangle", "star", "ring", "x"]])
+def test_other_names_for_the_classes_are_taken(names: list[str]) -> None:
+    data = replace(load_dataset(YAMLS["detect"]), names=dict(enumerate(names)))
+    check_data(model("detect"), replace(scored(YAMLS["detect"]), evaluation_data=data))
+
+
+@pytest.mark.parametrize(("name", "message"), [("zircle", "no class of it: zircle"), ("Circle", ""), ("disc", "disc")])
+def test_folders_that_are_called_otherwise_are_matched_only_where_the_order_holds(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        for folder in (SHAPES / "crops" / split).iterdir():
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / (name if folder.name == "circle" else folder.name)).symlink_to(folder)
+    classifier = replace(model("classify"), names=dict(enumerate(sorted(demo_checkpoint().names.values()))))
+    found = mismatch(classifier, load_folder(tmp_path))
+    assert message in found if message else not found
+
+
 def test_folders_of_classes_are_for_classifiers_only() -> None:
     crops = load_folder(SHAPES / "crops")
     assert mismatch(model("classify"), crops) == ""

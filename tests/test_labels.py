@@ -62,6 +62,7 @@ def image_of(folder: Path, labels: str | bytes | None, name: str = "a") -> Path:
         ("pose", "0 .5 .5 .2 .2 .4 .4 2 .6 7 1", "7 is not within 0..1"),
         ("pose", "0 .5 .5 .2 .2 .4 -.3 2 .6 .6 1", "-0.3 is negative"),
         ("pose", "0 320 240 64 48 .4 .4 2 .6 .6 1", "320 is not within 0..1"),
+        ("pose", "0 .5 .5 .2 .2 .4 .4 -1 .6 .6 1", "-1 is negative"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_file_and_row(task: str, row: str, expected: str, tmp_path: Path) -> None:
@@ -155,6 +156,13 @@ def test_a_polygon_that_lies_a_little_outside_is_taken_as_ultralytics_takes_it(t
     image = image_of(tmp_path, "0 .7 .1 1.04 .1 1.04 .4")
     assert not dropped(image, SEGMENT)
     assert read_labels([image], "labels", SEGMENT).fault == ""
+
+
+@pytest.mark.parametrize("row", ["0 .1 .1 .4 .1 .4 .4", "1 .1 .1 .4 .1 .5 .2 .4 .4 .1 .4", GOOD["obb"]])
+def test_a_polygon_is_a_turned_box(row: str, tmp_path: Path) -> None:
+    image = image_of(tmp_path, f"{row}\n{GOOD['obb']}")
+    assert not dropped(image, TURNED)
+    assert read_labels([image], "labels", TURNED).fault == ""
 
 
 @pytest.mark.parametrize("row", ["0 320 240 64 48", "6 .5 .5 .1 .1", "0 .5 .5 .1"])

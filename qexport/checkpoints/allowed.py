@@ -39,6 +39,11 @@ LEFT_OUT = re.compile(
     r"|torchvision\.transforms\.(transforms\.\w+|functional\.InterpolationMode)"
 )
 """What a training leaves in a model and an export has no use for: losses, and the transforms of a classifier."""
+BESIDE = re.compile(
+    r"datetime\.\w+|collections\.(defaultdict|Counter)|builtins\.(bool|dict|float|int|list|str|tuple)"
+    r"|numpy\.ndarray|numpy\.(_core|core)\.multiarray\._reconstruct|torch\.optim\.\w+\.\w+"
+)
+"""What people keep beside a model, where nothing is made of it; in a model it is refused with its place."""
 STORAGE = re.compile(r"torch\.(storage\.)?\w+Storage")
 """What tensors are views of; torch's reader makes them itself."""
 DTYPE = re.compile(r"torch\.(u?int|float|bfloat|complex)\d+\w*|torch\.bool")

@@ -139,6 +139,7 @@ def _model(content: Any, path: Path) -> Any:
     Raises:
         InputError: there is none of Ultralytics' in it.
     """
+    import torch
     from torch import nn
     from ultralytics.nn.tasks import BaseModel
 
@@ -154,12 +155,15 @@ def _model(content: Any, path: Path) -> Any:
     known = of_a_project([f"{type(candidate).__module__}.{kind}"], path)
     if known:
         raise known
-    other = ", only weights" if isinstance(candidate, dict) else f", but a {kind}" if candidate is not None else ""
+    found = content if candidate is None else candidate
+    weights = isinstance(found, dict) and any(isinstance(each, torch.Tensor) for each in found.values())
+    other = ", only weights" if weights else f", but a {kind}" if candidate is not None else ""
     raise InputError(f"{path} holds no Ultralytics model{other}", "give the .pt file that a YOLO training wrote")
 
 
 def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str) -> Checkpoint:
     from qexport.checkpoints.repair import (
+        architecture,
         channels_of,
         class_names,
         repair_strides,
@@ -173,7 +177,7 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
         parameter.requires_grad_(False)
     arguments = training_arguments(module, content)
     channels = channels_of(module)
-    module.args, module.yaml = arguments, {**(getattr(module, "yaml", None) or {}), "channels": channels}
+    module.args, module.yaml = arguments, {**architecture(module), "channels": channels}
     return Checkpoint(
         path=path,
         module=module,

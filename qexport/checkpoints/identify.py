@@ -19,6 +19,7 @@ GIVE = "give the .pt file that a YOLO training wrote"
 ONNX = "export it there to ONNX and give the .onnx file"
 AGAIN = "download it again, or give another .pt file"
 TRUST = "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code"
+OWN_SAVE = "write it with its own save(), as YOLO(…).save('model.pt') does"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 PROJECTS = {
     "models": ("the YOLOv5 repository, or of one made from it such as YOLOv7", ONNX),
@@ -36,6 +37,16 @@ PROJECTS = {
     "modelopt": ("quantisation-aware training with ModelOpt's own layers", "give the float checkpoint it began with"),
 }
 """First part of a class's module → whose checkpoints have it, and what helps."""
+WRAPPERS = {
+    "ultralytics.models.yolo.model.": ("a whole YOLO object", OWN_SAVE),
+    "ultralytics.models.rtdetr.model.": ("a whole RTDETR object", OWN_SAVE),
+    "torch.nn.parallel.": (
+        "a model wrapped for several GPUs",
+        "save what is in it: torch.save({'model': m.module}, …)",
+    ),
+    "torch._dynamo.eval_frame.": ("a compiled model", "save what is in it: torch.save({'model': m._orig_mod}, …)"),
+}
+"""How the name of a class begins that holds a model → what the file is, what helps."""
 OTHER_FILES = (
     (re.compile(rb"version https://git-lfs"), "is a Git LFS pointer, not the file itself", "run git lfs pull"),
     (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "is a web page that was saved as .pt", AGAIN),
@@ -124,6 +135,9 @@ def of_a_project(names: Iterable[str], path: Path) -> InputError | None:
                 f"{path} was pickled with dill, and wants to load {name}",
                 "save it again with torch.save and without dill, in the environment that wrote it; or " + TRUST,
             )
+        for beginning, (what, remedy) in WRAPPERS.items():
+            if name.startswith(beginning):
+                return InputError(f"{path} is {what}: it holds {name}", remedy)
         origin = PROJECTS.get(name.partition(".")[0])
         if origin:
             return InputError(f"{path} is a checkpoint of {origin[0]}: it holds {name}", origin[1])

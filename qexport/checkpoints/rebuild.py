@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.storage import TypedStorage, UntypedStorage
 
-from qexport.checkpoints.allowed import DTYPE, LEFT_OUT, STORAGE, layer_class
+from qexport.checkpoints.allowed import BESIDE, DTYPE, LEFT_OUT, STORAGE, layer_class
 from qexport.checkpoints.model_yaml import evaluated
 from qexport.checkpoints.unpickle import Noted, full_name
 
@@ -35,9 +35,9 @@ class UnprovenError(Exception):
 
 def is_allowed(name: str) -> bool:
     """Whether a checkpoint may ask for a name."""
-    if name in MAKERS or name == "builtins.getattr" or any(each.fullmatch(name) for each in (DTYPE, STORAGE, LEFT_OUT)):
+    if name in MAKERS or name == "builtins.getattr":
         return True
-    return layer_class(name) is not None
+    return any(each.fullmatch(name) for each in (DTYPE, STORAGE, LEFT_OUT, BESIDE)) or layer_class(name) is not None
 
 
 class Rebuilder:
@@ -283,6 +283,8 @@ MAKERS: dict[str, Callable[[Rebuilder, Noted, str], Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "ultralytics.utils.IterableSimpleNamespace": _namespace,
     "ultralytics.yolo.utils.IterableSimpleNamespace": _namespace,
+    "types.SimpleNamespace": _namespace,
+    "argparse.Namespace": _namespace,
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,
     "pathlib._local.PosixPath": _path,

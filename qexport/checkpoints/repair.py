@@ -36,14 +36,14 @@ def task_of(head: nn.Module, said: object) -> str:
 
 
 def class_names(names: Any, model: Any) -> dict[int, str]:
-    """Class index to name; the indices themselves where the model has no names, as Ultralytics names them.
+    """Class index to name, for every class of the head; the index itself where there is no name, as in Ultralytics.
 
     Raises:
         TypeError, ValueError, AttributeError: they are something else than names.
     """
     pairs = enumerate(names) if isinstance(names, list | tuple) else (names or {}).items()
     found = {int(index): str(name) for index, name in pairs}
-    return found or {index: str(index) for index in range(class_count(model))}
+    return {index: found.get(index, str(index)) for index in range(class_count(model))}
 
 
 def class_count(model: Any) -> int:
@@ -52,15 +52,15 @@ def class_count(model: Any) -> int:
     linear = getattr(head, "linear", None)
     if isinstance(linear, nn.Linear):
         return linear.out_features
-    return int(getattr(head, "nc", None) or getattr(model, "nc", None) or _architecture(model).get("nc", 1))
+    return int(getattr(head, "nc", None) or getattr(model, "nc", None) or architecture(model).get("nc", 1))
 
 
 def repair_strides(model: Any) -> int:
     """The largest stride in pixels, that of the head where the model itself has none, and the other way round."""
     head = model.model[-1]
     found = [_strides(getattr(each, "stride", None)) for each in (model, head)]
-    if found[0] is None:
-        model.stride = found[1] if found[1] is not None else torch.tensor([float(LEAST_STRIDE)])
+    given = [each for each in found if each is not None]
+    model.stride = given[0] if given else torch.tensor([float(LEAST_STRIDE)])
     if found[1] is None and found[0] is not None and getattr(head, "nl", 0) == len(found[0]):
         head.stride = found[0]
     return max(LEAST_STRIDE, int(model.stride.max()))
@@ -75,7 +75,7 @@ def _strides(given: Any) -> torch.Tensor | None:
 
 def channels_of(model: Any) -> int:
     """Channels of the images: `channels`, in older checkpoints `ch`, else those that the first layer reads."""
-    said = _architecture(model).get("channels") or _architecture(model).get("ch")
+    said = architecture(model).get("channels") or architecture(model).get("ch")
     if said:
         return int(said)
     first = model.model[0]
@@ -86,18 +86,18 @@ def channels_of(model: Any) -> int:
     return convolution.in_channels // (4 if type(first).__name__ == "Focus" else 1)
 
 
-def _architecture(model: Any) -> Mapping[str, Any]:
+def architecture(model: Any) -> Mapping[str, Any]:
+    """What the model says that it is built of, {} where it does not."""
     found = getattr(model, "yaml", None)
     return found if isinstance(found, Mapping) else {}
 
 
 def training_arguments(model: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     """What the training was started with: the checkpoint's word, then the model's own."""
-    own, whole = getattr(model, "args", None), content.get("train_args")
-    return {
-        **(own if isinstance(own, dict) else vars(own) if hasattr(own, "__dict__") else {}),
-        **(whole if isinstance(whole, dict) else {}),
-    }
+    found: dict[str, Any] = {}
+    for said in (getattr(model, "args", None), content.get("train_args")):
+        found.update(said if isinstance(said, dict) else vars(said) if hasattr(said, "__dict__") else {})
+    return found
 
 
 def training_size(value: Any) -> int:

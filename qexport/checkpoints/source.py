@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from qexport.backends import Backend
 from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.checkpoints.onnx_source import read_onnx
 from qexport.checkpoints.torchvision_repair import repair
 from qexport.data.images import COLOURS
-from qexport.errors import InputError, UsageError
+from qexport.errors import InputError, QexportError, UsageError
 from qexport.job import ExportJob
 from qexport.measurement.accuracy import SCORING
 from qexport.planning.integer_only import check_integer_only
@@ -100,6 +103,35 @@ def capture_program(job: ExportJob, checkpoint: Checkpoint) -> Program:
     return capture(module, imgsz, job.batch, checkpoint.channels, job.dynamic)
 
 
+def _captured(job: ExportJob, checkpoint: Checkpoint) -> Program:
+    """The program; where there is none because the model as it lies in the file does not run either, that is said.
+
+    Raises:
+        InputError: Ultralytics cannot run the model.
+    """
+    try:
+        return capture_program(job, checkpoint)
+    except QexportError:
+        raise
+    except Exception:
+        reason = _cannot_run(job, checkpoint)
+        if not reason:
+            raise
+        what = f"{checkpoint.path} holds a model that Ultralytics {version('ultralytics')} cannot run ({reason})"
+        raise InputError(what, "save it again with the version that trained it, or train it again") from None
+
+
+def _cannot_run(job: ExportJob, checkpoint: Checkpoint) -> str:
+    """Why the model cannot be run on an image; "" where it can."""
+    module = load_checkpoint(checkpoint.path, job.trust_checkpoint).module  # capturing changes the one that it is given
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, checkpoint.channels, *chosen_size(job, checkpoint)))
+    except Exception as error:  # the model's own layers can raise anything
+        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return ""
+
+
 def read_source(
     job: ExportJob, path: Path, samples: Sequence[Path], check: Callable[[Checkpoint], None] = lambda _: None
 ) -> Source:
@@ -118,7 +150,7 @@ def read_source(
     else:
         checkpoint = read_checkpoint(job, path)
         check(checkpoint)
-        program = capture_program(job, checkpoint)
+        program = _captured(job, checkpoint)
     kept = kept_float(program, job.keep_float)
     if job.precision == "int8-full":
         check_integer_only(program, kept)

@@ -10,7 +10,7 @@ from qexport.data.layout import own_folders
 
 
 def class_numbers(data: Dataset, names: Mapping[int, str]) -> dict[str, int]:
-    """Folder → number of the model's class: by name, or by order where the model calls its classes otherwise.
+    """Folder → number of the model's class: by name, or by order where the model calls classes otherwise.
 
     Returns:
         {} where neither is possible. Folders without images do not count unless the model knows them.
@@ -19,7 +19,21 @@ def class_numbers(data: Dataset, names: Mapping[int, str]) -> dict[str, int]:
     folders = {name for name in data.names.values() if name in known or _has_images(data, name)}
     if folders <= set(known) and len(known) == len(names):
         return known
-    return {name: i for i, name in enumerate(sorted(folders))} if len(folders) == len(names) else {}
+    by_order = {name: i for i, name in enumerate(sorted(folders))}
+    wrong = len(by_order) != len(names) or other_order({i: name for name, i in by_order.items()}, names)
+    return {} if wrong else by_order
+
+
+def other_order(names: Mapping[int, str], known: Mapping[int, str]) -> str:
+    """The first name that stands for another number among the `known` ones; "" where none does.
+
+    Labels that are numbers would then mean other classes. Names that are none of the known ones may be new ones.
+    """
+    if len(set(known.values())) < len(known):  # a name that stands twice says nothing
+        return ""
+    numbers = {name: number for number, name in known.items() if name != str(number)}
+    other = ((name, number) for number, name in names.items() if numbers.get(name, number) != number)
+    return next((f"'{name}' is {number} here and {numbers[name]} there" for name, number in other), "")
 
 
 def unknown_classes(data: Dataset, images: Sequence[Path], numbers: Mapping[str, int]) -> str:

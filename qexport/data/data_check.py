@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.data.classes import class_numbers, strays, unknown_classes
+from qexport.data.classes import class_numbers, other_order, strays, unknown_classes
 from qexport.data.dataset import Dataset
 from qexport.data.evaluation_set import label_path
 from qexport.data.inputs import RunImages
@@ -27,7 +27,7 @@ def check_data(checkpoint: Checkpoint, images: RunImages) -> tuple[str, ...]:
     data = images.evaluation_data
     if data is None:
         return ()
-    reason = mismatch(checkpoint, data)
+    reason = mismatch(checkpoint, data) or _renumbered(checkpoint, data)
     if reason:
         raise InputError(reason, "give the data set that the model was trained for, or --no-eval")
     if not checkpoint.task:
@@ -84,6 +84,14 @@ def mismatch(checkpoint: Checkpoint, data: Dataset) -> str:
         there = f"kpt_shape {list(data.kpt_shape)}" if data.kpt_shape else "no kpt_shape"
         return f"{data.yaml} has {there}, {checkpoint.path} has {list(points)}"
     return ""
+
+
+def _renumbered(checkpoint: Checkpoint, data: Dataset) -> str:
+    """Whether labels mean other classes than the model's of the same names."""
+    if data.by_folder or checkpoint.single_class or not checkpoint.task:
+        return ""
+    swapped = other_order(data.names, checkpoint.names)
+    return f"{data.yaml} and {checkpoint.path} number the same classes differently: {swapped}" if swapped else ""
 
 
 def _other_classes(checkpoint: Checkpoint, data: Dataset) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from qexport.data.evaluation_set import label_path
 
-BOX, TURNED, LEAST_POLYGON = 5, 9, 7
-"""Columns of a line with a class and a box, a box's four corners, a polygon of three points."""
+BOX, LEAST_POLYGON = 5, 7
+"""Columns of a line with a class and a box, a polygon of three points."""
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1: labels were rounded by whoever wrote them."""
 
@@ -48,12 +48,11 @@ class Wanted:
     def suits(self, columns: int) -> bool:
         """Whether a line of so many columns can be a label of the task.
 
-        Polygons are labels for detection, too: Ultralytics takes the box around them, and COCO's come that way.
+        Polygons are labels for detection and turned boxes, too: Ultralytics takes the box around them, and COCO's come
+        that way.
         """
         if self.task == "pose":
             return columns == self.pose
-        if self.task == "obb":
-            return columns == TURNED
         polygon = columns >= LEAST_POLYGON and columns % 2 == 1 and columns != self.pose
         return polygon or (self.task == "detect" and columns == BOX)
 
@@ -156,14 +155,15 @@ def _fault(label: Label, wanted: Wanted) -> str:
     x, y, width, height = _box(label, wanted)
     if min(width, height) < 0:
         return f"a box has a negative side, {min(width, height):g}"
+    places = values
     if wanted.task == "pose":
         size = (wanted.points or (0, 2))[1]
-        values = [value for i, value in enumerate(values[4:]) if i % size < COORDINATES] + values[:4]
+        places = [value for i, value in enumerate(values[4:]) if i % size < COORDINATES] + values[:4]
     # Of polygons only the box counts: it is what Ultralytics looks at, and points do lie a little outside.
-    seen = (x, y, width, height) if len(label) > BOX and wanted.task != "pose" else values
-    if max(seen) > 1 + BEYOND:
-        return f"{max(values):g} is not within 0..1: labels are shares of the image's width and height, not pixels"
-    return f"{min(values):g} is negative" if min(seen) < -BEYOND else ""
+    only_box = len(label) > BOX and wanted.task != "pose"
+    if max((x, y, width, height) if only_box else places) > 1 + BEYOND:
+        return f"{max(places):g} is not within 0..1: labels are shares of the image's width and height, not pixels"
+    return f"{min(values):g} is negative" if min((x, y) if only_box else values) < -BEYOND else ""
 
 
 def _box(label: Label, wanted: Wanted) -> tuple[float, float, float, float]:

@@ -185,6 +185,8 @@ def _left_out(data: EvaluationSet, link: str) -> str:
     reason = "its labels cannot be used"
     try:
         check_image(str(next(root.rglob(glob.escape(link)))))
+    except ImportError:  # Ultralytics looks for a decoder of HEIF where none knows the file
+        reason = "it is corrupt or not an image"
     except Exception as error:  # whatever a decoder raises of such a file
         reason = next(iter(str(error).replace(str(root), "").splitlines()), "") or type(error).__name__
     return f"{data.links[link].name} ({reason[:MAX_REASON]})"
