@@ -167,7 +167,7 @@ def test_the_file_decides_its_size(size: int, tmp_path: Path) -> None:
 
 
 def test_checkpoints_need_32_pixels_and_files_one() -> None:
-    for model, size, words in (("a.pt", 24, "32 pixels or more"), ("a.onnx", 0, "1 pixels or more")):
+    for model, size, words in (("a.pt", 24, "32 pixels or more"), ("a.onnx", 0, "1 pixel or more")):
         with pytest.raises(UsageError, match=f"--imgsz {size}x{size} is out of range: give {words}"):
             make_job({"model": model, "no_eval": True, "imgsz": size})
     assert make_job({"model": "a.onnx", "no_eval": True, "imgsz": 24}).imgsz == (24, 24)

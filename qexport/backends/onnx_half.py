@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from qexport.backends.onnx_normal import array_of
@@ -29,7 +30,10 @@ def halve_model(model: ir.Model, program: Program, full: frozenset[str] = frozen
     Args:
         full: values of the body that are computed in float32 all the same.
     """
+    full |= _without_half(model)
     body = {name for name, value in program.values.items() if value.region == "body" and name not in full}
+    # An operation computes in one type: outputs of its that nobody reads, or the tail alone, are in it, too.
+    body |= {str(each.name) for node in model.graph if _in_body(node, body) for each in node.outputs} - full
     for value in [value for value in _values(model) if value.name in full]:
         _cast(model, value, HALF, [use for use in value.uses() if _in_body(use[0], body)])
     values = [value for value in _values(model) if value.name in body]
@@ -42,6 +46,23 @@ def halve_model(model: ir.Model, program: Program, full: frozenset[str] = frozen
     for node in model.graph:
         if _in_body(node, body) and node.name != INPUT:
             _halve_constants(model, node)
+
+
+def _without_half(model: ir.Model) -> frozenset[str]:
+    """What operators give that the model's operator set defines for float32 alone, such as Celu in 12 to 27."""
+    return frozenset(
+        str(output.name) for node in model.graph if not _takes_half(model, node) for output in node.outputs
+    )
+
+
+def _takes_half(model: ir.Model, node: ir.Node) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, model.opset_imports.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:  # a runtime's own operator: nobody says what it takes
+        return True
+    allowed = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
+    types = [allowed.get(output.type_str, [output.type_str]) for output in schema.outputs]
+    return not any("tensor(float)" in each and "tensor(float16)" not in each for each in types)
 
 
 def _values(model: ir.Model) -> list[ir.Value]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qexport.backends.onnx_file import OnnxFile, check_sizes, operator_set
 from qexport.errors import InputError
@@ -49,6 +50,7 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
     check_sizes(file.path, folded)
     model = ir.serde.deserialize_model(folded)
     _strip(model)
+    RemoveUnusedNodesPass()(model)
     _plain_layers(model)
     return model, _rename(model)
 

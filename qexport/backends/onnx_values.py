@@ -60,7 +60,8 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
             added = node.inputs[2] if weight and len(node.inputs) > 2 else None
             region, bias = "body" if kind == FLOAT else "shape", str(added.name) if added is not None else ""
             macs = _macs(node, operation, shape, shapes)
-            values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias)
+            joined = operation == "cat" and any(v is not None and v.name not in values for v in node.inputs)
+            values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias, joined)
     return values
 
 

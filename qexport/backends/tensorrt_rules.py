@@ -96,7 +96,12 @@ def _activation(node: ir.Node) -> list[str]:
 
 
 def _sum(node: ir.Node) -> list[str]:
-    """A sum whose result is quantised takes both inputs quantised, so that it fuses into a convolution's kernel."""
+    """A sum whose result is quantised takes both inputs quantised, so that it fuses into a convolution's kernel.
+
+    Sums of one tensor (with a constant, with itself) are no shortcut past a convolution.
+    """
+    if node.inputs[0] is node.inputs[1] or any(_array(value) is not None for value in node.inputs):
+        return []
     if not any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses()):
         return []
     quantised = [_from(value, "DequantizeLinear") for value in node.inputs]

@@ -18,7 +18,7 @@ from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
 from qexport.programs.float_graph import FileGraph
-from qexport.programs.program import MOVES_DATA, Program, Value, copied, observed_sources
+from qexport.programs.program import Program, Value, copied, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
@@ -104,9 +104,8 @@ def _described(program: Program) -> Iterator[Value]:
     """Values that the table has an entry for."""
     body = [value for value in program.values.values() if value.region == "body"]
     read = {source for value in body for name in value.inputs for source in observed_sources(program, name)}
-    return (
-        v for v in program.values.values() if v.name in read or (v.region == "body" and v.operation not in MOVES_DATA)
-    )
+    own = {value.name for value in body if observed_sources(program, value.name) == (value.name,)}
+    return (value for value in program.values.values() if value.name in read | own)
 
 
 def preprocess_name(program: Program) -> str:

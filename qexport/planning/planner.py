@@ -289,11 +289,18 @@ def _group_tensors(
 def _bare_movers(
     program: Program, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
 ) -> dict[str, TensorQuant]:
-    """Values that only move elements that are integers of one scale already: their inputs' pairs are enough."""
+    """Values that only move elements that are integers of one scale already: their inputs' pairs are enough.
+
+    Constants that are joined with them are floats: integers come from a pair behind.
+    """
     bare: dict[str, TensorQuant] = {}
     for value in program.values.values():
         moved = value.name in integer and value.operation in MOVES_DATA and not tensors[value.name].is_float
-        if moved and all(source in bare or not tensors[source].is_float for source in value.inputs):
+        if (
+            moved
+            and not value.constants
+            and all(source in bare or not tensors[source].is_float for source in value.inputs)
+        ):
             bare[value.name] = TensorQuant("float32", group=tensors[value.name].group, why=MOVED)
     return bare
 

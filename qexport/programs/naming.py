@@ -157,3 +157,8 @@ def tensor_inputs(node: Node) -> tuple[Node, ...]:
         whole = isinstance(source.meta.get("val"), Tensor)
         found.update(dict.fromkeys((source,) if whole else tensor_inputs(source)))
     return tuple(found)
+
+
+def joins_constants(node: Node) -> bool:
+    """Whether a parameter or buffer is among the tensors that a node joins."""
+    return operation_of(node) == "cat" and any(source.op == "get_attr" for source in node.all_input_nodes)

@@ -26,7 +26,7 @@ from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
 from qexport.programs.float_decode import NOTHING, Further
 from qexport.programs.heads import DetectionProgram
-from qexport.programs.naming import bias_of, operation_of, region_of, tensor_inputs, weight_of
+from qexport.programs.naming import bias_of, joins_constants, operation_of, region_of, tensor_inputs, weight_of
 from qexport.programs.normalise import normalise
 from qexport.programs.rtdetr import QueryProgram
 
@@ -54,6 +54,7 @@ class Value:
             a file's graph "shape" for what is not made of floats.
         macs: multiply-accumulates to compute it once.
         bias: parameter that a layer adds, "" where there is none.
+        constants: constants are joined with what is computed, such as a class token.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Value:
     region: str
     macs: int
     bias: str = ""
+    constants: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def _describe(graph: GraphModule) -> Iterator[Value]:
             region=region_of(node.name),
             macs=_macs(node),
             bias=bias_of(node),
+            constants=joins_constants(node),
         )
 
 
@@ -293,9 +296,12 @@ def by_constant(value: Value) -> bool:
 
 
 def observed_sources(program: Program, name: str) -> tuple[str, ...]:
-    """Return the values whose elements `name` consists of: itself, or what it was moved or gathered from."""
+    """Return the values whose elements `name` consists of: itself, or what it was moved or gathered from.
+
+    Where constants are among the elements it is itself: no other value holds them.
+    """
     value = program.values[name]
-    if value.operation not in MOVES_DATA:
+    if value.operation not in MOVES_DATA or value.constants:
         return (name,)
     return tuple(dict.fromkeys(s for source in value.inputs for s in observed_sources(program, source)))
 
