@@ -45,8 +45,16 @@ REPORT = Report("qexport", MODEL, {"images": 128}, {"images": 9}, (INT8, FP32), 
 
 def printed(report: Report, width: int = 80) -> list[str]:
     stream = io.StringIO()
-    print_report(report, Path("out/report.json"), Console(file=stream, width=width, color_system=None))
+    console = Console(file=stream, width=width, color_system=None, force_terminal=True)
+    print_report(report, Path("out/report.json"), console)
     return stream.getvalue().splitlines()
+
+
+def test_sentences_are_not_broken_in_a_pipe() -> None:
+    stream = io.StringIO()
+    warning = f"{'so it is, and ' * 20}it is said in one line"
+    print_report(replace(REPORT, warnings=(warning,)), Path("out/report.json"), Console(file=stream, width=80))
+    assert f"warning: {warning}" in stream.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])

@@ -156,7 +156,9 @@ def _model(content: Any, path: Path) -> Any:
     if known:
         raise known
     found = content if candidate is None else candidate
-    weights = isinstance(found, dict) and any(isinstance(each, torch.Tensor) for each in found.values())
+    values = list(found.values()) if isinstance(found, dict) else []
+    values += [inner for each in values if isinstance(each, dict) for inner in each.values()]
+    weights = any(isinstance(each, torch.Tensor) for each in values)
     other = ", only weights" if weights else f", but a {kind}" if candidate is not None else ""
     raise InputError(f"{path} holds no Ultralytics model{other}", "give the .pt file that a YOLO training wrote")
 

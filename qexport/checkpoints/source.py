@@ -121,6 +121,16 @@ def _captured(job: ExportJob, checkpoint: Checkpoint) -> Program:
         raise InputError(what, "save it again with the version that trained it, or train it again") from None
 
 
+def _check_classes(checkpoint: Checkpoint, program: Program) -> None:
+    """Raise `InputError` where a head computes another number of classes than it says, and so than artifacts would."""
+    said = len(checkpoint.names)
+    if program.head in ("end2end", "one2many") and program.classes != said:
+        raise InputError(
+            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.classes}",
+            "correct its head's nc and the model's names",
+        )
+
+
 def _cannot_run(job: ExportJob, checkpoint: Checkpoint) -> str:
     """Why the model cannot be run on an image; "" where it can."""
     module = load_checkpoint(checkpoint.path, job.trust_checkpoint).module  # capturing changes the one that it is given
@@ -151,6 +161,7 @@ def read_source(
         checkpoint = read_checkpoint(job, path)
         check(checkpoint)
         program = _captured(job, checkpoint)
+        _check_classes(checkpoint, program)
     kept = kept_float(program, job.keep_float)
     if job.precision == "int8-full":
         check_integer_only(program, kept)

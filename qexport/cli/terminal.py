@@ -243,5 +243,5 @@ def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
 
 
 def print_report(report: Report, saved: Path, console: Console) -> None:
-    """Show the report."""
-    console.print(render(report, saved, console))
+    """Show the report; in a file or a pipe its sentences are not broken into lines."""
+    console.print(render(report, saved, console), soft_wrap=not console.is_terminal)

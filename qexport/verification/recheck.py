@@ -87,8 +87,9 @@ def _answered(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
     except QexportError as error:
         return Check(name, False, str(error))
     except Exception as error:  # whatever a reader raises of a damaged file
-        first = next(iter(str(error).splitlines()), "")
-        return Check(name, False, f"the file cannot be read or run ({type(error).__name__}: {first[:120]})")
+        first = next(iter(str(error).splitlines()), "")[:120]
+        reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        return Check(name, False, f"the file cannot be read or run ({reason})")
 
 
 def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
