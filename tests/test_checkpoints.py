@@ -294,11 +294,9 @@ def test_a_compiled_model_is_said_to_be_one(tmp_path: Path) -> None:
         load_checkpoint(archive(tmp_path / "compiled.pt", stream))
 
 
-@pytest.mark.parametrize(
-    "content", [lambda state: state, lambda state: {"model": state}, lambda state: {"state_dict": state, "epoch": 3}]
-)
-def test_weights_alone_are_said_to_be_that(content: Callable[[Any], Any], tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(content(small_model().state_dict()), path)
+@pytest.mark.parametrize("key", ["", "model", "state_dict"])
+def test_weights_alone_are_said_to_be_that(key: str, tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", small_model().state_dict()
+    torch.save({key: state, "epoch": 3} if key else state, path)
     with pytest.raises(InputError, match="no Ultralytics model, only weights"):
         load_checkpoint(path)

@@ -107,7 +107,8 @@ def _wanted(content: Any) -> Any:
     """What a model is made of; optimiser, figures and dates are not even looked at."""
     if type(content) is not dict:
         return content
-    return {key: content[key] for key in ("ema", "model", "train_args") if content.get(key) is not None}
+    found = {key: content[key] for key in ("ema", "model", "train_args") if content.get(key) is not None}
+    return found if found.keys() - {"train_args"} else {"state_dict": content.get("state_dict")}
 
 
 def _trusted(data: bytes, path: Path) -> Any:
