@@ -64,6 +64,10 @@ def check_folder(path: Path) -> None:
     Raises:
         InputError: it cannot.
     """
+    try:
+        path.exists()
+    except OSError as error:  # a name that no system takes
+        raise InputError(f"folder {path} cannot be written ({error.strerror})", "choose another --out") from error
     nearest = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
     if not nearest.is_dir():
         raise InputError(f"folder {path} cannot be written ({nearest} is not a folder)", "choose another --out")

@@ -138,7 +138,6 @@ RANGES = (
     Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
     Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
     Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),
-    Range("imgsz", lambda size: min(size) >= 1, "1 pixel or more", lambda size: "x".join(map(str, size))),
 )
 CHOICES = (
     Choice("head", HEADS),
@@ -230,8 +229,9 @@ def _check_places(job: ExportJob) -> None:
 
 def _check_size(job: ExportJob) -> None:
     """Refuse sizes that no checkpoint takes; what an ONNX file takes only the file knows."""
-    if job.imgsz and not job.from_onnx and min(job.imgsz) < MIN_SIZE:
-        raise UsageError(f"--imgsz {'x'.join(map(str, job.imgsz))} is out of range", f"give {MIN_SIZE} pixels or more")
+    least, words = (1, "1 pixel") if job.from_onnx else (MIN_SIZE, f"{MIN_SIZE} pixels")
+    if job.imgsz and min(job.imgsz) < least:
+        raise UsageError(f"--imgsz {'x'.join(map(str, job.imgsz))} is out of range", f"give {words} or more")
 
 
 def _check_source(job: ExportJob) -> None:

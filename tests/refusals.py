@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def one_line(found: int, output: str, errors: str, code: int, out: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    there = os.path.isdir(folder)  # False for names that no system takes
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if there else []
 
 
 def description(path: Path, content: object) -> Path:

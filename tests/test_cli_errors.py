@@ -198,6 +198,12 @@ def test_end2end_head_that_is_not_there(refused: Refusal, model_without_end2end:
     assert "--head one2many" in line
 
 
+def test_out_that_no_system_takes(refused: Refusal) -> None:
+    line = Refusal(refused.capture, Path("x" * 300))(*FLOAT, "--imgsz", "96", code=INPUT)
+    assert "File name too long" in line
+    assert "--out" in line
+
+
 @pytest.mark.parametrize("option", ["--out", "--report"])
 def test_unwritable_place(refused: Refusal, tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("in the way")

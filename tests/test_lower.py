@@ -16,8 +16,10 @@ from qexport.clock import Clock
 from qexport.data.inputs import RunImages
 from qexport.errors import ConversionError
 from qexport.job import ExportJob
+from qexport.lowering import cpu as cpu_kinds
 from qexport.lowering import lower
 from qexport.measurement import measure
+from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.latency import Latency
 from qexport.progress import Silent
 
@@ -36,7 +38,7 @@ from qexport.progress import Silent
 def test_weights_are_made_for_the_cpu_that_is_asked_for(
     name: str, asked: str, machine: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lower, "cpu_kind", lambda: machine)
+    monkeypatch.setattr(cpu_kinds, "cpu_kind", lambda: machine)
     cpu, profile = lower.chosen_profile(ExportJob("a.pt", int8=True, cpu=asked), find_backend(name))
     assert cpu == (machine if asked == "auto" else asked)
     assert (profile.name, profile.pair_sums) == (name, pairs)
@@ -78,12 +80,13 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     together: list[set[str]] = []
 
     def timed(runners: Mapping[str, Runner], batch: NDArray[np.float32], on_round: object) -> dict[str, Latency]:
-        together.append(set(runners))
+        together.append({name.strip() for name in runners})
         return {path: Latency(2.0, 3.0, 1.0, 40) for path in runners}
 
     def written(backend: str, path: str) -> Any:
         runtime = SimpleNamespace(name=backend, runner=lambda *_: None)
-        return SimpleNamespace(backend=runtime, timed=backend != "tensorrt", artifact=SimpleNamespace(path=Path(path)))
+        artifact = SimpleNamespace(path=Path(path), precision="int8")
+        return SimpleNamespace(backend=runtime, timed=backend != "tensorrt", artifact=artifact)
 
     monkeypatch.setattr(measure, "measure_latency", timed)
     items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
@@ -94,6 +97,9 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         given=("letterbox", 3),
         head="end2end",
     )
-    found = measure.measure(ExportJob("a.pt", no_eval=True), "detect", program, RunImages(), items, Clock(Silent()))
+    missing: list[Unmeasured] = []
+    job = ExportJob("a.pt", no_eval=True)
+    found = measure.measure(job, "detect", program, RunImages(), items, Clock(Silent()), missing)
+    assert missing == []
     assert together == [{"a", "d"}, {"c"}]
     assert {str(path) for path, figures in found.items() if figures.latency} == {"a", "c", "d"}

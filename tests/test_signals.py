@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,26 +92,32 @@ def script(work: str) -> str:
     return f"{START}\ndef work():\n{body}\n    return 0\n\nsys.exit(run_process(work))\n"
 
 
-def start(folder: Path, *words: str, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+AS_A_TERMINAL = """import os, signal, sys
+for number in map(int, sys.argv[1].split()):
+    signal.signal(number, signal.SIG_DFL)
+for number in map(int, sys.argv[2].split()):
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""What a process begins with: signals as a terminal has them, but for those to be ignored.
+
+A function that is called before it would run what libraries of this process do at a fork.
+"""
+
+
+def start(folder: Path, *words: str, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Popen[str]:
     """A process with a session and a folder for temporary files of its own, and signals as a terminal starts it."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-
-    def usual() -> None:
-        for number in CODES:
-            signal.signal(number, signal.SIG_DFL)
-        if before:
-            before()
-
+    signals = [" ".join(str(int(number)) for number in numbers) for numbers in (CODES, ignored)]
     return subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, "-I", "-S", "-c", AS_A_TERMINAL, *signals, sys.executable, *words],
         cwd=folder,
         env={**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DEMO.parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=usual,
     )
 
 
@@ -190,7 +195,7 @@ def test_many_signals_are_one(tmp_path: Path) -> None:
 
 def test_what_was_started_to_ignore_a_signal_ignores_it(tmp_path: Path) -> None:
     work = 'print("there", flush=True)\ntime.sleep(0.5)\nprint("done")'
-    process = start(tmp_path, "-c", script(work), before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = start(tmp_path, "-c", script(work), ignored=(signal.SIGHUP,))
     assert process.stdout
     process.stdout.readline()
     process.send_signal(signal.SIGHUP)

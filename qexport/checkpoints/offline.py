@@ -1,4 +1,4 @@
-"""Keep libraries from downloading, installing, reporting and chatting behind the user's back."""
+"""Keep libraries from downloading, installing and chatting behind the user's back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 from qexport.scratch import folder_until_exit
 
-TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-"""ONNX Runtime's switch, whose library reports from compiled code once it is imported, and the one that many heed."""
 OFFLINE = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
 """Ultralytics: no automatic installs, no telemetry, no log lines."""
 FOLDERS = {
@@ -20,17 +17,6 @@ FOLDERS = {
     "KERAS_HOME": (".keras",),
 }
 """Variable → where matplotlib and Keras keep what they write on import, below the home folder."""
-
-
-def without_telemetry() -> None:
-    """Switch off what the runtimes report to their makers; `import qexport` does it, before any of them is imported.
-
-    OpenVINO has no switch, but a stub of its own where its telemetry package is missing.
-    """
-    for name, value in TELEMETRY.items():
-        os.environ.setdefault(name, value)
-    modules: dict[str, Any] = sys.modules  # None there makes an import fail
-    modules.setdefault("openvino_telemetry", None)
 
 
 def quiet_ultralytics() -> None:
