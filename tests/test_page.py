@@ -10,11 +10,9 @@ import pytest
 from page_reader import Element, read_page, shown_number
 from sample_report import FEW, RESTLESS, bare, sample_report
 
-from qexport.reporting.honesty import about
-from qexport.reporting.page.content import Entry, precision_name
-from qexport.reporting.page.gallery import Label, make_gallery, place
+from qexport.reporting.page.content import Entry
+from qexport.reporting.page.gallery import make_gallery
 from qexport.reporting.page.render import render
-from qexport.reporting.page.typeset import form_of, typeset
 
 PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement", "min_agreement")
 UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
@@ -364,54 +362,3 @@ def test_thumbnails_stop_before_the_page_gets_too_large(report: dict[str, Any]) 
     assert [len(found.shots[each.at]) for each in (first, second)] == [1, 1]
     assert {each.uri for each in found.pictures} == {images[0], images[2]}
     assert len(make_gallery((first, first)).pictures) == 2
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "shown"),
-    [
-        ("artifacts.0.bytes", 2_861_234, "2.86"),
-        ("artifacts.0.accuracy.map_interval.1", 0.50431, "0.5043"),
-        ("artifacts.0.accuracy.drop", -0.00004, "0.0000"),
-        ("artifacts.0.accuracy.drop", -0.0021, "−0.0021"),
-        ("artifacts.0.accuracy.retention", 0.98461, "98.5\u202f%"),
-        ("artifacts.0.accuracy.confidence.p50", -0.0079, "−0.008"),
-        ("artifacts.0.latency_ms.p50", 42.26, "42.3"),
-        ("artifacts.0.speedup", 1.446, "1.45×"),
-        ("artifacts.0.layers.3.macs", 5_529_600, "5,529,600"),
-        ("artifacts.0.layers.3.scale", [0.1, 0.2], "2 values"),
-        ("artifacts.0.device.memory.tensor arena", 4_961_000, "4.96"),
-        ("seconds.lower_onnx_int8", 21.04, "21.0"),
-        ("artifacts.0.speedup", None, "–"),
-    ],
-)
-def test_figures_in_type(path: str, value: Any, shown: str) -> None:
-    assert typeset(value, form_of(path)) == shown
-
-
-@pytest.mark.parametrize(
-    ("warning", "kind"),
-    [
-        (FEW, "accuracy"),
-        ("3 of 40 evaluation images were calibrated on: accuracy is flattered", "accuracy"),
-        ("2 evaluation images or their labels could not be read: a.jpg, b.jpg", "accuracy"),
-        (RESTLESS, "latency"),
-        ("onnx runs float32 files faster than int8 on this CPU", "latency"),
-        ("Edge TPU lacks operators: 3 SOFTMAX (not listed)", "artifact"),
-    ],
-)
-def test_warnings_know_what_they_are_about(warning: str, kind: str) -> None:
-    assert about(warning) == kind
-
-
-def test_names_of_precisions_and_of_boxes() -> None:
-    assert [precision_name(each) for each in ("int8", "int8-full", "w8a16")] == ["INT8", "INT8 full", "W8A16"]
-    taken: list[Label] = []
-    size = 28.0
-    left = place("dog 0.30", (10, 200, 60, 260), 640, size, taken)
-    assert (left.x, left.anchor) == (10, "start")
-    right = place("dog 0.31", (600, 2, 639, 90), 640, size, taken)
-    assert (right.x, right.anchor) == (639, "end")
-    assert right.y > 2  # no room above
-    below = place("dog 0.32", (30, 201, 60, 260), 640, size, taken)
-    assert left.y + 0.95 * size <= below.y <= left.y + 2 * size
-    assert taken == [left, right, below]
