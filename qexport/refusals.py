@@ -40,9 +40,15 @@ def check_job(job: ExportJob) -> None:
     Raises:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
-    for row in (*RANGES, *CHOICES, *CONFLICTS):
+    from qexport.backends import find_class
+
+    for row in (*RANGES, *CHOICES):
         row.check(job)
+    for name in job.format:
+        find_class(name)  # a word that is none first: what it needs says nothing
     _check_cpu(job)
+    for conflict in CONFLICTS:
+        conflict.check(job)
     _check_places(job)
     _check_source(job)
     _check_size(job)

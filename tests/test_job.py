@@ -97,6 +97,8 @@ def test_a_job_cannot_be_changed() -> None:
         ({"nms": True, "head": "end2end"}, r"--nms and --head end2end exclude each other"),
         ({"format": "tensorrtx"}, r"unknown format tensorrtx: choose from .*tflite"),
         ({"format": "tflite,coreml9"}, r"unknown format coreml9"),
+        ({"format": "tflit", "data": None}, r"unknown format tflit: .*did you mean tflite"),
+        ({"cpu": "vnn", "data": None}, r"--cpu vnn is out of range: .*did you mean vnni"),
         (
             {"int8": False, "precision": "int8-full", "format": "onnx"},
             r"format onnx cannot be written as int8-full: it can as ",

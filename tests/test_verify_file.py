@@ -306,8 +306,14 @@ def test_another_report_plan_or_coverage_is_told(copied: Path, ask: Any) -> None
 
 
 def test_without_the_files_beside_it_less_is_checked(copied: Path, ask: Any) -> None:
+    manifest = copied / f"{ONNX}.manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "samples": None}))
+    code, output, _ = ask("verify", copied / ONNX, "--json")
+    checks = {check["name"]: check for check in json.loads("\n".join(output))["checks"]}
+    assert (code, checks["outputs"]["passed"]) == (0, None)
+    assert checks["outputs"]["text"].startswith("the export had no images to keep samples of")
     (copied / "samples.npz").unlink()
-    (copied / f"{ONNX}.manifest.json").unlink()
+    manifest.unlink()
     code, output, _ = ask("verify", copied / ONNX)
     assert code == 0
     assert answers(output) == {"hash": "ok", "plan": "ok", "coverage": "ok", "outputs": "–"}

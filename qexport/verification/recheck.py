@@ -140,6 +140,8 @@ def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | No
 
 
 def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
+    if "samples" in (manifest := read_manifest(artifact) or {}) and not manifest["samples"]:
+        return None, "the export had no images to keep samples of, or could not run the file"
     path = samples_of(artifact)
     if not path.exists():
         return None, f"no {path.name} beside the file"
