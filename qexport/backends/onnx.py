@@ -193,11 +193,6 @@ def session(path: Path, threads: int, optimised: Path | None = None, fused: bool
         raise ConversionError(f"ONNX Runtime cannot load the graph ({first})", "try another --opset") from error
 
 
-def file_outputs(path: Path, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Run a file once."""
-    return OnnxRunner(path, threads=1).outputs(batch)
-
-
 def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:
     """Type of arithmetic → multiply-accumulates, from the graph that ONNX Runtime makes of a file on this machine.
 

@@ -21,8 +21,11 @@ RUNTIMES = {
     22: "1.21",
     23: "1.23",
 }
-"""Operator set → the first ONNX Runtime that implements it (onnxruntime.ai, "ONNX Runtime compatibility"); all run
-earlier ones, and read the IR version that an operator set came with."""
+"""Operator set → the first ONNX Runtime that implements it; all run earlier ones, and read the IR version of its time.
+
+Up to 15 as in the project's published version matrix (docs/Versioning.md); the later rows are from its release notes
+and were neither looked up again nor tried.
+"""
 OWN = ("", "ai.onnx")
 
 
