@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet -e '.[all,dev]' -c constraints.txt
 	@# A nightly build, which may be gone one day: without it a few tests are skipped, with a reason.
 	@$(PY) -m pip install --quiet --no-deps 'tflite-micro==0.dev20261023182759' || echo "without tflite-micro" >&2
-	@$(PY) -c 'from qexport.checkpoints.torchvision_repair import advice; print(advice())' || true
+	@$(PY) -c 'from qexport.compat.torchvision import advice; print(advice())' || true
 	@touch $@
 
 run: setup  ## the main job on the embedded default: model, data set and report

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.checkpoints.offline import quiet_ultralytics
+from qexport.compat.quiet import quiet_ultralytics
 
 quiet_ultralytics()  # before anything imports Ultralytics or a runtime; processes that are started inherit it
 
@@ -118,15 +118,15 @@ def ours(shared: Path, model: str, folder: Path) -> list[Row]:
 
 def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
     """Export with Ultralytics and score with the same code as ours."""
-    from qexport.checkpoints.torchvision_repair import repair
+    from qexport.compat.torchvision import repair
 
     repair()
     from ultralytics.models import YOLO
 
-    from qexport.backends.openvino import exact_cores
+    from qexport.backends.openvino.backend import exact_cores
     from qexport.data.dataset import image_list, load_dataset
-    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.measurement.accuracy import evaluate
+    from qexport.measurement.evaluation_set import make_evaluation_set
 
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
     dataset = load_dataset(yaml_of(shared, "coco-val100"))
@@ -161,11 +161,11 @@ def exported(yolo: Any, shared: Path, model: str, name: str, precision: str, fol
 
 def time_rows(rows: list[Row], shared: Path) -> None:
     """Time the files of one model in turns, two threads each."""
-    from qexport.backends import Runner
-    from qexport.backends.onnx import OnnxRunner
-    from qexport.backends.openvino import OpenVINORunner
+    from qexport.backends.openvino.backend import OpenVINORunner
+    from qexport.backends.protocol import Runner
     from qexport.data.images import letterbox, read_image, to_tensor
     from qexport.measurement.latency import measure_latency
+    from qexport.programs.onnx.session import OnnxRunner
 
     image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
     batch = to_tensor(letterbox(read_image(image), (640, 640)))[None]
@@ -208,8 +208,7 @@ def yaml_of(shared: Path, name: str) -> Path:
 
 def machine() -> str:
     """What the figures were measured on."""
-    from qexport.lowering.cpu import cpu_kind
-    from qexport.reporting.report import processor_name
+    from qexport.system.machine import cpu_kind, processor_name
 
     return f"{processor_name()} ({cpu_kind()}), {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
 

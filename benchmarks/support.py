@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("models", nargs="*", default=ROWS, choices=ROWS, metavar="ROW")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     given = parser.parse_args()
-    from qexport.checkpoints.offline import quiet_libraries
+    from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
     for name in given.models:
@@ -106,8 +106,8 @@ def tried(name: str, kind: str, size: int = SIZE) -> str:
 
     from qexport.data.images import stream
     from qexport.errors import QexportError
-    from qexport.export import export
-    from qexport.job import make_job
+    from qexport.job.options import make_job
+    from qexport.pipeline import export
     from qexport.progress import Silent
 
     few = sorted(IMAGES.glob("*.jpg"))[:COUNT]

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qexport.demo import DEMOS, Demo, demo_folder
+from qexport.cli.demo import DEMOS, Demo, demo_folder
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 RUNS = {"int8": "tflite,onnx,openvino", "int8-full": "tflite"}

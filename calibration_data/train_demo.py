@@ -213,7 +213,7 @@ def isolate(work: Path) -> None:
     os.environ["YOLO_OFFLINE"] = "true"
     os.environ["YOLO_CONFIG_DIR"] = str(work / "settings")
     sys.path.insert(0, str(HERE.parent))
-    from qexport.checkpoints.torchvision_repair import repair
+    from qexport.compat.torchvision import repair
 
     repair()
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from qexport.signals import run_process
+from qexport.system.signals import run_process
 
 
 def main() -> int:

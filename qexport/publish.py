@@ -16,25 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from qexport.calibration.calibration_table import CalibrationTable
-from qexport.checkpoints.source import Source
 from qexport.clock import Clock
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
+from qexport.detections.agreement import Findings
 from qexport.errors import InputError
-from qexport.job import ExportJob
-from qexport.lowering.lower import Written
+from qexport.inspection.manifest import make_manifest, write_manifest
+from qexport.inspection.run_folder import REPORT, companions, free_name, keep_report, manifests_in
+from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
+from qexport.job.options import ExportJob
 from qexport.measurement.attempt import Unmeasured, attempt
-from qexport.measurement.evidence import gather
+from qexport.measurement.evidence.gather import gather
 from qexport.measurement.measure import measure
+from qexport.programs.build import Source
 from qexport.reporting.baseline import compare
 from qexport.reporting.gate import Gate, bounds_of, check
+from qexport.reporting.load import SavedReport
 from qexport.reporting.page import write_page
 from qexport.reporting.renderings import write_junit, write_summary
 from qexport.reporting.report import Report, save_report, to_json, with_figures
-from qexport.reporting.saved_report import SavedReport
-from qexport.run_folder import REPORT, companions, free_name, keep_report, manifests_in
-from qexport.verification.agreement import Findings
-from qexport.verification.manifest import make_manifest, write_manifest
-from qexport.verification.samples import FILE, Samples, load_samples, save_samples, take_samples
+from qexport.verification.result import Written
 
 UNFINISHED = "the run ended before everything was measured"
 """Warning of a report that no later one has replaced."""

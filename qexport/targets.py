@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexport.lowering.cpu import ANY, ARM, AVX2, VNNI, cpu_kind
+from qexport.system.machine import ANY, ARM, AVX2, VNNI, cpu_kind
 
 INTEGERS_ONLY = "int8-full"
 

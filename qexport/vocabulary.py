@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from qexport.lowering.cpu import ARM, AVX2, VNNI
+from qexport.system.machine import ARM, AVX2, VNNI
 
 FORMAT_ALIASES = {
     "tflite": ("litert", "tf-lite", "tensorflow-lite", "tensorflowlite"),

@@ -22,8 +22,8 @@ from qexport.calibration.calibrate import calibrate
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.statistics import BINS, Statistics
 from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from qexport.checkpoints.offline import quiet_ultralytics
-from qexport.checkpoints.torchvision_repair import repair
+from qexport.compat.quiet import quiet_ultralytics
+from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program, capture

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from qexport.calibration.observer import Observer
 from qexport.calibration.statistics import Statistics
-from qexport.checkpoints.source import Source
-from qexport.job import ExportJob
+from qexport.job.options import ExportJob
+from qexport.programs.build import Source
 from qexport.programs.program import Program
 
 SIZE = (8, 8)

@@ -12,8 +12,9 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.data.evaluation_set import EvaluationSet
-from qexport.measurement.accuracy import SCORING, TRUTH_CONFIDENCE, Detections, _left_out, _Recorder
+from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Detections, _left_out, _Recorder
+from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.tasks import SCORING
 
 Found = tuple[Tensor, Tensor]
 

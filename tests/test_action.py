@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qexport.job import FIELDS
+from qexport.job.options import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTION = ROOT / "action.yml"

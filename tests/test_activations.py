@@ -13,7 +13,7 @@ from conftest import TinyDecode, captured, seeded, statistics_of
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qexport.backends.litert_activations import FORMS, write_activations
+from qexport.backends.tflite.activations import FORMS, write_activations
 from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.planning.integer_only import check_integer_only
@@ -224,9 +224,9 @@ def test_the_forms_without_choices_are_pytorchs_functions(name: str) -> None:
 @pytest.mark.parametrize("precision", ["int8", pytest.param("int8-full", marks=pytest.mark.slow)])
 def test_files_hold_the_kernels_and_compute_the_plan(precision: str, tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-    from qexport.backends.litert_operators import read_graph
-    from qexport.backends.tflite import TFLiteBackend, interpreter
-    from qexport.lowering.simulate import simulated
+    from qexport.backends.tflite.backend import TFLiteBackend, interpreter
+    from qexport.backends.tflite.operators import read_graph
+    from qexport.simulation.rewrite import simulated
     from qexport.verification.verify import check_plan
 
     program = every()[0] if precision == "int8" else active(*INTEGER)

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scenes import CLASSES, columns, layout, noisy, written
 
-from qexport.decode import HeadLayout
-from qexport.verification.agreement import Agreement, as_columns, compare, faults, findings, remark
+from qexport.detections.agreement import Agreement, as_columns, compare, faults, findings, remark
+from qexport.detections.decode import HeadLayout
 from qexport.verification.verify import compared_image
 
 Array = NDArray[np.float32]

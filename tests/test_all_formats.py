@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASURED
 
-from qexport.backends import find_backend
+from qexport.backends.registry import find_backend
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 SIZE = ("--imgsz", "192")

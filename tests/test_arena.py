@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qexport.backends.arena import Buffer, arena_bytes, buffers_of
-from qexport.backends.litert_operators import FileGraph, FileOperator, FileTensor
+from qexport.backends.tflite.operators import FileGraph, FileOperator, FileTensor
+from qexport.backends.tflite_micro.arena import Buffer, arena_bytes, buffers_of
 
 CONSTANT = FileTensor(99, (64,), "INT8", np.zeros(64, dtype=np.uint8))
 

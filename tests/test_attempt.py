@@ -18,20 +18,22 @@ from refusals import MODEL, PREFIX, SHAPES
 from torch import zeros
 
 from qexport import publish
-from qexport.backends import Artifact, find_backend
+from qexport.backends.artifact import Artifact
+from qexport.backends.registry import find_backend
 from qexport.cli.app import main
 from qexport.clock import Clock
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import InputError, MeasurementError
-from qexport.job import ExportJob
-from qexport.lowering.lower import Written
-from qexport.measurement import accuracy, evidence, measure
+from qexport.job.options import ExportJob
+from qexport.measurement import accuracy, measure
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
+from qexport.measurement.evidence import gather as evidence
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.reporting.report import Report
+from qexport.verification.result import Written
 
 FAULTS: dict[str, Exception] = {
     "of a library": RuntimeError("no such kernel\nand a second line"),

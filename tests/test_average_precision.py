@@ -19,7 +19,7 @@ from qexport.measurement.average_precision import (
     class_precisions,
     mean_average_precision,
 )
-from qexport.measurement.bootstrap import resample_weights
+from qexport.measurement.evidence.bootstrap import resample_weights
 
 CLASSES = 5
 

@@ -12,10 +12,10 @@ import pytest
 from reports import FEW, accuracy, artifact, report
 
 from qexport.errors import InputError
-from qexport.job import make_job
+from qexport.job.options import make_job
 from qexport.measurement.latency import summarise
 from qexport.reporting.baseline import LEAST_SLOWDOWN, compare, refuse_other
-from qexport.reporting.saved_report import SavedReport, read_report
+from qexport.reporting.load import SavedReport, read_report
 
 JOB = make_job({"model": "yolo26n.pt", "int8": True, "format": "onnx", "data": "a.yaml"})
 FIGURES = ("map", "retention", "fidelity", "speedup", "size", "coverage")

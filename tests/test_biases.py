@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qexport.backends import StoredGraph, find_backend
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.arithmetic import INT8, INT16, INT32, INT64, UINT8, IntegerType, bias_safe_scales, weight_scales
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
@@ -191,8 +192,8 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     """Three classes of no weights at all: their logits are their biases, by the file alone."""
     onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.checkpoints.onnx_source import read_onnx
-    from qexport.job import ExportJob
+    from qexport.job.options import ExportJob
+    from qexport.programs.onnx.build import read_onnx
 
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 32, 32] images) => (float[1, 5] logits) {

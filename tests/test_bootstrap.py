@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qexport.measurement.average_precision import ImageScores, Scores
-from qexport.measurement.bootstrap import RESAMPLES, Intervals, interval, intervals, resample_weights
+from qexport.measurement.evidence.bootstrap import RESAMPLES, Intervals, interval, intervals, resample_weights
 from qexport.measurement.top1 import class_shares, top1
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from conftest import demo_checkpoint
 
-from qexport.backends import EngineOptions, build_engine
-from qexport.backends.build_engine import GIB, BuildError, Options, build, read_metadata
-from qexport.backends.tensorrt import SCRIPT, TensorRTBackend
+from qexport.backends.protocol import EngineOptions
+from qexport.backends.tensorrt import build_engine
+from qexport.backends.tensorrt.backend import SCRIPT, TensorRTBackend
+from qexport.backends.tensorrt.build_engine import GIB, BuildError, Options, build, read_metadata
 from qexport.errors import EngineNotBuiltError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.programs.program import Program

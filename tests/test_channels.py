@@ -14,8 +14,8 @@ from conftest import DEMO, demo_checkpoint, demo_images
 
 from qexport.data.images import letterbox, read_image, stretch, to_tensor
 from qexport.errors import InputError
-from qexport.export import export
-from qexport.job import make_job
+from qexport.job.options import make_job
+from qexport.pipeline import export
 from qexport.progress import Silent
 
 

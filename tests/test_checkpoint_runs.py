@@ -11,11 +11,11 @@ import torch
 from small_models import saved, small_model
 from torch import nn
 
-from qexport.checkpoints import source
 from qexport.checkpoints.checkpoint import load_checkpoint
-from qexport.checkpoints.source import read_source
 from qexport.errors import InputError
-from qexport.job import ExportJob
+from qexport.job.options import ExportJob
+from qexport.programs import build as source
+from qexport.programs.build import read_source
 
 
 def test_a_heads_own_max_det_is_obeyed(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_validator_is_told_nothing_of_an_artifacts_name(name: str, plain: str, tmp_path: Path) -> None:
-    from qexport.data.evaluation_set import EvaluationSet
     from qexport.measurement.accuracy import evaluate
+    from qexport.measurement.evaluation_set import EvaluationSet
 
     (tmp_path / "scratch").mkdir()
     artifact = tmp_path / "a 'yolov5' folder" / name
@@ -97,11 +97,11 @@ def test_the_validator_is_told_nothing_of_an_artifacts_name(name: str, plain: st
 @pytest.mark.parametrize("single", [True, False])
 def test_a_single_cls_model_is_scored_as_it_was_trained(single: bool, tmp_path: Path) -> None:
     """On its own YAML of three classes, all of whose labels count as the one that it knows."""
-    from qexport.data.data_check import as_trained, mismatch
     from qexport.data.dataset import Dataset
-    from qexport.data.evaluation_set import make_evaluation_set
-    from qexport.data.inputs import RunImages
+    from qexport.data.selection import RunImages
     from qexport.measurement.accuracy import evaluate
+    from qexport.measurement.dataset_check import as_trained, mismatch
+    from qexport.measurement.evaluation_set import make_evaluation_set
 
     model = small_model(nc=1)
     model.names = {0: "item"}

@@ -18,9 +18,9 @@ from small_models import HEADS, Call, archive, saved, small_model
 from torch import nn
 
 from qexport.checkpoints.checkpoint import QUANTISED, load_checkpoint
-from qexport.checkpoints.torchvision_repair import repair
+from qexport.compat.torchvision import repair
 from qexport.errors import InputError
-from qexport.job import ExportJob
+from qexport.job.options import ExportJob
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 
@@ -221,7 +221,7 @@ def test_what_modelopt_learned_is_said_to_be_left_out(state: Any, tmp_path: Path
 
 
 def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path: Path) -> None:
-    from qexport.data.inputs import RunImages
+    from qexport.data.selection import RunImages
     from qexport.reporting.warnings import run_warnings
 
     checkpoint = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt={"ranges": {}}))

@@ -14,7 +14,7 @@ import yaml
 
 import qexport
 from qexport.cli.app import join_sizes, main
-from qexport.job import make_job, read_config
+from qexport.job.options import make_job, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
@@ -64,13 +64,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_command_is_interruptible_before_anything_is_imported() -> None:
     assert 'qexport = "qexport.__main__:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     loaded = imported_by("import qexport.__main__")
-    assert "qexport.signals" in loaded
+    assert "qexport.system.signals" in loaded
     assert loaded.isdisjoint({*HEAVY, "typer", "rich", "yaml", "tempfile", "subprocess", "qexport.cli.app"})
 
 
 def test_a_refused_job_imports_nothing_heavy() -> None:
     loaded = imported_by("from qexport.cli.app import main\nassert main(['m.pt', '--int8', '--no-eval']) == 2")
-    assert "qexport.job" in loaded
+    assert "qexport.job.options" in loaded
     assert loaded.isdisjoint({"torch", "ultralytics"})
 
 

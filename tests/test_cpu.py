@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.lowering.cpu import ARM, AVX2, CPUINFO, KINDS, VNNI, cpu_kind
+from qexport.system.machine import ARM, AVX2, CPUINFO, KINDS, VNNI, cpu_kind
 
 COMMON = "fpu sse4_2 avx avx2 fma"
 

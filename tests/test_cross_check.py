@@ -13,16 +13,16 @@ import pytest
 import torch
 from conftest import DEMO, demo_checkpoint, demo_images
 
-from qexport.backends.tflite import TFLiteBackend
+from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import VerificationError
+from qexport.inspection import cross_check as module
+from qexport.inspection.cross_check import CrossCheck, cross_check
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import score_against
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE_INTEGER
 from qexport.programs.program import Program
-from qexport.verification import cross_check as module
-from qexport.verification.cross_check import CrossCheck, cross_check
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")
@@ -61,8 +61,8 @@ def test_both_implementations_find_the_same(integer: Path) -> None:
 @pytest.mark.slow
 def test_another_file_is_not_taken_for_the_same(integer: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the weights of the first layer turned round, TensorFlow's copy of the file is another one."""
-    from qexport.backends import tensorflow
-    from qexport.backends.litert_file import load_file, save_file
+    from qexport.backends.tflite.file import load_file, save_file
+    from qexport.inspection import tensorflow
 
     original = tensorflow.reference_interpreter
 
@@ -109,8 +109,8 @@ def test_what_cannot_be_verified_is_one_line(words: tuple[str, ...], code: int, 
 
 
 def test_a_missing_tensorflow_is_named(integer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qexport.backends import tensorflow
     from qexport.errors import MissingExtraError
+    from qexport.inspection import tensorflow
 
     monkeypatch.setattr(tensorflow, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"tensorflow is not installed: pip install 'qexport\[tensorflow\]'"):

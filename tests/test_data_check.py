@@ -11,10 +11,10 @@ import yaml
 from conftest import DEMO, demo_checkpoint, demo_images
 
 from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.data.data_check import check_data, mismatch
 from qexport.data.dataset import load_dataset, load_folder
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import InputError
+from qexport.measurement.dataset_check import check_data, mismatch
 
 SHAPES = DEMO / "shapes"
 YAMLS = {task: SHAPES / f"shapes{'' if task == 'detect' else f'-{task}'}.yaml" for task in ("detect", "segment", "obb")}

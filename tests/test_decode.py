@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
-from qexport.decode.masks import instance_masks
-from qexport.decode.overlaps import suppressed, suppressed_turned, turned_overlaps
+from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
+from qexport.detections.masks import instance_masks
+from qexport.detections.overlaps import suppressed, suppressed_turned, turned_overlaps
 from qexport.programs.float_decode import Decode, Further
 
 IMGSZ = (64, 96)
@@ -227,7 +227,7 @@ def test_it_imports_without_torch() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'ultralytics', 'onnx', 'tensorflow', 'torchvision'): sys.modules[name] = None\n"
-        "import qexport.decode, qexport.decode.masks\n"
+        "import qexport.decode, qexport.detections.masks\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('numpy', 'torch')and sys.modules[m])[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -227,7 +227,7 @@ def test_the_checkpoints_are_small() -> None:
 
 
 def test_the_checkpoint_loads_with_both_heads() -> None:
-    from qexport.checkpoints.torchvision_repair import repair
+    from qexport.compat.torchvision import repair
 
     repair()
     from ultralytics.models import YOLO

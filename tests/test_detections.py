@@ -13,9 +13,9 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.measurement.confidence import confidence_shift
-from qexport.measurement.detections import Found, found_in, pairs, upright
-from qexport.measurement.gallery import MOST_BYTES, gallery, thumbnail
+from qexport.detections.found import Found, found_in, pairs, upright
+from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.evidence.gallery import MOST_BYTES, gallery, thumbnail
 
 Row = tuple[float, float, float, float, float, int]
 """Corners, score, class."""

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from conftest import demo_checkpoint, demo_images
 
-from qexport.backends import EngineOptions
-from qexport.backends.edgetpu import EdgeTPUBackend
-from qexport.backends.edgetpu_operators import OPERATORS, why_not
-from qexport.backends.litert_operators import FileOperator, FileTensor, read_graph
-from qexport.backends.tflite_micro import OPERATORS as MICRO_OPERATORS
-from qexport.backends.tflite_micro import allocated, fit_microcontroller
+from qexport.backends.device_fit import DeviceFit, Lacking
+from qexport.backends.edgetpu.backend import EdgeTPUBackend
+from qexport.backends.edgetpu.operators import OPERATORS, why_not
+from qexport.backends.protocol import EngineOptions
+from qexport.backends.tflite.operators import FileOperator, FileTensor, read_graph
+from qexport.backends.tflite_micro.backend import OPERATORS as MICRO_OPERATORS
+from qexport.backends.tflite_micro.backend import allocated, fit_microcontroller
 from qexport.errors import EngineNotBuiltError
-from qexport.lowering.device_fit import DeviceFit, Lacking
 from qexport.programs.program import Program
 from qexport.reporting.warnings import device_warning
 
@@ -214,7 +214,7 @@ def test_the_array_compiles(integer_file: Path, tmp_path: Path) -> None:
 def test_the_arena_is_what_tensorflow_lite_micro_allocates(integer_file: Path) -> None:
     """To the byte, as for YOLO26n and YOLOv8n; kernels' own data come on top."""
     pytest.importorskip("tflite_micro", reason="needs the package tflite-micro")
-    from qexport.backends.arena import arena_bytes
+    from qexport.backends.tflite_micro.arena import arena_bytes
 
     planned = arena_bytes(read_graph(integer_file))
     found = allocated(integer_file)
@@ -229,8 +229,8 @@ def test_tensorflow_lite_micro_gives_the_same_integers(integer_file: Path, demo_
     pytest.importorskip("tflite_micro", reason="needs the package tflite-micro")
     from ai_edge_litert.interpreter import Interpreter
 
-    from qexport.backends.tflite_micro import interpreter
-    from qexport.verification.verify import sample_inputs
+    from qexport.backends.tflite_micro.backend import interpreter
+    from qexport.programs.sample_inputs import sample_inputs
 
     (batch,) = sample_inputs(demo_images("val", 1), demo_program, count=1)
     pixels = (np.rint(batch * 255) - 128).astype(np.int8).transpose(0, 2, 3, 1)

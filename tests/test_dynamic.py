@@ -12,13 +12,14 @@ import pytest
 from conftest import DEMO, demo_checkpoint, demo_images
 from numpy.typing import NDArray
 
-from qexport.backends import Backend, find_backend
-from qexport.backends.onnx_graph import unname_batch
+from qexport.backends.protocol import Backend
+from qexport.backends.registry import find_backend
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import load_dataset
-from qexport.data.evaluation_set import make_evaluation_set
 from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.onnx.export import unname_batch
 from qexport.measurement.accuracy import evaluate
+from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program, capture
 

@@ -27,9 +27,9 @@ FULL = ARTIFACTS | {"calibration.npz", "plan.json", "report.json", "samples.npz"
 
 VALIDATE = """
 import sys
-from qexport.checkpoints.offline import quiet_libraries
+from qexport.compat.quiet import quiet_libraries
 quiet_libraries()
-from qexport.checkpoints.torchvision_repair import repair
+from qexport.compat.torchvision import repair
 repair()
 from ultralytics import YOLO
 model, data, project = sys.argv[1:]

@@ -13,20 +13,21 @@ import pytest
 import torch
 from conftest import demo_checkpoint, synthetic_statistics
 
-from qexport.backends import Artifact, find_backend
+from qexport.backends.artifact import Artifact
+from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
-from qexport.lowering.lower import Written, float_counterparts
+from qexport.detections.found import Found
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.average_precision import ImageScores
-from qexport.measurement.detections import Found
-from qexport.measurement.evidence import Evidence, accuracy_entry, gather
+from qexport.measurement.evidence.gather import Evidence, accuracy_entry, gather
 from qexport.measurement.measure import Figures
 from qexport.planning.plan import to_json
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
+from qexport.verification.result import Written, float_counterparts
 
 SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")
 IMAGES = 10

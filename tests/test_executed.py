@@ -12,13 +12,15 @@ import torch
 from conftest import captured, seeded, synthetic_statistics
 from layer_graphs import BLOCKS, block
 
-from qexport.backends import LowersFloats, StoredGraph, find_backend, profile_for
+from qexport.backends.protocol import LowersFloats
+from qexport.backends.registry import find_backend, profile_for
 from qexport.errors import VerificationError
-from qexport.job import ExportJob
-from qexport.lowering.cpu import VNNI, cpu_kind
+from qexport.job.options import ExportJob
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.programs.program import Program
+from qexport.system.machine import VNNI, cpu_kind
 from qexport.verification.verify import Verification, check_coverage, check_plan
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
@@ -32,7 +34,7 @@ LESS = {("openvino", "strided_point")}
 
 @cache
 def program_of(name: str, folder: Path) -> Program:
-    from qexport.checkpoints.onnx_source import read_onnx
+    from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
     return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
@@ -128,7 +130,7 @@ def test_scaled_layers_of_a_checkpoint_run_in_integers(runtime: str, tmp_path: P
 
 
 def test_kernels_are_told_apart_by_their_names() -> None:
-    from qexport.backends.openvino_read import _arithmetic
+    from qexport.backends.openvino.read import _arithmetic
 
     for kernel, precision, expected in (
         ("brgconv_avx512_amx_I8", "u8", "INT8"),
@@ -146,7 +148,7 @@ def test_kernels_are_told_apart_by_their_names() -> None:
 def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
     folder: Path, tmp_path: Path, precision: str
 ) -> None:
-    from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner, compiled
+    from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner, compiled
 
     backend, path = OpenVINOBackend(), tmp_path / "file_openvino_model"
     backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
@@ -166,7 +168,7 @@ def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
 def test_the_validator_computes_fp32_files_in_fp32_too(folder: Path, tmp_path: Path) -> None:
     from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
 
-    from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner
+    from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner
 
     backend = OpenVINOBackend()
     original = Loader.load_model
@@ -204,7 +206,7 @@ def test_onnx_runtime_computes_floats_in_fp32_on_x86_whatever_the_file_stores(
 def test_tensorrt_takes_outputs_that_are_indices() -> None:
     import onnx_ir as ir
 
-    from qexport.backends.tensorrt_rules import broken_rules
+    from qexport.backends.tensorrt.rules import broken_rules
 
     for kind, good in ((ir.DataType.INT64, True), (ir.DataType.BOOL, True), (ir.DataType.FLOAT16, False)):
         given = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([1]))

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qexport import export
-from qexport.backends import Artifact, find_backend
-from qexport.checkpoints.source import Source
+from qexport import pipeline as export
+from qexport.backends.artifact import Artifact
+from qexport.backends.device_fit import DeviceFit
+from qexport.backends.registry import find_backend
 from qexport.clock import Clock
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, VerificationError
-from qexport.job import ExportJob
-from qexport.lowering.device_fit import DeviceFit
-from qexport.lowering.lower import Written
-from qexport.lowering.second_process import EndedError
+from qexport.execution.worker import EndedError
+from qexport.job.options import ExportJob
 from qexport.measurement.measure import measure
+from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Silent
+from qexport.verification.result import Written
 
 REFUSED = ConversionError("no such kernel", "try another")
 WRONG = VerificationError("another plan")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qexport.errors import InputError
-from qexport.files import make_folder, write_text, write_whole
+from qexport.system.files import make_folder, write_text, write_whole
 
 
 def names(folder: Path) -> list[str]:

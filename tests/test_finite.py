@@ -13,10 +13,10 @@ from conftest import captured, seeded
 from hard_numbers import SIZE, Layers, layers, source
 from numpy.typing import NDArray
 
-from qexport.backends import find_backend
+from qexport.backends.registry import find_backend
 from qexport.errors import InputError, UsageError, VerificationError
-from qexport.lowering.lower import write_float
 from qexport.programs.program import Program
+from qexport.steps import write_float
 from qexport.verification.finite import FiniteRunner, generated_input
 
 
@@ -50,8 +50,8 @@ def test_a_model_that_overflows_by_itself_is_refused() -> None:
 def test_an_onnx_file_of_nan_is_refused_by_its_layers_name(operator: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.checkpoints.onnx_source import read_onnx
-    from qexport.job import ExportJob
+    from qexport.job.options import ExportJob
+    from qexport.programs.onnx.build import read_onnx
 
     layer = {"Conv": "w_flat = Conv (images, w)", "Gemm": "y = Gemm (flat, w)", "MatMul": "y = MatMul (flat, w)"}
     shape = {"Conv": (4, 3, 32, 32)}.get(operator, (3072, 4))

@@ -14,8 +14,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
 import onnxruntime
 
-from qexport.export import export
-from qexport.job import make_job
+from qexport.job.options import make_job
+from qexport.pipeline import export
 from qexport.planning.plan import load_plan
 from qexport.progress import Silent
 from qexport.reporting.report import Report

@@ -158,8 +158,8 @@ def test_a_model_in_place_is_the_same_program_as_out_of_place(names: list[str]) 
 
 def test_files_of_a_model_in_place_are_those_of_it_out_of_place(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.backends import onnx_graph
-    from qexport.backends.onnx import OnnxBackend
+    from qexport.backends.onnxruntime.backend import OnnxBackend
+    from qexport.lowering.onnx import export as onnx_graph
 
     contents = []
     for in_place in (True, False):

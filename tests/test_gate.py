@@ -10,7 +10,7 @@ import pytest
 from refusals import DATA, FLOAT, INT8, MODEL, USAGE, Refusal
 from reports import FEW, RESTLESS, accuracy, artifact, report
 
-from qexport.job import make_job
+from qexport.job.options import make_job
 from qexport.measurement.latency import Latency
 from qexport.reporting.gate import RULES, bounds_of, check
 from qexport.reporting.honesty import caveats

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qexport.backends import LowerOptions, find_backend
+from qexport.backends.protocol import LowerOptions
+from qexport.backends.registry import find_backend
 from qexport.calibration.peaks import measured_peaks
-from qexport.lowering.lower import write_float
 from qexport.planning.half_range import peaks_of, unfit_constant, unfit_for_half
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, TENSORRT
 from qexport.programs.program import Program
+from qexport.steps import write_float
 
 PACKAGES = {"tflite": "litert_torch", "onnx": "onnxruntime", "openvino": "openvino"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qexport.errors import InputError, MissingExtraError, UsageError
-from qexport.job import ExportJob, make_job, read_config
+from qexport.job.options import ExportJob, make_job, read_config
 
 GOOD: dict[str, Any] = {"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}
 
@@ -350,7 +350,7 @@ def test_every_config_in_the_repository_is_a_job() -> None:
 
 
 def test_a_format_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qexport.backends import tflite
+    from qexport.backends.tflite import backend as tflite
 
     monkeypatch.setattr(tflite, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'qexport\[tflite\]'"):
@@ -372,7 +372,7 @@ def test_a_format_whose_package_is_missing_says_how_to_install_it(monkeypatch: p
 )
 def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
     code = (
-        "import sys\nfrom qexport.job import make_job\n"
+        "import sys\nfrom qexport.job.options import make_job\n"
         f"try:\n make_job(dict(model='m.pt', data='d.yaml', {changes}))\nexcept Exception:\n pass\n"
         "print('torch' in sys.modules)"
     )

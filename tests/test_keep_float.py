@@ -10,13 +10,13 @@ import torch
 from conftest import synthetic_statistics
 from hard_numbers import layers, picture, seen
 
-from qexport.backends import find_backend
+from qexport.backends.registry import find_backend
 from qexport.errors import UsageError
-from qexport.job import make_job
-from qexport.lowering.simulate import simulated
+from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
 from qexport.programs.program import Program
+from qexport.simulation.rewrite import simulated
 from qexport.verification.verify import check_coverage
 
 

@@ -15,12 +15,12 @@ from refusals import INPUT, INT8, Refusal
 
 from qexport.data.choice import MAX_CALIBRATION, note_of
 from qexport.data.classes import class_numbers
-from qexport.data.data_check import check_data, mismatch
 from qexport.data.dataset import image_list, load_dataset, load_folder
-from qexport.data.evaluation_set import make_evaluation_set
-from qexport.data.inputs import RunImages, select_images
+from qexport.data.selection import RunImages, select_images
 from qexport.errors import InputError
-from qexport.job import make_job
+from qexport.job.options import make_job
+from qexport.measurement.dataset_check import check_data, mismatch
+from qexport.measurement.evaluation_set import make_evaluation_set
 
 PETS = {0: "bird", 1: "cat", 2: "dog"}
 
@@ -245,7 +245,7 @@ def test_calibration_has_a_limit_unless_somebody_sets_one(
 ) -> None:
     every = tuple(Path(f"{i:06d}.jpg") for i in range(2000))
     put(tmp_path / "a.jpg")
-    monkeypatch.setattr("qexport.data.inputs.image_list", lambda *_: every)
+    monkeypatch.setattr("qexport.data.selection.image_list", lambda *_: every)
     job = make_job({"model": "a.pt", "int8": True, "data": str(tmp_path), "no_eval": True, **given})
     images = select_images(job)
     assert (len(images.calibration), images.available) == (count, 2000)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import demo_images, synthetic_statistics
 
-from qexport.backends import LowerOptions
-from qexport.backends.litert_file import read_metadata
-from qexport.backends.tflite import TFLiteBackend
+from qexport.backends.protocol import LowerOptions
+from qexport.backends.tflite.backend import TFLiteBackend
+from qexport.backends.tflite.file import read_metadata
 from qexport.calibration.calibrate import calibrate
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
@@ -17,8 +17,8 @@ from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-decompositions = pytest.importorskip("qexport.backends.litert_decompositions")
-exports = pytest.importorskip("qexport.backends.litert_export")
+decompositions = pytest.importorskip("qexport.backends.tflite.decompositions")
+exports = pytest.importorskip("qexport.backends.tflite.direct_export")
 
 pytestmark = pytest.mark.skipif(not decompositions.is_tested(), reason="other versions use the converter as it is")
 

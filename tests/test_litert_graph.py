@@ -10,16 +10,16 @@ import torch
 from conftest import TinyDecode, captured, seeded, synthetic_statistics
 from torch import Tensor, nn
 
-from qexport.backends.tflite import TFLiteBackend
-from qexport.lowering.simulate import simulated
+from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program, copied
+from qexport.simulation.rewrite import simulated
 from qexport.verification.verify import check_coverage, check_plan
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-graphs = pytest.importorskip("qexport.backends.litert_graph")
-operators = pytest.importorskip("qexport.backends.litert_operators")
+graphs = pytest.importorskip("qexport.backends.tflite.graph_fixes")
+operators = pytest.importorskip("qexport.backends.tflite.operators")
 
 dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 

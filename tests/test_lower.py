@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qexport.backends import Runner, find_backend
+from qexport import steps as lower
+from qexport.backends.protocol import Runner
+from qexport.backends.registry import find_backend
 from qexport.clock import Clock
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import ConversionError
-from qexport.job import ExportJob
-from qexport.lowering import cpu as cpu_kinds
-from qexport.lowering import lower
+from qexport.job.options import ExportJob
 from qexport.measurement import measure
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.latency import Latency
 from qexport.progress import Silent
+from qexport.system import machine as cpu_kinds
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])

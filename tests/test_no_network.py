@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qexport.checkpoints import offline
+from qexport.compat import quiet as offline
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = str(ROOT / "calibration_data" / "shapes26.pt")
@@ -90,7 +90,7 @@ assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.t
 
 def test_settings_and_caches_go_with_the_process(tmp_path: Path) -> None:
     code = """
-from qexport.checkpoints.offline import quiet_libraries
+from qexport.compat.quiet import quiet_libraries
 quiet_libraries()
 import ultralytics
 from ultralytics.utils import SETTINGS_FILE

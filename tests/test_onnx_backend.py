@@ -14,18 +14,21 @@ import pytest
 import torch
 from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_statistics
 
-from qexport.backends import StoredGraph, available_formats, find_backend, profile_for
-from qexport.backends import onnx_graph as graphs
-from qexport.backends.onnx import OnnxBackend, OnnxRunner, integer_kernels, optimised
+from qexport.backends.onnxruntime.backend import OnnxBackend, integer_kernels, optimised
+from qexport.backends.registry import available_formats, find_backend, profile_for
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
-from qexport.lowering.cpu import ARM, AVX2, VNNI, cpu_kind
 from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.onnx import export as graphs
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME
+from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import Program
-from qexport.verification.verify import check_coverage, check_plan, sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
+from qexport.verification.verify import check_coverage, check_plan, verify
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")
@@ -89,7 +92,7 @@ def test_the_profile_depends_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_is_named_with_the_remedy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.backends.onnx.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("qexport.programs.onnx.session.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf"format onnx needs {package}: pip install 'qexport\[onnx\]'"):
         OnnxBackend()
 

@@ -13,8 +13,8 @@ from conftest import SMALL, TinyDecode, captured, demo_checkpoint, demo_image, s
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qexport.backends.onnx import write_onnx
-from qexport.backends.onnx_graph import OUTPUT, onnx_graph, set_metadata
+from qexport.lowering.onnx.export import OUTPUT, onnx_graph, set_metadata
+from qexport.lowering.onnx.write import write_onnx
 from qexport.programs.heads import split_head
 from qexport.programs.program import INPUT, Program, capture
 

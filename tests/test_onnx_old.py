@@ -17,12 +17,12 @@ pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
 import onnxruntime
 
-from qexport.backends import find_backend, profile_for
-from qexport.backends.onnx_file import QUANTISED
-from qexport.checkpoints.onnx_source import read_onnx
+from qexport.backends.registry import find_backend, profile_for
 from qexport.errors import InputError, UsageError
-from qexport.job import make_job
+from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
+from qexport.programs.onnx.build import read_onnx
+from qexport.programs.onnx.file import QUANTISED
 from qexport.programs.program import Program
 
 

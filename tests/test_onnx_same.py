@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
-from qexport.backends.onnx_file import read_file
-from qexport.backends.onnx_normal import normalised
-from qexport.backends.onnx_program import OnnxGraph
-from qexport.backends.onnx_same import check_same
 from qexport.data.input_form import UNIT
 from qexport.errors import InputError
+from qexport.programs.onnx.file import read_file
+from qexport.programs.onnx.graph import OnnxGraph
+from qexport.programs.onnx.normal_form import normalised
+from qexport.programs.onnx.same import check_same
 
 EPSILON = np.float32(3e-7)
 """What rounding changes of a number near 1."""

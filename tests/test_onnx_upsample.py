@@ -9,10 +9,11 @@ import onnx_ir as ir
 import pytest
 from conftest import SMALL, synthetic_statistics
 
-from qexport.backends.onnx import OnnxBackend, session
-from qexport.backends.onnx_upsample import upsample_by_copies
+from qexport.backends.onnxruntime.backend import OnnxBackend
+from qexport.lowering.onnx.upsample import upsample_by_copies
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME
+from qexport.programs.onnx.session import session
 from qexport.programs.program import Program
 
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")

@@ -12,19 +12,22 @@ import pytest
 import torch
 from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_statistics
 
-from qexport.backends import StoredGraph, available_formats, describe_artifact, find_backend, profile_for
-from qexport.backends import onnx_graph as graphs
-from qexport.backends.openvino import OpenVINOBackend, OpenVINORunner
+from qexport.backends.artifact import describe_artifact
+from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner
+from qexport.backends.registry import available_formats, find_backend, profile_for
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
-from qexport.files import write_whole
-from qexport.lowering.cpu import ARM, AVX2, VNNI, cpu_kind
 from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.onnx import export as graphs
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import OPENVINO
 from qexport.programs.program import Program
-from qexport.verification.verify import check_coverage, check_plan, sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.system.files import write_whole
+from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
+from qexport.verification.verify import check_coverage, check_plan, verify
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[openvino]")
@@ -93,13 +96,15 @@ def test_the_profile_depends_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("package", ["openvino", "onnx", "onnxscript"])
 def test_a_missing_package_is_named_with_the_remedy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.backends.onnx.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("qexport.programs.onnx.session.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf"format openvino needs {package}: pip install 'qexport\[openvino\]'"):
         OpenVINOBackend()
 
 
 def test_onnx_runtime_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.backends.onnx.find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(
+        "qexport.programs.onnx.session.find_spec", lambda name: None if name == "onnxruntime" else object()
+    )
     assert OpenVINOBackend().name == "openvino"
 
 

@@ -10,7 +10,7 @@ from conftest import Rectified, TinyDecode, captured, seeded
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qexport.backends import StoredGraph, StoredTensor
+from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.verification.plan_check import WeightNames, compare_plan, own_names, weight_names
 

@@ -12,19 +12,20 @@ import pytest
 import torch
 from conftest import demo_checkpoint, demo_image, demo_images
 
-from qexport.backends.litert_file import append_metadata, give_unsigned, read_metadata
-from qexport.backends.tflite import TFLiteBackend
+from qexport.backends.tflite.backend import TFLiteBackend
+from qexport.backends.tflite.file import append_metadata, give_unsigned, read_metadata
 from qexport.calibration.calibrate import calibrate
-from qexport.decode import dequantised, detections, layout_of
+from qexport.detections.decode import dequantised, detections, layout_of
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
-from qexport.lowering.simulate import simulated
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER
 from qexport.planning.weights import weights_only
 from qexport.programs.program import Program, by_constant
-from qexport.verification.verify import sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.rewrite import simulated
+from qexport.verification.verify import verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytestmark = pytest.mark.slow
@@ -245,7 +246,7 @@ def test_every_weight_of_a_16_bit_file_is_read_back(wide: tuple[QuantPlan, Path]
 
 def test_tensorflow_runs_a_16_bit_file_alike(wide: tuple[QuantPlan, Path]) -> None:
     pytest.importorskip("tensorflow", reason="needs the extra qexport[tensorflow]")
-    from qexport.verification.cross_check import cross_check
+    from qexport.inspection.cross_check import cross_check
 
     found = cross_check(wide[1], demo_images("val", 2), 1)
     assert found.first_layer.startswith("qexport_model_0_conv")
@@ -265,7 +266,7 @@ def test_sixteen_bits_clip_nothing(wide: tuple[QuantPlan, Path], demo_program: P
 
 
 def test_a_float_left_over_is_refused(floats: dict[str, Path], demo_program: Program) -> None:
-    from qexport.backends.litert_file import check_integers
+    from qexport.backends.tflite.file import check_integers
 
     with pytest.raises(ConversionError, match=r"tensors are not made of integers, the first belongs to \w+ "):
         check_integers(floats["fp32"], demo_program)

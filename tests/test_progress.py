@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qexport.cli.app import fail, main
+from qexport.cli.app import main
+from qexport.cli.console import fail
 from qexport.cli.progress import Drawn, Lines, shown_progress
 from qexport.progress import Silent
 

@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from qexport.backends.onnx import OnnxRunner, write_onnx
-from qexport.backends.onnx_graph import onnx_graph
-from qexport.backends.qdq import insert_qdq
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
-from qexport.lowering.simulate import simulated
+from qexport.lowering.onnx.export import onnx_graph
+from qexport.lowering.onnx.qdq import insert_qdq
+from qexport.lowering.onnx.write import write_onnx
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
+from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import INPUT, Program
 from qexport.programs.token_layers import Added
+from qexport.simulation.rewrite import simulated
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")

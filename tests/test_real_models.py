@@ -34,7 +34,7 @@ sys.exit(code)
 CALIBRATE = f"""
 import sys
 from pathlib import Path
-from qexport.checkpoints.offline import quiet_libraries
+from qexport.compat.quiet import quiet_libraries
 quiet_libraries()
 from qexport.calibration.calibrate import calibrate
 from qexport.checkpoints.checkpoint import load_checkpoint

@@ -11,21 +11,22 @@ from typing import Any
 import pytest
 from conftest import demo_checkpoint, demo_images
 
-from qexport.backends import Artifact, find_backend
+from qexport.backends.artifact import Artifact
+from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
-from qexport.checkpoints.source import Source
 from qexport.data.dataset import Dataset
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError
-from qexport.job import ExportJob, make_job
-from qexport.lowering.lower import Written
+from qexport.job.options import ExportJob, make_job
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
+from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.reporting.honesty import about
 from qexport.reporting.report import Report, make_report, save_report, to_json
 from qexport.reporting.warnings import accuracy_warnings, latency_warnings, reference_warnings
+from qexport.verification.result import Written
 from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)

@@ -222,7 +222,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_is_reachable(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_reachable("127.0.0.1", port)
     assert not is_reachable("no-such-host.invalid", port)
-    # The switch that qexport.checkpoints.offline sets for Ultralytics says nothing about the network.
+    # The switch that qexport.compat.quiet sets for Ultralytics says nothing about the network.
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     assert is_reachable("127.0.0.1", port)
 

@@ -16,12 +16,12 @@ from refusals import DATA, INPUT, UNMEASURED, Refusal
 
 from qexport.data.images import stream
 from qexport.errors import InputError
-from qexport.export import export
-from qexport.job import make_job
+from qexport.inspection.recheck import recheck
+from qexport.job.options import make_job
+from qexport.pipeline import export
 from qexport.programs.rtdetr import Joined, query_detector
 from qexport.programs.token_layers import Attention, Sampled, as_maps, as_rows
 from qexport.progress import Silent
-from qexport.verification.recheck import recheck
 
 SIZE = (64, 96)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))

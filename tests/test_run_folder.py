@@ -16,9 +16,17 @@ from refusals import DATA, MODEL, PREFIX
 
 from qexport.cli.app import main
 from qexport.errors import InputError
-from qexport.job import ExportJob
+from qexport.inspection.run_folder import (
+    Model,
+    companions,
+    free_name,
+    keep_report,
+    manifests_in,
+    report_beside,
+    run_folder,
+)
+from qexport.job.options import ExportJob
 from qexport.progress import Silent
-from qexport.run_folder import Model, companions, free_name, keep_report, manifests_in, report_beside, run_folder
 
 OWN = Model("best.pt", "a" * 64, "p1")
 OTHERS = {
@@ -166,7 +174,7 @@ def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: p
         raise OSError(9, "Bad file descriptor")  # as NFS says of a folder
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    from qexport import run_folder as module
+    from qexport.inspection import run_folder as module
 
     taken: list[Path] = []
 
@@ -183,7 +191,7 @@ QUICK = ("--imgsz", "64", "--no-eval", "--no-latency", "--quiet", "--data", DATA
 
 
 def test_a_locked_file_is_waited_for_and_unlocked(tmp_path: Path) -> None:
-    from qexport.run_folder import _lock_file
+    from qexport.inspection.run_folder import _lock_file
 
     release = _lock_file(tmp_path)
     assert release is not None

@@ -15,12 +15,12 @@ from conftest import synthetic_statistics
 from layer_graphs import block
 from onnx import helper
 
-from qexport.backends import Artifact, find_backend, profile_for
-from qexport.data.inputs import RunImages
+from qexport.backends.artifact import Artifact
+from qexport.backends.registry import find_backend, profile_for
+from qexport.data.selection import RunImages
 from qexport.errors import VerificationError
-from qexport.job import ExportJob
-from qexport.lowering.lower import Summary, Written
-from qexport.measurement.evidence import Evidence
+from qexport.job.options import ExportJob
+from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
 from qexport.planning.planner import make_plan
@@ -28,6 +28,7 @@ from qexport.programs.program import Program
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, artifact_entry, failure_of
 from qexport.verification.output_fidelity import Comparison
+from qexport.verification.result import Summary, Written
 from qexport.verification.verify import Verification
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
@@ -42,7 +43,7 @@ for path in sys.argv[1:]:
 
 
 def lowered(program: Program, name: str, precision: str, path: Path, opset: int | None = None) -> Path:
-    from qexport.backends import LowerOptions
+    from qexport.backends.protocol import LowerOptions
 
     backend = find_backend(name)
     plan = None
@@ -54,7 +55,7 @@ def lowered(program: Program, name: str, precision: str, path: Path, opset: int 
 
 
 def from_file(name: str, folder: Path) -> Program:
-    from qexport.checkpoints.onnx_source import read_onnx
+    from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
     return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
@@ -99,7 +100,7 @@ def test_the_lowest_operator_set_that_is_needed_is_written(tiny: Program, tmp_pa
 
 
 def test_lower_labels_change_no_operator() -> None:
-    from qexport.backends.onnx_needs import label_lowest
+    from qexport.lowering.onnx.needs import label_lowest
 
     for kind, opset, expected in (("Relu", 20, 14), ("Gelu", 20, 20), ("Conv", 18, 11), ("Split", 18, 18)):
         node = helper.make_node(kind, ["a"], ["b"])
@@ -116,7 +117,7 @@ def test_lower_labels_change_no_operator() -> None:
 
 def test_what_other_files_need(tiny: Program, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
-    from qexport.backends.openvino_read import needs_of
+    from qexport.backends.openvino.read import needs_of
 
     path = lowered(tiny, "openvino", "int8", tmp_path / "m_openvino_model")
     needs = find_backend("openvino").read(path).needs
@@ -147,7 +148,7 @@ def test_what_other_files_need(tiny: Program, tmp_path: Path) -> None:
 )
 def test_the_version_that_a_tflite_file_needs(noted: bytes | None, kinds: list[str], expected: str | None) -> None:
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs the extra qexport[tflite]")
-    from qexport.backends.litert_needs import NOTE, needs_of
+    from qexport.backends.tflite.needs import NOTE, needs_of
 
     model = schema.ModelT()
     model.version, model.metadata, model.buffers, model.operatorCodes = 3, [], [], []

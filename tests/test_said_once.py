@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_terminal import REPORT
 
-from qexport import export
+from qexport import pipeline as export
 from qexport.cli.app import main
 from qexport.reporting.gate import Gate, Outcome
 from qexport.reporting.report import Failure, Report

@@ -15,11 +15,11 @@ from scenes import IMGSZ, columns, layout, noisy, written
 
 from qexport.data.images import letterbox, read_image, stretch
 from qexport.data.input_form import IMAGENET, InputForm
-from qexport.decode import HeadLayout
+from qexport.detections.decode import HeadLayout
 from qexport.errors import InputError
-from qexport.reporting import difference
-from qexport.verification.recheck import judged
-from qexport.verification.samples import SampleInput, Samples, batches_of, detect, load_samples, save_samples, shared
+from qexport.inspection import difference
+from qexport.inspection.recheck import judged
+from qexport.inspection.samples import SampleInput, Samples, batches_of, detect, load_samples, save_samples, shared
 
 Array = NDArray[np.float32]
 HEADS = [

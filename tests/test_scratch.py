@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 from test_signals import living, start
 
-from qexport.files import write_whole
-from qexport.scratch import NOTES, VARIABLES, child_environment, clear_up, made, scratch_folder, undo_notes, unfinished
+from qexport.system.files import write_whole
+from qexport.system.scratch import (
+    NOTES,
+    VARIABLES,
+    child_environment,
+    clear_up,
+    made,
+    scratch_folder,
+    undo_notes,
+    unfinished,
+)
 
 
 @pytest.fixture(params=["table", "notes"])
@@ -99,7 +108,7 @@ def test_the_second_process_ends_with_the_first_however_that_went(tmp_path: Path
     """A first process that is killed cannot end it: it looks for itself."""
     code = """
 import time
-from qexport.lowering.second_process import second_process
+from qexport.execution.worker import second_process
 with second_process() as ask:
     print("there", flush=True)
     time.sleep(60)

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from conftest import DEMO, SMALL
 
-from qexport.backends import find_backend
-from qexport.checkpoints.source import read_source
+from qexport.backends.registry import find_backend
 from qexport.errors import InputError
-from qexport.job import ExportJob
-from qexport.lowering import second_process as module
-from qexport.lowering.lower import write_float
-from qexport.lowering.second_process import EndedError, ReadSource, WriteArtifact, formats_apart, second_process
+from qexport.execution import worker as module
+from qexport.execution.worker import EndedError, ReadSource, WriteArtifact, formats_apart, second_process
+from qexport.job.options import ExportJob
+from qexport.programs.build import read_source
+from qexport.steps import write_float
+from qexport.system import machine
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 MODEL = DEMO / "shapes26.pt"
@@ -104,10 +105,10 @@ def test_what_is_worth_a_second_process(
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "os", SimpleNamespace(sched_getaffinity=lambda _: {3, 5, 7}))
-    assert module.cores() == 3
-    monkeypatch.setattr(module, "os", SimpleNamespace(cpu_count=lambda: None))
-    assert module.cores() == 1
+    monkeypatch.setattr(machine, "os", SimpleNamespace(sched_getaffinity=lambda _: {3, 5, 7}))
+    assert machine.cores() == 3
+    monkeypatch.setattr(machine, "os", SimpleNamespace(cpu_count=lambda: None))
+    assert machine.cores() == 1
 
 
 def test_a_model_that_was_exchanged_in_between_is_not_written() -> None:

@@ -15,12 +15,12 @@ import torch
 from conftest import demo_checkpoint
 from sample_report import sample_report
 
-from qexport.checkpoints.source import chosen_size
+from qexport.detections.found import Found, found_in
+from qexport.detections.shapes import MAX_CORNERS, simplified
 from qexport.errors import InputError, UsageError
-from qexport.job import make_job
-from qexport.measurement.detections import Found, found_in
-from qexport.measurement.gallery import gallery
-from qexport.measurement.shapes import MAX_CORNERS, simplified
+from qexport.job.options import make_job
+from qexport.measurement.evidence.gallery import gallery
+from qexport.programs.build import chosen_size
 from qexport.reporting.page.gallery import bones, joints, outlines
 from qexport.reporting.page.render import render
 

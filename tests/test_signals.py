@@ -22,9 +22,9 @@ SECONDS = 20.0
 START = """
 import atexit, contextlib, ctypes, os, subprocess, sys, threading, time
 from pathlib import Path
-from qexport.files import make_folder, write_whole
-from qexport.scratch import scratch_folder
-from qexport.signals import run_process
+from qexport.system.files import make_folder, write_whole
+from qexport.system.scratch import scratch_folder
+from qexport.system.signals import run_process
 
 def there():
     print("there", flush=True)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qexport.errors import ConversionError
-from qexport.lowering.simulate import simulated
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program, copied
+from qexport.simulation.rewrite import simulated
 
 Array = NDArray[np.float64]
 

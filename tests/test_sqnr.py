@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 
 from qexport.calibration.statistics import BINS
-from qexport.lowering.simulate import simulated
-from qexport.measurement.histograms import chosen_range, rebinned, worst_histograms
-from qexport.measurement.layers import layers
-from qexport.measurement.sqnr import MOST_DB, metered, sqnr_of
+from qexport.measurement.evidence.histograms import chosen_range, rebinned, worst_histograms
+from qexport.measurement.evidence.layers import layers
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import OPENVINO, TFLITE, RuntimeProfile
 from qexport.programs.program import Program, copied
+from qexport.simulation.meters import MOST_DB, metered, sqnr_of
+from qexport.simulation.rewrite import simulated
 
 
 class Kept(Interpreter):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from reports import FEW, RESTLESS, accuracy, artifact, report
 
-from qexport.job import make_job
+from qexport.job.options import make_job
 from qexport.reporting.gate import check
 from qexport.reporting.junit import to_junit
 from qexport.reporting.renderings import STEP_SUMMARY, write_junit, write_summary

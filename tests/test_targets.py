@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from qexport import targets
-from qexport.backends import available_formats, find_class
+from qexport.backends.registry import available_formats, find_class
 from qexport.errors import UsageError
-from qexport.job import PRECISIONS, ExportJob, make_job
-from qexport.lowering import cpu as cpu_module
-from qexport.lowering.cpu import ANY, ARM, AVX2, KINDS, VNNI, kind_for
-from qexport.lowering.lower import chosen_profile
+from qexport.job.options import PRECISIONS, ExportJob, make_job
 from qexport.reporting.warnings import cpu_warnings
+from qexport.steps import chosen_profile
+from qexport.system import machine as cpu_module
+from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, kind_for
 from qexport.targets import TARGETS
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, OTHER_FORMATS, PRECISION_ALIASES, canonical
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from conftest import DEMO, demo_images
 
-from qexport.demo import DEMOS
-from qexport.export import export
-from qexport.job import make_job
+from qexport.cli.demo import DEMOS
+from qexport.job.options import make_job
+from qexport.pipeline import export
 from qexport.progress import Silent
 from qexport.reporting.report import ArtifactReport, Report
 
@@ -126,7 +126,7 @@ def test_tflite_masks_come_through_a_transposed_convolution_in_integers(tmp_path
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     from ai_edge_litert.interpreter import Interpreter
 
-    from qexport.backends.tflite import TFLiteBackend
+    from qexport.backends.tflite.backend import TFLiteBackend
 
     report = ran("segment", tmp_path, format="tflite", no_eval=True, imgsz="96", calib_images=4)
     (artifact,) = report.artifacts

@@ -10,9 +10,10 @@ import pytest
 from refusals import INPUT, MODEL, PREFIX, UNMEASURED
 
 from qexport.cli import app
-from qexport.cli.app import library_output, main
+from qexport.cli.app import main
+from qexport.cli.console import library_output
 from qexport.errors import InputError
-from qexport.temporary import temporary_files
+from qexport.system.temporary import temporary_files
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_a_full_folder_is_not_used_where_the_output_folder_has_room(
     (tmp_path / "full").mkdir()
     only(monkeypatch, tmp_path / "full")
     rooms = {tmp_path / "full": 1000, tmp_path / "out": 1 << 40}
-    monkeypatch.setattr("qexport.temporary._free", lambda folder: rooms[folder])
+    monkeypatch.setattr("qexport.system.temporary._free", lambda folder: rooms[folder])
     with temporary_files(tmp_path / "out"):
         assert Path(tempfile.gettempdir()).parent == tmp_path / "out"
     rooms[tmp_path / "out"] = 1000

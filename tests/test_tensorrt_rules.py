@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import demo_checkpoint, demo_images, synthetic_statistics
 
-from qexport.backends import LowerOptions
-from qexport.backends.tensorrt import TensorRTBackend
+from qexport.backends.protocol import LowerOptions
+from qexport.backends.tensorrt.backend import TensorRTBackend
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
@@ -19,7 +19,8 @@ from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TENSORRT
 from qexport.programs.program import Program
-from qexport.verification.verify import sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.verification.verify import verify
 
 for package in ("onnx", "onnx_ir", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra qexport[tensorrt]")
@@ -27,7 +28,7 @@ for package in ("onnx", "onnx_ir", "onnxruntime"):
 import onnx  # noqa: E402
 import onnx_ir as ir  # noqa: E402
 
-from qexport.backends.tensorrt_rules import broken_rules, integer_operations  # noqa: E402
+from qexport.backends.tensorrt.rules import broken_rules, integer_operations  # noqa: E402
 
 SOUND = """
 <ir_version: 9, opset_import: ["" : 19]>
@@ -242,7 +243,7 @@ def test_damage_to_the_demo_model_is_the_only_thing_found(lowered: Lowered, dama
 
 
 def test_a_graph_that_breaks_a_rule_is_not_kept(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qexport.backends import tensorrt_rules
+    from qexport.backends.tensorrt import rules as tensorrt_rules
 
     monkeypatch.setattr(tensorrt_rules, "broken_rules", lambda model: ["conv: this is wrong", "and this"])
     with pytest.raises(ConversionError, match="breaks a rule of TensorRT: conv: this is wrong"):

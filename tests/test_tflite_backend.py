@@ -27,18 +27,19 @@ from conftest import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qexport.backends import StoredGraph
-from qexport.backends.litert_file import read_metadata
-from qexport.backends.tflite import TFLiteBackend
+from qexport.backends.tflite.backend import TFLiteBackend
+from qexport.backends.tflite.file import read_metadata
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, VerificationError
 from qexport.lowering.metadata import artifact_metadata
-from qexport.lowering.simulate import simulated
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
-from qexport.verification.verify import check_coverage, check_plan, sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.rewrite import simulated
+from qexport.verification.verify import check_coverage, check_plan, verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from qexport.checkpoints.torchvision_repair import advice
+from qexport.compat.torchvision import advice
 
 ROOT = Path(__file__).parents[1]
 
 REPAIR = """
 import json
-from qexport.checkpoints.torchvision_repair import repair
+from qexport.compat.torchvision import repair
 first, second = repair(), repair()
 import torch, torchvision
 boxes = torch.tensor([[0., 0., 10., 10.], [0., 0., 10., 8.], [0., 0., 10., 4.], [20., 20., 30., 30.]])
@@ -30,7 +30,7 @@ print(json.dumps([first, second, nms(0.45), nms(0.7), nms(0.85), batched]))
 HEALTHY = """
 import json, sys, types
 fake = sys.modules["torchvision"] = types.ModuleType("torchvision")
-from qexport.checkpoints import torchvision_repair
+from qexport.compat import torchvision as torchvision_repair
 declared = torchvision_repair.repair()
 print(json.dumps([
     declared, sys.modules["torchvision"] is fake, sorted(vars(fake)), "torch" in sys.modules,
@@ -46,7 +46,7 @@ class Finder:
         if name == "torchvision":
             raise RuntimeError("something else is wrong")
 sys.meta_path.insert(0, Finder)
-from qexport.checkpoints.torchvision_repair import repair
+from qexport.compat.torchvision import repair
 try:
     repair()
 except RuntimeError as error:
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_said_with_what_helps(nms: Any, fault: str, monkeyp
 
 UNREPAIRED = """
 import json
-from qexport.checkpoints.torchvision_repair import advice
+from qexport.compat.torchvision import advice
 line = advice()
 try:
     import torchvision

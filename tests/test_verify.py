@@ -11,15 +11,16 @@ import torch
 from conftest import demo_image, demo_images
 from numpy.typing import NDArray
 
-from qexport.backends import StoredGraph, StoredTensor
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.errors import VerificationError
-from qexport.lowering.simulate import simulated
+from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
-from qexport.verification.verify import check_coverage, check_plan, compared, sample_inputs, verify
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.rewrite import simulated
+from qexport.verification.verify import check_coverage, check_plan, compared, verify
 
 Batch = NDArray[np.float32]
 VALUE, WEIGHT = "model_3_conv", "model_3_conv.weight"

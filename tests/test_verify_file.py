@@ -21,11 +21,11 @@ from reports import accuracy, artifact, report
 
 from qexport.cli.app import main
 from qexport.data.dataset import fingerprint, load_dataset
-from qexport.job import make_job
+from qexport.job.options import make_job
 from qexport.planning.plan import load_plan
 from qexport.publish import judged
+from qexport.reporting.load import SavedReport, read_report
 from qexport.reporting.report import Report
-from qexport.reporting.saved_report import SavedReport, read_report
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 ONNX, OPENVINO = "shapes26_int8.onnx", "shapes26_int8_openvino_model"

@@ -12,9 +12,10 @@ import torch
 from conftest import DEMO
 from torch import nn
 
-from qexport.backends.tflite import TFLiteBackend
+from qexport.backends.artifact import manifest_path
+from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.cli.app import main
-from qexport.verification.manifest import manifest_path, read_manifest
+from qexport.inspection.manifest import read_manifest
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def test_a_changed_file_still_fails(
     part: str, exported: Path, capsys: pytest.CaptureFixture[str], logging_level: None
 ) -> None:
     """The tensor that carries a ReLU's name has another scale in its fifth channel, or a ReLU another zero point."""
-    from qexport.backends.litert_file import load_file, save_file
+    from qexport.backends.tflite.file import load_file, save_file
 
     original = exported.read_bytes()
     model = load_file(exported)

@@ -11,7 +11,8 @@ import torch
 from conftest import demo_checkpoint, demo_image
 from hard_numbers import layers
 
-from qexport.backends import Backend, find_backend
+from qexport.backends.protocol import Backend
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import TensorQuant
@@ -73,7 +74,7 @@ def test_onnx_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) ->
 
 def test_onnx_runtime_makes_floats_of_them_when_it_loads(demo_program: Program, tmp_path: Path) -> None:
     """Otherwise it would do so for every image, and could not choose its fastest kernels."""
-    from qexport.backends.onnx import session
+    from qexport.programs.onnx.session import session
 
     _, path = written("onnx", demo_program, tmp_path)
     session(path, 1, tmp_path / "optimised.onnx")
@@ -85,7 +86,7 @@ def test_onnx_runtime_makes_floats_of_them_when_it_loads(demo_program: Program, 
 def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) -> None:
     import openvino
 
-    from qexport.backends.openvino import behind_split
+    from qexport.backends.openvino.backend import behind_split
 
     _, path = written("openvino", demo_program, tmp_path)
     model = openvino.Core().read_model(path / "model.xml")

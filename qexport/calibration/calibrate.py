@@ -17,7 +17,7 @@ from qexport.calibration.statistics import Statistics, merge, unit_interval
 from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
-from qexport.programs.float_graph import FileGraph
+from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program, Value, copied, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
-from qexport.files import write_whole
+from qexport.system.files import write_whole
 
 SCHEMA = 1
 SCALARS = ("minimum", "maximum", "limit")

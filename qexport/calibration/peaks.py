@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from qexport.programs.float_graph import FileGraph
+from qexport.programs.graph import FileGraph
 from qexport.programs.program import MOVES_DATA, Program
 
 

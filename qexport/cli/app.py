@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import errno
-import os
 import shlex
-import shutil
 import sys
-import tempfile
-import textwrap
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,14 +14,13 @@ import typer
 from rich.console import Console
 
 from qexport import __version__
+from qexport.cli.console import SETTINGS, UnexpectedError, unexpected, fail, library_output
 from qexport.cli.report import report_command
-from qexport.errors import GateError, InputError, QexportError
-from qexport.scratch import scratch_folder
+from qexport.errors import GateError, QexportError
 from qexport.targets import TARGETS
-from qexport.temporary import temporary_files
 
 if TYPE_CHECKING:
-    from qexport.job import ExportJob
+    from qexport.job.options import ExportJob
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
@@ -39,8 +32,6 @@ EPILOG = (
     "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
@@ -148,7 +139,7 @@ def export_command(
         print(__version__)
         return 0
     given = dict(locals(), format=format_)
-    from qexport.job import FIELDS, make_job
+    from qexport.job.options import FIELDS, make_job
 
     return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
 
@@ -161,7 +152,7 @@ def demo(
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
 ) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
-    from qexport.demo import demo_job
+    from qexport.cli.demo import demo_job
 
     return _run(demo_job(out, task), quiet, json_)
 
@@ -169,7 +160,7 @@ def demo(
 @verbs_app.command()
 def formats() -> None:
     """List the formats, their precisions, and whether this installation can write them."""
-    from qexport.backends import available_formats, find_backend
+    from qexport.backends.registry import available_formats, find_backend
     from qexport.errors import MissingExtraError
 
     for name in available_formats():
@@ -181,10 +172,10 @@ def formats() -> None:
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
-    from qexport.checkpoints.offline import quiet_libraries
     from qexport.cli.progress import shown_progress
-    from qexport.data.inputs import check_paths
-    from qexport.lowering.second_process import formats_apart, second_process
+    from qexport.compat.quiet import quiet_libraries
+    from qexport.data.selection import check_paths
+    from qexport.execution.worker import formats_apart, second_process
 
     quiet_libraries()
     check_paths(job)
@@ -194,7 +185,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
         shown_progress(terminal, quiet or as_json) as progress,
         beside as ask,
     ):
-        from qexport.export import export
+        from qexport.pipeline import export
 
         report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
     from qexport.cli.terminal import print_report
@@ -215,56 +206,6 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     lost = *(each.exit_code for each in report.failures), *(each.exit_code for each in report.unmeasured)
     codes = (*lost, *([GateError.exit_code] if broken else []))
     return next(iter(codes), 0)
-
-
-@contextmanager
-def captured_stderr() -> Iterator[tuple[Console, Path]]:
-    """Send what libraries write to stderr to a file for the time of the block, warnings of compiled code included.
-
-    Yields:
-        A console on the real stderr, and the file.
-    """
-    sys.stderr.flush()
-    real = os.dup(2)
-    with scratch_folder() as folder:
-        log = folder / "stderr.log"
-        with open(real, "w", encoding="utf-8") as terminal, log.open("wb") as sink:
-            os.dup2(sink.fileno(), 2)
-            try:
-                yield Console(file=terminal), log
-            finally:
-                sys.stderr.flush()
-                os.dup2(real, 2)
-
-
-@contextmanager
-def library_output(folder: Path = Path()) -> Iterator[Console]:
-    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise.
-
-    Args:
-        folder: for temporary files where the usual one cannot be written.
-    """
-    with temporary_files(folder), captured_stderr() as (terminal, log):
-        try:
-            yield terminal
-        except QexportError:
-            raise
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
-            place = error.filename or tempfile.gettempdir()
-            raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
-        except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
-            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
-
-
-class UnexpectedError(Exception):
-    """A fault of ours, with what libraries had to say before it."""
-
-    def __init__(self, error: Exception, output: str) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.output = output
 
 
 verbs_app.command("report")(report_command)
@@ -290,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return fail("out of memory: use a smaller --imgsz or --batch", 1)
     except UnexpectedError as fault:
-        return _unexpected(fault.error, fault.output)
+        return unexpected(fault.error, fault.output)
     except Exception as error:
-        return _unexpected(error, "")
+        return unexpected(error, "")
 
 
 def _mistyped(word: str) -> str | None:
@@ -317,33 +258,3 @@ def join_sizes(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def fail(line: str, code: int) -> int:
-    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
-    with suppress(OSError):  # nobody reads it: this line is for stderr
-        sys.stdout.flush()
-    line = f"qexport: error: {line}"
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    print(line, file=sys.stderr)
-    return code
-
-
-def _unexpected(error: Exception, output: str) -> int:
-    """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
-    first = next(iter(str(error).splitlines()), "")
-    return fail(f"unexpected {type(error).__name__}: {first[:200]} ({_kept(error, output)})", 1)
-
-
-def _kept(error: Exception, output: str) -> str:
-    """Write what a report of a fault needs, in the working folder if there is no other; say where it is."""
-    for folder in (None, "."):
-        with suppress(OSError):
-            number, name = tempfile.mkstemp(prefix="qexport-", suffix=".log", dir=folder)
-            with open(number, "w", encoding="utf-8") as log:
-                traceback.print_exception(error, file=log)
-                log.write(output)
-            return f"report it with {name}"
-    return "no log of it: no folder for temporary files can be written"

@@ -18,7 +18,7 @@ def report_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Render a report.json as a page: one HTML file that needs no network."""
-    from qexport.checkpoints.offline import quiet_libraries
+    from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
     from qexport.reporting.page import write_page

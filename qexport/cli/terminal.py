@@ -13,13 +13,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from qexport.lowering.cpu import ANY
-from qexport.lowering.device_fit import DeviceFit
+from qexport.backends.device_fit import DeviceFit
 from qexport.reporting.honesty import caveats, collected
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.reporting.provenance import scored_images, stand_in, verified
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
+from qexport.system.machine import ANY
 from qexport.verification.output_fidelity import OutputFidelity
 
 NOTHING = "–"

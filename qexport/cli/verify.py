@@ -12,12 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from qexport.cli.app import SETTINGS, fail, library_output
+from qexport.cli.console import SETTINGS, fail, library_output
 from qexport.errors import InputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from qexport.reporting.difference import Row
-    from qexport.verification.recheck import Check
+    from qexport.inspection.difference import Row
+    from qexport.inspection.recheck import Check
 
 RUNTIMES = ("tensorflow",)
 DIFFERENT = 1
@@ -43,7 +43,7 @@ def verify(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> int:
     """Check that a file still does what its report says: hash, plan, coverage, outputs on the stored samples, mAP."""
-    from qexport.checkpoints.offline import quiet_libraries
+    from qexport.compat.quiet import quiet_libraries
 
     if runtime is not None and runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
@@ -61,17 +61,17 @@ def verify(
 def _recheck(file: Path, report: Path | None, data: str | None, threads: int) -> list[Check]:
     if not file.exists():
         raise InputError(f"{file} does not exist", "give an artifact that qexport wrote")
-    from qexport.run_folder import report_beside
+    from qexport.inspection.run_folder import report_beside
 
     saved = report or report_beside(file)
     if not saved.exists():
         raise InputError(f"there is no report at {saved}", "give --report")
-    from qexport.reporting.saved_report import read_report
+    from qexport.reporting.load import read_report
 
     content = read_report(saved).content
-    from qexport.checkpoints.torchvision_repair import repair
+    from qexport.compat.torchvision import repair
     from qexport.data.resolve import resolve_data
-    from qexport.verification.recheck import recheck
+    from qexport.inspection.recheck import recheck
 
     repair()
     return list(recheck(file, content, resolve_data(data) if data else None, threads))
@@ -96,7 +96,7 @@ def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool
     with library_output():
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data
-        from qexport.verification.cross_check import cross_check
+        from qexport.inspection.cross_check import cross_check
 
         found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
     if as_json:
@@ -126,14 +126,14 @@ def diff(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> int:
     """Compare two artifacts or two reports: sizes, scales, precision of layers, outputs, accuracy."""
-    from qexport.checkpoints.offline import quiet_libraries
+    from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
     with library_output():
-        from qexport.checkpoints.torchvision_repair import repair
+        from qexport.compat.torchvision import repair
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data
-        from qexport.reporting.difference import are_equal, difference
+        from qexport.inspection.difference import are_equal, difference
 
         repair()
         chosen = image_list(resolve_data(data), "val")[:images] if data else ()

@@ -364,3 +364,13 @@ def _digest(image: Path) -> bytes:
 
 def _unreadable(image: Path, error: OSError) -> InputError:
     return InputError(f"image {image} cannot be read ({error.strerror})", "restore or remove it")
+
+
+def label_path(image: Path, folder: str = "labels") -> Path:
+    """Where Ultralytics looks for an image's labels: the last `images` folder in its path becomes `labels`.
+
+    With a key `labels:` in its YAML, which is ours, images can have labels for several tasks in other folders.
+    """
+    head, found, tail = str(image.absolute()).rpartition(f"{os.sep}images{os.sep}")
+    place = f"{head}{os.sep}{folder}{os.sep}{tail}" if found else str(image)
+    return Path(place).with_suffix(".txt")

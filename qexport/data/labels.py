@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexport.data.evaluation_set import label_path
+from qexport.data.dataset import label_path
 
 BOX, LEAST_POLYGON = 5, 7
 """Columns of a line with a class and a box, a polygon of three points."""

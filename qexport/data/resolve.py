@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from qexport.checkpoints.offline import quiet_ultralytics
+from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
 
@@ -84,7 +84,7 @@ def resolve_data(name: str) -> Dataset:
 def is_reachable(host: str, port: int = 443, seconds: float = _CONNECT_SECONDS) -> bool:
     """Whether a connection to `host`, or to the proxy in front of it, opens within about `seconds`.
 
-    YOLO_OFFLINE is not asked: qexport.checkpoints.offline sets it, and Ultralytics too downloads in spite of it.
+    YOLO_OFFLINE is not asked: qexport.compat.quiet sets it, and Ultralytics too downloads in spite of it.
     """
     proxy = "" if proxy_bypass(host) else getproxies().get("https", "")
     if proxy:

@@ -1,1 +1,1 @@
-"""From program and plan to files, whatever the runtime: simulation, tags, metadata, the second process."""
+"""From program and plan to files, whatever the runtime: metadata, ONNX graphs, what is read back."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import Runner
+from qexport.backends.protocol import Runner
 
 WARM_UP = 1
 """Rounds that are not timed."""

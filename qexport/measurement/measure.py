@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import LowersFloats, Runner
+from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
-from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
-from qexport.data.inputs import RunImages
-from qexport.job import ExportJob
-from qexport.lowering.lower import Written
+from qexport.data.selection import RunImages
+from qexport.job.options import ExportJob
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
+from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
+from qexport.programs.sample_inputs import sample_inputs
 from qexport.verification.output_fidelity import OutputFidelity, compare_outputs
-from qexport.verification.verify import sample_inputs
+from qexport.verification.result import Written
 
 MOST_COMPARED = 128
 """Runs that outputs are compared on."""

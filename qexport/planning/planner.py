@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from qexport.calibration.statistics import Statistics, merge
 from qexport.errors import InputError
 from qexport.planning.half_range import peaks_of, unfit_for_half
+from qexport.planning.mixing import mixing_values, torn_values
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.ranges import (
@@ -27,7 +28,6 @@ from qexport.planning.ranges import (
 from qexport.planning.weights import weight_tensors
 from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
-from qexport.programs.tail import mixing_values, torn_values
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"

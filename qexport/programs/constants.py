@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from qexport.programs.float_graph import FileGraph
+from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program
 
 ARITHMETIC = frozenset({"mul", "add", "sub", "div"})

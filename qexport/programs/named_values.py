@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from qexport.errors import UsageError
-from qexport.programs.float_graph import FileGraph
+from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program, Value
 
 

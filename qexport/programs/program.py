@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.data.input_form import UNIT, InputForm
-from qexport.decode.layout import MAX_DETECTIONS, HeadLayout
+from qexport.detections.layout import MAX_DETECTIONS, HeadLayout
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
@@ -89,7 +89,7 @@ class Program:
         fingerprint: SHA-256 over structure and weights.
         dynamic: any number of images can be run at once.
         form: what the network wants its pixels to be.
-        guessed: where the body ends was found by `qexport.programs.tail`, not known from the head.
+        guessed: where the body ends was found by `qexport.programs.boundary`, not known from the head.
         class_count: how many classes there are, where the raw scores do not say so.
         rows: how many detections there are in an image at most, 0 where nobody says.
     """

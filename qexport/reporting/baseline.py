@@ -27,8 +27,8 @@ from qexport.errors import InputError
 from qexport.reporting.gate import SHARE, Entry, Outcome, Shown, file_name, interval_of, judgement, with_caveats, within
 
 if TYPE_CHECKING:
-    from qexport.job import ExportJob
-    from qexport.reporting.saved_report import SavedReport
+    from qexport.job.options import ExportJob
+    from qexport.reporting.load import SavedReport
 
 MAP_NOISE = 0.02
 """Share of mAP, and of retention, that a hundred images leave open where there is no interval."""

@@ -15,7 +15,7 @@ from qexport.reporting.honesty import caveats
 from qexport.reporting.provenance import on_stand_in
 
 if TYPE_CHECKING:
-    from qexport.job import ExportJob
+    from qexport.job.options import ExportJob
 
 Entry = Mapping[str, Any]
 """One artifact of report.json."""
@@ -261,7 +261,7 @@ def check_measured(job: ExportJob) -> None:
 
 
 def _check_timed(rule: Rule, job: ExportJob) -> None:
-    from qexport.backends import find_class
+    from qexport.backends.registry import find_class
 
     if not job.times:
         option = "--no-latency" if job.no_latency else f"--target {job.target}"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qexport.errors import InputError
-from qexport.files import write_text
-from qexport.job import ExportJob
+from qexport.job.options import ExportJob
 from qexport.reporting.junit import to_junit
 from qexport.reporting.summary import to_markdown
+from qexport.system.files import write_text
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from qexport import __version__
+from qexport.backends.artifact import manifest_path
+from qexport.backends.device_fit import DeviceFit
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.checkpoints.source import Source
 from qexport.data.dataset import fingerprint
-from qexport.data.inputs import RunImages
+from qexport.data.selection import RunImages
 from qexport.errors import QexportError
-from qexport.files import write_text
-from qexport.job import ExportJob
-from qexport.lowering.cpu import cpu_kind
-from qexport.lowering.device_fit import DeviceFit
-from qexport.lowering.lower import Written, float_counterparts
-from qexport.measurement.accuracy import SCORING, Accuracy
+from qexport.job.options import ExportJob
+from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
-from qexport.measurement.evidence import Evidence, accuracy_entry
-from qexport.measurement.gallery import Picture
-from qexport.measurement.histograms import Histogram
+from qexport.measurement.evidence.gallery import Picture
+from qexport.measurement.evidence.gather import Evidence, accuracy_entry
+from qexport.measurement.evidence.histograms import Histogram
+from qexport.measurement.evidence.layers import Layer
 from qexport.measurement.latency import Latency
-from qexport.measurement.layers import Layer
 from qexport.measurement.measure import Figures
+from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.reporting.gate import Gate
 from qexport.reporting.runtime_facts import by_default_entry, by_default_speedup, latency_entry, runtime_warnings
@@ -44,23 +39,14 @@ from qexport.reporting.warnings import (
     reference_warnings,
     run_warnings,
 )
-from qexport.verification.manifest import manifest_path
+from qexport.system.files import write_text
+from qexport.system.machine import cpu_kind, environment
+from qexport.tasks import SCORING
 from qexport.verification.output_fidelity import OutputFidelity
+from qexport.verification.result import Written, float_counterparts
 from qexport.verification.verify import Verification
 
 SCHEMA = 2
-PACKAGES = (
-    "torch",
-    "ultralytics",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tflite-micro",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -148,35 +134,6 @@ class Report:
     environment: dict[str, Any] = field(default_factory=lambda: environment())
     schema: int = SCHEMA
     qexport: str = __version__
-
-
-def environment() -> dict[str, Any]:
-    """Machine and package versions that the figures were measured with."""
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": processor_name(),
-        "cpu_kind": cpu_kind(),
-        "cores": os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def processor_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def to_json(report: Report) -> str:

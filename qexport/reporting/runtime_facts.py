@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qexport.lowering.lower import Written
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
+from qexport.verification.result import Written
 
 
 def listed_arithmetic(shares: Mapping[str, float]) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from qexport.backends.device_fit import DeviceFit
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.classes import class_numbers
-from qexport.data.data_check import mismatch
 from qexport.data.dataset import Dataset
-from qexport.data.inputs import RunImages
-from qexport.job import ExportJob
-from qexport.lowering.cpu import ANY, cpu_kind
-from qexport.lowering.device_fit import DeviceFit
+from qexport.data.selection import RunImages
+from qexport.job.options import ExportJob
 from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.dataset_check import mismatch
 from qexport.measurement.latency import Latency
+from qexport.system.machine import ANY, cpu_kind
 from qexport.targets import TARGETS
 
 FEW_IMAGES = 50

@@ -1,1 +1,1 @@
-"""Does the file hold its plan, does the runtime compute it, and is the file still what was verified?"""
+"""Does the file hold its plan, and does the runtime compute it?"""

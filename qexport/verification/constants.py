@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import StoredGraph, StoredTensor
 from qexport.errors import VerificationError
+from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import WEIGHT_AXIS, bias_array, weight_array
 from qexport.programs.program import Program, Value

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from qexport.backends import Runner
+from qexport.backends.protocol import Runner
 from qexport.errors import VerificationError
 from qexport.programs.program import Program, every_output
 

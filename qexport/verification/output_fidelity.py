@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import Runner
-from qexport.programs.float_graph import FileGraph
+from qexport.backends.protocol import Runner
+from qexport.detections.columns import Array, columns_of
+from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program
-
-Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,6 @@ class Comparison:
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def columns_of(output: Array) -> Array:
-    """(rows, columns): of (n, c) and (n, c, h, w) the columns are c, of (n, a, b) the shorter one."""
-    if output.ndim < 2:
-        return output.reshape(-1, 1)
-    axis = 1 if output.ndim != 3 or output.shape[1] < output.shape[2] else 2
-    return np.moveaxis(output, axis, -1).reshape(-1, output.shape[axis])
 
 
 def comparisons(program: Program) -> list[Comparison]:

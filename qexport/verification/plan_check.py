@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends import StoredGraph, StoredTensor
+from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import Program

@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexport.backends import Runner, StoredGraph
-from qexport.decode import HeadLayout
+from qexport.backends.protocol import Runner
+from qexport.detections.agreement import MIN_AGREEMENT, Agreement, compare, compare_anchors, faults, findings, remark
+from qexport.detections.decode import HeadLayout
 from qexport.errors import VerificationError
-from qexport.lowering.simulate import simulated
+from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import weight_array
-from qexport.programs.float_graph import FileGraph, FloatGraph
+from qexport.programs.graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
-from qexport.verification.agreement import (
-    MIN_AGREEMENT,
-    Agreement,
-    compare,
-    compare_anchors,
-    faults,
-    findings,
-    remark,
-)
+from qexport.simulation.rewrite import simulated
 from qexport.verification.constants import check_biases
 from qexport.verification.output_fidelity import comparisons
 from qexport.verification.plan_check import compare_plan, weight_names
@@ -270,19 +261,3 @@ def check_prototypes(expected: Tensor, actual: Tensor) -> None:
             f"the prototypes of masks are {cosine:.2f} like the program's, {MIN_COSINE} is the least",
             SOMETHING_ELSE,
         )
-
-
-def sample_inputs(paths: Sequence[Path], program: Program, count: int = 4) -> list[NDArray[np.float32]]:
-    """Read up to `count` batches of different images, each of the program's shape; a short last one is filled up."""
-    batches = sample_pixels(paths, program, count)
-    return [np.stack([program.form.applied(image) for image in batch]) for batch in batches]
-
-
-def sample_pixels(paths: Sequence[Path], program: Program, count: int) -> list[NDArray[np.float32]]:
-    """The same before the network's own form of pixels: (n, channels, height, width) in 0..1, colours RGB."""
-    from qexport.data.images import stream
-
-    read = stream(paths, program.imgsz, lambda *_: None, *program.given)
-    pixels = [image for _, image in islice(read, count * program.batch)]
-    batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
-    return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qexport.files import write_text
-from qexport.reporting.saved_report import read_report
+from qexport.reporting.load import read_report
+from qexport.system.files import write_text
 
 
 def write_page(source: Path, path: Path) -> None:

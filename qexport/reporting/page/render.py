@@ -21,7 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The page, one HTML document that loads nothing.
 
     Args:
-        report: a parsed report.json, see `qexport.reporting.saved_report.read_report`.
+        report: a parsed report.json, see `qexport.reporting.load.read_report`.
     """
     entries = content.entries_of(report)
     asked = content.asked_of(entries)

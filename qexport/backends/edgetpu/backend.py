@@ -1,0 +1,90 @@
+"""Coral Edge TPU: an integer-only `.tflite` file, checked against the compiler's limits and compiled."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qexport.backends.device_fit import DeviceFit, Lacking
+from qexport.backends.protocol import EngineOptions
+from qexport.backends.tflite.backend import TFLiteBackend
+from qexport.backends.tflite.file import append_metadata, flatbuffer_of
+from qexport.errors import EngineNotBuiltError
+from qexport.planning.profile import TFLITE_INTEGER, RuntimeProfile
+from qexport.system.files import write_text, write_whole
+from qexport.system.machine import ANY
+
+COMPILER = "edgetpu_compiler"
+MOST_SECONDS = 600
+
+
+class EdgeTPUBackend(TFLiteBackend):
+    """Writes integer-only files, and compiles them with `edgetpu_compiler` where that is installed."""
+
+    name = "edgetpu"
+    runtime = "LiteRT interpreter on the CPU, in place of the Edge TPU"
+    engine_suffix = "_edgetpu.tflite"
+    engine_runtime = ""
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8-full": {ANY: TFLITE_INTEGER}}
+    precisions = frozenset({"int8-full"})
+    apart = False
+    timed = False
+
+    def fit(self, path: Path) -> DeviceFit:
+        """Check every operator against the compiler's documented limits."""
+        from qexport.backends.edgetpu.operators import SOURCE, why_not
+        from qexport.backends.tflite.operators import read_graph
+
+        operators = read_graph(path).operators
+        reasons = [(operator.kind, why_not(operator)) for operator in operators]
+        found = Counter((kind, reason) for kind, reason in reasons if reason)
+        first = next((number for number, (_, reason) in enumerate(reasons) if reason), len(reasons))
+        lacking = tuple(Lacking(kind, count, reason) for (kind, reason), count in found.items())
+        return DeviceFit("Edge TPU", len(operators), lacking, in_front=first, source=SOURCE)
+
+    def write_script(self, folder: Path) -> None:
+        """Nothing: the compiler is one command."""
+
+    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
+        """Compile the file, with Ultralytics' metadata behind the result and the compiler's log beside it.
+
+        Raises:
+            EngineNotBuiltError: the compiler is not installed, or refused the file.
+        """
+        compiler = shutil.which(COMPILER)
+        if compiler is None:
+            raise EngineNotBuiltError(
+                f"{graph.name} is ready but not compiled: {COMPILER} is not installed here",
+                f"run {COMPILER} {graph.name} where it is, or give --no-build",
+            )
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            made, log = _compiled(compiler, graph, Path(scratch))
+            append_metadata(made, dict(metadata, precision="int8-full"))
+            # What the compiler says it has mapped is more than its documentation can tell.
+            write_text(path.with_suffix(".log"), log)
+            with write_whole(path) as temporary:
+                shutil.copyfile(made, temporary)
+
+
+def _compiled(compiler: str, graph: Path, folder: Path) -> tuple[Path, str]:
+    """Run the compiler on the bare flatbuffer; return the file that it wrote, and what it said."""
+    bare = folder / graph.name
+    bare.write_bytes(flatbuffer_of(graph))
+    words = [compiler, "--show_operations", "--out_dir", str(folder), str(bare)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineNotBuiltError(f"{COMPILER} did not finish on {graph.name}: {error}", "run it by hand") from error
+    made = folder / f"{graph.stem}_edgetpu.tflite"
+    if done.returncode or not made.is_file():
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise EngineNotBuiltError(
+            f"{COMPILER} refused {graph.name}: {lines[-1] if lines else f'exit code {done.returncode}'}",
+            "run it by hand to see its log",
+        )
+    return made, done.stdout

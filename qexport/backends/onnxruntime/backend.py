@@ -1,0 +1,126 @@
+"""ONNX for ONNX Runtime's CPU kernels: Q/DQ pairs around the whole chain, checked in the optimised graph."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexport.backends.protocol import LowerOptions
+from qexport.lowering.onnx.write import write_onnx
+from qexport.lowering.stored import StoredGraph
+from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, careful
+from qexport.programs.onnx.session import OPSET, PACKAGES, OnnxRunner, check_packages, session
+from qexport.system.machine import ANY, AVX2
+
+if TYPE_CHECKING:
+    import onnx
+
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.program import Program
+
+FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+_INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
+
+
+class OnnxBackend:
+    """Writes `.onnx` files that ONNX Runtime and Ultralytics load."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    runtime = "ONNX Runtime, CPU execution provider"
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}}
+    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
+    dynamic = True
+    apart = False
+    timed = True
+    from_onnx = True
+    half_scope = "arithmetic"
+
+    def __init__(self) -> None:
+        check_packages(self.name, PACKAGES)
+
+    def lower(
+        self,
+        program: Program,
+        plan: QuantPlan | None,
+        metadata: Mapping[str, Any],
+        path: Path,
+        options: LowerOptions = LowerOptions(),
+    ) -> None:
+        """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
+        from qexport.lowering.onnx.upsample import upsample_by_copies
+
+        opset, lowest = options.opset or OPSET, options.opset is None
+        half = metadata.get("precision") == "fp16"
+        write_onnx(program, plan, metadata, path, opset, half, upsample_by_copies, lowest, options.float32)
+
+    def float_weights(self, program: Program) -> dict[str, str]:
+        """None: every layer can have INT8 weights."""
+        return {}
+
+    def read(self, path: Path) -> StoredGraph:
+        """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
+        import onnx
+        import onnx_ir as ir
+
+        from qexport.lowering.onnx.needs import needs_of
+        from qexport.lowering.onnx.read import read_onnx
+
+        proto = onnx.load(path)
+        content = read_onnx(ir.serde.deserialize_model(proto))
+        return StoredGraph(
+            content.tensors,
+            sum(content.macs[name] for name in content.integer),
+            sum(content.macs.values()),
+            content.operators,
+            complete=True,
+            arithmetic=executed_macs(path, content.macs),
+            needs=needs_of(proto),
+            biases=content.biases,
+        )
+
+    def runner(self, path: Path, threads: int) -> OnnxRunner:
+        """Load the file into ONNX Runtime."""
+        return OnnxRunner(path, threads)
+
+    def validation(self) -> AbstractContextManager[None]:
+        """Nothing special."""
+        return nullcontext()
+
+
+def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:
+    """Type of arithmetic → multiply-accumulates, from the graph that ONNX Runtime makes of a file on this machine.
+
+    Floats are FP32 on x86 whatever the file stores: casts stand around kernels that have no FP16. On ARM the products
+    of FP32 matrices could be BF16, but `mlas.enable_gemm_fastmath_arm64_bfloat16` is off unless someone sets it.
+
+    Args:
+        macs: of each layer, by the name of its value.
+    """
+    nodes, half = optimised(path)
+    integer = integer_kernels(nodes)
+    done = sum(count for name, count in macs.items() if name in integer)
+    return {kind: n for kind, n in {"INT8": done, "FP16" if half else "FP32": sum(macs.values()) - done}.items() if n}
+
+
+def integer_kernels(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """Names of the values that integer kernels of an optimised graph compute."""
+    names = (_INTEGER_KERNEL.match(node.name) for node in nodes if node.op_type.startswith(("QLinear", "QGemm")))
+    return frozenset(match["value"] for match in names if match)
+
+
+def optimised(path: Path) -> tuple[list[onnx.NodeProto], bool]:
+    """The nodes that a session really runs, and whether most of its float layers multiply FP16."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        saved = Path(scratch) / "optimised.onnx"
+        session(path, 1, saved)
+        graph = onnx.load(saved, load_external_data=False).graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    layers = [node for node in graph.node if node.op_type in FLOAT_KERNELS and len(node.input) > 1]
+    return list(graph.node), 2 * sum(node.input[1] in halves for node in layers) > len(layers)

@@ -1,0 +1,111 @@
+"""Integer-only `.tflite` files: integers in, the raw outputs of each level out, no float tensor between.
+
+Pixels go in as (batch, height, width, 3), as microcontrollers and accelerators take them. Boxes, class logits and what
+else a head says of each level come out with a scale of their own, channels last; `qexport.decode` makes detections of
+them. A classifier's logits are its one output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule, Node
+
+from qexport.detections.decode import decoded, dequantised, layout_of
+from qexport.programs.program import INPUT, Program
+
+aten = torch.ops.aten
+
+
+def raw_program(graph: GraphModule, program: Program) -> GraphModule:
+    """End a copy of the program's graph at its raw outputs, and let channels come last at both ends."""
+    nodes = {node.name: node for node in graph.graph.nodes}
+    images = nodes[INPUT]
+    readers = list(images.users)
+    with graph.graph.inserting_after(images):
+        channels_first = graph.graph.call_function(aten.permute.default, (images, [0, 3, 1, 2]))
+    for reader in readers:
+        reader.replace_input_with(images, channels_first)
+    output = graph.graph.output_node()
+    with graph.graph.inserting_before(output):
+        raw = [_channels_last(graph, nodes[name]) for name in program.raw_outputs]
+    output.args = (tuple(raw),)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def _channels_last(graph: GraphModule, node: Node) -> Node:
+    """A feature map with its channels last; logits of a classifier as they are."""
+    if node.meta["val"].ndim < 4:
+        return node
+    return graph.graph.call_function(aten.permute.default, (node, [0, 2, 3, 1]))
+
+
+class IntegerRunner:
+    """An integer-only file in an interpreter, its raw outputs decoded in float."""
+
+    def __init__(self, interpreter: Any, metadata: Mapping[str, Any]) -> None:
+        self._interpreter = interpreter
+        self._input = self._interpreter.get_input_details()[0]
+        self._outputs: Sequence[Any] = self._interpreter.get_output_details()
+        self._layout = layout_of(metadata)
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels."""
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The same with every output: prototypes of masks are the second, (n, k, height, width)."""
+        self._interpreter.set_tensor(self._input["index"], as_integers(batch.transpose(0, 2, 3, 1), self._input))
+        self._interpreter.invoke()
+        raw = [
+            dequantised(self._interpreter.get_tensor(output["index"]), *output["quantization"])
+            for output in self._outputs
+        ]
+        found = decoded(raw, self._layout)
+        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.further == "coefficients" else [found]
+
+
+def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:
+    """Quantise what goes into an interpreter; `details` are its input's."""
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    integers: NDArray[np.integer] = np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(
+        details["dtype"]
+    )
+    return integers
+
+
+@contextlib.contextmanager
+def validated_through_decode() -> Iterator[None]:
+    """Let Ultralytics' validator run integer-only files, which it cannot decode, through `IntegerRunner`."""
+    from ultralytics.nn.backends.litert import LiteRTBackend
+
+    load, forward = LiteRTBackend.load_model, LiteRTBackend.forward
+
+    def load_model(self: Any, weight: str | Path) -> None:
+        load(self, weight)
+        metadata = self.read_metadata(weight)
+        self.raw = IntegerRunner(self.interpreter, metadata) if "raw_outputs" in metadata else None
+
+    def decoded_forward(self: Any, im: torch.Tensor) -> list[NDArray[np.float32]]:
+        if self.raw is None:
+            original: list[NDArray[np.float32]] = forward(self, im)
+            return original
+        found: list[NDArray[np.float32]] = self.raw.outputs(im.cpu().numpy())
+        return found
+
+    vars_of: Any = LiteRTBackend
+    vars_of.load_model, vars_of.forward = load_model, decoded_forward
+    try:
+        yield
+    finally:
+        vars_of.load_model, vars_of.forward = load, forward

@@ -1,0 +1,47 @@
+"""A `.tflite` file as a C++ array, for firmware that has no file system."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qexport.backends.tflite.file import flatbuffer_of
+from qexport.backends.tflite_micro.arena import ALIGNMENT
+from qexport.system.files import write_text
+
+ROW = 16
+
+
+def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mapping[str, int]) -> tuple[Path, Path]:
+    """Write a file's flatbuffer, without the metadata behind it, as a source file and its header; return both.
+
+    Args:
+        path: what they are named after.
+        operators: kinds that the file uses, for the resolver.
+        memory: bytes that it needs, by what for.
+    """
+    content = np.frombuffer(flatbuffer_of(file), dtype=np.uint8)
+    name = identifier(path.stem)
+    source, header = path.with_suffix(".cc"), path.with_suffix(".h")
+    lines = [
+        f"// {path.name} for TensorFlow Lite Micro, by qexport.",
+        *(f"// {what}: {size} bytes" for what, size in memory.items()),
+        f"// Operators for the resolver: {', '.join(operators)}",
+        "#pragma once",
+        f"constexpr unsigned int {name}_size = {len(content)};",
+        f"extern const unsigned char {name}[{name}_size];",
+    ]
+    rows = (",".join(map(str, content[start : start + ROW])) for start in range(0, len(content), ROW))
+    start = f'#include "{header.name}"\n\nalignas({ALIGNMENT}) const unsigned char {name}[{name}_size] = {{\n'
+    write_text(source, start + ",\n".join(rows) + "\n};\n")
+    write_text(header, "\n".join(lines) + "\n")
+    return source, header
+
+
+def identifier(stem: str) -> str:
+    """A C++ name for a file's stem."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return f"model_{name}" if name[:1].isdigit() else name

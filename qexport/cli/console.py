@@ -1,0 +1,113 @@
+"""The console: standard error of libraries, and how a run that failed is told of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from qexport.errors import InputError, QexportError
+from qexport.system.scratch import scratch_folder
+from qexport.system.temporary import temporary_files
+
+if TYPE_CHECKING:
+    pass
+import errno
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@contextmanager
+def captured_stderr() -> Iterator[tuple[Console, Path]]:
+    """Send what libraries write to stderr to a file for the time of the block, warnings of compiled code included.
+
+    Yields:
+        A console on the real stderr, and the file.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    with scratch_folder() as folder:
+        log = folder / "stderr.log"
+        with open(real, "w", encoding="utf-8") as terminal, log.open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+            try:
+                yield Console(file=terminal), log
+            finally:
+                sys.stderr.flush()
+                os.dup2(real, 2)
+
+
+@contextmanager
+def library_output(folder: Path = Path()) -> Iterator[Console]:
+    """Keep what libraries write to stderr for the report of a fault, and from the terminal otherwise.
+
+    Args:
+        folder: for temporary files where the usual one cannot be written.
+    """
+    with temporary_files(folder), captured_stderr() as (terminal, log):
+        try:
+            yield terminal
+        except QexportError:
+            raise
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+            place = error.filename or tempfile.gettempdir()
+            raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
+        except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
+            raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
+
+
+class UnexpectedError(Exception):
+    """A fault of ours, with what libraries had to say before it."""
+
+    def __init__(self, error: Exception, output: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.output = output
+
+
+def fail(line: str, code: int) -> int:
+    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
+    with suppress(OSError):  # nobody reads it: this line is for stderr
+        sys.stdout.flush()
+    line = f"qexport: error: {line}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
+    return code
+
+
+def unexpected(error: Exception, output: str) -> int:
+    """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
+    first = next(iter(str(error).splitlines()), "")
+    return fail(f"unexpected {type(error).__name__}: {first[:200]} ({_kept(error, output)})", 1)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _kept(error: Exception, output: str) -> str:
+    """Write what a report of a fault needs, in the working folder if there is no other; say where it is."""
+    for folder in (None, "."):
+        with suppress(OSError):
+            number, name = tempfile.mkstemp(prefix="qexport-", suffix=".log", dir=folder)
+            with open(number, "w", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+                log.write(output)
+            return f"report it with {name}"
+    return "no log of it: no folder for temporary files can be written"

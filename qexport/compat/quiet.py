@@ -1,0 +1,73 @@
+"""Keep libraries from downloading, installing and chatting behind the user's back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from qexport.system.scratch import folder_until_exit
+
+OFFLINE = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+"""Ultralytics: no automatic installs, no telemetry, no log lines."""
+FOLDERS = {
+    "MPLCONFIGDIR": (".cache/matplotlib", ".config/matplotlib", ".matplotlib"),
+    "KERAS_HOME": (".keras",),
+}
+"""Variable → where matplotlib and Keras keep what they write on import, below the home folder."""
+
+
+def quiet_ultralytics() -> None:
+    """Set Ultralytics' switches for this process; call it before anything imports `ultralytics`.
+
+    A download that the user asked for by a bare name goes through `qexport.data.resolve`, which is the only place
+    that may use the network. Settings that the user has are read; where there are none, none are left behind.
+    """
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+    if "ultralytics" not in sys.modules and not _ultralytics_settings().is_file():
+        _scratch("YOLO_CONFIG_DIR")
+    logging.getLogger("ultralytics").setLevel(logging.ERROR)
+
+
+def quiet_libraries() -> None:
+    """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread.
+
+    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (ARCHITECTURE.md). Whole
+    images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
+    program's own settings hold.
+    """
+    quiet_ultralytics()
+    _scratch(*(name for name, own in FOLDERS.items() if not any((Path.home() / each).exists() for each in own)))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def _ultralytics_settings() -> Path:
+    """Where Ultralytics looks for settings when no variable says so."""
+    if sys.platform == "darwin":
+        place = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        place = Path.home() / "AppData" / "Roaming"
+    else:
+        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return place / "Ultralytics" / "settings.json"
+
+
+def _scratch(*variables: str) -> None:
+    """Point variables that nobody has set to folders that go with this process; those it starts use them, too."""
+    missing = [name for name in variables if name not in os.environ]
+    if not missing:
+        return
+    try:
+        place = folder_until_exit("qexport-home-")
+    except OSError:  # no temporary folder: libraries do as they always do
+        return
+    for name in missing:
+        os.environ[name] = str(place / name)
+        Path(os.environ[name]).mkdir()

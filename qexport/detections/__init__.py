@@ -1,0 +1,1 @@
+"""Detections: what a head's outputs mean, decoding, suppression, matching. NumPy alone."""

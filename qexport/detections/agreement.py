@@ -1,0 +1,378 @@
+"""How alike what two programs find in the same images is, by what rounding leaves alone.
+
+Scores drift, so no threshold is put to both sides: a confident detection of one side counts as kept where the other has
+the object with any score from `MIN_SCORE`, and the other way round. How far boxes, scores and what else is said of the
+pairs are apart is a second question, and outputs with a column for each anchor answer a third one, anchor by anchor,
+which needs no detection at all. Where nothing is found with confidence, only that one, or the best scores, are left.
+
+The bounds lie between two groups of figures, seen with YOLO26n, YOLO11n, YOLOv8n, YOLO11n-seg, YOLO26n-pose and the
+demo model at 96 to 320 pixels, on four to six images (2026-11-25):
+
+- INT8 noise, the simulation against the float program, which is more than any runtime may add: 96 % of the detections
+  and more; boxes of pairs overlap by 0.90 and more, anchors' on each level by 0.88; scores 0.10 off at most, on
+  average; keypoints 0.024 of the box's size; coefficients' cosine 0.98; prototypes' 0.99.
+- ONNX Runtime, LiteRT and OpenVINO against the simulation: every detection (of untrained YOLO26n and YOLO26n-obb, with
+  300 confident ones an image, 97 %); boxes 0.94, anchors' 0.94; scores 0.03; logits of anchors' scores 0.21; keypoints
+  0.012; coefficients' cosine 0.985; prototypes' 0.996.
+- Planted faults (coordinates swapped, another class, a level without boxes or scores, stale, saturated or halved
+  scores, weights turned round, another scale): most lose half of the detections and more. Width and height swapped
+  leaves 0.73 of anchors' boxes; a level of zeros 0 of its boxes, or logits 3 off; scores of three quarters are 0.13
+  off; keypoints in another order 0.28; coefficients in another order a cosine of 0.16, prototypes 0.22.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.detections.decode import Detections, HeadLayout, detections_in
+from qexport.detections.layout import CENTRE, ROTATED
+from qexport.detections.overlaps import overlaps, turned_overlaps
+
+CONFIDENCE = 0.25
+"""Score from which a detection has to be found by both sides."""
+MIN_SCORE = 0.1
+"""Score from which the other side has found it."""
+SAME_OBJECT = 0.5
+"""Overlap from which two boxes of a class are of one object."""
+MIN_AGREEMENT = 0.8
+"""Share of the confident detections of either side that the other has, too."""
+NEAR_SCORE, MIN_NEAR = 0.4, 0.5
+"""A share down to `MIN_NEAR` passes where all that was lost had scores below `NEAR_SCORE` and nothing else differs."""
+MIN_OVERLAP = 0.8
+"""Mean overlap of the boxes of pairs."""
+MAX_SHIFT = 0.08
+"""Mean difference of the scores of many pairs; of n pairs (1 + 1/√n) times as much, as single ones drift further."""
+MAX_SCATTER = 0.15
+"""Mean of that difference without its sign, likewise."""
+MAX_FURTHER_ERROR = {"keypoints": 0.06, "coefficients": 0.1}
+"""Mean distance of keypoints in sides of the box (the root of its area); one minus the cosine of coefficients."""
+MIN_LEVEL_OVERLAP = 0.8
+"""Mean overlap of the boxes of one level's best anchors."""
+MAX_LOGIT_ERROR = 1.0
+"""Mean difference of scores' logits: of one level's best anchors, or of the best scores of an image."""
+FAINT = 1e-3
+"""Scores below it are alike: validators leave them out."""
+BEST = 100
+"""Scores, and rows, that are looked at where none is confident."""
+CLEAR, FEW = 4.0, 20
+"""Where none is confident: an image's best `FEW` with at least `CLEAR` times the least score that the other tells."""
+MIN_FAINT, MIN_FAINT_COUNT = 0.7, 10
+"""Share of those that the other side has; of so many at least. Noise kept 0.99, faults 0.57 and less."""
+ANCHORS = 30
+"""Anchors of a level that are compared one by one."""
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in one image.
+
+    Attributes:
+        detections: from `MIN_SCORE`, best first, or from `FAINT` where none is confident; none of a classifier.
+        scores: the best ones of all, best first, `BEST` at most; of a classifier the probability of every class.
+    """
+
+    detections: Detections
+    scores: Array
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two sides are over some images; `+` joins two of them.
+
+    Attributes:
+        total: confident detections of both sides.
+        kept: those of them that the other side has, too.
+        lost: scores of those that it has not.
+        overlaps, errors: of each pair the boxes' overlap, and how far keypoints or coefficients are apart.
+        shifts: of pairs that are confident on average the score's difference, the second side's minus the first's.
+        probabilities: of a classifier, for each image the share of probability that both give to the same classes.
+        logits: for each image the mean difference of the best scores' logits.
+        anchors: (n, 2) of each image and level the mean overlap of boxes and difference of logits, anchor by anchor.
+        faint, faint_kept: where an image has no confident detection, those that clearly are among the best of one
+            side, and how many of them the other has with any score.
+        finite: the second side has numbers only.
+    """
+
+    total: int = 0
+    kept: int = 0
+    lost: tuple[float, ...] = ()
+    overlaps: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    logits: tuple[float, ...] = ()
+    anchors: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    faint: int = 0
+    faint_kept: int = 0
+    finite: bool = True
+
+    def __add__(self, other: Agreement) -> Agreement:
+        joined = {key: value + getattr(other, key) for key, value in vars(self).items() if key not in SPECIAL}
+        levels = self.anchors.keys() | other.anchors.keys()
+        anchors = {level: self.anchors.get(level, ()) + other.anchors.get(level, ()) for level in sorted(levels)}
+        return Agreement(**joined, anchors=anchors, finite=self.finite and other.finite)
+
+    @property
+    def share(self) -> float | None:
+        """Share of the detections that both have, or of probability, 0..1; None where nothing is confident."""
+        if self.probabilities:
+            return float(np.mean(self.probabilities))
+        return self.kept / self.total if self.total else None
+
+    @property
+    def shift(self) -> float | None:
+        """Mean difference of the scores of pairs."""
+        return float(np.mean(self.shifts)) if self.shifts else None
+
+    @property
+    def overlap(self) -> float | None:
+        """Mean overlap of the boxes of pairs."""
+        return float(np.mean(self.overlaps)) if self.overlaps else None
+
+    @property
+    def levels(self) -> dict[int, tuple[float, float]]:
+        """Level → overlap of boxes and difference of logits, anchor by anchor, on average over the images."""
+        means = {level: np.mean(rows, axis=0) for level, rows in self.anchors.items()}
+        return {level: (float(area), float(logits)) for level, (area, logits) in means.items()}
+
+
+SPECIAL = ("anchors", "finite")
+
+
+def findings(image: Array, layout: HeadLayout) -> Findings:
+    """Read one image of a decoded output."""
+    if layout.classifier:
+        return Findings(NOTHING, image.astype(np.float32))
+    image = as_columns(image, layout)
+    best = image[:, 4] if layout.end2end else image[4 : _end(image, layout)].max(axis=0)
+    least = MIN_SCORE if (best >= CONFIDENCE).any() else FAINT
+    return Findings(detections_in(image, layout, least), np.sort(best)[::-1][:BEST].astype(np.float32))
+
+
+NOTHING = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+)
+
+
+def _end(image: Array, layout: HeadLayout) -> int:
+    """The row behind the last class of columns of anchors."""
+    return 4 + (layout.classes or len(image) - 4)
+
+
+def as_columns(image: Array, layout: HeadLayout) -> NDArray[np.float32]:
+    """An image's output as `qexport.decode` has it: RT-DETR's own export has a row for each query, not a column."""
+    values = 4 + layout.classes
+    queries = layout.box_format == CENTRE and not layout.further and image.shape[0] != values == image.shape[1]
+    return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
+
+
+def compare(one: Findings, other: Findings, layout: HeadLayout) -> Agreement:
+    """Compare what two sides found in one image."""
+    if layout.classifier:
+        # Which of two like answers is the first says nothing; how much is said of each class does.
+        both = float(np.minimum(one.scores, other.scores).sum())
+        return Agreement(probabilities=(both,), finite=bool(np.isfinite(other.scores).all()))
+    there, back = _kept(one.detections, other.detections, layout), _kept(other.detections, one.detections, layout)
+    if not there.total and not back.total:
+        there, back = _faint(one.detections, other.detections, layout), _faint(other.detections, one.detections, layout)
+    back = replace(back, shifts=tuple(-shift for shift in back.shifts))
+    count = min(len(one.scores), len(other.scores))
+    apart = np.abs(_logits(one.scores[:count]) - _logits(other.scores[:count]))
+    difference = float(apart.mean()) if count else 0.0
+    finite = np.isfinite(other.scores).all() and np.isfinite(other.detections.boxes).all()
+    return there + back + Agreement(logits=(difference,), finite=bool(finite))
+
+
+def _kept(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
+    """Which confident detections of one side the other has."""
+    sure = np.flatnonzero(one.scores >= CONFIDENCE)
+    if not len(sure) or not len(other.scores):
+        return Agreement(total=len(sure), lost=tuple(one.scores[sure].tolist()))
+    shared = shared_area(one, other, layout)[sure]
+    best = shared.argmax(axis=1)
+    area = shared[np.arange(len(sure)), best]
+    found = area >= SAME_OBJECT
+    pairs = sure[found], best[found]
+    return Agreement(
+        total=len(sure),
+        kept=int(found.sum()),
+        lost=tuple(one.scores[sure[~found]].tolist()),
+        overlaps=tuple(area[found].tolist()),
+        shifts=tuple(_shifts(one.scores[pairs[0]], other.scores[pairs[1]])),
+        errors=tuple(_further_errors(one, other, pairs, layout)),
+    )
+
+
+def _shifts(one: Array, other: Array) -> list[float]:
+    """Differences of the scores of pairs that are confident on average: who is there for a lucky score has shifted."""
+    shifts: list[float] = (other - one)[(one + other) / 2 >= CONFIDENCE].tolist()
+    return shifts
+
+
+def _faint(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
+    """Which of one side's best the other has: those that score far above the least that the other tells of.
+
+    What lies lower is a matter of which of many like anchors come first: a head tells of so many rows and no more.
+    """
+    full = len(other.scores) >= layout.max_detections
+    least = float(other.scores.min()) if full else FAINT
+    clear = np.flatnonzero(one.scores >= CLEAR * least)[:FEW]
+    if not len(clear) or not len(other.scores):
+        return Agreement(faint=len(clear))
+    area = shared_area(one, other, layout)[clear].max(axis=1)
+    return Agreement(faint=len(clear), faint_kept=int((area >= SAME_OBJECT).sum()))
+
+
+def shared_area(one: Detections, other: Detections, layout: HeadLayout) -> Array:
+    """(n, m) overlaps 0..1 of the boxes of one class, 0 for other classes; rotated ones by ProbIoU."""
+    if layout.box_format == ROTATED:
+        area = turned_overlaps(*(np.concatenate((each.boxes, each.further[:, :1]), axis=1) for each in (one, other)))
+    else:
+        area = overlaps(one.boxes, other.boxes)
+    found: Array = area * (one.classes[:, None] == other.classes[None])
+    return found
+
+
+def _further_errors(
+    one: Detections, other: Detections, pairs: tuple[NDArray[np.intp], NDArray[np.intp]], layout: HeadLayout
+) -> Iterator[float]:
+    first, second = one.further[pairs[0]], other.further[pairs[1]]
+    if layout.further == "coefficients":
+        norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        yield from (1 - (first * second).sum(axis=1) / np.maximum(norms, 1e-9)).tolist()
+    if layout.further == "keypoints":
+        # What cannot be seen in the picture is guessed by both, so points count as much as they are visible.
+        points, others = (each.reshape(len(each), *layout.shape) for each in (first, second))
+        seen = points[..., 2] if layout.shape[1] == 3 else np.ones(points.shape[:2])
+        sides = np.sqrt(np.maximum(np.prod(np.diff(one.boxes[pairs[0]].reshape(-1, 2, 2), axis=1)[:, 0], axis=1), 1))
+        apart = (np.linalg.norm(points[..., :2] - others[..., :2], axis=-1) * seen).sum(axis=1)
+        yield from (apart / np.maximum(seen.sum(axis=1), 1e-6) / sides).tolist()
+
+
+def _logits(scores: Array) -> Array:
+    bounded = np.clip(scores.astype(np.float64), FAINT, 1 - FAINT)
+    return np.log(bounded / (1 - bounded))
+
+
+def compare_anchors(one: Array, other: Array, layout: HeadLayout) -> Agreement:
+    """Compare two outputs (4 + classes + k, anchors) of an image anchor by anchor, on each level its best ones.
+
+    Rows that a network has sorted cannot be compared so: nothing comes of them.
+    """
+    if layout.box_format not in (CENTRE, ROTATED) or layout.end2end or one.shape != other.shape:
+        return Agreement(finite=bool(np.isfinite(other).all()))
+    image, found = as_columns(one, layout), as_columns(other, layout)
+    levels: dict[int, tuple[tuple[float, float], ...]] = {}
+    for level, part in enumerate(_levels(layout, image.shape[1])):
+        levels[level] = (_anchor_likeness(image[:, part], found[:, part], layout),)
+    return Agreement(anchors=levels, finite=bool(np.isfinite(other).all()))
+
+
+def _levels(layout: HeadLayout, anchors: int) -> list[slice]:
+    """Columns of each level; all in one where strides are not known."""
+    sizes = [(layout.imgsz[0] // stride) * (layout.imgsz[1] // stride) for stride in layout.strides]
+    if sum(sizes) != anchors:
+        return [slice(0, anchors)]
+    ends = np.cumsum(sizes).tolist()
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _anchor_likeness(one: NDArray[np.float32], other: NDArray[np.float32], layout: HeadLayout) -> tuple[float, float]:
+    """Mean overlap of boxes and mean difference of logits of the anchors that the first side likes best."""
+    end = _end(one, layout)
+    chosen = np.argsort(-one[4:end].max(axis=0), kind="stable")[:ANCHORS]
+    classes = one[4:end, chosen].argmax(axis=0)
+    area = np.diag(shared_area(_at(one[:, chosen], end, layout), _at(other[:, chosen], end, layout), layout))
+    scores = one[4 + classes, chosen], other[4 + classes, chosen]
+    seen = np.maximum(*scores) >= FAINT
+    apart = np.abs(_logits(scores[0]) - _logits(scores[1]))[seen]
+    return float(area.mean()), float(apart.mean()) if len(apart) else 0.0
+
+
+def _at(image: NDArray[np.float32], end: int, layout: HeadLayout) -> Detections:
+    """The boxes of anchors, as if all were of one class."""
+    count, boxes = image.shape[1], image[:4].T
+    if layout.box_format != ROTATED:
+        boxes = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), axis=1)
+    return Detections(boxes, np.ones(count, np.float32), np.zeros(count, np.int64), image[end:].T)
+
+
+def faults(found: Agreement, layout: HeadLayout, whose: str = "the program's") -> list[str]:
+    """What shows that the second side computes something else than the first; nothing where both are alike.
+
+    Args:
+        whose: the first side, as messages call it.
+    """
+    if not found.finite:
+        return ["outputs are not finite numbers"]
+    others = [
+        *_pair_faults(found, whose),
+        *_further_faults(found, layout, whose),
+        *_level_faults(found, whose),
+    ]
+    share = found.share
+    if share is None:
+        return [*others, *_faint_faults(found, whose)]
+    if share >= MIN_AGREEMENT or (not others and is_near(found)):
+        return others
+    what = "probabilities" if layout.classifier else "detections"
+    return [f"only {share:.0%} of the {what} agree with {whose}, {MIN_AGREEMENT:.0%} is the least", *others]
+
+
+def is_near(found: Agreement) -> bool:
+    """Whether all that was lost was close to the threshold, and more was kept than lost."""
+    kept = found.share is not None and found.share >= MIN_NEAR and not found.probabilities
+    return kept and all(score < NEAR_SCORE for score in found.lost)
+
+
+def remark(found: Agreement) -> str:
+    """What has to be said of an agreement that passes; "" for nothing."""
+    share = found.share
+    if share is None:
+        return f"nothing is found with a score of {CONFIDENCE}: the best scores were compared"
+    if share < MIN_AGREEMENT:
+        return f"what differs has scores below {NEAR_SCORE}, close to the threshold of {CONFIDENCE}"
+    return ""
+
+
+def _pair_faults(found: Agreement, whose: str) -> Iterator[str]:
+    if found.overlap is not None and found.overlap < MIN_OVERLAP:
+        yield f"boxes overlap {whose} by {found.overlap:.2f} on average, {MIN_OVERLAP} is the least"
+    if found.shift is None:
+        return
+    scatter, few = float(np.abs(found.shifts).mean()), 1 + 1 / math.sqrt(len(found.shifts))
+    if abs(found.shift) > MAX_SHIFT * few:
+        yield f"scores are {found.shift:+.2f} off {whose} on average, {MAX_SHIFT * few:.2f} is the most"
+    elif scatter > MAX_SCATTER * few:
+        yield f"scores are {scatter:.2f} above or below {whose} on average, {MAX_SCATTER * few:.2f} is the most"
+
+
+def _further_faults(found: Agreement, layout: HeadLayout, whose: str) -> Iterator[str]:
+    error, most = float(np.mean(found.errors or (0.0,))), MAX_FURTHER_ERROR.get(layout.further, 0.0)
+    if error > most:
+        what = "mask coefficients" if layout.further == "coefficients" else layout.further
+        yield f"{what} are {error:.2f} off {whose} on average, {most} is the most"
+
+
+def _level_faults(found: Agreement, whose: str) -> Iterator[str]:
+    for level, (area, logits) in found.levels.items():
+        where = f"anchors of level {level}" if len(found.levels) > 1 else "anchors"
+        if area < MIN_LEVEL_OVERLAP:
+            yield f"boxes at the {where} overlap {whose} by {area:.2f}, {MIN_LEVEL_OVERLAP} is the least"
+        if logits > MAX_LOGIT_ERROR:
+            yield f"scores at the {where} are {logits:.1f} off {whose} (logits), {MAX_LOGIT_ERROR} is the most"
+
+
+def _faint_faults(found: Agreement, whose: str) -> Iterator[str]:
+    apart = float(np.mean(found.logits or (0.0,)))
+    if apart > MAX_LOGIT_ERROR:
+        yield f"the best scores are {apart:.1f} off {whose} (logits), {MAX_LOGIT_ERROR} is the most"
+    if found.faint >= MIN_FAINT_COUNT and found.faint_kept < MIN_FAINT * found.faint:
+        yield f"only {found.faint_kept} of the {found.faint} best of many faint detections agree with {whose}"

@@ -1,0 +1,139 @@
+"""Run a `.tflite` file on two implementations of its operators and compare what they find.
+
+LiteRT with XNNPACK and TensorFlow's reference kernels round differently: single scores deep in a net drift by 0.1 and
+more. So detections are compared, and the first quantised layer, where at most one step may lie between the two.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qexport.backends.protocol import Runner
+from qexport.compat.torchvision import repair
+from qexport.data.images import COLOURS, stream
+from qexport.detections.agreement import FAINT, as_columns
+from qexport.detections.decode import HeadLayout, detections_in, layout_of
+from qexport.detections.layout import ROTATED
+from qexport.errors import InputError, VerificationError
+from qexport.inspection.samples import detect, shared
+from qexport.measurement.accuracy import TRUTH_CONFIDENCE, score_against
+
+LEAST_MAP = 0.95
+"""mAP50-95 of one implementation's detections against the other's, from which they agree."""
+MOST_STEPS = 1
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """What a comparison found.
+
+    Attributes:
+        images: how many were run.
+        map: mAP50-95 of TensorFlow's detections scored against LiteRT's confident ones, None where there are none; of a
+            classifier the share of probability that both give to the same classes.
+        first_layer: name of the first convolution in integers, "" where there is none.
+        steps: how far the two implementations' integers of it are apart at most.
+        gpu: what keeps the GPU delegate from taking the graph, "" where nothing does.
+    """
+
+    images: int
+    map: float | None
+    first_layer: str
+    steps: int
+    gpu: str
+
+    def check(self) -> None:
+        """Raise `VerificationError` where the two do not agree."""
+        if self.map is not None and self.map < LEAST_MAP:
+            raise VerificationError(
+                f"TensorFlow's detections reach {self.map:.3f} mAP50-95 against LiteRT's, {LEAST_MAP} is expected",
+                "a kernel of one of the two differs: report the model and both versions",
+            )
+        if self.steps > MOST_STEPS:
+            raise VerificationError(
+                f"{self.first_layer} is {self.steps} steps apart between TensorFlow and LiteRT",
+                "a kernel of one of the two differs: report the model and both versions",
+            )
+
+
+def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
+    """Run `path` on LiteRT and on TensorFlow's reference kernels.
+
+    Raises:
+        InputError: not a file that qexport has written, or no image can be read.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    from qexport.backends.tflite.backend import interpreter, runner_of
+    from qexport.backends.tflite.file import read_metadata
+    from qexport.inspection.tensorflow import gpu_delegate_findings, reference_interpreter
+
+    repair()
+    try:
+        metadata = read_metadata(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a .tflite file with metadata", "give a file that qexport wrote") from error
+    layout = layout_of(metadata)
+    read = stream(images, layout.imgsz, lambda *_: None, layout.preprocess, int(metadata.get("channels", COLOURS)))
+    batches = [pixels[None] for _, pixels in read]
+    if not batches:
+        raise InputError("no image to compare on can be read", "give --data with other images")
+    try:
+        ours = runner_of(interpreter(path, threads), metadata)
+        theirs = runner_of(reference_interpreter(path), metadata)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} cannot be run here ({reason})",
+            "of a file for the Edge TPU, give the one that it was compiled from",
+        ) from error
+    score = _score(ours, theirs, batches, layout)
+    name, steps = _first_layer(path, batches[0], metadata, threads)
+    return CrossCheck(len(batches), score, name, steps, gpu_delegate_findings(path))
+
+
+def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> float | None:
+    """mAP50-95 of the one's detections against the other's; of a classifier the share of probability in common."""
+    if layout.classifier:
+        return shared(detect(ours, batches, layout), detect(theirs, batches, layout), layout).share
+    found, truth = {}, {}
+    for number, batch in enumerate(batches):
+        found[str(number)] = _rows(theirs, batch, layout)
+        rows = _rows(ours, batch, layout)
+        confident = rows[rows[:, 4] >= TRUTH_CONFIDENCE]
+        truth[str(number)] = (confident[:, :4], confident[:, 5])
+    return score_against(found, truth)
+
+
+def _rows(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> torch.Tensor:
+    """(n, 6) detections of one image: corners in pixels, score, class; of rotated boxes those of the unturned one."""
+    from ultralytics.utils.ops import xywh2xyxy
+
+    found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
+    boxes = torch.from_numpy(found.boxes)
+    if layout.box_format == ROTATED:
+        boxes = xywh2xyxy(boxes)
+    columns = torch.from_numpy(np.stack((found.scores, found.classes.astype(np.float32)), axis=1))
+    return torch.cat((boxes, columns), dim=1)
+
+
+def _first_layer(path: Path, batch: NDArray[np.float32], metadata: Any, threads: int) -> tuple[str, int]:
+    from qexport.backends.tflite.backend import interpreter, layer_output
+    from qexport.backends.tflite.file import first_integer_layer
+    from qexport.inspection.tensorflow import reference_interpreter
+
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        cut = Path(scratch) / "first.tflite"
+        name = first_integer_layer(path, cut)
+        if not name:
+            return "", 0
+        one, other = (layer_output(load, batch) for load in (interpreter(cut, threads), reference_interpreter(cut)))
+    return name, int(np.abs(one.astype(np.int64) - other.astype(np.int64)).max())

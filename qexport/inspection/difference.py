@@ -1,0 +1,300 @@
+"""What differs between two artifacts, or between two reports, as rows of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends.artifact import describe_artifact
+from qexport.backends.protocol import Backend
+from qexport.backends.registry import available_formats, find_backend, find_class
+from qexport.data.images import stream
+from qexport.detections.agreement import CONFIDENCE, Findings
+from qexport.detections.decode import HeadLayout
+from qexport.errors import InputError
+from qexport.inspection.manifest import read_manifest, samples_of
+from qexport.inspection.run_folder import report_beside
+from qexport.inspection.samples import Samples, batches_of, detect, load_samples, shared
+from qexport.lowering.stored import StoredGraph, StoredTensor
+from qexport.reporting.gate import Entry, Shown, file_name
+from qexport.reporting.load import SavedReport, read_report
+from qexport.verification.plan_check import SHOWN, WeightNames, furthest, own_names, scales_differ
+
+UNSEEN = 0.005
+"""Difference of scores, and of the overlap of boxes from one, that is taken for none."""
+NOTHING = "–"
+FIGURES: Mapping[str, tuple[Shown, bool]] = {
+    "map": (Shown(4), True),
+    "retention": (Shown(2, "%", 100), True),
+    "fidelity": (Shown(3), True),
+    "p50": (Shown(1, " ms"), False),
+    "speedup": (Shown(2, "×"), False),
+    "int8_mac_coverage": (Shown(2, "%", 100), True),
+}
+"""Figure of an artifact's entry → how it is shown, and whether it counts: times are never the same twice."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing compared.
+
+    Attributes:
+        same: None for what is only shown: times differ from run to run.
+    """
+
+    what: str
+    same: bool | None
+    a: str
+    b: str
+
+
+def are_equal(rows: Sequence[Row]) -> bool:
+    """Whether nothing that counts differs."""
+    return all(row.same is not False for row in rows)
+
+
+def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[Row]:
+    """Compare two artifacts, or two reports.
+
+    Args:
+        images: to run two artifacts on; without any, the samples beside one of them.
+
+    Raises:
+        InputError: one of them cannot be read, or they are not of a kind.
+    """
+    for path in (a, b):
+        if not path.exists():
+            raise InputError(f"{path} does not exist", "give two artifacts, or two report.json")
+    reports = [path.suffix == ".json" for path in (a, b)]
+    if all(reports):
+        return list(compare_reports(read_report(a), read_report(b)))
+    if any(reports):
+        raise InputError(f"{a} and {b} are not of a kind", "give two artifacts, or two report.json")
+    return list(compare_artifacts(a, b, images, threads))
+
+
+def compare_reports(a: SavedReport, b: SavedReport) -> Iterator[Row]:
+    """Compare what went in, and the artifacts of one format and precision."""
+    for part, key in (("model", "sha256"), ("model", "head"), ("model", "imgsz")):
+        yield _row(f"{part} {key}", *(_short(each.content[part].get(key)) for each in (a, b)))
+    for part in ("calibration", "evaluation"):
+        prints = ((each.content.get(part) or {}).get("fingerprint") for each in (a, b))
+        yield _row(f"{part} images", *map(_short, prints))
+    entries = [{_kind(entry): entry for entry in each.content["artifacts"]} for each in (a, b)]
+    for kind in dict.fromkeys([*entries[0], *entries[1]]):
+        yield from _entry_rows(kind, entries[0].get(kind), entries[1].get(kind))
+
+
+def _kind(entry: Entry) -> str:
+    return f"{'engine' if entry['engine'] else entry['format']} {entry['precision']}"
+
+
+def _entry_rows(kind: str, a: Entry | None, b: Entry | None) -> Iterator[Row]:
+    if a is None or b is None:
+        yield Row(kind, False, *(NOTHING if entry is None else file_name(entry) for entry in (a, b)))
+        return
+    yield _row(f"{kind} sha256", _short(a["sha256"]), _short(b["sha256"]))
+    yield _row(f"{kind} bytes", str(a["bytes"]), str(b["bytes"]))
+    yield from _figure_rows(a, b, f"{kind} ")
+    layers = [_layers(entry) for entry in (a, b)]
+    if all(layers):
+        yield from (replace(row, what=f"{kind} {row.what}") for row in tensor_rows(*layers))
+
+
+def _layers(entry: Entry) -> dict[str, StoredTensor]:
+    """Types and scales of the plan's values, where the report lists them."""
+    return {
+        layer["name"]: StoredTensor(layer["dtype"], _numbers(layer.get("scale")), _numbers(layer.get("zero_point")))
+        for layer in entry.get("layers") or ()
+    }
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+
+
+def _figure_rows(a: Entry, b: Entry, prefix: str = "") -> Iterator[Row]:
+    """Figures that one of the two has."""
+    for name, (shown, counts) in FIGURES.items():
+        values = [_figure(entry, name) for entry in (a, b)]
+        if any(value is not None for value in values):
+            texts = (NOTHING if value is None else shown.text(value) for value in values)
+            yield Row(f"{prefix}{name}", values[0] == values[1] if counts else None, *texts)
+
+
+def _figure(entry: Entry, name: str) -> float | None:
+    for part in (entry.get("accuracy"), entry.get("latency_ms"), entry):
+        if part and name in part:
+            value: float | None = part[name]
+            return value
+    return None
+
+
+def _row(what: str, a: str, b: str) -> Row:
+    return Row(what, a == b, a, b)
+
+
+def _short(value: Any) -> str:
+    text = NOTHING if value is None else "×".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{text[:12]}…" if len(text) > 20 else text
+
+
+def find_format(path: Path) -> str:
+    """The format of an artifact by the longest suffix that its name ends with.
+
+    Raises:
+        InputError: no format's.
+    """
+    # Edge TPU files are TFLite files before they are compiled: the first of equal suffixes that is timed here.
+    known = sorted(available_formats(), key=lambda name: (-len(find_class(name).suffix), not find_class(name).timed))
+    for name in known:
+        if path.name.endswith(find_class(name).suffix):
+            return name
+    raise InputError(f"{path} is no artifact of qexport", "give a .tflite or .onnx file, or an OpenVINO folder")
+
+
+def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) -> Iterator[Row]:
+    """Compare size, tensors, arithmetic, outputs, and the figures of the reports beside the two."""
+    formats = [find_format(path) for path in (a, b)]
+    backends = [find_backend(name) for name in formats]
+    described = [describe_artifact(path, name, "") for path, name in zip((a, b), formats, strict=True)]
+    yield _row("format", *formats)
+    yield _row("sha256", *(_short(each.sha256) for each in described))
+    yield _row("bytes", *(str(each.bytes) for each in described))
+    stored = [_read(backend, path) for backend, path in zip(backends, (a, b), strict=True)]
+    yield from tensor_rows(*(_tensors(each, path) for each, path in zip(stored, (a, b), strict=True)))
+    yield _row("integer arithmetic", *(f"{each.coverage:.2%}" for each in stored))
+    yield _row("operators", *(str(sum(each.operators.values())) for each in stored))
+    yield from _output_rows(a, b, backends, images, threads)
+    first, second = ({"accuracy": (_entry_beside(path) or {}).get("accuracy")} for path in (a, b))
+    yield from _figure_rows(first, second)
+
+
+def _read(backend: Backend, path: Path) -> StoredGraph:
+    try:
+        return backend.read(path)
+    except Exception as error:  # readers of damaged files raise anything
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} cannot be read ({first})", "give a file that qexport wrote") from error
+
+
+def _tensors(stored: StoredGraph, artifact: Path) -> Mapping[str, StoredTensor]:
+    """A file's tensors, weights by the names of their own layers where the manifest beside it knows them."""
+    plan = (read_manifest(artifact) or {}).get("plan") or {}
+    return own_names(stored.tensors, WeightNames(plan.get("weights", {}), plan.get("merged", {})))
+
+
+def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
+    """How many named tensors there are, and in how many of them types, scales and weights differ."""
+    yield _row("named tensors", str(len(a)), str(len(b)))
+    both = [name for name in a if name in b]
+    alone = [[name for name in one if name not in other] for one, other in ((a, b), (b, a))]
+    if any(alone):
+        yield Row("only in one", False, *map(_listed, alone))
+    pairs = {name: (a[name], b[name]) for name in both}
+    for what, differs, shown in (
+        ("precision of tensors", lambda one, other: one.dtype != other.dtype, lambda one, _: one.dtype),
+        ("scales", scales_differ, lambda one, other: _furthest(one.scale, other.scale)),
+        ("zero points", _zero_points_differ, lambda one, other: _furthest(one.zero_point, other.zero_point)),
+        ("weights", _integers_differ, lambda *_: "INT8"),
+    ):
+        names = [name for name, pair in pairs.items() if differs(*pair)]
+        if not names:
+            yield _row(what, f"equal in {len(both)}", f"equal in {len(both)}")
+            continue
+        sides = ([f"{name} {shown(*pairs[name][::order])}" for name in names] for order in (1, -1))
+        yield Row(f"{what}: {len(names)} of {len(both)}", False, *map(_listed, sides))
+
+
+def _furthest(one: Sequence[float], other: Sequence[float]) -> str:
+    """A tensor's number in the channel in which it is furthest from another's."""
+    if len(one) != len(other):
+        return f"of {len(one)} channels"
+    channel = furthest(one, other)
+    return f"{one[channel]:.6g}{f' in channel {channel}' if len(one) > 1 else ''}"
+
+
+def _zero_points_differ(one: StoredTensor, other: StoredTensor) -> bool:
+    return one.zero_point != other.zero_point
+
+
+def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
+    if one.integers is None or other.integers is None:
+        return False
+    return not np.array_equal(one.integers, other.integers)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}" if names else NOTHING
+
+
+def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:
+    own = [_samples_beside(path) for path in (a, b)]
+    first, second = own[0] or own[1], own[1] or own[0]
+    if first is None or second is None:
+        return
+    inputs = [_input_of(each) for each in (first, second)]
+    if inputs[0] != inputs[1] or first.layout.further != second.layout.further:
+        yield Row("input", False, *inputs)
+        return
+    batches = batches_of(_pixels(images, first), first.input) if images else first.batches
+    runs = zip((a, b), backends, (first.layout, second.layout), strict=True)
+    found = [detect(backend.runner(path, threads), batches, layout) for path, backend, layout in runs]
+    yield _found_row(found[0], found[1], first.layout)
+
+
+def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout) -> Row:
+    """How alike two artifacts' findings are: equal where nothing that a reader would see differs."""
+    same = shared(a, b, layout)
+    if layout.classifier:
+        share = same.share or 0.0
+        return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)
+    text, equal = "nothing found", True
+    if same.share is not None:
+        text = f"{math.floor(same.share * 1000) / 10:.1f}% shared"
+        equal = same.share == 1.0
+    if same.overlap is not None and same.shift is not None:
+        text += f", boxes overlap by {same.overlap:.3f}, scores {same.shift:+.3f}"
+        equal = equal and same.overlap > 1 - UNSEEN and float(np.abs(same.shifts).max()) < UNSEEN
+    counts = (sum(int((each.detections.scores >= CONFIDENCE).sum()) for each in side) for side in (a, b))
+    return Row(f"detections in {len(a)} images", equal, *(f"{count}, {text}" for count in counts))
+
+
+def _samples_beside(artifact: Path) -> Samples | None:
+    path = samples_of(artifact)
+    return load_samples(path) if path.exists() else None
+
+
+def _input_of(samples: Samples) -> str:
+    """What has to be the same of two artifacts' inputs for their boxes to be comparable."""
+    height, width, channels = samples.images.shape[1:]
+    given = samples.input
+    return f"{given.batch}x{height}x{width}x{channels}, {given.preprocess}, {given.form.description}"
+
+
+def _pixels(images: Sequence[Path], samples: Samples) -> NDArray[np.uint8]:
+    """(n, height, width, channels) of images brought to size as the samples were."""
+    height, width, channels = samples.images.shape[1:]
+    read = stream(images, (height, width), lambda *_: None, samples.input.preprocess, channels)
+    pixels = [np.rint(planes * 255).astype(np.uint8).transpose(1, 2, 0) for _, planes in read]
+    return np.stack(pixels) if pixels else samples.images[:0]
+
+
+def _entry_beside(artifact: Path) -> Entry | None:
+    """The artifact's entry in the report beside it, where there is one of this very file."""
+    path = report_beside(artifact)
+    with suppress(InputError):
+        digest = describe_artifact(artifact, "", "").sha256
+        for entry in read_report(path).content["artifacts"]:
+            if entry["sha256"] == digest:
+                found: Entry = entry
+                return found
+    return None

@@ -1,0 +1,111 @@
+"""The manifest beside each artifact: hashes of everything that it was made from, and of itself.
+
+Equal hashes of weights, calibration images, plan and versions give equal artifacts, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexport import __version__
+from qexport.backends.artifact import SAMPLES, manifest_path
+from qexport.errors import InputError
+from qexport.system.files import write_text
+from qexport.verification.plan_check import weight_names
+
+if TYPE_CHECKING:
+    from qexport.calibration.calibration_table import CalibrationTable
+    from qexport.programs.build import Source
+    from qexport.verification.result import Written
+
+SCHEMA = 1
+
+
+def make_manifest(
+    source: Source,
+    item: Written,
+    table: CalibrationTable | None,
+    environment: Mapping[str, Any],
+    command: str,
+    samples: str | None = None,
+) -> dict[str, Any]:
+    """Say what an artifact is, and what it was made from.
+
+    Args:
+        environment: as in the report: Python, system and package versions.
+        command: the command line, as one string.
+        samples: name of the file with samples of what it finds, None for none.
+    """
+    artifact, program = item.artifact, source.program
+    return {
+        "schema": SCHEMA,
+        "artifact": artifact.path.name,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "sha256": artifact.sha256,
+        "bytes": artifact.bytes,
+        "weights": {"file": source.checkpoint.path.name, "sha256": source.checkpoint.fingerprint},
+        "program": program.fingerprint,
+        "calibration": _calibration(source, table) if item.plan and table else None,
+        "plan": _plan(source, item.plan) if item.plan else None,
+        "samples": samples,
+        "qexport": __version__,
+        **{name: environment[name] for name in ("python", "system", "packages")},
+        "command": command,
+    }
+
+
+def _calibration(source: Source, table: CalibrationTable) -> dict[str, Any]:
+    listed = json.dumps([table.image_names, table.skipped]).encode()
+    return {
+        "fingerprint": table.images,
+        "images": len(table.image_names),
+        "list_sha256": hashlib.sha256(listed).hexdigest(),
+        "preprocess": table.preprocess,
+        "ranges": source.job.range_method,
+    }
+
+
+def _plan(source: Source, path: Path) -> dict[str, Any]:
+    """The plan's hash, and what leads from names in the file to its weights."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"file": path.name, "sha256": digest, **asdict(weight_names(source.program))}
+
+
+def write_manifest(manifest: Mapping[str, Any], artifact: Path) -> None:
+    """Write the manifest beside its artifact."""
+    write_text(manifest_path(artifact), json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(artifact: Path) -> dict[str, Any] | None:
+    """Read the manifest beside an artifact; None where there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = manifest_path(artifact)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
+    found: dict[str, Any] = content
+    return found
+
+
+def samples_of(artifact: Path) -> Path:
+    """Where the samples of an artifact are, if there are any: as its manifest says; old ones say nothing of them.
+
+    Raises:
+        InputError: the manifest cannot be read.
+    """
+    named = (read_manifest(artifact) or {}).get("samples", SAMPLES) or f"{artifact.name}.{SAMPLES}"
+    return artifact.absolute().with_name(Path(str(named)).name)

@@ -1,0 +1,193 @@
+"""Does a file still do what its report says? Hash, plan, coverage, outputs on the stored samples, and accuracy.
+
+Nothing but the files beside it is needed: the report, the plan, the manifest and the samples that the run left there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qexport.backends.artifact import describe_artifact
+from qexport.backends.protocol import Backend
+from qexport.backends.registry import find_backend
+from qexport.data.dataset import Dataset, fingerprint, image_list
+from qexport.detections.agreement import CONFIDENCE, MIN_AGREEMENT, Agreement, faults, remark
+from qexport.errors import InputError, QexportError
+from qexport.inspection.manifest import read_manifest, samples_of
+from qexport.inspection.samples import Samples, detect, load_samples, shared
+from qexport.planning.plan import load_plan
+from qexport.reporting.gate import Entry, file_name
+from qexport.verification.plan_check import WeightNames, compare_plan
+
+MAP_TOLERANCE = 0.01
+"""mAP that another CPU's rounding may cost."""
+COVERAGE_TOLERANCE = 0.005
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    Attributes:
+        passed: None where there is nothing to check it by.
+        text: one line.
+    """
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+def find_entry(artifact: Path, report: Mapping[str, Any]) -> Entry:
+    """The artifact's entry in a report: that of its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for entry in report["artifacts"]:
+        if file_name(entry) == artifact.name:
+            found: Entry = entry
+            return found
+    named = ", ".join(file_name(entry) for entry in report["artifacts"])
+    raise InputError(f"the report has no {artifact.name}, it is of {named}", "give the artifact's own --report")
+
+
+def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, threads: int) -> Iterator[Check]:
+    """Ask every question; yield the answers one by one.
+
+    Args:
+        report: report.json's content.
+        data: data set whose val split accuracy is measured on, None to leave that out.
+
+    Raises:
+        InputError: the report is of other artifacts.
+        MissingExtraError: the format's packages are not installed.
+    """
+    entry = find_entry(artifact, report)
+    backend = find_backend(entry["format"])
+    questions: dict[str, Callable[[], tuple[bool | None, str]]] = {
+        "hash": lambda: _hash(artifact, entry),
+        "plan": lambda: _plan(artifact, entry, backend),
+        "coverage": lambda: _coverage(artifact, entry, backend),
+        "outputs": lambda: _outputs(artifact, backend, threads),
+    }
+    if data is not None:
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
+    for name, ask in questions.items():
+        yield _answered(name, ask)
+
+
+def _answered(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
+    """A file that was damaged makes readers raise anything: that is an answer, too."""
+    try:
+        return Check(name, *ask())
+    except QexportError as error:
+        return Check(name, False, str(error))
+    except Exception as error:  # whatever a reader raises of a damaged file
+        first = next(iter(str(error).splitlines()), "")[:120]
+        reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        return Check(name, False, f"the file cannot be read or run ({reason})")
+
+
+def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
+    found = describe_artifact(artifact, entry["format"], entry["precision"]).sha256
+    if found == entry["sha256"]:
+        return True, f"sha256 {found[:12]}… as in the report"
+    return False, f"sha256 is {found[:12]}…, {entry['sha256'][:12]}… in the report"
+
+
+def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
+    if not entry.get("plan") or entry["engine"]:
+        return None, "no plan to compare with: an engine" if entry["engine"] else "no plan: activations are float"
+    path = _beside(artifact, entry["plan"])
+    manifest = read_manifest(artifact) or {}
+    known = manifest.get("plan") or {}
+    if not path.exists():
+        return None, f"no {path.name} beside the file"
+    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
+        return False, f"{path} is not the plan that the file was made from"
+    names = WeightNames(known.get("weights", {}), known.get("merged", {}))
+    same = compare_plan(load_plan(path), backend.read(artifact), names)
+    if same.wrong:
+        return False, f"the file differs from the plan in {same.summary}"
+    # Manifests of earlier versions do not say what a file calls weights whose kernel computes the activation, too.
+    wanted = entry["verification"]["tensors"] if "merged" in known else 1
+    if len(same.found) < wanted:
+        return False, f"only {len(same.found)} planned tensors are in the file, {wanted} were"
+    return True, f"{len(same.found)} tensors as planned"
+
+
+def _beside(artifact: Path, path: str) -> Path:
+    """A file of the run, where the folder was moved as a whole; otherwise where it was."""
+    moved = artifact.absolute().with_name(Path(path).name)
+    return moved if moved.exists() else Path(path)
+
+
+def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
+    reported = entry.get("int8_mac_coverage")
+    if reported is None or entry["engine"]:
+        return None, "the report has none"
+    stored = backend.read(artifact)
+    here = f"{stored.coverage:.1%} of the arithmetic runs in integers here, {reported:.1%} in the report"
+    planned = (entry.get("verification") or {}).get("planned_coverage")
+    if planned is None:  # of an earlier version, which did not tell the file from its runtime
+        return abs(stored.coverage - reported) <= COVERAGE_TOLERANCE, here
+    text = f"{stored.stored_coverage:.1%} of the arithmetic is in integers, {planned:.1%} was planned"
+    return abs(stored.stored_coverage - planned) <= COVERAGE_TOLERANCE, f"{text}; {here}"
+
+
+def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
+    if "samples" in (manifest := read_manifest(artifact) or {}) and not manifest["samples"]:
+        return None, "the export had no images to keep samples of, or could not run the file"
+    path = samples_of(artifact)
+    if not path.exists():
+        return None, f"no {path.name} beside the file"
+    samples = load_samples(path)
+    if artifact.name not in samples.found:
+        return None, f"{path.name} has nothing of this file, or is of an earlier version"
+    found = detect(backend.runner(artifact, threads), samples.batches, samples.layout)
+    return judged(shared(samples.found[artifact.name], found, samples.layout), samples)
+
+
+def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
+    """Say whether a file still finds what it found."""
+    where, wrong = f"in {len(samples.images)} sample images", faults(same, samples.layout, "the export's")
+    if wrong:
+        return False, f"{'; '.join(wrong)} ({where})"
+    if same.share is None:
+        return True, f"nothing found {where} with a score of {CONFIDENCE}, as before; the best scores are those of then"
+    what = "probabilities" if samples.layout.classifier else "detections"
+    note = f" ({remark(same)})" if remark(same) else ""
+    return (
+        True,
+        f"{same.share:.0%} of the {what} {where} are those of the export, {MIN_AGREEMENT:.0%} is the least{note}",
+    )
+
+
+def _accuracy(
+    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset
+) -> tuple[bool | None, str]:
+    from qexport.measurement.accuracy import evaluate
+    from qexport.measurement.evaluation_set import make_evaluation_set
+    from qexport.reporting.warnings import accuracy_warnings
+    from qexport.tasks import SCORING
+
+    images = image_list(data, "val")
+    data = replace(data, single_class=report["model"].get("single_class", False))
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
+        names = dict(enumerate(report["model"].get("names") or ()))
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
+        scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
+    notes = accuracy_warnings(scored.images, scored.unread, 0)
+    metric = SCORING[report["model"]["task"]].names[0]
+    text = f"{scored.map:.4f} {metric} on {scored.images} images"
+    warned = f" (warning: {'; '.join(notes)})" if notes else ""
+    reported, evaluation = (entry.get("accuracy") or {}).get("map"), report.get("evaluation")
+    if reported is None or evaluation is None or evaluation["fingerprint"] != fingerprint(images):
+        return None, f"{text}, the report has none of these images{warned}"
+    return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"

@@ -1,0 +1,191 @@
+"""The folder of a run: artifacts of one model, from as many runs as there are. One run at a time writes into it.
+
+What belongs to one artifact is named in its manifest, so that a later run with another precision or format takes other
+names for its plan and samples, and keeps the earlier report beside its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport.backends.artifact import SUFFIX
+from qexport.errors import InputError
+from qexport.job.options import ExportJob
+from qexport.progress import Progress
+from qexport.system.files import make_folder
+
+REPORT = "report.json"
+LOCK = ".qexport.lock"
+"""A file to lock where the system cannot lock a folder, such as on some network drives; it may stay."""
+PAUSE = 0.2
+"""Seconds between two looks at whether another run has ended."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a folder's artifacts are of: the model's file name, SHA-256 of its weights, fingerprint of its program."""
+
+    file: str
+    weights: str
+    program: str
+
+
+@contextmanager
+def run_folder(job: ExportJob, model: Model, progress: Progress) -> Iterator[Path]:
+    """Yield the folder to write to, locked for the time of the block; the system unlocks it when a process dies.
+
+    Without `--out` it is another than the usual one where that holds another model's artifacts.
+
+    Raises:
+        InputError: `--out` is such a folder, or cannot be written.
+    """
+    digest = hashlib.sha256(f"{model.weights} {model.program}".encode()).hexdigest()[:8]
+    own = job.folder.with_name(f"{job.folder.name}-{digest}")
+    for folder in (job.folder,) if job.out else (job.folder, own):
+        if job.out is None and _of_another(folder, model) and folder != own:
+            continue
+        make_folder(folder)
+        with _locked(folder, progress):
+            other = _of_another(folder, model)
+            if not other:
+                yield folder
+                return
+        if folder == (job.out or own):
+            raise InputError(f"folder {folder} holds {other}", "give another --out, or remove the folder")
+
+
+def _of_another(folder: Path, model: Model) -> str:
+    """What a folder holds of another model; "" where nothing."""
+    for manifest in manifests_in(folder).values():
+        weights = manifest.get("weights") or {}
+        if weights.get("sha256") != model.weights:
+            return f"artifacts of another model, {weights.get('file')} (sha256 {str(weights.get('sha256'))[:12]}…)"
+        if manifest.get("program") != model.program:
+            return f"artifacts of {weights.get('file')} with another image size, batch or head"
+    return ""
+
+
+def manifests_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Manifests by the name of their artifact, of artifacts that are there."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        name = path.name.removesuffix(SUFFIX)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # nobody's, then
+            continue
+        if isinstance(content, dict) and (folder / name).exists():
+            found[name] = content
+    return found
+
+
+def free_name(folder: Path, wanted: str, artifact: str, key: str, same: Callable[[Mapping[str, Any]], bool]) -> str:
+    """`wanted`, or a name of the artifact's own where other artifacts' manifests say that `wanted` is theirs.
+
+    Args:
+        key: the manifest's entry that names such files.
+        same: whether a manifest is of an artifact that may share the file, or of the one that is replaced.
+    """
+    others = (each for name, each in manifests_in(folder).items() if name != artifact and not same(each))
+    taken = {_named(each, key) for each in others}
+    return f"{artifact}.{wanted}" if wanted in taken else wanted
+
+
+def _named(manifest: Mapping[str, Any], key: str) -> str:
+    entry = manifest.get(key)
+    return str(entry.get("file") if isinstance(entry, dict) else entry or "")
+
+
+def companions(folder: Path) -> set[str]:
+    """Names of plans and samples that belong to the artifacts of a folder."""
+    every = (_named(each, key) for each in manifests_in(folder).values() for key in ("plan", "samples"))
+    return {name for name in every if name and Path(name).name == name}
+
+
+def keep_report(folder: Path, written: set[str]) -> None:
+    """Give the folder's report another name where artifacts that are not written anew have their figures in it.
+
+    Args:
+        written: names of the artifacts of the run whose report comes next.
+    """
+    path = folder / REPORT
+    entries = _entries(path)
+    kept = [each for each in entries if (folder / _file(each)).exists() and _file(each) not in written]
+    if kept:
+        formats = "-".join(dict.fromkeys(str(each["format"]) for each in entries))
+        precision = next((str(each["precision"]) for each in kept if each["precision"] != "fp32"), "fp32")
+        os.replace(path, folder / f"report_{formats}_{precision}.json")
+
+
+def report_beside(artifact: Path) -> Path:
+    """The report of the run that wrote an artifact: `report.json` beside it, or an earlier one that was kept."""
+    folder = artifact.absolute().parent
+    manifest = manifests_in(folder).get(artifact.name) or {}
+    for path in (folder / REPORT, *sorted(folder.glob("report_*.json"))):
+        if any(_file(each) == artifact.name and each["sha256"] == manifest.get("sha256") for each in _entries(path)):
+            return path
+    return folder / REPORT
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """A report's artifacts, none of what is no report."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["artifacts"]
+        return [each for each in entries if {"path", "format", "precision", "sha256"} <= set(each)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _file(entry: Mapping[str, Any]) -> str:
+    return str(entry["path"]).replace("\\", "/").rsplit("/", 1)[-1]
+
+
+@contextmanager
+def _locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the folder's lock; wait for who holds it."""
+    release = _lock(folder)
+    if release is None:
+        with progress.step(f"Waiting for another run that writes to {folder}"):
+            while release is None:
+                time.sleep(PAUSE)
+                make_folder(folder)
+                release = _lock(folder)
+    try:
+        yield
+    finally:
+        release()
+
+
+def _lock(folder: Path) -> Callable[[], None] | None:
+    """Lock a folder and return what unlocks it; None where another process has it."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        return _lock_file(folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        return None if isinstance(error, BlockingIOError) else _lock_file(folder)
+    return lambda: os.close(descriptor)
+
+
+def _lock_file(folder: Path) -> Callable[[], None] | None:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock.release

@@ -1,0 +1,273 @@
+"""What no model could make possible, refused before torch is imported: rules are rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qexport.errors import InputError, UsageError
+from qexport.reporting.gate import check_measured
+from qexport.system.files import check_folder
+from qexport.system.machine import ANY, KINDS, choices, kind_for
+from qexport.targets import ALIASES as TARGET_ALIASES
+from qexport.targets import INTEGERS_ONLY, TARGETS
+from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, closest
+
+if TYPE_CHECKING:
+    from qexport.job.options import ExportJob
+
+OPSETS = range(18, 24)
+"""ONNX operator sets that torch.onnx writes without converting."""
+MIN_SIZE = 32
+"""Pixels: the largest stride of the detectors."""
+HEADS = ("end2end", "one2many")
+RANGE_METHODS = ("percentile", "minmax", "mse")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
+NOTHING_KEPT = {
+    "fp32": "all of it is float already: leave it out",
+    "int8-full": "it has no float: use --precision int8",
+}
+IO_TYPES = ("int8", "uint8")
+FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
+"""Options that only make sense for ONNX files, and what they are where they are not given."""
+
+
+def check_job(job: ExportJob) -> None:
+    """Refuse what no model could make possible.
+
+    Raises:
+        UsageError, InputError, MissingExtraError: one line, the first row that is broken.
+    """
+    from qexport.backends.registry import find_class
+
+    for row in (*RANGES, *CHOICES):
+        row.check(job)
+    for name in job.format:
+        find_class(name)  # a word that is none first: what it needs says nothing
+    _check_cpu(job)
+    for conflict in CONFLICTS:
+        conflict.check(job)
+    _check_places(job)
+    _check_source(job)
+    _check_size(job)
+    for name in job.format:
+        _check_format(name, job)
+    check_measured(job)
+
+
+def alternatives(words: Sequence[str]) -> str:
+    """A, B or C."""
+    return " or ".join(", ".join(words).rsplit(", ", 1))
+
+
+def _given(job: ExportJob, option: str) -> Any:
+    return getattr(job, option.replace("-", "_"))
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that an option may have; none is always good."""
+
+    option: str
+    good: Callable[[Any], bool]
+    wanted: str
+    shown: Callable[[Any], str] = str
+
+    def check(self, job: ExportJob) -> None:
+        """Raise `UsageError` where it has another."""
+        value = _given(job, self.option)
+        if value is not None and not self.good(value):
+            raise UsageError(f"--{self.option} {self.shown(value)} is out of range", f"give {self.wanted}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Words that an option may have, and other names of them; none is always good."""
+
+    option: str
+    words: tuple[str, ...]
+    aliases: Mapping[str, Iterable[str]] | None = None
+
+    def check(self, job: ExportJob) -> None:
+        """Raise `UsageError` where it has another, with the one that was probably meant."""
+        value = _given(job, self.option)
+        if value is not None and value not in self.words:
+            meant = closest(value, self.words, self.aliases)
+            guess = f"; did you mean {meant}" if meant else ""
+            raise UsageError(f"--{self.option} {value} is out of range", f"give {alternatives(self.words)}{guess}")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A combination that cannot be; the texts name the job's fields in braces."""
+
+    broken: Callable[[ExportJob], Any]
+    what: str
+    remedy: str
+
+    def check(self, job: ExportJob) -> None:
+        """Raise `UsageError` where the job has it."""
+        if self.broken(job):
+            words = {**vars(job), **_derived(job)}
+            raise UsageError(self.what.format_map(words), self.remedy.format_map(words))
+
+
+def _derived(job: ExportJob) -> dict[str, str]:
+    """What conflicts say beside fields."""
+    target = TARGETS.get(job.target or "")
+    runs, kind, short = target.runs if target else (), target.cpu if target else ANY, job.short_forms
+    option = f"--target {job.target}, which is {job.precision}," if target else f"--precision {job.precision}"
+    other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
+    return {
+        "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
+        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
+        "runs": ",".join(runs),
+        "target_cpu": kind,
+        "other_cpu": ",".join(other),
+        "asked": "--int8" if job.int8 else option,
+        "short": next((name for name in short if getattr(job, name)), ""),
+        "integers": f"--target {job.target}" if job.only_integers else f"--io {job.io}",
+    }
+
+
+def _another_cpu(job: ExportJob) -> bool:
+    kind = TARGETS[job.target].cpu if job.target else ANY
+    return kind != ANY and any(kind_for(job.cpu, name) != kind for name in job.format)
+
+
+RANGES = (
+    Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+    Range("batch", lambda value: value > 0, "1 or more"),
+    Range("threads", lambda value: value > 0, "1 or more"),
+    Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
+    Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
+    Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),
+)
+CHOICES = (
+    Choice("head", HEADS),
+    Choice("ranges", RANGE_METHODS),
+    Choice("precision", PRECISIONS, PRECISION_ALIASES),
+    Choice("target", tuple(TARGETS), TARGET_ALIASES),
+    Choice("io", IO_TYPES),
+)
+CONFLICTS = (
+    Conflict(
+        lambda job: job.device != "cpu",
+        "--device {device} is not supported",
+        "this version runs on the CPU: leave it out",
+    ),
+    Conflict(
+        lambda job: job.keep_float and job.precision in NOTHING_KEPT,
+        "--keep-float and --precision {precision} exclude each other",
+        "{nothing_kept}",
+    ),
+    Conflict(
+        lambda job: job.nms and job.head == "end2end",
+        "--nms and --head end2end exclude each other",
+        "the end-to-end head needs no NMS",
+    ),
+    Conflict(
+        lambda job: job.nms and job.precision == INTEGERS_ONLY,
+        "--nms and --precision int8-full exclude each other",
+        "qexport.decode suppresses overlaps",
+    ),
+    Conflict(lambda job: not job.format, "--format names no format", "give one, such as tflite"),
+    Conflict(
+        lambda job: job.target and not {*job.format} <= {*TARGETS[job.target].runs},
+        "--target {target} is for {files} files only",
+        "give --format {runs}, or leave it out",
+    ),
+    Conflict(
+        lambda job: job.precision != INTEGERS_ONLY and (job.only_integers or job.io != "int8"),
+        "{integers} is for integer-only files",
+        "give --precision int8-full",
+    ),
+    Conflict(
+        _another_cpu,
+        "--cpu {other_cpu} and --target {target} exclude each other",
+        "its CPU is {target_cpu}: leave out one of them",
+    ),
+    Conflict(
+        lambda job: {"tflite", "edgetpu"} <= {*job.format},
+        "formats tflite and edgetpu write the same files",
+        "give --format edgetpu alone",
+    ),
+    Conflict(lambda job: job.int8 and job.half, "--int8 and --half exclude each other", "give one of them"),
+    Conflict(
+        lambda job: any(getattr(job, name) and job.precision != short for name, short in job.short_forms.items()),
+        "--{short} and --precision {precision} exclude each other",
+        "give one of them",
+    ),
+    Conflict(
+        lambda job: job.calibrates and not job.data and not (job.calibration and job.eval_data),
+        "{asked} needs images to calibrate with and to verify on",
+        "add --data DATA.yaml",
+    ),
+    Conflict(
+        lambda job: not job.no_eval and not (job.data or job.eval_data),
+        "accuracy needs a data set",
+        "add --data or --eval-data, or --no-eval",
+    ),
+)
+
+
+def _check_cpu(job: ExportJob) -> None:
+    kinds = ("auto", *KINDS)
+    for name, kind in choices(job.cpu).items():
+        if kind not in kinds:
+            meant = closest(kind, kinds, CPU_ALIASES)
+            guess = f"; did you mean {meant}" if meant else ""
+            raise UsageError(f"--cpu {job.cpu} is out of range", f"give {alternatives(kinds)}{guess}")
+        if name and name not in job.format:
+            written = ", ".join(job.format)
+            raise UsageError(f"--cpu is for {name}, which is not written", f"the formats are {written}: see --format")
+
+
+def _check_places(job: ExportJob) -> None:
+    check_folder(job.folder)
+    for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
+        folder = path.absolute().parent if path else job.folder
+        if path and (path.is_dir() or not (folder.is_dir() or folder == job.folder.absolute())):
+            raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
+
+
+def _check_size(job: ExportJob) -> None:
+    """Refuse sizes that no checkpoint takes; what an ONNX file takes only the file knows."""
+    least, words = (1, "1 pixel") if job.from_onnx else (MIN_SIZE, f"{MIN_SIZE} pixels")
+    if job.imgsz and min(job.imgsz) < least:
+        raise UsageError(f"--imgsz {'x'.join(map(str, job.imgsz))} is out of range", f"give {words} or more")
+
+
+def _check_source(job: ExportJob) -> None:
+    """Refuse what an ONNX file cannot become, and what only makes sense for one."""
+    from qexport.backends.registry import find_class, formats_from_onnx
+    from qexport.data.input_form import pixel_form
+
+    pixel_form(job.pixels)
+    if not job.from_onnx:
+        for option, default in ONNX_ONLY.items():
+            if getattr(job, option) != default:
+                raise UsageError(f"--{option.replace('_', '-')} is for ONNX files", "leave it out")
+        return
+    for name in job.format:
+        if not getattr(find_class(name), "from_onnx", False):
+            able = alternatives(formats_from_onnx())
+            raise UsageError(f"format {name} cannot be written from an ONNX file", f"{able} can; or give the .pt file")
+    if job.precision in ("int8-full", "w8a16"):
+        raise UsageError(f"--precision {job.precision} cannot be written from an ONNX file", "give the .pt file")
+    if job.head or job.nms:
+        option = "--nms" if job.nms else f"--head {job.head}"
+        raise UsageError(f"{option} cannot be chosen for an ONNX file", "export the .pt file with it")
+
+
+def _check_format(name: str, job: ExportJob) -> None:
+    from qexport.backends.registry import find_backend
+
+    backend = find_backend(name)
+    if job.precision not in backend.precisions:
+        able = ", ".join(sorted(backend.precisions))
+        raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
+    if job.dynamic and not backend.dynamic:
+        raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

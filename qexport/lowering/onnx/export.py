@@ -1,0 +1,176 @@
+"""The float program as an ONNX graph whose tensors carry the plan's names.
+
+ONNX, OpenVINO and TensorRT files are all written from it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import torch
+
+from qexport.errors import ConversionError
+from qexport.lowering.onnx.half_model import halve_model
+from qexport.programs.naming import operation_of
+from qexport.programs.onnx.graph import OnnxGraph
+from qexport.programs.program import INPUT, Program, batch_shapes, copied
+from qexport.programs.tags import tag_values
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+OUTPUT = "output"
+SCOPES = "pkg.torch.onnx.name_scopes"
+_exported: dict[tuple[object, ...], bytes] = {}
+
+
+def onnx_graph(program: Program, opset: int, half: bool = False, full: frozenset[str] = frozenset()) -> ir.Model:
+    """Export the float program, or its FP16 form, once; every call returns a copy of its own.
+
+    A program that came as an ONNX file is that file in its normal form.
+
+    Args:
+        full: values that the FP16 form computes in float32 all the same.
+
+    Raises:
+        ConversionError: torch.onnx cannot export it.
+    """
+    if isinstance(program.graph, OnnxGraph):
+        model = program.graph.exported(opset)
+        if half:
+            halve_model(model, program, full)
+        return model
+    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half, full)
+    if key not in _exported:
+        if _exported and next(iter(_exported))[0] != program.fingerprint:
+            _exported.clear()  # one program at a time: it is the formats of one run that share it
+        _exported[key] = ir.serde.serialize_model(_export(program, opset, half, full)).SerializeToString()
+    import onnx
+
+    return ir.serde.deserialize_model(onnx.ModelProto.FromString(_exported[key]))
+
+
+def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+    graph = copied(program)
+    graph.training = False  # an exported module cannot be switched, but the exporter asks
+    if half:
+        from qexport.lowering.onnx.half_graph import halve
+
+        halve(graph, full)
+    parts = _parts(graph)
+    tag_values(graph, program)
+    model = _converted(graph, program, opset)
+    _part_prototypes(model)
+    _rename(model, program, parts)
+    _clean(model)
+    return model
+
+
+def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
+    example = torch.zeros(program.values[INPUT].shape)
+    if program.dynamic:
+        example = torch.zeros(2, *example.shape[1:])
+    try:
+        with torch.no_grad():
+            exported = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                optimize=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.prototypes else 1)],
+                dynamic_shapes=batch_shapes(program.dynamic),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever its passes do
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(f"torch.onnx cannot export this model ({first})", "try --format tflite") from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    return model
+
+
+def _parts(graph: GraphModule) -> dict[tuple[str, int], str]:
+    """(tensor that is split, number of the part) → the part's name: splits lose their tags on the way."""
+    found = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and operation_of(node) == "part":
+            split, index = node.args
+            found[split.args[0].name, int(index)] = node.name
+    return found
+
+
+def _rename(model: ir.Model, program: Program, parts: Mapping[tuple[str, int], str]) -> None:
+    """Give each tensor the name of the value that it is; helpers on the way to a value get a number behind it."""
+    last: dict[str, ir.Node] = {}
+    for node in model.graph:
+        tag = _tag(node)
+        if tag in program.values and node.op_type != "Split":
+            last[tag] = node
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph):
+        tag = _tag(node)
+        source = node.inputs[0].name if node.op_type == "Split" and node.inputs[0] is not None else None
+        for number, output in enumerate(node.outputs):
+            if output.is_graph_output():
+                name = f"{OUTPUT}{model.graph.outputs.index(output)}"
+            elif source is not None:
+                name = parts.get((str(source), number), f"split_{index}_{number}")
+            elif last.get(tag) is node and number == 0:
+                name = tag
+            else:
+                name = f"{tag or 'program'}/{index}_{number}"
+            assert name not in taken
+            taken.add(name)
+            output.name = name
+        node.name = node.outputs[0].name
+
+
+def _part_prototypes(model: ir.Model) -> None:
+    """Let the second output be a copy of the value that it is, so that the value keeps its own name."""
+    for index, output in list(enumerate(model.graph.outputs))[1:]:
+        node = ir.node("Identity", [output])
+        node.outputs[0].type, node.outputs[0].shape = output.type, output.shape
+        model.graph.append(node)
+        model.graph.outputs[index] = node.outputs[0]
+
+
+def _tag(node: ir.Node) -> str:
+    scopes = node.metadata_props.get(SCOPES)
+    return str(ast.literal_eval(scopes)[0]) if scopes else ""
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop what the exporter notes for debugging: it holds paths of this machine."""
+    model.graph.name = "qexport"
+    model.graph.doc_string = model.doc_string = None
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    made = (output for node in model.graph for output in node.outputs)
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
+        value.metadata_props.clear()
+
+
+def set_metadata(model: ir.Model, metadata: Mapping[str, Any]) -> None:
+    """Write Ultralytics' metadata, every entry as text."""
+    model.metadata_props.update({key: str(value) for key, value in metadata.items()})
+    model.producer_name, model.producer_version = "qexport", str(metadata.get("version", ""))
+
+
+def unname_batch(model: ir.Model) -> None:
+    """Leave open dimensions without a name.
+
+    Ultralytics takes a named first dimension of the output to mean that height and width are open, too, whatever the
+    metadata say (`ONNXBackend.load_model`). ONNX Runtime would infer the output's name from any other.
+    """
+    made = (output for node in model.graph for output in node.outputs)
+    for value in (*model.graph.inputs, *made):
+        if value.shape is not None:
+            value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])

@@ -1,0 +1,92 @@
+"""The evaluation images as a data set of their own, in a scratch folder.
+
+Ultralytics writes `.cache` files beside the labels it reads and finds labels by replacing a folder name in the image's
+path. Links in a scratch folder leave the user's folders untouched and let two data sets share an image's name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from qexport.data.classes import class_numbers
+from qexport.data.dataset import Dataset, class_of, label_path
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Images and labels that accuracy is measured on.
+
+    Attributes:
+        yaml: a data set YAML whose `val` split is these images, or for classification a folder.
+        links: file name below the scratch folder → the original image.
+        single_class: labels of every class count as the only one that there is.
+    """
+
+    yaml: Path
+    links: Mapping[str, Path]
+    single_class: bool = False
+
+
+def make_evaluation_set(
+    dataset: Dataset, images: Sequence[Path], folder: Path, names: Mapping[int, str] | None = None
+) -> EvaluationSet:
+    """Link `images` and their labels below `folder`.
+
+    Args:
+        names: the model's classes, which folders of classes are matched with, and which are meant where the data set
+            has no names; None for the data set's own.
+    """
+    if dataset.by_folder:
+        return _folders_of_classes(dataset, images, folder, class_numbers(dataset, names or dataset.names))
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    links: dict[str, Path] = {}
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.stem}"
+        links[f"{name}{image.suffix}"] = image
+        _link(image, folder / "images" / f"{name}{image.suffix}")
+        label = label_path(image, dataset.labels)
+        if label.is_file():
+            _link(label, folder / "labels" / f"{name}.txt")
+    content = {
+        "path": str(folder),
+        "train": "images",
+        "val": "images",
+        "names": dict(dataset.names or names or {}),
+        "channels": dataset.channels,
+        **({"kpt_shape": list(dataset.kpt_shape)} if dataset.kpt_shape else {}),
+    }
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return EvaluationSet(path, links, dataset.single_class)
+
+
+def _folders_of_classes(
+    dataset: Dataset, images: Sequence[Path], folder: Path, numbers: Mapping[str, int]
+) -> EvaluationSet:
+    """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it.
+
+    It numbers classes by the order of their folders' names, so these are the numbers.
+    """
+    places = {name: folder / "val" / f"{number:06d}" for name, number in numbers.items()}
+    for place in places.values():
+        place.mkdir(parents=True)
+    (folder / "train").symlink_to(folder / "val", target_is_directory=True)
+    links: dict[str, Path] = {}
+    for index, image in enumerate(images):
+        name = f"{index:06d}-{image.name}"
+        links[name] = image
+        _link(image, places[class_of(image, dataset.splits["val"])] / name)
+    return EvaluationSet(folder, links)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copy(source, target)

@@ -1,0 +1,1 @@
+"""Where a loss comes from: intervals, histograms, layers, pictures."""

@@ -1,0 +1,73 @@
+"""How scores move: a file may find every object of the float file and still believe less in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qexport.detections.found import Findings, pairs
+
+EDGES = np.linspace(-0.5, 0.5, 41)
+"""Bin edges of the histogram of shifts; what lies beyond counts into the outermost bins."""
+
+
+@dataclass(frozen=True)
+class ConfidenceShift:
+    """Scores of a file's detections against those of the float file's that they pair with.
+
+    Attributes:
+        matched: how many pairs there are.
+        mean_float, mean: mean score of either side.
+        shift: mean of score minus the float file's score.
+        p05, p50, p95: percentiles of the same difference.
+        bins, counts: histogram of it, 41 edges and 40 counts.
+    """
+
+    matched: int
+    mean_float: float
+    mean: float
+    shift: float
+    p05: float
+    p50: float
+    p95: float
+    bins: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+def confidence_shift(reference: Findings, own: Findings, least: float) -> ConfidenceShift | None:
+    """Compare scores of detections that pair up; None where none do.
+
+    The float file's detections count from `least` on, the other file's whatever their score: one that falls below the
+    threshold is the very shift that is looked for. A classifier has no detections: there the probabilities of the
+    class that the float file answers are compared, one pair an image.
+    """
+    two: list[tuple[float, float]] = []
+    for name, found in reference.items():
+        if not found.has_boxes:
+            answer = int(found.scores.argmax())
+            two.append((float(found.scores[answer]), float(own[name].scores[answer])))
+            continue
+        kept = found.confident(least)
+        two += [(float(kept.scores[i]), float(own[name].scores[j])) for i, j in pairs(kept, own[name])]
+    return summary(two) if two else None
+
+
+def summary(two: Sequence[tuple[float, float]]) -> ConfidenceShift:
+    """Describe pairs of (float score, score), of which there must be one at least."""
+    real, approximate = np.array(two, dtype=np.float64).T
+    moved = approximate - real
+    low, middle, high = np.percentile(moved, (5, 50, 95))
+    counts, _ = np.histogram(np.clip(moved, EDGES[0], EDGES[-1]), bins=EDGES)
+    return ConfidenceShift(
+        matched=len(two),
+        mean_float=float(real.mean()),
+        mean=float(approximate.mean()),
+        shift=float(moved.mean()),
+        p05=float(low),
+        p50=float(middle),
+        p95=float(high),
+        bins=tuple(round(float(edge), 4) for edge in EDGES),
+        counts=tuple(int(count) for count in counts),
+    )

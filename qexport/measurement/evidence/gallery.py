@@ -1,0 +1,146 @@
+"""Images in which a file loses boxes that the float file finds, or gains others: what a figure cannot show."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.data.images import read_image
+from qexport.detections.found import TURNED, Findings, Found, corners, pairs, upright
+from qexport.detections.shapes import Shape
+from qexport.errors import InputError
+
+MOST_IMAGES = 12
+LONGEST_SIDE = 480
+"""Pixels of a thumbnail's longer side."""
+QUALITIES = (70, 55, 40)
+MOST_BYTES = 30_000
+"""Of a thumbnail's JPEG; a third more as text."""
+
+Box = dict[str, Any]
+"""`box`: corners in pixels of the original image, `score`, and `class`.
+
+What is no upright box has an `outline`, polygons of x y x y …: of a mask or a turned box. A pose has `points`, triples
+of x, y and how sure it is that they can be seen.
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image with what two files find in it.
+
+    Attributes:
+        image, path: name and place of the image file.
+        width, height: in pixels, which boxes refer to.
+        kept: the float file's boxes that pair with one of the file's.
+        lost: the float file's boxes that do not.
+        gained: the file's boxes that pair with none.
+        thumbnail: the image, small, as a data URL; "" of a file that only Ultralytics can read, such as HEIC.
+    """
+
+    image: str
+    path: str
+    width: int
+    height: int
+    kept: tuple[Box, ...]
+    lost: tuple[Box, ...]
+    gained: tuple[Box, ...]
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class _Change:
+    reference: Found
+    own: Found
+    kept: list[int]
+    lost: list[int]
+    gained: list[int]
+
+    @property
+    def count(self) -> int:
+        return len(self.lost) + len(self.gained)
+
+
+def gallery(reference: Findings, own: Findings, least: float) -> tuple[Picture, ...]:
+    """The images with most lost and gained boxes first, at most twelve, none without either.
+
+    Boxes count from the score `least` on. A classifier has no boxes: its gallery is empty.
+    """
+    boxed = {name: found.confident(least) for name, found in reference.items() if found.has_boxes}
+    changes = [_change(found, own[name].confident(least)) for name, found in boxed.items()]
+    changed = sorted((each for each in changes if each.count), key=lambda each: (-each.count, each.reference.path.name))
+    return tuple(_picture(each) for each in changed[:MOST_IMAGES])
+
+
+def _change(reference: Found, own: Found) -> _Change:
+    paired = pairs(reference, own)
+    kept, same = {i for i, _ in paired}, {j for _, j in paired}
+    lost = [i for i in range(len(reference.scores)) if i not in kept]
+    return _Change(reference, own, sorted(kept), lost, [j for j in range(len(own.scores)) if j not in same])
+
+
+def _picture(change: _Change) -> Picture:
+    path, (width, height) = change.reference.path, change.reference.size
+    drawn, other = _boxes(change.reference), _boxes(change.own)
+    return Picture(
+        image=path.name,
+        path=str(path.absolute()),
+        width=width,
+        height=height,
+        kept=tuple(drawn[i] for i in change.kept),
+        lost=tuple(drawn[i] for i in change.lost),
+        gained=tuple(other[i] for i in change.gained),
+        thumbnail=_data_url(path),
+    )
+
+
+def _data_url(path: Path) -> str:
+    try:
+        image = read_image(path)
+    except InputError:  # its boxes are evidence all the same
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image)).decode()
+
+
+def _boxes(found: Found) -> list[Box]:
+    rows = zip(upright(found).tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+    return [
+        {
+            "box": [round(side, 1) for side in box],
+            "score": round(score, 4),
+            "class": int(number),
+            **_drawn(found, i),
+        }
+        for i, (box, score, number) in enumerate(rows)
+    ]
+
+
+def _drawn(found: Found, index: int) -> Box:
+    """What is drawn of a detection besides its box."""
+    if found.boxes.shape[1] == TURNED:
+        return {"outline": [[round(value, 1) for value in corners(found)[index].flatten().tolist()]]}
+    shape = found.shapes[index] if found.shapes else Shape()
+    if shape.points is not None:
+        return {"points": [[round(x, 1), round(y, 1), round(seen, 2)] for x, y, seen in shape.points.tolist()]}
+    return {"outline": [polygon.flatten().tolist() for polygon in shape.polygons]} if shape.polygons else {}
+
+
+def thumbnail(image: NDArray[np.uint8]) -> bytes:
+    """A small JPEG of an image (HxWx3 uint8 BGR): less exact, then smaller, until it is small enough to embed."""
+    import cv2
+
+    side = min(LONGEST_SIDE, max(image.shape[:2]))
+    while True:
+        scale = side / max(image.shape[:2])
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        for quality in QUALITIES:
+            encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+            if len(encoded) <= MOST_BYTES:
+                return encoded
+        side = side * 3 // 4

@@ -1,0 +1,182 @@
+"""What stands behind an artifact's figures: intervals, classes, scores, images, and the noise of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.clock import Clock
+from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Accuracy
+from qexport.measurement.attempt import Unmeasured, attempt
+from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
+from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
+from qexport.measurement.evidence.confidence import ConfidenceShift, confidence_shift
+from qexport.measurement.evidence.gallery import Picture, gallery
+from qexport.measurement.evidence.histograms import Histogram, worst_histograms
+from qexport.measurement.evidence.layers import Layer, layers
+from qexport.measurement.measure import Figures
+from qexport.measurement.top1 import class_shares, top1
+from qexport.planning.plan import load_plan
+from qexport.programs.program import Program
+from qexport.tasks import SCORING
+from qexport.verification.result import Written, float_counterparts
+
+
+@dataclass(frozen=True)
+class ClassFigure:
+    """One class of the labels.
+
+    Attributes:
+        labels: how many the evaluation images have.
+        map, map_float: the artifact's and the float file's figure of the class; None without a float file.
+    """
+
+    number: int
+    labels: int
+    map: float
+    map_float: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one artifact; None or empty where it was not measured or makes no sense."""
+
+    intervals: Intervals | None = None
+    per_class: tuple[ClassFigure, ...] = ()
+    confidence: ConfidenceShift | None = None
+    gallery: tuple[Picture, ...] | None = None
+    layers: tuple[Layer, ...] | None = None
+    histograms: tuple[Histogram, ...] | None = None
+
+
+def gather(
+    program: Program,
+    task: str,
+    table: CalibrationTable | None,
+    written: Sequence[Written],
+    figures: Mapping[Path, Figures],
+    clock: Clock,
+    missing: list[Unmeasured] | None = None,
+) -> dict[Path, Evidence]:
+    """Evidence of every artifact, by path.
+
+    Args:
+        missing: gains what could not be made; what else can be is.
+    """
+    lost = [] if missing is None else missing
+    counterparts = float_counterparts(written)
+    accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.scores}
+    resamples = _resamples(task, accuracies, clock, lost) if accuracies else {}
+    found: dict[Path, Evidence] = {}
+    with clock.step("compare", "Comparing detections", len(written)) as advance:
+        for item in written:
+            path, other = item.artifact.path, counterparts.get(item.artifact.path)
+            found[path] = Evidence()
+            with attempt(lost, "noise of layers", path):
+                noise = _noise(program, table, item)
+                found[path] = Evidence(layers=noise[0], histograms=noise[1])
+            if path in resamples:
+                with attempt(lost, "intervals of accuracy", path):
+                    bounds = intervals(resamples[path], resamples.get(other) if other else None)
+                    found[path] = replace(found[path], intervals=bounds)
+            if path in accuracies:
+                pair = accuracies[path], accuracies.get(other) if other else None
+                found[path] = _of_accuracy(task, *pair, found[path], path, lost)
+            advance()
+    return found
+
+
+def _resamples(
+    task: str, accuracies: Mapping[Path, Accuracy], clock: Clock, missing: list[Unmeasured]
+) -> dict[Path, FloatArray]:
+    found: dict[Path, FloatArray] = {}
+    with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
+        for path, accuracy in accuracies.items():
+            with attempt(missing, "intervals of accuracy", path):
+                found[path] = resampled(task, accuracy.scores)
+            advance()
+    return found
+
+
+def resampled(task: str, scores: Scores) -> FloatArray:
+    """The task's own figure on each resample of the images, (resamples,)."""
+    images = sorted(scores)  # resamples of different artifacts draw the same images
+    weights = resample_weights(len(images))
+    if not SCORING[task].correct:
+        return top1(scores, images, weights)
+    return mean_average_precision(by_class(scores, images), weights)
+
+
+def _of_accuracy(
+    task: str, own: Accuracy, reference: Accuracy | None, made: Evidence, path: Path, missing: list[Unmeasured]
+) -> Evidence:
+    """Add what detections show; a part that fails is left out."""
+    with attempt(missing, "accuracy of classes", path):
+        made = replace(made, per_class=class_figures(task, own.scores, reference.scores if reference else None))
+    if reference is None:
+        return made
+    with attempt(missing, "shift of confidence", path):
+        made = replace(made, confidence=confidence_shift(reference.found, own.found, TRUTH_CONFIDENCE))
+    with attempt(missing, "gallery", path):
+        made = replace(made, gallery=gallery(reference.found, own.found, TRUTH_CONFIDENCE))
+    return made
+
+
+def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[ClassFigure, ...]:
+    """mAP50-95, or the share of right answers, of every class that the labels have."""
+
+    def every(scores: Scores) -> list[tuple[int, int, float]]:
+        return list(
+            class_precisions(by_class(scores, sorted(scores))) if SCORING[task].correct else class_shares(scores)
+        )
+
+    floats = {number: figure for number, _, figure in every(reference)} if reference else {}
+    return tuple(ClassFigure(number, labels, figure, floats.get(number)) for number, labels, figure in every(own))
+
+
+def _noise(
+    program: Program, table: CalibrationTable | None, item: Written
+) -> tuple[tuple[Layer, ...] | None, tuple[Histogram, ...] | None]:
+    """The plan's values and the worst histograms of a calibrated artifact."""
+    if table is None or item.plan is None or item.sqnr is None:
+        return None, None
+    plan = load_plan(item.plan)
+    return layers(program, plan, item.sqnr), worst_histograms(program, plan, table.statistics, item.sqnr)
+
+
+def accuracy_entry(evidence: Evidence, names: Mapping[int, str]) -> dict[str, Any]:
+    """What the report's `accuracy` gains, in points of 0..1; nothing where nothing stands behind it."""
+    bounds = evidence.intervals
+    if bounds is None and not evidence.per_class:
+        return {}
+    return {
+        "map_interval": _rounded(bounds.map if bounds else None),
+        "drop_interval": _rounded(bounds.drop if bounds else None),
+        "retention_interval": _rounded(bounds.retention if bounds else None),
+        "resamples": bounds.resamples if bounds else 0,
+        "per_class": [_class_entry(each, names) for each in evidence.per_class],
+        "confidence": _confidence_entry(evidence.confidence),
+    }
+
+
+def _rounded(bounds: tuple[float, float] | None) -> list[float] | None:
+    return None if bounds is None else [round(bound, 5) for bound in bounds]
+
+
+def _class_entry(figure: ClassFigure, names: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "class": figure.number,
+        "name": names.get(figure.number, str(figure.number)),
+        "labels": figure.labels,
+        "map": round(figure.map, 5),
+        "map_float": None if figure.map_float is None else round(figure.map_float, 5),
+    }
+
+
+def _confidence_entry(shift: ConfidenceShift | None) -> dict[str, Any] | None:
+    if shift is None:
+        return None
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(shift).items()}

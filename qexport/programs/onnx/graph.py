@@ -1,0 +1,184 @@
+"""A float graph that came as an ONNX file: run, watched and simulated by ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import version_converter
+from torch import Tensor
+
+from qexport.errors import ConversionError
+from qexport.lowering.onnx.write import write_onnx
+from qexport.programs.onnx.normal_form import OPEN
+from qexport.programs.onnx.session import OPSET, OnnxRunner, session_options
+from qexport.programs.onnx.values import MAC_OPERATORS
+
+if TYPE_CHECKING:
+    from qexport.planning.plan import QuantPlan
+    from qexport.programs.graph import FloatGraph
+    from qexport.programs.program import Program
+
+AT_ONCE = 2**25
+"""Elements of watched values that are in memory together, 128 MiB."""
+
+
+class OnnxGraph:
+    """A `FileGraph`: an ONNX model in its normal form (`onnx_normal`).
+
+    Attributes:
+        names: see `FileGraph`.
+        opset: operator set that it is in.
+    """
+
+    def __init__(self, model: ir.Model, names: Mapping[str, tuple[str, ...]]) -> None:
+        self.names = names
+        self.proto: onnx.ModelProto = ir.serde.serialize_model(model)
+        self.opset = model.opset_imports[""]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The file's names of its outputs."""
+        return tuple(output.name for output in self.proto.graph.output)
+
+    @property
+    def fingerprinted(self) -> bytes:
+        """What identifies structure and weights."""
+        content: bytes = self.proto.SerializeToString(deterministic=True)
+        return content
+
+    @cached_property
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self.proto.graph.initializer}
+
+    def get_parameter(self, target: str) -> Tensor:
+        """Return a constant by name."""
+        return torch.from_numpy(self._weights[target].copy())
+
+    def constants(self) -> Iterator[tuple[str, np.ndarray]]:
+        """See `FileGraph`."""
+        for node in self.proto.graph.node:
+            arrays = (self._weights[name] for name in node.input if name in self._weights)
+            yield from ((node.output[0], array) for array in arrays if array.dtype == np.float32)
+
+    def __call__(self, images: Tensor) -> Any:
+        """Run once."""
+        found = self._watched.run(list(self.outputs), {self.input: _given(images)})
+        made = tuple(torch.from_numpy(output) for output in found)
+        return made[0] if len(made) == 1 else made
+
+    @property
+    def input(self) -> str:
+        """The file's name of its input."""
+        return str(self.proto.graph.input[0].name)
+
+    @cached_property
+    def _watched(self) -> Any:
+        """A session of one thread that has every tensor for an output; several threads may run it."""
+        import onnxruntime
+
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        known = {output.name for output in proto.graph.output}
+        made = (name for node in proto.graph.node for name in node.output if name and name not in known)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+        options = session_options(1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every tensor, from a run with as many images as the graph has, or one."""
+        given = self.proto.graph.input[0].type.tensor_type.shape.dim
+        blank = np.zeros([each.dim_value or 1 for each in given], dtype=np.float32)
+        names = [output.name for output in self._watched.get_outputs()]
+        arrays = self._watched.run(names, {self.input: blank})
+        found = {name: (array.shape, array.dtype) for name, array in zip(names, arrays, strict=True)}
+        return {self.input: (blank.shape, blank.dtype), **found}
+
+    def computed(self, images: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """See `FileGraph`."""
+        made = [name for name in names if name != self.input]
+        if len(made) < len(names):
+            yield self.input, images
+        group: list[str] = []
+        held = 0
+        for name in made:
+            size = int(np.prod(self.shapes[name][0]))
+            if group and held + size > AT_ONCE:
+                yield from self._tensors(images, group)
+                group, held = [], 0
+            group.append(name)
+            held += size
+        if group:
+            yield from self._tensors(images, group)
+
+    def _tensors(self, images: Tensor, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        arrays = self._watched.run(names, {self.input: _given(images)})
+        yield from ((name, torch.from_numpy(array)) for name, array in zip(names, arrays, strict=True))
+
+    def exported(self, opset: int) -> ir.Model:
+        """Return a copy in an operator set that is at least `opset`.
+
+        Raises:
+            ConversionError: ONNX's converter refuses it.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        if opset > self.opset:
+            try:
+                proto = version_converter.convert_version(proto, opset)
+            except Exception as error:  # the converter raises whatever its checks do
+                first = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ConversionError(
+                    f"the model cannot be brought to operator set {opset} ({first})", "leave out the format"
+                ) from error
+        model = ir.serde.deserialize_model(proto)
+        self._set_shapes(model)
+        return model
+
+    def _set_shapes(self, model: ir.Model) -> None:
+        """Note the shapes that tensors had when the graph ran; with an open batch only where nothing else is known."""
+        is_open = not isinstance(model.graph.inputs[0].shape[0], int) if model.graph.inputs[0].shape else False
+        for node in model.graph:
+            for output in node.outputs:
+                if output.name not in self.shapes or (is_open and output.shape is not None):
+                    continue
+                shape, kind = self.shapes[output.name]
+                output.type = ir.TensorType(ir.DataType.from_numpy(kind))
+                if not is_open:
+                    output.shape = ir.Shape(shape)
+                elif node.op_type in MAC_OPERATORS:
+                    output.shape = ir.Shape([OPEN, *shape[1:]])
+
+    def simulated(self, program: Program, plan: QuantPlan) -> FloatGraph:
+        """See `FileGraph`: Q/DQ pairs computed as they stand, in float."""
+        return _Simulated(self, program, plan)
+
+
+class _Simulated:
+    """A quantised graph in ONNX Runtime with fusion off."""
+
+    def __init__(self, graph: OnnxGraph, program: Program, plan: QuantPlan) -> None:
+        self.get_parameter = graph.get_parameter
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            path = Path(scratch) / "simulated.onnx"
+            write_onnx(program, plan, {}, path, OPSET, half=False)
+            self._runner = OnnxRunner(path, threads=1, fused=False)
+
+    def __call__(self, images: Tensor) -> Any:
+        """Run once."""
+        made = tuple(torch.from_numpy(output) for output in self._runner.outputs(_given(images)))
+        return made[0] if len(made) == 1 else made
+
+
+def _given(images: Tensor) -> np.ndarray:
+    given: np.ndarray = np.ascontiguousarray(images.numpy())
+    return given

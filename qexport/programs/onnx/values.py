@@ -1,0 +1,143 @@
+"""An ONNX graph in its normal form, described as the values that plans are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from qexport.programs.onnx.normal_form import array_of
+from qexport.programs.program import INPUT, Value
+
+SIMPLE = {
+    "Sigmoid": "sigmoid",
+    "Mul": "mul",
+    "Add": "add",
+    "Sub": "sub",
+    "Div": "div",
+    "Relu": "relu",
+    "LeakyRelu": "leaky_relu",
+    "MatMul": "matmul",
+    "Gemm": "gemm",
+    "Softmax": "softmax",
+    "Concat": "cat",
+    "Split": "part",
+    "Slice": "part",
+    "AveragePool": "avg_pool",
+    "Reshape": "reshape",
+    "Flatten": "reshape",
+    "Squeeze": "reshape",
+    "Unsqueeze": "reshape",
+    "Transpose": "transpose",
+    "Conv": "conv_of_values",
+    "ConvTranspose": "conv_transpose_of_values",
+}
+"""ONNX operator → the plan's word; others keep their names in lower case."""
+KINDS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "linear"}
+FLOAT = np.dtype(np.float32)
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
+    """Describe every tensor that is computed from the input or without it, in order of computation.
+
+    Args:
+        shapes: shape and type of each tensor, as they were when the graph ran.
+    """
+    values = {INPUT: Value(INPUT, "input", (), "", shapes[INPUT][0], "body", 0)}
+    for node in model.graph:
+        for output in node.outputs:
+            name = str(output.name)
+            if name == INPUT or name not in shapes:
+                continue
+            inputs = dict.fromkeys(str(v.name) for v in node.inputs if v is not None and v.name in values)
+            shape, kind = shapes[name]
+            operation = operation_of(node) if kind == FLOAT else f"{node.op_type.lower()}_{kind}"
+            weight = str(node.inputs[1].name) if operation in KINDS.values() and node.inputs[1] is not None else ""
+            added = node.inputs[2] if weight and len(node.inputs) > 2 else None
+            region, bias = "body" if kind == FLOAT else "shape", str(added.name) if added is not None else ""
+            macs = _macs(node, operation, shape, shapes)
+            joined = operation == "cat" and any(v is not None and v.name not in values for v in node.inputs)
+            values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias, joined)
+    return values
+
+
+def operation_of(node: ir.Node) -> str:
+    """Return the plan's word for what a node computes."""
+    special = SPECIAL.get(node.op_type)
+    found = special(node) if special else ""
+    return found or SIMPLE.get(node.op_type, node.op_type.lower())
+
+
+def _layer(node: ir.Node) -> str:
+    """A layer with a constant weight and bias, else ""; convolutions are those of images."""
+    constants = [array_of(value) for value in node.inputs[1:] if value is not None]
+    if any(array is None for array in constants) or constants[0] is None:
+        return ""
+    if node.op_type != "Gemm":
+        return KINDS[node.op_type] if constants[0].ndim == 4 else ""
+    get = node.attributes.get_float
+    plain = get("alpha", 1.0) == get("beta", 1.0) == 1.0 and not node.attributes.get_int("transA", 0)
+    return KINDS["Gemm"] if plain and all(array is not None and array.ndim < 3 for array in constants) else ""
+
+
+def _clip(node: ir.Node) -> str:
+    """A limit from zero on, which integers from zero on have of themselves."""
+    low = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    return "clip" if low is not None and float(low) == 0 else "clip_elsewhere"
+
+
+def _resize(node: ir.Node) -> str:
+    mode = node.attributes.get_string("mode", "nearest")
+    return "resize" if mode == "nearest" else f"resize_{mode}"
+
+
+def _max_pool(node: ir.Node) -> str:
+    return "max_pool" if len(node.outputs) == 1 else "max_pool_with_places"
+
+
+SPECIAL: Mapping[str, Callable[[ir.Node], str]] = {
+    **dict.fromkeys(KINDS, _layer),
+    "Clip": _clip,
+    "Resize": _resize,
+    "MaxPool": _max_pool,
+}
+
+
+def _macs(node: ir.Node, operation: str, shape: tuple[int, ...], shapes: Shapes) -> int:
+    """Multiply-accumulates, counted as `onnx_read` counts them in the file."""
+    first = shapes.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] is not None else None
+    if node.op_type in ("Conv", "ConvTranspose"):
+        weight = node.inputs[1]
+        assert weight is not None
+        stored = array_of(weight)
+        kernel = stored.shape if stored is not None else shapes[str(weight.name)][0]
+        elements = math.prod(first[0] if node.op_type == "ConvTranspose" and first else shape)
+        return elements * math.prod(kernel[1:])
+    if node.op_type in ("MatMul", "Gemm"):
+        left = first[0] if first else (node.inputs[0].shape or (1,) if node.inputs[0] is not None else (1,))
+        return math.prod(shape) * int(left[-1])  # type: ignore[arg-type]
+    return 0
+
+
+MAC_OPERATORS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+
+
+MOVERS = {
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Operators whose results hold only elements of their first inputs, or of all of a concatenation's."""

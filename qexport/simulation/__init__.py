@@ -1,0 +1,1 @@
+"""A plan acted out on the float program: quantise/dequantise pairs and meters."""

@@ -1,0 +1,111 @@
+"""Signal to quantisation noise of every value: the simulated program against the float one, both in one graph.
+
+SQNR is 10 log10(sum of squares of the float value / sum of squares of its error), over all elements of all images; a
+uniform quantiser of b bits that its input fills has 6.02 b dB (Bennett, "Spectra of Quantized Signals", 1948). The
+error of a value is what its readers see: its own rounding, if the plan quantises it, and all that came before it.
+What the plan cuts on purpose counts, too: class logits that end at -8 have a low figure by design.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from qexport.planning.plan import QuantPlan
+from qexport.programs.program import Program
+from qexport.simulation.rewrite import operations, simulated
+
+MOST_DB = 150.0
+"""What float32 itself keeps; an exact value is given this figure, not infinity."""
+
+
+class _Meter(nn.Module):
+    """Adds up the power of a value and of its error, in constant memory."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.signal, self.noise = name, 0.0, 0.0
+
+    def forward(self, real: Tensor, approximate: Tensor) -> None:
+        """Add one run's value and its approximation, of one shape."""
+        self.signal += _power(real)
+        self.noise += _power(real - approximate)
+
+    @property
+    def decibels(self) -> float | None:
+        """None where nothing was seen but zeros."""
+        if not self.signal:
+            return None
+        return MOST_DB if not self.noise else min(MOST_DB, 10 * math.log10(self.signal / self.noise))
+
+
+def _power(values: Tensor) -> float:
+    flat = values.flatten()
+    return float(torch.dot(flat, flat))
+
+
+def metered(program: Program, plan: QuantPlan) -> GraphModule:
+    """Return `simulated(program, plan)` with the float program beside it, value by value, and a meter on each pair.
+
+    It is called like the simulated program and gives its outputs. Both halves advance together, so that no value is
+    kept for longer than something reads it, and the simulated half is not run twice.
+    """
+    graph = simulated(program, plan)
+    simulation = {node.name: node for node in graph.graph.nodes}
+    measurable = set(_measurable(program))
+    real: dict[Node, Node] = {}
+    for node in program.graph.graph.nodes:
+        twin = simulation.get(node.name)
+        if node.op in ("placeholder", "get_attr") and twin is not None:
+            real[node] = twin
+        if node.op != "call_function" and node.name not in measurable:
+            continue
+        assert twin is not None
+        last = _seen_by_readers(twin)
+        if node.op == "call_function":
+            with graph.graph.inserting_after(last):
+                real[node] = graph.graph.node_copy(node, lambda each: real[each])
+        if node.name in measurable:
+            graph.add_module(f"meter_{node.name}", _Meter(node.name))
+            with graph.graph.inserting_after(real[node] if node.op == "call_function" else last):
+                graph.graph.call_module(f"meter_{node.name}", (real[node], last))
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
+    """SQNR in dB of every metered value after the graph's runs, by name."""
+    return {part.name: part.decibels for part in graph.modules() if isinstance(part, _Meter)}
+
+
+def _seen_by_readers(node: Node) -> Node:
+    """The value as its integer readers see it, where it passes through integers; else the value itself."""
+    for quantised in node.users:
+        if quantised.target is operations.quantize_per_tensor.default:
+            (seen,) = quantised.users
+            return seen
+    return node
+
+
+def _measurable(program: Program) -> Iterator[str]:
+    """Names of the values that correspond element by element: no indices, and nothing that indices have picked.
+
+    Behind a ranking the same row of both programs need not be the same anchor.
+    """
+    picked: set[Node] = set()
+    for node in program.graph.graph.nodes:
+        if any(source in picked for source in node.all_input_nodes) or not _only_floats(node):
+            picked.add(node)
+        elif node.name in program.values:
+            yield node.name
+
+
+def _only_floats(node: Node) -> bool:
+    made = node.meta.get("val")
+    parts = made if isinstance(made, list | tuple) else (made,)
+    return all(part.is_floating_point() for part in parts if isinstance(part, Tensor))

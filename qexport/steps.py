@@ -1,0 +1,192 @@
+"""Write one artifact: plan, lower, verify, and only then give the file its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends.artifact import describe_artifact
+from qexport.backends.device_fit import DeviceFit
+from qexport.backends.protocol import Backend, DeviceChecker, EngineBuilder, EngineOptions, LowerOptions
+from qexport.backends.registry import available_formats, formats_from_onnx, other_formats, profile_for
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.peaks import measured_peaks
+from qexport.errors import ConversionError, VerificationError
+from qexport.inspection.run_folder import free_name
+from qexport.job.options import ExportJob
+from qexport.lowering.metadata import artifact_metadata
+from qexport.planning.half_range import described, peaks_of, unfit_for_half
+from qexport.planning.plan import QuantPlan, to_json
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
+from qexport.planning.profile import RuntimeProfile
+from qexport.planning.weights import weights_only
+from qexport.programs.build import Source
+from qexport.programs.graph import FileGraph
+from qexport.programs.named_values import kept_float, refuse_weightless
+from qexport.programs.program import Program
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.meters import metered, sqnr_of
+from qexport.system.files import write_text, write_whole
+from qexport.system.machine import kind_for
+from qexport.verification.constants import check_weights
+from qexport.verification.finite import FiniteRunner, generated_input
+from qexport.verification.result import Written, summary_of
+from qexport.verification.verify import check_outputs, verify
+
+
+def write_float(source: Source, backend: Backend, precision: str) -> Written:
+    """Write an artifact whose activations stay float, and run it: on a generated picture if there are no images.
+
+    Raises:
+        UsageError: `--keep-float` names what this precision has in float anyway.
+        ConversionError, VerificationError: the file is not kept.
+    """
+    path, program = source.path(backend, precision), source.program
+    images = sample_inputs(source.samples, program)
+    inputs = images or [generated_input(program)]
+    kept, notes = _kept_in_float(source, backend, precision), list[str]()
+    plan = weights_only(program, {**backend.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    unfit = _unfit(program, backend, inputs) if precision == "fp16" else {}
+    notes += described(unfit)
+    with _others_named(source.job, backend, precision), write_whole(path) as temporary:
+        _lower(source, backend, plan, precision, temporary, frozenset(unfit | kept), notes)
+        runner = FiniteRunner(backend.runner(temporary, source.job.threads), program, backend.name)
+        if images:
+            check_outputs(program.graph, program, runner, images, backend.name)
+        else:
+            runner.outputs(inputs[0])
+        stored = backend.read(temporary)
+        if plan:
+            check_weights(program, plan, stored)
+    artifact = describe_artifact(path, backend.name, precision)
+    return Written(artifact, backend, stored=summary_of(stored), warnings=tuple(notes))
+
+
+def _kept_in_float(source: Source, backend: Backend, precision: str) -> dict[str, str]:
+    """What `--keep-float` asks of a file whose activations stay float: value → why it is kept."""
+    if precision == "fp32":  # all of it, of the file that others are compared with
+        return {}
+    program, given = source.program, source.job.keep_float
+    if precision == "int8-dynamic" or backend.half_scope != "arithmetic":
+        refuse_weightless(program, given, f"{precision} in format {backend.name}")
+    return dict.fromkeys(kept_float(program, given), FLOAT_AS_ASKED)
+
+
+def _unfit(program: Program, backend: Backend, inputs: Sequence[NDArray[np.float32]]) -> dict[str, str]:
+    """What FP16 cannot hold of a program in a backend's files."""
+    peaks = measured_peaks(program, inputs) if backend.half_scope == "arithmetic" else {}
+    return unfit_for_half(program, peaks, backend.half_scope == "weights")
+
+
+def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
+    """Plan for the backend's runtime, save the plan, write the artifact and verify it against the plan.
+
+    Raises:
+        ConversionError, VerificationError: the file is not kept.
+    """
+    job, path = source.job, source.path(backend, source.job.precision)
+    cpu, profile = chosen_profile(job, backend)
+    kept, notes = kept_float(source.program, job.keep_float), list[str]()
+    plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
+    unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.half_scales else {}
+    notes += described(unfit)
+    saved = job.folder / plan_name(job, backend, path)
+    write_text(saved, to_json(plan))
+    with _others_named(job, backend, job.precision), write_whole(path) as temporary:
+        _lower(source, backend, plan, job.precision, temporary, frozenset(unfit), notes)
+        inputs = sample_inputs(source.samples, source.program)
+        # A graph that came as a file has no room for meters.
+        reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
+        runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.name)
+        stored = backend.read(temporary)
+        verification = verify(source.program, plan, stored, runner, inputs, reference)
+        fit = _fit(job, backend, temporary, path)
+    types = {
+        "activations": profile.activation.name,
+        "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
+        "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
+    }
+    artifact = describe_artifact(path, backend.name, job.precision)
+    noise = sqnr_of(reference) if reference else None
+    return Written(artifact, backend, verification, saved, types, fit, noise, summary_of(stored), tuple(notes))
+
+
+@contextmanager
+def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[None]:
+    """Let a format's refusal of a model say which formats do without its code, unless it names one itself."""
+    try:
+        yield
+    except (ConversionError, VerificationError) as error:
+        able = formats_from_onnx() if job.from_onnx else available_formats()
+        others = [name for name in other_formats(backend.name, precision) if name in able and name not in job.format]
+        if not others or "--format" in error.remedy:
+            raise
+        remedy = f"{error.remedy}; other formats may take it: --format {','.join(others)}"
+        raise type(error)(error.what, remedy) from error
+
+
+def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:
+    """What a device that is not here makes of a file that is going to be at `path`."""
+    if job.target == "mcu":
+        from qexport.backends.tflite_micro.backend import fit_microcontroller
+
+        return fit_microcontroller(file, path)
+    return backend.fit(file) if isinstance(backend, DeviceChecker) else None
+
+
+def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
+    """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
+    cpu = kind_for(job.cpu, backend.name)
+    return cpu, profile_for(backend, job.precision, cpu)
+
+
+def plan_name(job: ExportJob, backend: Backend, artifact: Path) -> str:
+    """`plan.json`, with the format in its name where a run writes several; with the artifact's where that is taken."""
+    name = "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+
+    def same(manifest: Mapping[str, Any]) -> bool:  # an engine shares its graph's
+        named = str(manifest.get("artifact", "")).startswith(f"{job.stem}_{job.precision}")
+        return named and manifest.get("format") == backend.name
+
+    return free_name(job.folder, name, artifact.name, "plan", same)
+
+
+def _lower(
+    source: Source,
+    backend: Backend,
+    plan: QuantPlan | None,
+    precision: str,
+    path: Path,
+    float32: frozenset[str],
+    notes: list[str],
+) -> None:
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
+    options = LowerOptions(source.job.opset, source.job.io, float32, notes.append)
+    backend.lower(source.program, plan, metadata, path, options)
+
+
+def build_engine(source: Source, graph: Written) -> Written:
+    """Build the engine of a graph that was written; the graph stays.
+
+    Raises:
+        EngineNotBuiltError: not on this machine.
+    """
+    job, builder, precision = source.job, graph.backend, graph.artifact.precision
+    assert isinstance(builder, EngineBuilder)
+    path = source.job.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
+    options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
+    builder.build(graph.artifact.path, path, metadata, options)
+    return Written(
+        describe_artifact(path, builder.name, precision),
+        builder,
+        plan=graph.plan,
+        quantisation=graph.quantisation,
+        sqnr=graph.sqnr,
+        warnings=graph.warnings,
+    )

@@ -1,0 +1,1 @@
+"""This machine and process: files, temporary folders, signals, CPU."""

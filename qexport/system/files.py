@@ -1,0 +1,95 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qexport.errors import InputError
+from qexport.system.scratch import made, unfinished
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it over `path` if the block succeeds, remove it if not.
+
+    The temporary name keeps the suffix, which some writers insist on.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    with unfinished(temporary):
+        try:
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                _replace_folder(temporary, path)
+            else:
+                os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """A folder with files in it cannot be replaced at once: the old one makes way, and comes back on failure."""
+    old = path.with_name(f".{uuid.uuid4().hex}")
+    with unfinished(old, home=path):
+        os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        shutil.rmtree(old)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_folder(path: Path) -> None:
+    """Check that a folder can be written to, or made, without making it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        path.exists()
+    except OSError as error:  # a name that no system takes
+        raise InputError(f"folder {path} cannot be written ({error.strerror})", "choose another --out") from error
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise InputError(f"folder {path} cannot be written ({nearest} is not a folder)", "choose another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"folder {path} cannot be written (no permission in {nearest})", "choose another --out")
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and check that it can be written to.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        made(path)
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{uuid.uuid4().hex}"
+        with unfinished(probe):
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"folder {path} cannot be written ({error.strerror or error})", "choose another --out"
+        ) from error
+    return path

@@ -1,0 +1,96 @@
+"""This machine: the kind of its CPU as far as profiles depend on it, its cores, its processor's name, its packages."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ANY, VNNI, AVX2, ARM = "any", "vnni", "avx2", "arm"
+KINDS = (VNNI, AVX2, ARM)
+VNNI_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_kind(cpuinfo: Path = CPUINFO, machine: str = "") -> str:
+    """Return "vnni", "avx2" or "arm"; x86 CPUs that cannot be asked count as "avx2", the careful choice.
+
+    Without VNNI, x86 kernels add pairs of 8-bit products in 16 bits and saturate there.
+    """
+    if (machine or platform.machine()).lower() in ("aarch64", "arm64"):
+        return ARM
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return AVX2
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    return VNNI if flags & VNNI_FLAGS else AVX2
+
+
+def kind_for(choice: str, name: str) -> str:
+    """The kind of CPU that a format is planned for.
+
+    Args:
+        choice: "auto" (this machine's), a kind, or kinds of single formats: "onnx=arm,openvino=vnni"; what stands
+            without a name there is for all others, this machine's where nothing does.
+        name: of the format.
+    """
+    kinds = choices(choice)
+    kind = kinds.get(name, kinds.get("", "auto"))
+    return cpu_kind() if kind == "auto" else kind
+
+
+def choices(text: str) -> dict[str, str]:
+    """Format → kind of CPU, "" for all that are not named."""
+    parts = (part.rpartition("=") for part in text.split(","))
+    return {name.strip(): kind.strip() for name, _, kind in parts}
+
+
+PACKAGES = (
+    "torch",
+    "ultralytics",
+    "litert-torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "tflite-micro",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Machine and package versions that the figures were measured with."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cpu_kind": cpu_kind(),
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,47 @@
+"""The tasks of models: what a validator of Ultralytics is called for each, and how its metrics are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How Ultralytics scores a task.
+
+    Attributes:
+        module, validator: where its validator is.
+        metric: which of the validator's metrics is the task's own.
+        other: the second one, such as that of the boxes around masks; "" for none.
+        names: what the two figures of that metric are called.
+        correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
+    """
+
+    module: str
+    validator: str
+    metric: str
+    other: str = ""
+    names: tuple[str, str] = ("mAP50-95", "mAP50")
+    correct: str = "tp"
+
+
+SCORING = {
+    "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
+    "segment": Scoring(
+        "ultralytics.models.yolo.segment",
+        "SegmentationValidator",
+        "seg",
+        "box",
+        ("mask mAP50-95", "mask mAP50"),
+        "tp_m",
+    ),
+    "pose": Scoring(
+        "ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50"), "tp_p"
+    ),
+    "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
+}
+
+
+QUERIES = Scoring("ultralytics.models.rtdetr", "RTDETRValidator", "box")
+"""RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""

@@ -1,0 +1,95 @@
+"""What is known of an artifact once it was written and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.backends.artifact import Artifact
+from qexport.backends.device_fit import DeviceFit
+from qexport.backends.protocol import Backend, EngineBuilder
+from qexport.lowering.stored import StoredGraph
+from qexport.verification.verify import Verification
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a reader of the report wants to know of a file's inside.
+
+    Attributes:
+        arithmetic: type → share of the multiply-accumulates that the runtime does in it on this machine, 0..1.
+        needs: what runs the file, such as "ONNX Runtime", → the least version.
+    """
+
+    arithmetic: Mapping[str, float]
+    needs: Mapping[str, str]
+
+
+def summary_of(stored: StoredGraph) -> Summary:
+    """Leave out the tensors, which are large."""
+    total = sum(stored.arithmetic.values())
+    return Summary({kind: count / total for kind, count in stored.arithmetic.items()}, stored.needs)
+
+
+@dataclass(frozen=True)
+class Written:
+    """An artifact that is on disk.
+
+    Attributes:
+        verification: what was verified of it, None for float ones.
+        plan: the file that its plan was saved to, None for float ones.
+        quantisation: integer types and the kind of CPU that they were chosen for.
+        fit: what the device that it is for makes of it, where that is not this machine.
+        sqnr: signal to quantisation-noise ratio in dB of the plan's values, see `qexport.simulation.meters`; None for
+            float ones.
+        stored: what the file says of itself, and what its runtime makes of it here; None for engines.
+        warnings: what a user must know of how it was written.
+    """
+
+    artifact: Artifact
+    backend: Backend
+    verification: Verification | None = None
+    plan: Path | None = None
+    quantisation: dict[str, str] | None = None
+    fit: DeviceFit | None = None
+    sqnr: Mapping[str, float | None] | None = None
+    stored: Summary | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def engine_runtime(self) -> str | None:
+        """What runs it where it was built from a graph: "" is nothing on this machine; None for a graph."""
+        name, builder = self.artifact.path.name, self.backend
+        built = isinstance(builder, EngineBuilder) and name.endswith(builder.engine_suffix)
+        return builder.engine_runtime if built and isinstance(builder, EngineBuilder) else None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether anything on this machine runs it, so that it can be scored."""
+        return self.engine_runtime != ""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the runtime that it is for runs here, so that latency means something."""
+        return bool(self.engine_runtime) if self.engine_runtime is not None else self.backend.timed
+
+    @property
+    def own_runtime(self) -> bool:
+        """Whether `runtime` is what it is for: not where another computes the same, or the device is not here."""
+        return self.timed and self.fit is None
+
+    @property
+    def runtime(self) -> str:
+        """What it was verified, scored and timed with."""
+        if self.engine_runtime is not None:
+            return self.engine_runtime
+        device = f", in place of {self.fit.device}" if self.fit and self.timed else ""
+        return f"{self.backend.runtime}{device}"
+
+
+def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
+    """For every artifact that is not FP32 the FP32 one of the same format, where there is one."""
+    floats = {item.backend.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
+    others = (item for item in written if item.artifact.precision != "fp32")
+    return {item.artifact.path: floats[item.backend.name] for item in others if item.backend.name in floats}
