@@ -33,12 +33,12 @@ quiet_ultralytics()  # before anything imports Ultralytics or a runtime; process
 QEXPORT = Path(sys.executable).with_name("qexport")
 MODELS = ("yolo26n", "yolo11n", "yolov8n")
 FORMATS = ("onnx", "openvino", "tensorrt")
-LEAST_FIDELITY = {"onnx": 0.91, "openvino": 0.94, "tensorrt": 0.91}
-LEAST_RETENTION = 0.965
-LEAST_COVERAGE = 0.90
-MOST_OF_FLOAT = {"onnx": 0.75}
-MOST_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
-MOST_SECONDS = 90.0
+MIN_FIDELITY = {"onnx": 0.91, "openvino": 0.94, "tensorrt": 0.91}
+MIN_RETENTION = 0.965
+MIN_COVERAGE = 0.90
+MAX_OF_FLOAT = {"onnx": 0.75}
+MAX_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
+MAX_SECONDS = 90.0
 BLOCKS = 40
 """Turns of all files. The machine's speed changes within seconds: two files are compared turn by turn, and the median
 ratio counts."""
@@ -78,7 +78,7 @@ def main() -> int:
     print(f"{machine()}\n")
     broken = print_rows(rows)
     print(f"\nfour formats without evaluation: {seconds:.0f} s")
-    broken += ["time of four formats"] * (seconds > MOST_SECONDS)
+    broken += ["time of four formats"] * (seconds > MAX_SECONDS)
     for name in broken:
         print(f"BROKEN {name}")
     return 1 if broken else 0
@@ -252,11 +252,11 @@ def shown(value: float | None, form: str) -> str:
 def broken_bounds(row: Row, retention: float, of_float: float | None, of_other: float | None) -> list[str]:
     """Names of the bounds that one of our files does not hold."""
     held = {
-        "fidelity": (row.fidelity or 0) >= LEAST_FIDELITY[row.format],
-        "retention": retention >= LEAST_RETENTION,
-        "coverage": (row.coverage or 0) >= LEAST_COVERAGE,
-        "latency against FP32": (of_float or 0) <= MOST_OF_FLOAT.get(row.format, 99.0),
-        "latency against the incumbent": (of_other or 0) <= MOST_OF_INCUMBENT.get(row.format, 99.0),
+        "fidelity": (row.fidelity or 0) >= MIN_FIDELITY[row.format],
+        "retention": retention >= MIN_RETENTION,
+        "coverage": (row.coverage or 0) >= MIN_COVERAGE,
+        "latency against FP32": (of_float or 0) <= MAX_OF_FLOAT.get(row.format, 99.0),
+        "latency against the incumbent": (of_other or 0) <= MAX_OF_INCUMBENT.get(row.format, 99.0),
     }
     return [f"{row.model} {row.format}: {name}" for name, good in held.items() if not good]
 

@@ -20,13 +20,13 @@ from typing import Any
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 HEADS = ("end2end", "one2many")
-LEAST_FIDELITY = {"coco128": 0.90, "coco8": 0.88}
-LEAST_RETENTION = 0.965
-MOST_LATENCY_RATIO = 0.45
-MOST_BYTES = 3.2e6
-LEAST_COVERAGE = 0.95
-MOST_SECONDS = 60.0
-MOST_GIGABYTES = 2.0
+MIN_FIDELITY = {"coco128": 0.90, "coco8": 0.88}
+MIN_RETENTION = 0.965
+MAX_LATENCY_RATIO = 0.45
+MAX_BYTES = 3.2e6
+MIN_COVERAGE = 0.95
+MAX_SECONDS = 60.0
+MAX_GIGABYTES = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Row:
         """Bounds that this run does not hold."""
         accuracy = self.artifact["accuracy"]
         held = {
-            "fidelity": accuracy["fidelity"] >= LEAST_FIDELITY[self.data],
-            "retention": accuracy["retention"] >= LEAST_RETENTION,
-            "latency": self.ratio <= MOST_LATENCY_RATIO,
-            "size": self.artifact["bytes"] <= MOST_BYTES,
-            "coverage": self.artifact["int8_mac_coverage"] >= LEAST_COVERAGE,
+            "fidelity": accuracy["fidelity"] >= MIN_FIDELITY[self.data],
+            "retention": accuracy["retention"] >= MIN_RETENTION,
+            "latency": self.ratio <= MAX_LATENCY_RATIO,
+            "size": self.artifact["bytes"] <= MAX_BYTES,
+            "coverage": self.artifact["int8_mac_coverage"] >= MIN_COVERAGE,
         }
         return [f"{self.head} {self.data}: {name}" for name, good in held.items() if not good]
 
@@ -61,12 +61,12 @@ def main() -> int:
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
     shared = parser.parse_args().shared
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
-        rows = [run(shared, head, data, Path(scratch)) for data in LEAST_FIDELITY for head in HEADS]
+        rows = [run(shared, head, data, Path(scratch)) for data in MIN_FIDELITY for head in HEADS]
         seconds, gigabytes = bare(shared, Path(scratch))
     print_table(rows)
     print(f"\nwithout evaluation: {seconds:.0f} s, peak memory {gigabytes:.2f} GB")
     broken = [name for row in rows for name in row.broken()]
-    broken += ["time"] * (seconds > MOST_SECONDS) + ["memory"] * (gigabytes > MOST_GIGABYTES)
+    broken += ["time"] * (seconds > MAX_SECONDS) + ["memory"] * (gigabytes > MAX_GIGABYTES)
     for name in broken:
         print(f"BROKEN {name}")
     return 1 if broken else 0

@@ -19,9 +19,9 @@ from typing import Any
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 HEADS = ("end2end", "one2many")
-LEAST_FIDELITY = {"fp16": 0.98, "int8-dynamic": 0.93, "w8a16": 0.95, "int8-full": 0.87}
-MOST_OF_FLOAT_BYTES = {"fp16": 0.52, "int8-dynamic": 0.30, "w8a16": 0.30, "int8-full": 0.30}
-LEAST_RETENTION = 0.965
+MIN_FIDELITY = {"fp16": 0.98, "int8-dynamic": 0.93, "w8a16": 0.95, "int8-full": 0.87}
+MAX_OF_FLOAT_BYTES = {"fp16": 0.52, "int8-dynamic": 0.30, "w8a16": 0.30, "int8-full": 0.30}
+MIN_RETENTION = 0.965
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Row:
         """Bounds that this run does not hold."""
         accuracy = self.artifact["accuracy"]
         held = {
-            "fidelity": accuracy["fidelity"] >= LEAST_FIDELITY[self.precision],
-            "retention": accuracy["retention"] >= LEAST_RETENTION,
-            "size": self.size <= MOST_OF_FLOAT_BYTES[self.precision],
+            "fidelity": accuracy["fidelity"] >= MIN_FIDELITY[self.precision],
+            "retention": accuracy["retention"] >= MIN_RETENTION,
+            "size": self.size <= MAX_OF_FLOAT_BYTES[self.precision],
         }
         return [f"{self.precision} {self.head}: {name}" for name, good in held.items() if not good]
 
@@ -52,7 +52,7 @@ class Row:
 def main() -> int:
     """Run everything, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("precisions", nargs="*", default=list(LEAST_FIDELITY))
+    parser.add_argument("precisions", nargs="*", default=list(MIN_FIDELITY))
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:

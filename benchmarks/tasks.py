@@ -22,7 +22,7 @@ from qexport.cli.demo import DEMOS, Demo, demo_folder
 QEXPORT = Path(sys.executable).with_name("qexport")
 RUNS = {"int8": "tflite,onnx,openvino", "int8-full": "tflite"}
 """Precision → formats."""
-LEAST_RETENTION = 0.97
+MIN_RETENTION = 0.97
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def print_table(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"| {accuracy['map_float']:.4f} → {accuracy['map']:.4f} | {accuracy['retention']:.1%} "
                 f"| {accuracy['fidelity']:.3f} | {entry['int8_mac_coverage']:.1%} |"
             )
-            if accuracy["retention"] < LEAST_RETENTION:
+            if accuracy["retention"] < MIN_RETENTION:
                 broken.append(f"{task} {name}: retention")
     return broken
 

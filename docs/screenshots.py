@@ -30,7 +30,7 @@ QUIET = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-MOST_BYTES = 400_000
+MAX_BYTES = 400_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def main() -> int:
         window.close()
     for name, size in sizes.items():
         print(f"{name}: {size / 1e3:.0f} kB")
-    return int(any(size > MOST_BYTES for size in sizes.values()))
+    return int(any(size > MAX_BYTES for size in sizes.values()))
 
 
 def take(window: BrowserContext, page: Path, shot: Shot) -> int:

@@ -17,7 +17,7 @@ from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import RunImages, select_images
 from qexport.errors import InputError, QexportError
-from qexport.execution.worker import Ask, EndedError, ReadSource, WriteArtifact, formats_apart
+from qexport.execution.worker import ReadSource, Submit, WorkerDiedError, WriteArtifact, offloaded_formats
 from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.options import ExportJob
 from qexport.measurement.dataset_check import as_trained, check_data
@@ -28,19 +28,19 @@ from qexport.reporting.baseline import refuse_other
 from qexport.reporting.load import SavedReport, read_report
 from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry
 from qexport.steps import build_engine, write_calibrated, write_float
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
-Pending = dict[tuple[str, str], "Future[Written]"]
+Pending = dict[tuple[str, str], "Future[ArtifactResult]"]
 """What a second process was asked to write, by format and precision."""
 
 
-def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | None = None) -> Report:
+def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit | None = None) -> Report:
     """Do one run and return its report, which is also saved.
 
     What cannot be measured or rendered is in the report with its reason; what was written stays.
 
     Args:
-        ask: a second process, where the caller has one, that writes `formats_apart(job)` beside this one.
+        submit: a second process, where the caller has one, that writes `formats_apart(job)` beside this one.
 
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
@@ -48,12 +48,12 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     clock = Clock(progress)
     baseline = read_report(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
-        images = select_images(job, labelled=knows_task(job))
+        images = select_images(job, labelled=has_task_metadata(job))
         path = resolve_model(job.model)
-        if ask:
-            ask(ReadSource(job, path, images.any))
+        if submit:
+            submit(ReadSource(job, path, images.samples))
         notes: list[str] = []
-        source = read_source(job, path, images.any, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
+        source = read_source(job, path, images.samples, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
         images = as_trained(source.checkpoint, images)
         images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
@@ -61,22 +61,22 @@ def export(job: ExportJob, progress: Progress, command: str = "", ask: Ask | Non
     model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)
     with run_folder(job, model, progress) as folder:
         placed = replace(source, job=replace(job, out=folder))
-        table, written, failures = _written(placed, images, ask, clock)
+        table, written, failures = _written(placed, images, submit, clock)
         begun = make_report(placed, command, table, images, written, {}, clock.seconds, failures)
         measured = measure_run(placed, images, table, written, begun, clock)
         return publish(measured, placed.job, baseline)
 
 
 def _written(
-    source: Source, images: RunImages, ask: Ask | None, clock: Clock
-) -> tuple[CalibrationTable | None, list[Written], list[tuple[str, QexportError]]]:
+    source: Source, images: RunImages, submit: Submit | None, clock: Clock
+) -> tuple[CalibrationTable | None, list[ArtifactResult], list[tuple[str, QexportError]]]:
     """Calibrate and write every format."""
     job = source.job
-    pending = _ask_for_float(source, ask) if ask else {}
+    pending = _ask_for_float(source, submit) if submit else {}
     table = _table(source, images, clock) if job.calibrates else None
-    if ask and len(job.format) > 1:
-        for name in formats_apart(job):
-            pending[name, job.precision] = ask(_request(source, name, job.precision, table))
+    if submit and len(job.format) > 1:
+        for name in offloaded_formats(job):
+            pending[name, job.precision] = submit(_request(source, name, job.precision, table))
     return table, *_write_all(source, table, pending, clock)
 
 
@@ -86,7 +86,7 @@ def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) ->
     refuse_other(baseline, job, model_entry(checkpoint, source.program), evaluation)
 
 
-def knows_task(job: ExportJob) -> bool:
+def has_task_metadata(job: ExportJob) -> bool:
     """Whether the model says what its outputs mean, so that labels can be compared with them.
 
     Raises:
@@ -99,11 +99,11 @@ def knows_task(job: ExportJob) -> bool:
     return described(read_file(Path(job.model)).metadata) is not None
 
 
-def _ask_for_float(source: Source, ask: Ask) -> Pending:
+def _ask_for_float(source: Source, submit: Submit) -> Pending:
     """FP32 files need no calibration: the second process starts with them."""
     job = source.job
-    wanted = (name for name in formats_apart(job) if job.compares(find_class(name).timed))
-    return {(name, "fp32"): ask(_request(source, name, "fp32")) for name in wanted}
+    wanted = (name for name in offloaded_formats(job) if job.needs_float_counterpart(find_class(name).timed))
+    return {(name, "fp32"): submit(_request(source, name, "fp32")) for name in wanted}
 
 
 def _request(source: Source, name: str, precision: str, table: CalibrationTable | None = None) -> WriteArtifact:
@@ -129,13 +129,13 @@ def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:
 
 def _write_all(
     source: Source, table: CalibrationTable | None, pending: Pending, clock: Clock
-) -> tuple[list[Written], list[tuple[str, QexportError]]]:
+) -> tuple[list[ArtifactResult], list[tuple[str, QexportError]]]:
     """Write every format; one that fails does not lose the others. What a second process writes is waited for last.
 
     Raises:
         QexportError: nothing could be written at all.
     """
-    written: dict[str, list[Written]] = {name: [] for name in source.job.format}
+    written: dict[str, list[ArtifactResult]] = {name: [] for name in source.job.format}
     errors: dict[str, QexportError] = {}
     for name in sorted(source.job.format, key=lambda name: (name, source.job.precision) in pending):
         try:
@@ -151,13 +151,13 @@ def _write_all(
 
 def _write_format(
     source: Source, table: CalibrationTable | None, backend: Backend, pending: Pending, clock: Clock
-) -> Iterator[Written]:
+) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision = source.job, source.job.precision
     with clock.step(f"lower_{backend.name}_{precision}", f"Writing {backend.name} {precision.upper()}"):
         asked = _write(source, table, backend, precision, pending)
     yield asked
-    if job.compares(backend.timed):
+    if job.needs_float_counterpart(backend.timed):
         with clock.step(f"lower_{backend.name}_fp32", f"Writing {backend.name} FP32"):
             yield _write(source, None, backend, "fp32", pending)
     if isinstance(backend, EngineBuilder):
@@ -169,10 +169,10 @@ def _write_format(
 
 def _write(
     source: Source, table: CalibrationTable | None, backend: Backend, precision: str, pending: Pending
-) -> Written:
+) -> ArtifactResult:
     """Wait for the second process, or write it here; here, too, where that process is gone."""
     reply = pending.get((backend.name, precision))
     if reply is not None:
-        with suppress(EndedError):
+        with suppress(WorkerDiedError):
             return reply.result()
     return write_calibrated(source, backend, table) if table is not None else write_float(source, backend, precision)

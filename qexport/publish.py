@@ -34,7 +34,7 @@ from qexport.reporting.load import SavedReport
 from qexport.reporting.page import write_page
 from qexport.reporting.renderings import write_junit, write_summary
 from qexport.reporting.report import Report, save_report, to_json, with_figures
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
 UNFINISHED = "the run ended before everything was measured"
 """Warning of a report that no later one has replaced."""
@@ -44,7 +44,7 @@ def measure_run(
     source: Source,
     images: RunImages,
     table: CalibrationTable | None,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     report: Report,
     clock: Clock,
 ) -> Report:
@@ -73,7 +73,11 @@ def measure_run(
 
 
 def _write_manifests(
-    source: Source, table: CalibrationTable | None, written: Sequence[Written], report: Report, samples: str | None
+    source: Source,
+    table: CalibrationTable | None,
+    written: Sequence[ArtifactResult],
+    report: Report,
+    samples: str | None,
 ) -> None:
     for item in written:
         kept = samples if item.runs_here else None
@@ -81,7 +85,7 @@ def _write_manifests(
         write_manifest(manifest, item.artifact.path)
 
 
-def _save_samples(source: Source, written: Sequence[Written], missing: list[Unmeasured]) -> str | None:
+def _save_samples(source: Source, written: Sequence[ArtifactResult], missing: list[Unmeasured]) -> str | None:
     """Keep what each artifact that runs here finds in a few images; return the file's name, None for none."""
     folder, samples = source.job.folder, None
     for item in (item for item in written if item.runs_here):

@@ -35,11 +35,11 @@ from qexport.system.files import write_text, write_whole
 from qexport.system.machine import kind_for
 from qexport.verification.constants import check_weights
 from qexport.verification.finite import FiniteRunner, generated_input
-from qexport.verification.result import Written, summary_of
+from qexport.verification.result import ArtifactResult, summary_of
 from qexport.verification.verify import check_outputs, verify
 
 
-def write_float(source: Source, backend: Backend, precision: str) -> Written:
+def write_float(source: Source, backend: Backend, precision: str) -> ArtifactResult:
     """Write an artifact whose activations stay float, and run it: on a generated picture if there are no images.
 
     Raises:
@@ -64,7 +64,7 @@ def write_float(source: Source, backend: Backend, precision: str) -> Written:
         if plan:
             check_weights(program, plan, stored)
     artifact = describe_artifact(path, backend.name, precision)
-    return Written(artifact, backend, stored=summary_of(stored), warnings=tuple(notes))
+    return ArtifactResult(artifact, backend, stored=summary_of(stored), warnings=tuple(notes))
 
 
 def _kept_in_float(source: Source, backend: Backend, precision: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def _unfit(program: Program, backend: Backend, inputs: Sequence[NDArray[np.float
     return unfit_for_half(program, peaks, backend.half_scope == "weights")
 
 
-def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> Written:
+def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> ArtifactResult:
     """Plan for the backend's runtime, save the plan, write the artifact and verify it against the plan.
 
     Raises:
@@ -93,7 +93,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     cpu, profile = chosen_profile(job, backend)
     kept, notes = kept_float(source.program, job.keep_float), list[str]()
     plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
-    unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.half_scales else {}
+    unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.fp16_scales else {}
     notes += described(unfit)
     saved = job.folder / plan_name(job, backend, path)
     write_text(saved, to_json(plan))
@@ -106,14 +106,15 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         stored = backend.read(temporary)
         verification = verify(source.program, plan, stored, runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
+    sums = "16-bit sums of pairs" if profile.saturating_pair_accumulation else "full range"
     types = {
         "activations": profile.activation.name,
-        "weights": f"{profile.weight.name}, {'16-bit sums of pairs' if profile.pair_sums else 'full range'}",
+        "weights": f"{profile.weight.name}, {sums}",
         "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
     }
     artifact = describe_artifact(path, backend.name, job.precision)
     noise = sqnr_of(reference) if reference else None
-    return Written(artifact, backend, verification, saved, types, fit, noise, summary_of(stored), tuple(notes))
+    return ArtifactResult(artifact, backend, verification, saved, types, fit, noise, summary_of(stored), tuple(notes))
 
 
 @contextmanager
@@ -170,7 +171,7 @@ def _lower(
     backend.lower(source.program, plan, metadata, path, options)
 
 
-def build_engine(source: Source, graph: Written) -> Written:
+def build_engine(source: Source, graph: ArtifactResult) -> ArtifactResult:
     """Build the engine of a graph that was written; the graph stays.
 
     Raises:
@@ -182,7 +183,7 @@ def build_engine(source: Source, graph: Written) -> Written:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
     options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
     builder.build(graph.artifact.path, path, metadata, options)
-    return Written(
+    return ArtifactResult(
         describe_artifact(path, builder.name, precision),
         builder,
         plan=graph.plan,

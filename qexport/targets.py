@@ -22,7 +22,7 @@ class Target:
         cpu: the kind that integer types are chosen for; "any" where the format does not ask.
         precision: unless another is given; "int8-full" where it computes with nothing else.
         threads: CPU threads unless told otherwise; None where artifacts do not run on its CPU.
-        apart: it is never the machine that exports, so that nothing is timed here for it.
+        remote: it is never the machine that exports, so that nothing is timed here for it.
         aliases: other names.
     """
 
@@ -32,7 +32,7 @@ class Target:
     cpu: str
     precision: str = "int8"
     threads: int | None = 4
-    apart: bool = False
+    remote: bool = False
     aliases: tuple[str, ...] = ()
 
     @property
@@ -43,7 +43,7 @@ class Target:
     @property
     def here(self) -> bool:
         """Whether this machine may be one, so that its engine can be built and its latency measured here."""
-        return not self.apart and self.cpu == cpu_kind()
+        return not self.remote and self.cpu == cpu_kind()
 
 
 TARGETS = {
@@ -94,7 +94,7 @@ TARGETS = {
         ANY,
         INTEGERS_ONLY,
         threads=None,
-        apart=True,
+        remote=True,
         aliases=("edgetpu", "edge-tpu"),
     ),
     "mcu": Target(
@@ -104,7 +104,7 @@ TARGETS = {
         ANY,
         INTEGERS_ONLY,
         threads=None,
-        apart=True,
+        remote=True,
         aliases=("microcontroller", "tflm", "tflite-micro"),
     ),
 }

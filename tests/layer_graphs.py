@@ -153,8 +153,8 @@ def used_twice(graph: Graph) -> None:
 def attention(graph: Graph) -> None:
     """A product of two computed matrices, which nobody plans in integers."""
     flat = graph.add("Reshape", graph.x, graph.constant(np.array([1, 16, -1])))
-    turned = graph.add("Transpose", flat, perm=[0, 2, 1])
-    weights = graph.add("Softmax", graph.add("MatMul", flat, turned), axis=-1)
+    rotated = graph.add("Transpose", flat, perm=[0, 2, 1])
+    weights = graph.add("Softmax", graph.add("MatMul", flat, rotated), axis=-1)
     graph.add("Reshape", graph.add("MatMul", weights, flat), graph.constant(np.array([1, 16, SIZE, SIZE])))
     graph.conv(16, 16, 1)
 

@@ -60,9 +60,9 @@ def _built(head: str, channels: int, keys: tuple[tuple[str, Any], ...]) -> Any:
         return getattr(tasks, kind)(architecture, ch=channels, verbose=False).eval()
 
 
-def saved(model: Any, path: Path, **further: Any) -> Path:
+def saved(model: Any, path: Path, **extras: Any) -> Path:
     """Write a checkpoint as a training does."""
-    torch.save({"model": model, "train_args": {"imgsz": 64}, **further}, path)
+    torch.save({"model": model, "train_args": {"imgsz": 64}, **extras}, path)
     return path
 
 

@@ -31,14 +31,14 @@ HEADS = [
 
 
 def named(at: HeadLayout) -> str:
-    return f"{at.head} {at.further}".strip()
+    return f"{at.head} {at.extras}".strip()
 
 
 def compared(at: HeadLayout, change: Callable[[Array, int], Array], faint: bool = False) -> Agreement:
     """Scenes against what a runtime makes of them; `change` works on columns, behind which rows are sorted anew."""
     found = Agreement()
     for seed in range(IMAGES):
-        image = columns(seed, at.further, faint)
+        image = columns(seed, at.extras, faint)
         found += compared_image(written(image, at), written(change(image.copy(), seed), at), at)
     return found
 
@@ -60,7 +60,7 @@ def test_noise_of_int8_passes(at: HeadLayout, faint: bool) -> None:
     for seed in range(0, 30, 10):
 
         def change(image: Array, number: int, first: int = seed) -> Array:
-            return noisy(image, at.further, first + number)
+            return noisy(image, at.extras, first + number)
 
         found = compared(at, change, faint)
         assert faults(found, at) == []
@@ -166,7 +166,7 @@ def test_a_level_of_zeros_is_named(part: str, level: int) -> None:
     assert any(f"{part} at the anchors of level {level}" in line for line in faults(compared(at, zeros), at))
 
 
-def turned_round(image: Array, _: int) -> Array:
+def rotated_round(image: Array, _: int) -> Array:
     image[END:] *= -1
     return image
 
@@ -182,20 +182,20 @@ def further_right(image: Array, _: int) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("further", "fault", "message"),
+    ("extras", "fault", "message"),
     [
-        ("angles", turned_round, "of the detections agree"),
+        ("angles", rotated_round, "of the detections agree"),
         ("keypoints", further_right, "keypoints are 0.12 off the program's on average, 0.06 is the most"),
         ("keypoints", other_order, "keypoints are 0."),
-        ("coefficients", turned_round, "mask coefficients are 2.00 off"),
+        ("coefficients", rotated_round, "mask coefficients are 2.00 off"),
         ("coefficients", other_order, "mask coefficients are "),
     ],
 )
 @pytest.mark.parametrize("head", ["one2many", "end2end"])
 def test_what_else_is_said_of_an_object_counts(
-    head: str, further: str, fault: Callable[[Array, int], Array], message: str
+    head: str, extras: str, fault: Callable[[Array, int], Array], message: str
 ) -> None:
-    at = layout(head, further)
+    at = layout(head, extras)
     assert any(message in line for line in faults(compared(at, fault), at))
 
 
@@ -256,7 +256,7 @@ def test_queries_of_a_foreign_file_are_rows() -> None:
     np.testing.assert_array_equal(as_columns(image.T, at), image)
     np.testing.assert_array_equal(as_columns(image, at), image)
     posed = columns(0, "keypoints")
-    np.testing.assert_array_equal(as_columns(posed, replace(at, further="keypoints")), posed)
+    np.testing.assert_array_equal(as_columns(posed, replace(at, extras="keypoints")), posed)
 
 
 def test_a_classifier_is_compared_by_its_probabilities() -> None:

@@ -41,10 +41,10 @@ def test_a_round_trip_inside_the_range_is_within_half_a_step(
 
 
 @given(RANGES, KINDS, st.floats(1, 1e6))
-def test_outside_the_range_integers_saturate(bounds: list[float], kind: IntegerType, further: float) -> None:
+def test_outside_the_range_integers_saturate(bounds: list[float], kind: IntegerType, extras: float) -> None:
     low, high = min(bounds[0], 0.0), max(bounds[1], 0.0)
     scale, zero_point = affine_parameters(low, high, kind)
-    outside = np.array([low - further * scale, high + further * scale])
+    outside = np.array([low - extras * scale, high + extras * scale])
     assert quantise(outside, scale, zero_point, kind).tolist() == [kind.low, kind.high]
 
 
@@ -171,7 +171,7 @@ def test_the_number_formats() -> None:
     ]
 
 
-def pair_sums(integers: NDArray[np.integer]) -> int:
+def saturating_pair_accumulation(integers: NDArray[np.integer]) -> int:
     """Furthest sum of two neighbouring input channels' products with unsigned bytes, either of them 0 to 255."""
     pairs = integers.astype(np.int64).reshape(len(integers), integers.shape[1] // 2, 2, -1)
     above, below = np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2)
@@ -199,7 +199,7 @@ def test_pairs_of_products_fit_16_bits(
     weight = (size * (drawn**power + shift)).astype(np.float32)
     given_scales = weight_scales(weight, 0)
     scales = pair_safe_scales(weight, given_scales)
-    assert pair_sums(rounded(weight, scales)) <= 32767
+    assert saturating_pair_accumulation(rounded(weight, scales)) <= 32767
     assert (scales >= given_scales).all()
     assert (scales <= given_scales * np.float32(127 / 64)).all()
     assert scales.dtype == np.float32
@@ -230,7 +230,7 @@ def test_the_worst_pair_of_each_output_channel_decides() -> None:
     weight[2, 0, 0, 0] = 127
     scales = pair_safe_scales(weight, weight_scales(weight, 0))
     np.testing.assert_allclose(scales, [1, 1, 160 / 127], rtol=1e-6)
-    assert pair_sums(rounded(weight, scales)) <= 32767
+    assert saturating_pair_accumulation(rounded(weight, scales)) <= 32767
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 5])

@@ -33,7 +33,7 @@ from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.reporting.report import Report
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
 FAULTS: dict[str, Exception] = {
     "of a library": RuntimeError("no such kernel\nand a second line"),
@@ -170,7 +170,7 @@ def test_a_part_of_the_evidence_that_fails_leaves_the_others(
         monkeypatch.setattr(evidence, name, part)
     monkeypatch.setattr(evidence, step, failing(ValueError("of no use")))
     backend = find_backend("onnx")
-    items = [Written(Artifact(Path(p), "onnx", p, "", 0), backend) for p in ("int8", "fp32")]
+    items = [ArtifactResult(Artifact(Path(p), "onnx", p, "", 0), backend) for p in ("int8", "fp32")]
     missing: list[Unmeasured] = []
     measured = {Path("int8"): figures, Path("fp32"): figures}
     found = evidence.gather(tiny, "detect", None, items, measured, Clock(Silent()), missing)[Path("int8")]

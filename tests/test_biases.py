@@ -30,12 +30,12 @@ from qexport.planning.profile import (
     TFLITE_INT16,
     TFLITE_INTEGER,
     RuntimeProfile,
-    careful,
+    for_saturating_cpus,
 )
 from qexport.programs.program import Program
 from qexport.verification.constants import check_biases
 
-INTEGER_BIASES = [TFLITE, TFLITE_INTEGER, TFLITE_INT16, ONNXRUNTIME, careful(ONNXRUNTIME)]
+INTEGER_BIASES = [TFLITE, TFLITE_INTEGER, TFLITE_INT16, ONNXRUNTIME, for_saturating_cpus(ONNXRUNTIME)]
 
 
 def dead(weight: Tensor, bias: Tensor) -> None:
@@ -70,7 +70,9 @@ def real_biases(program: Program, plan: QuantPlan) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["every kind of layer", "sixteen channels", "depthwise"])
-@pytest.mark.parametrize("profile", INTEGER_BIASES, ids=lambda profile: f"{profile.name}{profile.pair_sums}")
+@pytest.mark.parametrize(
+    "profile", INTEGER_BIASES, ids=lambda profile: f"{profile.name}{profile.saturating_pair_accumulation}"
+)
 def test_no_bias_of_a_plan_saturates(kind: str, profile: RuntimeProfile) -> None:
     program = program_of(kind)
     plan = make_plan(program, seen(program), replace(profile, float_stem=0.0, float_boxes=0.0), "minmax")

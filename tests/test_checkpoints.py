@@ -240,9 +240,9 @@ def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) ->
     detector.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, imgsz=96, epochs=1)
     detector.criterion = detector.init_criterion()
     optimizer = torch.optim.AdamW(detector.parameters()).state_dict()
-    further = {"optimizer": optimizer, "best_fitness": np.float64(0.5), "train_args": {"save_dir": Path("a/b")}}
+    extras = {"optimizer": optimizer, "best_fitness": np.float64(0.5), "train_args": {"save_dir": Path("a/b")}}
     assert load_checkpoint(saved(model, tmp_path / "cls.pt")).task == "classify"
-    assert load_checkpoint(saved(detector, tmp_path / "last.pt", **further)).imgsz == 96
+    assert load_checkpoint(saved(detector, tmp_path / "last.pt", **extras)).imgsz == 96
 
 
 BESIDE: dict[str, Callable[[], Any]] = {
@@ -255,7 +255,7 @@ BESIDE: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("kind", BESIDE)
 def test_what_people_keep_beside_a_model_is_no_reason_to_refuse(kind: str, tmp_path: Path) -> None:
-    path = saved(small_model(), tmp_path / "last.pt", further=BESIDE[kind]())
+    path = saved(small_model(), tmp_path / "last.pt", extras=BESIDE[kind]())
     assert load_checkpoint(path).imgsz == 64
     model = small_model()
     model.stride = BESIDE[kind]()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
 from qexport.detections.masks import instance_masks
-from qexport.detections.overlaps import suppressed, suppressed_turned, turned_overlaps
-from qexport.programs.float_decode import Decode, Further
+from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
+from qexport.programs.float_decode import Decode, Extras
 
 IMGSZ = (64, 96)
 STRIDES = (8, 16, 32)
@@ -26,14 +26,16 @@ STRIDES = (8, 16, 32)
 KINDS = {"": (0, 0), "coefficients": (4, 1), "angles": (1, 1), "keypoints": (3, 3), "two-valued keypoints": (2, 2)}
 
 
-def layout(classes: int = 3, reg_max: int = 1, end2end: bool = True, kind: str = "", newer: bool = False) -> HeadLayout:
-    return HeadLayout(STRIDES, IMGSZ, classes, reg_max, end2end, kind.rpartition(" ")[2], KINDS[kind], newer)
+def layout(
+    classes: int = 3, reg_max: int = 1, end2end: bool = True, kind: str = "", direct: bool = False
+) -> HeadLayout:
+    return HeadLayout(STRIDES, IMGSZ, classes, reg_max, end2end, kind.rpartition(" ")[2], KINDS[kind], direct)
 
 
 def raw_outputs(seed: int, at: HeadLayout, batch: int = 1) -> tuple[list[Any], list[Any], list[Any]]:
     """Channels-last distances, logits and further values; logits all differ, so that no order is left to chance."""
     random = np.random.default_rng(seed)
-    boxes, scores, further = [], [], []
+    boxes, scores, extras = [], [], []
     cells = [(IMGSZ[0] // s, IMGSZ[1] // s) for s in STRIDES]
     number = batch * at.classes * sum(h * w for h, w in cells)
     logits = iter(np.split(random.permutation(np.linspace(-9, 5, number)), number))
@@ -42,14 +44,14 @@ def raw_outputs(seed: int, at: HeadLayout, batch: int = 1) -> tuple[list[Any], l
         boxes.append(random.uniform(0, spread, (batch, h, w, 4 * at.reg_max)).astype(np.float32))
         values = np.array([next(logits)[0] for _ in range(batch * h * w * at.classes)])
         scores.append(values.reshape(batch, h, w, at.classes).astype(np.float32))
-        if at.further:
-            further.append(random.normal(0, 2, (batch, h, w, at.shape[0] * at.shape[1])).astype(np.float32))
-    return boxes, scores, further
+        if at.extras:
+            extras.append(random.normal(0, 2, (batch, h, w, at.shape[0] * at.shape[1])).astype(np.float32))
+    return boxes, scores, extras
 
 
 def float_decode(raw: tuple[list[Any], ...], at: HeadLayout) -> Any:
     head = SimpleNamespace(nc=at.classes, reg_max=at.reg_max, stride=torch.tensor(STRIDES))
-    decode = Decode(head, at.end2end, IMGSZ, nms=False, further=Further(at.further, at.shape, at.newer))
+    decode = Decode(head, at.end2end, IMGSZ, nms=False, extras=Extras(at.extras, at.shape, at.direct))
     given = [[torch.from_numpy(level).permute(0, 3, 1, 2) for level in levels] for levels in raw]
     return decode(*given).numpy()
 
@@ -65,9 +67,9 @@ def float_decode(raw: tuple[list[Any], ...], at: HeadLayout) -> Any:
     st.booleans(),
 )
 def test_all_of_the_output_is_that_of_the_float_decode(
-    seed: int, batch: int, reg_max: int, end2end: bool, classes: int, kind: str, newer: bool
+    seed: int, batch: int, reg_max: int, end2end: bool, classes: int, kind: str, direct: bool
 ) -> None:
-    at = layout(classes, reg_max, end2end, kind, newer)
+    at = layout(classes, reg_max, end2end, kind, direct)
     raw = raw_outputs(seed, at, batch)
     expected, found = float_decode(raw, at), decoded([level for levels in raw for level in levels], at)
     assert found.shape == expected.shape
@@ -123,26 +125,26 @@ def test_suppression_is_ultralytics_own(seed: int) -> None:
 @pytest.mark.parametrize("end2end", [True, False])
 def test_keypoints_of_one_cell_by_hand(end2end: bool) -> None:
     """YOLO26's offsets are in strides from the middle of the cell, those before it twice as far from its corner."""
-    at = HeadLayout((8,), (8, 16), 1, 1, end2end, "keypoints", (1, 3), newer=end2end)
+    at = HeadLayout((8,), (8, 16), 1, 1, end2end, "keypoints", (1, 3), direct=end2end)
     scores = np.array([[[[-20], [3]]]], np.float32)
     said = np.zeros((1, 1, 2, 3), np.float32)
     said[0, 0, 1] = (1, -0.25, 0)
     (found,) = detections([np.ones((1, 1, 2, 4), np.float32), scores, said], at)
     # The middle is at (12, 4). Newer: + 8 · (1, −0.25). Older: + 8 · (2 · (1, −0.25) − 0.5).
-    assert found.further.tolist() == [[20, 2, 0.5] if end2end else [24, -4, 0.5]]
+    assert found.extras.tolist() == [[20, 2, 0.5] if end2end else [24, -4, 0.5]]
 
 
-def test_turned_boxes_of_one_cell_by_hand() -> None:
+def test_rotated_boxes_of_one_cell_by_hand() -> None:
     """A quarter turn, (sigmoid(ln 3) − 0.25) · π: the middle moves two strides to the right, so down."""
     at = HeadLayout((8,), (8, 8), 1, 1, False, "angles", (1, 1))
     quarter = np.full((1, 1, 1, 1), np.log(3), np.float32)
     boxes = np.array([[[[1, 1, 5, 1]]]], np.float32)
     (found,) = detections([boxes, np.zeros((1, 1, 1, 1), np.float32), quarter], at)
     np.testing.assert_allclose(found.boxes, [[4, 4 + 16, 48, 16]], atol=1e-4)
-    np.testing.assert_allclose(found.further, [[np.pi / 2]], rtol=1e-6)
+    np.testing.assert_allclose(found.extras, [[np.pi / 2]], rtol=1e-6)
 
 
-def turned_boxes(seed: int, number: int = 25) -> Any:
+def rotated_boxes(seed: int, number: int = 25) -> Any:
     random = np.random.default_rng(seed)
     columns = random.uniform(0, 40, (number, 2)), random.uniform(4, 30, (number, 2)), random.uniform(-1, 3, (number, 1))
     return np.concatenate(columns, 1).astype(np.float32)
@@ -150,21 +152,21 @@ def turned_boxes(seed: int, number: int = 25) -> Any:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
-def test_turned_boxes_overlap_as_ultralytics_says(seed: int) -> None:
+def test_rotated_boxes_overlap_as_ultralytics_says(seed: int) -> None:
     from ultralytics.utils.metrics import batch_probiou
     from ultralytics.utils.nms import TorchNMS
 
-    boxes = turned_boxes(seed)
+    boxes = rotated_boxes(seed)
     expected = batch_probiou(boxes, boxes).numpy()
     # Where boxes are alike a square root makes 3e-4 of float32's last digit.
-    np.testing.assert_allclose(turned_overlaps(boxes), expected, atol=2e-3)
+    np.testing.assert_allclose(rotated_overlaps(boxes), expected, atol=2e-3)
     kept = TorchNMS.fast_nms(torch.from_numpy(boxes), torch.linspace(1, 0.1, 25), 0.3, iou_func=batch_probiou)
-    assert suppressed_turned(boxes, np.zeros(25, np.int64), 0.3).tolist() == kept.tolist()
+    assert suppressed_rotated(boxes, np.zeros(25, np.int64), 0.3).tolist() == kept.tolist()
 
 
-def test_turned_boxes_of_other_classes_are_no_rivals() -> None:
-    boxes = np.repeat(turned_boxes(0, 1), 3, axis=0)
-    assert suppressed_turned(boxes, np.array([0, 1, 0]), 0.5).tolist() == [0, 1]
+def test_rotated_boxes_of_other_classes_are_no_rivals() -> None:
+    boxes = np.repeat(rotated_boxes(0, 1), 3, axis=0)
+    assert suppressed_rotated(boxes, np.array([0, 1, 0]), 0.5).tolist() == [0, 1]
 
 
 @settings(deadline=None, max_examples=25)
@@ -201,7 +203,7 @@ def test_nothing_found_is_nothing_given() -> None:
         boxes, scores, _ = raw_outputs(0, at)
         (found,) = detections([*boxes, *(np.full_like(s, -30) for s in scores)], at)
         assert (found.boxes.shape, found.scores.shape, found.classes.shape) == ((0, 4), (0,), (0,))
-        assert found.further.shape == (0, 0)
+        assert found.extras.shape == (0, 0)
 
 
 def test_extreme_logits_do_not_overflow() -> None:
@@ -216,7 +218,7 @@ def test_the_layout_is_read_from_the_files_metadata() -> None:
         "end2end": False,
         "raw_outputs": {"strides": [8, 16, 32], "reg_max": 16, "further": "angles", "shape": [1, 1], "newer": True},
     }
-    assert layout_of(metadata) == layout(2, 16, False, "angles", newer=True)
+    assert layout_of(metadata) == layout(2, 16, False, "angles", direct=True)
     points, strides = anchor_points(layout_of(metadata))
     assert points.shape == (126, 2)
     assert strides[[0, 96, 120], 0].tolist() == [8, 16, 32]

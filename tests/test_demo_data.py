@@ -94,7 +94,7 @@ def test_an_outline_is_that_of_what_can_be_seen() -> None:
     assert polygon.min(axis=0) == pytest.approx([160 - side / 2] * 2, abs=1.5)
 
 
-def test_a_turned_box_is_as_small_as_it_can_be() -> None:
+def test_a_rotated_box_is_as_small_as_it_can_be() -> None:
     (corners,) = labels_of("obb", shape("square", 160, 160, 80, 20))
     box = np.array(corners).reshape(4, 2)
     sides = np.linalg.norm(box - np.roll(box, 1, axis=0), axis=1)

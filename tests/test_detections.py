@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qexport.detections.found import Found, found_in, pairs, upright
 from qexport.measurement.evidence.confidence import confidence_shift
-from qexport.measurement.evidence.gallery import MOST_BYTES, gallery, thumbnail
+from qexport.measurement.evidence.gallery import MAX_BYTES, gallery, thumbnail
 
 Row = tuple[float, float, float, float, float, int]
 """Corners, score, class."""
@@ -26,7 +26,7 @@ def found(*rows: Row, path: Path = Path("a.jpg"), size: tuple[int, int] = (100, 
     return Found(path, size, table[:, :4], table[:, 4], table[:, 5])
 
 
-def turned(*rows: tuple[float, ...]) -> Found:
+def rotated(*rows: tuple[float, ...]) -> Found:
     table = torch.tensor(rows, dtype=torch.float32)
     return Found(Path("a.jpg"), (100, 80), table[:, :5], table[:, 5], table[:, 6])
 
@@ -63,7 +63,7 @@ def test_boxes_are_brought_back_from_the_letterbox() -> None:
     assert given[0, 0] == 64  # a copy: the validator goes on with its own
 
 
-def test_turned_boxes_keep_their_angle() -> None:
+def test_rotated_boxes_keep_their_angle() -> None:
     given = torch.tensor([[160.0, 160, 64, 32, 0.5]])
     here = found_in(Path("a.jpg"), prediction(given), batch_of(1.6, 0, 80), 0)
     torch.testing.assert_close(here.boxes, torch.tensor([[100.0, 50, 40, 20, 0.5]]))
@@ -96,17 +96,17 @@ def test_the_least_confident_do_not_change_the_pairs_of_the_rest() -> None:
     assert pairs(found(A, B), other.confident(0.25)) == [(0, 0), (1, 1)]
 
 
-def test_turned_boxes_pair_by_how_they_are_turned() -> None:
+def test_turned_boxes_pair_by_how_they_are_rotated() -> None:
     long = (50.0, 40.0, 40.0, 4.0)
-    one, quarter = turned((*long, 0.0, 0.9, 0)), turned((*long, np.pi / 2, 0.9, 0))
+    one, quarter = rotated((*long, 0.0, 0.9, 0)), rotated((*long, np.pi / 2, 0.9, 0))
     assert pairs(one, one) == [(0, 0)]
     assert pairs(one, quarter) == []
 
 
-def test_the_upright_box_around_a_turned_one_stays_in_the_image() -> None:
+def test_the_upright_box_around_a_rotated_one_stays_in_the_image() -> None:
     # A square of side 20 on its tip is 20 sqrt(2) wide.
     half = 10 * 2**0.5
-    box, cut = upright(turned((50, 40, 20, 20, np.pi / 4, 0.9, 0), (0, 80, 20, 20, np.pi / 4, 0.9, 0)))
+    box, cut = upright(rotated((50, 40, 20, 20, np.pi / 4, 0.9, 0), (0, 80, 20, 20, np.pi / 4, 0.9, 0)))
     torch.testing.assert_close(box, torch.tensor([50 - half, 40 - half, 50 + half, 40 + half]))
     torch.testing.assert_close(cut, torch.tensor([0, 80 - half, half, 80]))
 
@@ -152,7 +152,7 @@ def decoded(url: str) -> Any:
     head, _, text = url.partition(",")
     assert head == "data:image/jpeg;base64"
     content = base64.b64decode(text, validate=True)
-    assert len(content) <= MOST_BYTES
+    assert len(content) <= MAX_BYTES
     return pixels_of(content)
 
 
@@ -182,7 +182,7 @@ def test_the_gallery_shows_what_was_lost_and_gained_most_first(tmp_path: Path) -
 def test_a_thumbnail_is_small_whatever_the_image() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     small = thumbnail(noise)
-    assert len(small) <= MOST_BYTES
+    assert len(small) <= MAX_BYTES
     height, width = pixels_of(small).shape[:2]
     assert width / height == pytest.approx(1.5, rel=0.02)
     plain = thumbnail(np.full((600, 900, 3), 77, np.uint8))

@@ -27,14 +27,14 @@ from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.verification.result import Written, float_counterparts
+from qexport.verification.result import ArtifactResult, float_counterparts
 
 SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")
 IMAGES = 10
 
 
-def written(path: Path, precision: str) -> Written:
-    return Written(Artifact(path, "onnx", precision, "0" * 64, 1), find_backend("onnx"))
+def written(path: Path, precision: str) -> ArtifactResult:
+    return ArtifactResult(Artifact(path, "onnx", precision, "0" * 64, 1), find_backend("onnx"))
 
 
 def accuracy(folder: Path, misses: Sequence[int], score: float) -> Accuracy:

@@ -18,13 +18,13 @@ from qexport.backends.registry import find_backend
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
 from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, VerificationError
-from qexport.execution.worker import EndedError
+from qexport.execution.worker import WorkerDiedError
 from qexport.job.options import ExportJob
 from qexport.measurement.measure import measure
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
 REFUSED = ConversionError("no such kernel", "try another")
 WRONG = VerificationError("another plan")
@@ -90,21 +90,23 @@ def test_what_a_second_process_writes_is_waited_for_last_and_listed_in_its_place
     assert written == ["SLOW", "ONE", "TWO"]
 
 
-@pytest.mark.parametrize("failure", [None, REFUSED, EndedError("killed")])
+@pytest.mark.parametrize("failure", [None, REFUSED, WorkerDiedError("killed")])
 def test_a_file_is_written_here_where_the_second_process_is_gone(
     failure: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply is taken as it is, an error too; only where there is none does this process do the work."""
-    theirs, ours = (Written(Artifact(Path(name), "tflite", "fp32", "", 0), find_backend("tflite")) for name in "ab")
+    theirs, ours = (
+        ArtifactResult(Artifact(Path(name), "tflite", "fp32", "", 0), find_backend("tflite")) for name in "ab"
+    )
     monkeypatch.setattr(export, "write_float", lambda *_: ours)
-    reply: Future[Written] = Future()
+    reply: Future[ArtifactResult] = Future()
     if failure:
         reply.set_exception(failure)
     else:
         reply.set_result(theirs)
     source: Any = None
 
-    def write() -> Written:
+    def write() -> ArtifactResult:
         return export._write(source, None, find_backend("tflite"), "fp32", {("tflite", "fp32"): reply})
 
     if failure is REFUSED:
@@ -138,9 +140,9 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
     for name, file in {"onnx": "a.onnx", "tensorrt": "a_tensorrt.onnx"}.items():
         backend = find_backend(name)
         monkeypatch.setattr(backend, "runner", runner, raising=False)
-        written.append(Written(Artifact(Path(file), name, "fp32", "", 0), backend))
+        written.append(ArtifactResult(Artifact(Path(file), name, "fp32", "", 0), backend))
     engine = Artifact(Path("a.engine"), "tensorrt", "fp32", "", 0)
-    written.append(Written(engine, written[1].backend))
+    written.append(ArtifactResult(engine, written[1].backend))
     job = ExportJob(model="m.pt", no_eval=True)
     figures = measure(job, "detect", tiny, RunImages(), written, Clock(Silent()))
     assert set(runners) == {"a.onnx", "a.engine"}
@@ -165,7 +167,7 @@ def test_what_ran_an_artifact_and_whether_it_is_for_that(
     format_: str, file: str, device: str, own: bool, runtime: str
 ) -> None:
     fit = DeviceFit(device, 3, ()) if device else None
-    written = Written(Artifact(Path(file), format_, "int8", "", 0), find_backend(format_), fit=fit)
+    written = ArtifactResult(Artifact(Path(file), format_, "int8", "", 0), find_backend(format_), fit=fit)
     assert written.own_runtime == own
     assert written.runtime.endswith(runtime)
     assert bool(written.runtime) == bool(runtime)

@@ -130,7 +130,7 @@ UNARY: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
-class Written(TinyDetector):
+class ArtifactResult(TinyDetector):
     """The tiny detector with activations of its own, in place or not; both read the value by its old name."""
 
     def __init__(self, names: Sequence[str], in_place: bool) -> None:
@@ -150,7 +150,7 @@ class Written(TinyDetector):
 @given(st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_a_model_in_place_is_the_same_program_as_out_of_place(names: list[str]) -> None:
-    one, other = (captured(seeded(Written(names, in_place))) for in_place in (True, False))
+    one, other = (captured(seeded(ArtifactResult(names, in_place))) for in_place in (True, False))
     assert str(one.graph.graph) == str(other.graph.graph)
     assert list(one.values.values()) == list(other.values.values())
     assert one.fingerprint == other.fingerprint
@@ -163,7 +163,7 @@ def test_files_of_a_model_in_place_are_those_of_it_out_of_place(tmp_path: Path) 
 
     contents = []
     for in_place in (True, False):
-        program = captured(seeded(Written(["leaky_relu", "sum", "hardswish", "silu"], in_place)))
+        program = captured(seeded(ArtifactResult(["leaky_relu", "sum", "hardswish", "silu"], in_place)))
         plan = make_plan(program, synthetic_statistics(program.values), ONNXRUNTIME)
         onnx_graph._exported.clear()
         path = tmp_path / f"{in_place}.onnx"

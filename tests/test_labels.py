@@ -14,7 +14,7 @@ from refusals import INPUT, MODEL, Refusal, description
 
 from qexport.data.labels import Wanted, read_labels
 
-DETECT, SEGMENT, TURNED = Wanted("detect", 3), Wanted("segment", 3), Wanted("obb", 3)
+DETECT, SEGMENT, ROTATED_FIELDS = Wanted("detect", 3), Wanted("segment", 3), Wanted("obb", 3)
 POSE = Wanted("pose", 3, (2, 3))
 GOOD = {
     "detect": "0 .5 .5 .2 .2",
@@ -22,7 +22,7 @@ GOOD = {
     "obb": "2 .1 .1 .4 .1 .4 .4 .1 .4",
     "pose": "0 .5 .5 .2 .2 .4 .4 2 .6 .6 0",
 }
-WANTED = {each.task: each for each in (DETECT, SEGMENT, TURNED, POSE)}
+WANTED = {each.task: each for each in (DETECT, SEGMENT, ROTATED_FIELDS, POSE)}
 
 
 def image_of(folder: Path, labels: str | bytes | None, name: str = "a") -> Path:
@@ -159,10 +159,10 @@ def test_a_polygon_that_lies_a_little_outside_is_taken_as_ultralytics_takes_it(t
 
 
 @pytest.mark.parametrize("row", ["0 .1 .1 .4 .1 .4 .4", "1 .1 .1 .4 .1 .5 .2 .4 .4 .1 .4", GOOD["obb"]])
-def test_a_polygon_is_a_turned_box(row: str, tmp_path: Path) -> None:
+def test_a_polygon_is_a_rotated_box(row: str, tmp_path: Path) -> None:
     image = image_of(tmp_path, f"{row}\n{GOOD['obb']}")
-    assert not dropped(image, TURNED)
-    assert read_labels([image], "labels", TURNED).fault == ""
+    assert not dropped(image, ROTATED_FIELDS)
+    assert read_labels([image], "labels", ROTATED_FIELDS).fault == ""
 
 
 @pytest.mark.parametrize("row", ["0 320 240 64 48", "6 .5 .5 .1 .1", "0 .5 .5 .1"])

@@ -53,8 +53,8 @@ class TwoReaders(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         rows = self.norm(self.body(self.stem(images)).flatten(2).permute(0, 2, 1))
-        turned = rows.permute(0, 2, 1).reshape(1, 8, -1, 1)
-        both = self.one(turned) + self.other(turned)
+        rotated = rows.permute(0, 2, 1).reshape(1, 8, -1, 1)
+        both = self.one(rotated) + self.other(rotated)
         decoded: Tensor = self.decode(self.box(both), self.cls(both))
         return decoded
 
@@ -66,7 +66,7 @@ def program() -> Program:
 
 def test_every_dequantisation_has_one_reader_and_the_graph_computes_the_same(program: Program) -> None:
     plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax")
-    before, graph = simulated(program, plan), graphs.suited(simulated(program, plan))
+    before, graph = simulated(program, plan), graphs.prepare_for_litert(simulated(program, plan))
     counts = [
         [len(n.users) for n in g.graph.find_nodes(op="call_function", target=dequantize)] for g in (before, graph)
     ]
@@ -80,7 +80,7 @@ def test_every_dequantisation_has_one_reader_and_the_graph_computes_the_same(pro
 def test_rows_are_selected_without_a_check_of_their_numbers(program: Program) -> None:
     select = torch.ops.aten.index_select.default
     assert copied(program).graph.find_nodes(op="call_function", target=select)
-    assert not graphs.suited(copied(program)).graph.find_nodes(op="call_function", target=select)
+    assert not graphs.prepare_for_litert(copied(program)).graph.find_nodes(op="call_function", target=select)
 
 
 @pytest.mark.parametrize("partitioner", ["MINCUT", "GREEDY"])  # the second is that of large graphs

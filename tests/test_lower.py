@@ -42,7 +42,7 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     monkeypatch.setattr(cpu_kinds, "cpu_kind", lambda: machine)
     cpu, profile = lower.chosen_profile(ExportJob("a.pt", int8=True, cpu=asked), find_backend(name))
     assert cpu == (machine if asked == "auto" else asked)
-    assert (profile.name, profile.pair_sums) == (name, pairs)
+    assert (profile.name, profile.saturating_pair_accumulation) == (name, pairs)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         values={"images": SimpleNamespace(shape=(1, 3, 32, 32))},
         imgsz=(32, 32),
         batch=1,
-        given=("letterbox", 3),
+        image_form=("letterbox", 3),
         head="end2end",
     )
     missing: list[Unmeasured] = []

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.calibration.observer import MOST_SAMPLES, Observer, histogram, samples_each
-from qexport.calibration.statistics import BINS, LEAST_LIMIT, Statistics
+from qexport.calibration.observer import MAX_SAMPLES, Observer, histogram, samples_each
+from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics
 
 
 def watch(*tensors: torch.Tensor) -> Statistics:
@@ -46,7 +46,7 @@ def test_widening_a_histogram_of_many_elements_is_exact() -> None:
 
 
 def test_the_order_of_large_images_does_not_matter() -> None:
-    one, other = (image(seed, 1.0, 3 * MOST_SAMPLES) for seed in (1, 2))
+    one, other = (image(seed, 1.0, 3 * MAX_SAMPLES) for seed in (1, 2))
     np.testing.assert_array_equal(watch(one, other).counts, watch(other, one).counts)
 
 
@@ -68,7 +68,7 @@ def test_the_histogram_fits_the_largest_image() -> None:
     assert watch(torch.tensor([0.3, -0.1])).limit == 0.5
     assert watch(torch.tensor([0.3]), torch.tensor([-5.0])).limit == 8.0
     assert watch(torch.tensor([-5.0]), torch.tensor([0.3])).limit == 8.0
-    assert watch(torch.zeros(4)).limit == LEAST_LIMIT
+    assert watch(torch.zeros(4)).limit == MIN_LIMIT
 
 
 def test_a_limit_of_one_splits_one_half_by_hand() -> None:
@@ -78,16 +78,16 @@ def test_a_limit_of_one_splits_one_half_by_hand() -> None:
 
 
 def test_extremes_see_every_element_of_a_large_tensor() -> None:
-    large = torch.zeros(3, 5 * MOST_SAMPLES + 1)
+    large = torch.zeros(3, 5 * MAX_SAMPLES + 1)
     large[1, 1234], large[2, 77] = -7.5, 3.25
     seen = watch(large)
     assert (seen.minimum, seen.maximum) == (-7.5, 3.25)
-    assert seen.counts.sum() <= MOST_SAMPLES
+    assert seen.counts.sum() <= MAX_SAMPLES
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5, 8])
 def test_a_sample_of_a_large_tensor_looks_like_the_whole(rows: int) -> None:
-    width = MOST_SAMPLES
+    width = MAX_SAMPLES
     column = torch.arange(width).expand(rows, width) % 2  # even columns 0, odd columns 1
     seen = watch(column.float())
     ones = int(seen.counts[seen.centres > 0.5].sum())

@@ -90,8 +90,8 @@ def test_the_backend_is_found_by_name() -> None:
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OpenVINOBackend()
     assert profile_for(backend, "int8", VNNI) == profile_for(backend, "int8", ARM) == OPENVINO
-    assert profile_for(backend, "int8", AVX2).pair_sums
-    assert not profile_for(backend, "int8", VNNI).pair_sums
+    assert profile_for(backend, "int8", AVX2).saturating_pair_accumulation
+    assert not profile_for(backend, "int8", VNNI).saturating_pair_accumulation
 
 
 @pytest.mark.parametrize("package", ["openvino", "onnx", "onnxscript"])

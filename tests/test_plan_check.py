@@ -87,8 +87,8 @@ def test_the_channel_that_differs_is_shown(changes: dict[str, object], message: 
 def test_integers_are_compared_where_the_float_weights_are_there() -> None:
     file = stored(conv__weight=replace(WEIGHT, integers=INTEGERS))
     assert compare_plan(PLAN, file, NAMES, weight).wrong == ()
-    turned = stored(conv__weight=replace(WEIGHT, integers=-INTEGERS))
-    assert compare_plan(PLAN, turned, NAMES).wrong == ()
+    rotated = stored(conv__weight=replace(WEIGHT, integers=-INTEGERS))
+    assert compare_plan(PLAN, rotated, NAMES).wrong == ()
 
 
 def test_a_complete_file_lacks_nothing() -> None:

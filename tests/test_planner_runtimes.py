@@ -13,7 +13,15 @@ from qexport.planning import planner
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INT16, RuntimeProfile, careful
+from qexport.planning.profile import (
+    ONNXRUNTIME,
+    OPENVINO,
+    TENSORRT,
+    TFLITE,
+    TFLITE_INT16,
+    RuntimeProfile,
+    for_saturating_cpus,
+)
 from qexport.programs.program import Program
 
 
@@ -28,7 +36,7 @@ def only(tensor: TensorQuant) -> tuple[float, int]:
     return tensor.scale[0], tensor.zero_point[0]
 
 
-FUSED = (replace(OPENVINO, bare_movers=False), TENSORRT)
+FUSED = (replace(OPENVINO, no_qdq_after_data_movement=False), TENSORRT)
 
 
 @pytest.fixture(scope="module", params=FUSED, ids=lambda profile: profile.name)
@@ -208,7 +216,7 @@ def test_onnx_runtime_computes_the_whole_chain_in_unsigned_integers(tiny: Progra
 
 @pytest.mark.parametrize("profile", [ONNXRUNTIME, OPENVINO], ids=lambda profile: profile.name)
 def test_careful_plans_differ_in_weight_scales_alone(demo_program: Program, profile: RuntimeProfile) -> None:
-    plain, safe = planned(demo_program, profile=profile), planned(demo_program, profile=careful(profile))
+    plain, safe = planned(demo_program, profile=profile), planned(demo_program, profile=for_saturating_cpus(profile))
     assert (safe.integer, safe.integer_bias, safe.profile) == (plain.integer, plain.integer_bias, plain.profile)
     weights = {v.weight for v in demo_program.values.values() if v.weight and plain.is_quantised(v.weight)}
     assert weights
@@ -222,7 +230,7 @@ def test_careful_plans_differ_in_weight_scales_alone(demo_program: Program, prof
 
 
 def test_careful_weights_fit_the_sums_of_kernels_without_vnni(demo_program: Program) -> None:
-    plan, parameters = planned(demo_program, profile=careful(ONNXRUNTIME)), demo_program.graph.state_dict()
+    plan, parameters = planned(demo_program, profile=for_saturating_cpus(ONNXRUNTIME)), demo_program.graph.state_dict()
     steps = []
     for value in demo_program.values.values():
         if not value.weight or value.name not in plan.integer:
@@ -243,7 +251,10 @@ def test_careful_weights_fit_the_sums_of_kernels_without_vnni(demo_program: Prog
 def test_plans_for_vnni_keep_all_steps_of_a_weight(tiny: Program) -> None:
     weight = tiny.graph.state_dict()["stem.weight"].numpy()
     peaks = np.abs(weight).max(axis=(1, 2, 3))
-    for profile, steps in ((ONNXRUNTIME, 127), (careful(ONNXRUNTIME), 64)):  # three input channels: an odd number
+    for profile, steps in (
+        (ONNXRUNTIME, 127),
+        (for_saturating_cpus(ONNXRUNTIME), 64),
+    ):  # three input channels: an odd number
         scale = planned(tiny, profile=profile).tensors["stem.weight"].scale
         np.testing.assert_allclose(scale, peaks / steps, rtol=1e-6)
 

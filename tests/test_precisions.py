@@ -13,7 +13,7 @@ import torch
 from conftest import demo_checkpoint, demo_image, demo_images
 
 from qexport.backends.tflite.backend import TFLiteBackend
-from qexport.backends.tflite.file import append_metadata, give_unsigned, read_metadata
+from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
 from qexport.calibration.calibrate import calibrate
 from qexport.detections.decode import dequantised, detections, layout_of
 from qexport.errors import ConversionError
@@ -22,7 +22,7 @@ from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER
 from qexport.planning.weights import weights_only
-from qexport.programs.program import Program, by_constant
+from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
 from qexport.verification.verify import verify
@@ -104,7 +104,7 @@ def test_everything_in_front_of_the_decode_is_planned_in_integers(integer: tuple
     body = [value for value in program.values.values() if value.region == "body"]
     assert {value.operation for value in body} >= {"matmul", "softmax", "conv", "cat"}
     assert [value.name for value in body if plan.tensors[value.name].is_float] == []
-    assert any(by_constant(value) for value in body)  # attention's 1 / sqrt(d)
+    assert any(has_constant_operand(value) for value in body)  # attention's 1 / sqrt(d)
 
 
 def test_no_tensor_is_a_float(integer: tuple[Program, QuantPlan, Path]) -> None:
@@ -175,7 +175,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
 ) -> None:
     program, plan, signed = integer
     path = Path(shutil.copy(signed, tmp_path / "unsigned.tflite"))
-    give_unsigned(path)
+    convert_io_to_uint8(path)
     append_metadata(path, read_metadata(signed))
     assert set(types_of(path)) <= {"UINT8", "INT8", "INT32", "INT64", "BOOL"}
     pixels = np.random.default_rng(0).integers(0, 256, (1, *program.imgsz, 3), dtype=np.uint8)

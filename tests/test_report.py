@@ -26,7 +26,7 @@ from qexport.programs.program import Program
 from qexport.reporting.honesty import about
 from qexport.reporting.report import Report, make_report, save_report, to_json
 from qexport.reporting.warnings import accuracy_warnings, latency_warnings, reference_warnings
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
@@ -55,8 +55,8 @@ def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Re
     backend = find_backend("tflite")
     checked = Verification(123, 4, 0.97, 4, 0.987654, min_agreement=0.8, overlap=0.98, shift=-0.01)
     written = [
-        Written(INT8, backend, checked, Path("out/plan.json"), TYPES),
-        Written(FP32, backend),
+        ArtifactResult(INT8, backend, checked, Path("out/plan.json"), TYPES),
+        ArtifactResult(FP32, backend),
     ]
     settings = {"images": images(), "written": written, "figures": figures(), **changes}
     source = Source(settings.pop("job", job()), demo_checkpoint(), program, ())
@@ -170,7 +170,12 @@ def test_each_format_is_compared_with_its_own_float_file(demo_one2many: Program,
     int8 = replace(INT8, path=Path("out/demo_int8.onnx"), format="onnx")
     fp32 = replace(FP32, path=Path("out/demo_fp32.onnx"), format="onnx")
     lite = find_backend("tflite")
-    written = [Written(INT8, lite), Written(FP32, lite), Written(int8, onnx), Written(fp32, onnx)]
+    written = [
+        ArtifactResult(INT8, lite),
+        ArtifactResult(FP32, lite),
+        ArtifactResult(int8, onnx),
+        ArtifactResult(fp32, onnx),
+    ]
     measured = figures()
     measured[int8.path] = Figures(Accuracy(0.3, 0.4, 0.8, 100, (), {}), Latency(20.0, 21.0, 19.0, 40))
     measured[fp32.path] = Figures(Accuracy(0.5, 0.6, None, 100, (), {}), Latency(30.0, 31.0, 29.0, 40))

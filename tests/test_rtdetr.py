@@ -126,5 +126,5 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("head", "nms"), [("one2many", False), (None, True)])
 def test_options_of_other_heads_are_refused(head: str | None, nms: bool) -> None:
-    with pytest.raises(InputError, match="RT-DETR finds each object once: leave out"):
+    with pytest.raises(InputError, match="RT-DETR has no one-to-many head and needs no NMS: leave out"):
         query_detector(None, head, SIZE, nms)

@@ -28,7 +28,7 @@ from qexport.programs.program import Program
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, artifact_entry, failure_of
 from qexport.verification.output_fidelity import Comparison
-from qexport.verification.result import Summary, Written
+from qexport.verification.result import ArtifactResult, Summary
 from qexport.verification.verify import Verification
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
@@ -175,8 +175,8 @@ def entries(int8_ms: float, lowered_ms: float | None = 5.0) -> tuple[ArtifactRep
     small = Figures(latency=Latency(int8_ms, int8_ms + 0.1, int8_ms, 36))
     checked = Verification(10, 0, 0.99, 4, 0.91, planned_coverage=1.0)
     written = [
-        Written(INT8, backend, checked, stored=Summary({"INT8": 0.91, "BF16": 0.09}, {"OpenVINO": "2023.0"})),
-        Written(FP32, backend, stored=Summary({"FP32": 1.0}, {"OpenVINO": "2022.1"})),
+        ArtifactResult(INT8, backend, checked, stored=Summary({"INT8": 0.91, "BF16": 0.09}, {"OpenVINO": "2023.0"})),
+        ArtifactResult(FP32, backend, stored=Summary({"FP32": 1.0}, {"OpenVINO": "2022.1"})),
     ]
     images = RunImages((), (), None, ())
     return (
@@ -210,7 +210,7 @@ def test_an_fp16_file_that_runs_in_fp32_says_so() -> None:
     backend, images = find_backend("onnx"), RunImages((), (), None, ())
     half = Artifact(Path("m_fp16.onnx"), "onnx", "fp16", "2", 2_000_000)
     for kind, told in (("FP32", True), ("FP16", False), ("BF16", False)):
-        item = Written(half, backend, stored=Summary({kind: 1.0}, {}))
+        item = ArtifactResult(half, backend, stored=Summary({kind: 1.0}, {}))
         found = artifact_entry(item, Figures(), None, images, Evidence(), {})
         assert any("computes FP16 files in FP32" in each for each in found.warnings) is told
 

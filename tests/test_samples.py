@@ -46,8 +46,8 @@ class Scenes:
     def run(self, batch: Array) -> Array:
         if self.at.classifier:
             return np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1))
-        images = [columns(seed, self.at.further) for seed in range(len(batch))]
-        images = [noisy(image, self.at.further, self.noise) if self.noise else image for image in images]
+        images = [columns(seed, self.at.extras) for seed in range(len(batch))]
+        images = [noisy(image, self.at.extras, self.noise) if self.noise else image for image in images]
         return np.stack([written(image, self.at) for image in images])
 
 
@@ -64,7 +64,7 @@ def kept(at: HeadLayout, **given: Any) -> Samples:
     return replace(samples, found={"a.onnx": detect(Scenes(at), samples.batches, at)})
 
 
-@pytest.mark.parametrize("at", HEADS, ids=lambda at: f"{at.head} {at.further}")
+@pytest.mark.parametrize("at", HEADS, ids=lambda at: f"{at.head} {at.extras}")
 def test_samples_come_back_and_are_judged_as_at_the_export(at: HeadLayout, tmp_path: Path) -> None:
     samples = kept(at)
     save_samples(samples, tmp_path / "samples.npz")
@@ -158,7 +158,7 @@ def output_row(tmp_path: Path, one: Samples, other: Samples, *runners: Scenes) -
     return row
 
 
-@pytest.mark.parametrize("at", HEADS[:4], ids=lambda at: f"{at.head} {at.further}")
+@pytest.mark.parametrize("at", HEADS[:4], ids=lambda at: f"{at.head} {at.extras}")
 def test_diff_compares_what_each_head_writes(at: HeadLayout, tmp_path: Path) -> None:
     same = output_row(tmp_path, kept(at), kept(at), Scenes(at), Scenes(at))
     assert (same.what, same.same) == ("detections in 2 images", True)

@@ -108,8 +108,8 @@ def test_the_second_process_ends_with_the_first_however_that_went(tmp_path: Path
     """A first process that is killed cannot end it: it looks for itself."""
     code = """
 import time
-from qexport.execution.worker import second_process
-with second_process() as ask:
+from qexport.execution.worker import worker_process
+with worker_process() as ask:
     print("there", flush=True)
     time.sleep(60)
 """

@@ -17,7 +17,7 @@ from conftest import DEMO, SMALL
 from qexport.backends.registry import find_backend
 from qexport.errors import InputError
 from qexport.execution import worker as module
-from qexport.execution.worker import EndedError, ReadSource, WriteArtifact, formats_apart, second_process
+from qexport.execution.worker import ReadSource, WorkerDiedError, WriteArtifact, offloaded_formats, worker_process
 from qexport.job.options import ExportJob
 from qexport.programs.build import read_source
 from qexport.steps import write_float
@@ -36,9 +36,9 @@ def test_it_writes_the_file_that_this_process_writes(tmp_path: Path) -> None:
     theirs, ours = job(tmp_path / "theirs"), job(tmp_path / "ours")
     for each in (theirs, ours):
         each.folder.mkdir()
-    with second_process() as ask:
-        ask(ReadSource(theirs, MODEL, ()))
-        reply: Future[Any] = ask(WriteArtifact("tflite", "fp32"))
+    with worker_process() as submit:
+        submit(ReadSource(theirs, MODEL, ()))
+        reply: Future[Any] = submit(WriteArtifact("tflite", "fp32"))
         here = write_float(read_source(ours, MODEL, ()), find_backend("tflite"), "fp32")
         there = reply.result()
     assert there.artifact.path == theirs.folder / "shapes26_fp32.tflite"
@@ -49,14 +49,14 @@ def test_it_writes_the_file_that_this_process_writes(tmp_path: Path) -> None:
 def test_errors_come_back_as_what_they_are(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"not a checkpoint")
-    with second_process() as ask:
+    with worker_process() as submit:
         with pytest.raises(InputError, match=r"broken\.pt") as caught:
-            ask(ReadSource(job(tmp_path), broken, ())).result()
+            submit(ReadSource(job(tmp_path), broken, ())).result()
         assert caught.value.exit_code == 3
         assert caught.value.remedy
         # Nothing was read, so nothing can be written: a fault, which is not the user's.
-        with pytest.raises(EndedError, match="failed"):
-            ask(WriteArtifact("tflite", "fp32")).result()
+        with pytest.raises(WorkerDiedError, match="failed"):
+            submit(WriteArtifact("tflite", "fp32")).result()
 
 
 def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,18 +68,18 @@ def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) 
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Remembered)
-    with second_process() as ask:
-        reply = ask(WriteArtifact("tflite", "fp32"))
+    with worker_process() as submit:
+        reply = submit(WriteArtifact("tflite", "fp32"))
         os.kill(started[0].pid, signal.SIGKILL)
-        with pytest.raises(EndedError, match="ended"):
+        with pytest.raises(WorkerDiedError, match="ended"):
             reply.result(timeout=30)
 
 
 @pytest.mark.slow
 def test_one_that_is_stopped_at_work_leaves_no_file_behind(tmp_path: Path) -> None:
-    with second_process() as ask:
-        ask(ReadSource(job(tmp_path), MODEL, ())).result()
-        ask(WriteArtifact("tflite", "fp32"))
+    with worker_process() as submit:
+        submit(ReadSource(job(tmp_path), MODEL, ())).result()
+        submit(WriteArtifact("tflite", "fp32"))
         time.sleep(1)  # it is converting now; the block's end does not wait for it
     assert list(tmp_path.iterdir()) == []
 
@@ -99,9 +99,9 @@ def test_what_is_worth_a_second_process(
     changes: dict[str, Any], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "cores", lambda: 2)
-    assert formats_apart(ExportJob(**{"model": "a.pt", "int8": True, **changes})) == expected
+    assert offloaded_formats(ExportJob(**{"model": "a.pt", "int8": True, **changes})) == expected
     monkeypatch.setattr(module, "cores", lambda: 1)
-    assert formats_apart(ExportJob(**{"model": "a.pt", "int8": True, **changes})) == ()
+    assert offloaded_formats(ExportJob(**{"model": "a.pt", "int8": True, **changes})) == ()
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,5 +114,5 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
 def test_a_model_that_was_exchanged_in_between_is_not_written() -> None:
     """The first process then writes the file itself, of the bytes whose hash the report has."""
     source: Any = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint="of other bytes"))
-    with pytest.raises(EndedError, match="another one"):
+    with pytest.raises(WorkerDiedError, match="another one"):
         module._write(source, WriteArtifact("tflite", "fp32", model="of these bytes"))

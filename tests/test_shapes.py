@@ -33,9 +33,9 @@ def _repaired() -> None:
     demo_checkpoint()  # repairs torchvision where it needs it
 
 
-def prediction(**further: torch.Tensor) -> dict[str, torch.Tensor]:
+def prediction(**extras: torch.Tensor) -> dict[str, torch.Tensor]:
     boxes = torch.tensor([[8.0, 24, 24, 40], [8.0, 24, 24, 40]])
-    return {"bboxes": boxes, "conf": torch.tensor([0.9, 0.1]), "cls": torch.tensor([0.0, 1.0]), **further}
+    return {"bboxes": boxes, "conf": torch.tensor([0.9, 0.1]), "cls": torch.tensor([0.0, 1.0]), **extras}
 
 
 @pytest.mark.parametrize("quarter", [1, 4], ids=["mask of the input's size", "mask of a quarter of it"])
@@ -74,11 +74,11 @@ def found(folder: Path, boxes: list[list[float]], **more: Any) -> Found:
     return Found(folder / "a.png", (64, 64), torch.tensor(boxes), torch.ones(count), torch.zeros(count), **more)
 
 
-def test_a_turned_box_has_its_corners(tmp_path: Path) -> None:
+def test_a_rotated_box_has_its_corners(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    turned = found(tmp_path, [[30.0, 30, 20, 10, math.pi / 4]])
-    nothing = Found(turned.path, turned.size, torch.zeros(0, 5), torch.zeros(0), torch.zeros(0))
-    (picture,) = gallery({"a": turned}, {"a": nothing}, 0.25)
+    rotated = found(tmp_path, [[30.0, 30, 20, 10, math.pi / 4]])
+    nothing = Found(rotated.path, rotated.size, torch.zeros(0, 5), torch.zeros(0), torch.zeros(0))
+    (picture,) = gallery({"a": rotated}, {"a": nothing}, 0.25)
     (outline,) = picture.lost[0]["outline"]
     half = math.sqrt(2) / 2  # half the sides along the box and across it, turned by 45 degrees
     expected = {(30 + half * (10 * a - 5 * b), 30 + half * (10 * a + 5 * b)) for a in (-1, 1) for b in (-1, 1)}

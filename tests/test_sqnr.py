@@ -19,7 +19,7 @@ from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import OPENVINO, TFLITE, RuntimeProfile
 from qexport.programs.program import Program, copied
-from qexport.simulation.meters import MOST_DB, metered, sqnr_of
+from qexport.simulation.meters import MAX_DB, metered, sqnr_of
 from qexport.simulation.rewrite import simulated
 
 
@@ -75,7 +75,7 @@ def test_a_uniform_quantiser_has_the_noise_of_its_step(wide: Program, steps: int
     found = sqnr_of(graph)
     assert found["images"] == pytest.approx(decibels, abs=0.1)
     assert found["stem_conv"] is not None
-    assert found["stem_conv"] < MOST_DB
+    assert found["stem_conv"] < MAX_DB
 
 
 def test_clipping_is_noise_too(wide: Program) -> None:
@@ -89,7 +89,7 @@ def test_what_nothing_rounds_has_the_best_figure_there_is(wide: Program) -> None
     graph = metered(wide, only(wide, "neck_conv", TensorQuant("int8", (0.1,), (0,))))
     graph(noise(0))
     found = sqnr_of(graph)
-    assert found["images"] == found["stem_conv"] == MOST_DB
+    assert found["images"] == found["stem_conv"] == MAX_DB
     assert found["neck_conv"] is not None
     assert found["neck_conv"] < 60
     graph = metered(wide, only(wide, "neck_conv", TensorQuant("int8", (0.1,), (0,))))

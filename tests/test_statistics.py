@@ -8,7 +8,7 @@ from conftest import statistics_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qexport.calibration.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, merge, widen
+from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics, limit_for, merge, widen
 
 EXPONENTS = st.integers(-6, 6)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -31,12 +31,12 @@ def test_a_limit_is_the_smallest_power_of_two_that_holds_the_peak(peak: float) -
     mantissa, _ = np.frexp(limit)
     assert mantissa == 0.5
     assert limit >= peak
-    assert limit / 2 < peak or limit == LEAST_LIMIT
+    assert limit / 2 < peak or limit == MIN_LIMIT
 
 
 @pytest.mark.parametrize(
     ("peak", "limit"),
-    [(0.0, LEAST_LIMIT), (1e-9, LEAST_LIMIT), (0.5, 0.5), (0.51, 1.0), (1.0, 1.0), (640.0, 1024.0)],
+    [(0.0, MIN_LIMIT), (1e-9, MIN_LIMIT), (0.5, 0.5), (0.51, 1.0), (1.0, 1.0), (640.0, 1024.0)],
 )
 def test_limits_by_hand(peak: float, limit: float) -> None:
     assert limit_for(peak) == limit

@@ -50,7 +50,7 @@ def test_what_a_target_stands_for(
     job = make_job({**DATA, "target": name})
     assert (job.format, job.precision, job.cpu, job.threads) == (formats, precision, cpu, threads)
     here = cpu == machine
-    assert job.times is here
+    assert job.measures_latency is here
     # An engine is of the machine that built it; a Coral's file is compiled anywhere.
     assert job.no_build is (name == "jetson-orin" and not here)
 
@@ -182,7 +182,7 @@ def test_one_run_plans_for_two_kinds_of_cpu() -> None:
     """ONNX for a machine with 16-bit sums of pairs, OpenVINO for one without."""
     job = make_job({**DATA, "int8": True, "format": "onnx,openvino", "cpu": "onnx=avx2,openvino=vnni"})
     found = {name: chosen_profile(job, find_class(name)()) for name in job.format}
-    assert {name: (cpu, profile.pair_sums) for name, (cpu, profile) in found.items()} == {
+    assert {name: (cpu, profile.saturating_pair_accumulation) for name, (cpu, profile) in found.items()} == {
         "onnx": (AVX2, True),
         "openvino": (VNNI, False),
     }
@@ -272,5 +272,5 @@ def test_an_unknown_format_gets_a_suggestion(seed: str) -> None:
 
 
 def test_a_job_that_names_no_target_is_as_it_was() -> None:
-    assert ExportJob("m.pt").times
+    assert ExportJob("m.pt").measures_latency
     assert make_job({**DATA, "device": "CPU"}).device == "cpu"

@@ -20,7 +20,7 @@ BUILDERS = {
     "pose": "PoseModel",
     "obb": "OBBModel",
 }
-FURTHER = {"seg": ("coefficients", 32), "pose": ("keypoints", 51), "obb": ("angles", 1)}
+EXTRAS = {"seg": ("coefficients", 32), "pose": ("keypoints", 51), "obb": ("angles", 1)}
 HEADS = (("yolo26n", "end2end"), ("yolo26n", "one2many"), ("yolov8n", "one2many"))
 CASES = [(family, task, head) for task in BUILDERS for family, head in HEADS]
 
@@ -61,9 +61,9 @@ def test_the_program_is_what_ultralytics_exports(family: str, task: str, head: s
     assert len(actual) == len(expected) == (2 if task == "seg" else 1)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
-    kind, channels = FURTHER[task]
-    assert program.further.kind == kind
-    assert [program.values[name].shape[1] for name in program.raw_further] == [channels] * 3
+    kind, channels = EXTRAS[task]
+    assert program.extras.kind == kind
+    assert [program.values[name].shape[1] for name in program.raw_extras] == [channels] * 3
     assert bool(program.prototypes) == (task == "seg")
     assert program.classes == model.model[-1].nc
     outputs = {name for name in program.raw_outputs if program.values[name].weight or name == program.prototypes}
@@ -97,5 +97,5 @@ def test_nms_is_refused_where_rows_have_more_than_a_box() -> None:
 def test_a_head_that_cannot_be_split_names_itself() -> None:
     model = built("yolov8n", "DetectionModel")
     model.model[-1].__class__ = type("Unheard", (type(model.model[-1]),), {})
-    with pytest.raises(InputError, match=r"head Unheard is not supported in any format: heads that are: Detect, v10"):
+    with pytest.raises(InputError, match=r"head Unheard is not supported: use one of Detect, v10"):
         split_head(model, None, SIZE)

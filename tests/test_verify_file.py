@@ -91,7 +91,7 @@ def copied(finished: Run, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(capfd: pytest.CaptureFixture[str], logging_level: None) -> Callable[..., tuple[int, list[str], list[str]]]:
+def submit(capfd: pytest.CaptureFixture[str], logging_level: None) -> Callable[..., tuple[int, list[str], list[str]]]:
     """Run a verb in this process: exit code, lines of output and of errors."""
 
     def asked(*words: object) -> tuple[int, list[str], list[str]]:
@@ -207,29 +207,29 @@ def test_two_processes_write_the_same_bytes(finished: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [ONNX, OPENVINO])
-def test_an_untouched_file_still_does_what_its_report_says(name: str, copied: Path, ask: Any) -> None:
+def test_an_untouched_file_still_does_what_its_report_says(name: str, copied: Path, submit: Any) -> None:
     """The folder was moved as a whole; paths in the report are those of the old place."""
-    code, output, errors = ask("verify", copied / name)
+    code, output, errors = submit("verify", copied / name)
     assert (code, errors) == (0, [])
     assert answers(output) == dict.fromkeys(("hash", "plan", "coverage", "outputs"), "ok")
     assert "100% of the detections in 2 sample images are those of the export" in output[3]
 
 
-def test_a_float_file_has_no_plan(finished: Run, ask: Any) -> None:
-    code, output, _ = ask("verify", finished.folder / "shapes26_fp32.onnx")
+def test_a_float_file_has_no_plan(finished: Run, submit: Any) -> None:
+    code, output, _ = submit("verify", finished.folder / "shapes26_fp32.onnx")
     assert code == 0
     assert answers(output) == {"hash": "ok", "plan": "–", "coverage": "–", "outputs": "ok"}
 
 
-def test_accuracy_is_measured_where_data_are_given(finished: Run, few: Path, ask: Any) -> None:
-    code, output, errors = ask("verify", finished.folder / ONNX, "--data", few)
+def test_accuracy_is_measured_where_data_are_given(finished: Run, few: Path, submit: Any) -> None:
+    code, output, errors = submit("verify", finished.folder / ONNX, "--data", few)
     assert (code, errors) == (0, [])
     mean = finished.report["artifacts"][0]["accuracy"]["map"]
     assert output[4].split()[:3] == ["accuracy", "ok", f"{mean:.4f}"]
     assert EIGHT in output[4]
 
 
-def turned_round(path: Path) -> None:
+def rotated_round(path: Path) -> None:
     """Negate the INT8 weights of every convolution: the same types and scales, another net."""
     import onnx
     from onnx import numpy_helper
@@ -262,7 +262,7 @@ def cut(path: Path) -> None:
     ("damage", "failing", "message"),
     [
         (
-            turned_round,
+            rotated_round,
             {"hash", "outputs"},
             "outputs: only 0% of the detections agree with the export's, 80% is the least",
         ),
@@ -271,10 +271,10 @@ def cut(path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_told_by_a_line_for_each_check(
-    damage: Callable[[Path], None], failing: set[str], message: str, copied: Path, ask: Any
+    damage: Callable[[Path], None], failing: set[str], message: str, copied: Path, submit: Any
 ) -> None:
     damage(copied / ONNX)
-    code, output, errors = ask("verify", copied / ONNX)
+    code, output, errors = submit("verify", copied / ONNX)
     assert code == 6
     assert {name for name, answer in answers(output).items() if answer == "FAILED"} >= failing
     assert len(errors) == sum(answer == "FAILED" for answer in answers(output).values())
@@ -282,7 +282,7 @@ def test_a_damaged_file_is_told_by_a_line_for_each_check(
     assert any(message in line for line in errors), errors
 
 
-def test_another_report_plan_or_coverage_is_told(copied: Path, ask: Any) -> None:
+def test_another_report_plan_or_coverage_is_told(copied: Path, submit: Any) -> None:
     content = json.loads((copied / "report.json").read_text())
     content["artifacts"][0]["int8_mac_coverage"] = 0.5  # of a machine that has fewer kernels: no fault of the file
     content["artifacts"][0]["verification"]["planned_coverage"] = 0.75
@@ -290,7 +290,7 @@ def test_another_report_plan_or_coverage_is_told(copied: Path, ask: Any) -> None
     (copied / "other.json").write_text(json.dumps(content))
     plan = copied / "plan_onnx.json"
     plan.write_text(plan.read_text().replace('"zero_point": [79]', '"zero_point": [80]'))
-    code, output, errors = ask("verify", copied / ONNX, "--report", copied / "other.json", "--json")
+    code, output, errors = submit("verify", copied / ONNX, "--report", copied / "other.json", "--json")
     assert code == 6
     checks = {check["name"]: check for check in json.loads("\n".join(output))["checks"]}
     assert {name: check["passed"] for name, check in checks.items()} == {
@@ -305,16 +305,16 @@ def test_another_report_plan_or_coverage_is_told(copied: Path, ask: Any) -> None
     assert len(errors) == 2
 
 
-def test_without_the_files_beside_it_less_is_checked(copied: Path, ask: Any) -> None:
+def test_without_the_files_beside_it_less_is_checked(copied: Path, submit: Any) -> None:
     manifest = copied / f"{ONNX}.manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "samples": None}))
-    code, output, _ = ask("verify", copied / ONNX, "--json")
+    code, output, _ = submit("verify", copied / ONNX, "--json")
     checks = {check["name"]: check for check in json.loads("\n".join(output))["checks"]}
     assert (code, checks["outputs"]["passed"]) == (0, None)
     assert checks["outputs"]["text"].startswith("the export had no images to keep samples of")
     (copied / "samples.npz").unlink()
     manifest.unlink()
-    code, output, _ = ask("verify", copied / ONNX)
+    code, output, _ = submit("verify", copied / ONNX)
     assert code == 0
     assert answers(output) == {"hash": "ok", "plan": "ok", "coverage": "ok", "outputs": "–"}
 
@@ -328,29 +328,29 @@ def test_without_the_files_beside_it_less_is_checked(copied: Path, ask: Any) -> 
         (("diff", str(MODEL), str(MODEL)), 3, "shapes26.pt is no artifact of qexport: give a .tflite or .onnx file"),
     ],
 )
-def test_what_cannot_be_looked_at_is_one_line(words: tuple[str, ...], code: int, message: str, ask: Any) -> None:
-    found, output, errors = ask(*words)
+def test_what_cannot_be_looked_at_is_one_line(words: tuple[str, ...], code: int, message: str, submit: Any) -> None:
+    found, output, errors = submit(*words)
     assert (found, output, len(errors)) == (code, [], 1)
     assert message in errors[0]
 
 
-def test_a_report_of_other_files_is_refused(copied: Path, ask: Any) -> None:
+def test_a_report_of_other_files_is_refused(copied: Path, submit: Any) -> None:
     (copied / ONNX).rename(copied / "renamed.onnx")
-    code, _, errors = ask("verify", copied / "renamed.onnx")
+    code, _, errors = submit("verify", copied / "renamed.onnx")
     assert code == 3
     assert f"the report has no renamed.onnx, it is of {ONNX}" in errors[0]
 
 
-def test_equal_files_have_no_difference(finished: Run, copied: Path, ask: Any) -> None:
-    code, output, errors = ask("diff", finished.folder / ONNX, copied / ONNX)
+def test_equal_files_have_no_difference(finished: Run, copied: Path, submit: Any) -> None:
+    code, output, errors = submit("diff", finished.folder / ONNX, copied / ONNX)
     assert (code, errors) == (0, [])
     assert not any("≠" in line for line in output)
     assert any(line.split()[:3] == ["detections", "in", "2"] for line in output)
 
 
-def test_a_file_with_another_scale_differs_in_it(finished: Run, copied: Path, ask: Any) -> None:
+def test_a_file_with_another_scale_differs_in_it(finished: Run, copied: Path, submit: Any) -> None:
     doubled_scales(copied / ONNX)
-    code, output, _ = ask("diff", finished.folder / ONNX, copied / ONNX, "--json")
+    code, output, _ = submit("diff", finished.folder / ONNX, copied / ONNX, "--json")
     assert code == 1
     found = json.loads("\n".join(output))
     assert found["equal"] is False
@@ -361,9 +361,9 @@ def test_a_file_with_another_scale_differs_in_it(finished: Run, copied: Path, as
     assert rows["weights"]["same"] is rows["precision of tensors"]["same"] is rows["format"]["same"] is True
 
 
-def test_int8_and_float_differ_and_are_run_on_other_images(finished: Run, few: Path, ask: Any) -> None:
+def test_int8_and_float_differ_and_are_run_on_other_images(finished: Run, few: Path, submit: Any) -> None:
     both = (finished.folder / ONNX, finished.folder / "shapes26_fp32.onnx")
-    code, output, _ = ask("diff", *both, "--data", few, "--images", "3", "--json")
+    code, output, _ = submit("diff", *both, "--data", few, "--images", "3", "--json")
     assert code == 1
     rows = {row["what"]: row for row in json.loads("\n".join(output))["rows"]}
     assert "detections in 3 images" in rows
@@ -372,21 +372,21 @@ def test_int8_and_float_differ_and_are_run_on_other_images(finished: Run, few: P
     assert rows["map"]["a"] == f"{finished.report['artifacts'][0]['accuracy']['map']:.4f}"
 
 
-def test_reports_that_differ_in_times_alone_are_equal(finished: Run, copied: Path, ask: Any) -> None:
+def test_reports_that_differ_in_times_alone_are_equal(finished: Run, copied: Path, submit: Any) -> None:
     content = finished.report
     content["artifacts"][0]["latency_ms"] = {"p50": 12.0, "p95": 13.0, "min": 11.0}
     (copied / "report.json").write_text(json.dumps(content))
-    code, output, _ = ask("diff", finished.folder / "report.json", copied / "report.json")
+    code, output, _ = submit("diff", finished.folder / "report.json", copied / "report.json")
     assert code == 0
     assert any("12.0 ms" in line for line in output)
     content["artifacts"][0]["accuracy"]["map"] += 0.01
     (copied / "report.json").write_text(json.dumps(content))
-    code, output, _ = ask("diff", finished.folder / "report.json", copied / "report.json")
+    code, output, _ = submit("diff", finished.folder / "report.json", copied / "report.json")
     assert code == 1
     assert [" ".join(line.split()[:3]) for line in output if "≠" in line] == ["onnx int8 map"]
 
 
-def test_a_report_and_a_file_are_not_of_a_kind(finished: Run, ask: Any) -> None:
-    code, _, errors = ask("diff", finished.folder / "report.json", finished.folder / ONNX)
+def test_a_report_and_a_file_are_not_of_a_kind(finished: Run, submit: Any) -> None:
+    code, _, errors = submit("diff", finished.folder / "report.json", finished.folder / ONNX)
     assert code == 3
     assert "are not of a kind" in errors[0]

@@ -112,7 +112,7 @@ class Backend(Protocol):
         profiles: by precision, then by kind of CPU (`qexport.system.machine`), "any" for those that are not listed.
         precisions: what it can be written as.
         dynamic: whether the number of images in a run can be left open.
-        apart: whether writing it is slow and shares nothing with other formats, so that a second process may do it.
+        offloadable: whether writing it is slow and shares nothing with other formats, so that a worker may do it.
         timed: whether `runner` is the runtime that the artifact is for, so that its latency means something.
         half_scope: what FP16 files have in FP16: layers' "weights", all "constants", or the "arithmetic", too.
     """
@@ -123,7 +123,7 @@ class Backend(Protocol):
     profiles: Mapping[str, Mapping[str, RuntimeProfile]]
     precisions: frozenset[str]
     dynamic: bool
-    apart: bool
+    offloadable: bool
     timed: bool
     half_scope: str
 

@@ -22,7 +22,7 @@ from qexport.programs.program import Program, Value, copied, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
-LEAST_USABLE = 0.5
+MIN_USABLE = 0.5
 """Share of the images that must be readable: with fewer, something is wrong with the data set, not with a file."""
 
 
@@ -143,7 +143,7 @@ def calibrate(
     def run(path: Path) -> str:
         reasons: list[str] = []
         with torch.no_grad():
-            for _, pixels in stream([path], program.imgsz, lambda _, why: reasons.append(why), *program.given):
+            for _, pixels in stream([path], program.imgsz, lambda _, why: reasons.append(why), *program.image_form):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
                 given = torch.from_numpy(program.form.applied(pixels))
                 own.watched.run(given[None].expand(program.batch, -1, -1, -1))
@@ -184,7 +184,7 @@ def _check_usable(total: int, skipped: Sequence[tuple[str, str]]) -> None:
     usable = total - len(skipped)
     if not total:
         raise InputError("no calibration images", "add --data with images in its train split")
-    if usable < max(1, LEAST_USABLE * total):
+    if usable < max(1, MIN_USABLE * total):
         name, reason = skipped[0]
         raise InputError(
             f"only {usable} of {total} calibration images are usable, the first that is not is {name} ({reason})",

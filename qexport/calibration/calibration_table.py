@@ -100,4 +100,6 @@ def check_table(table: CalibrationTable, program: str, preprocess: str, path: Pa
     if table.program != program:
         raise InputError(f"{path} was calibrated for another model, head or image size", "calibrate without it")
     if table.preprocess != preprocess:
-        raise InputError(f"{path} was calibrated with {table.preprocess}, this run uses {preprocess}", "calibrate anew")
+        raise InputError(
+            f"{path} was calibrated with {table.preprocess}, this run uses {preprocess}", "run without --calibration"
+        )

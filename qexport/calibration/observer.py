@@ -7,28 +7,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexport.calibration.statistics import BINS, LEAST_LIMIT, Statistics, limit_for, widen
+from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics, limit_for, widen
 
 ALL_SAMPLES = 2**20
 """Elements of a value that go into its histogram over all images: enough for its 99.997th percentile."""
-LEAST_SAMPLES, MOST_SAMPLES = 2**13, 2**16
+MIN_SAMPLES, MAX_SAMPLES = 2**13, 2**16
 """Bounds of those taken from one image; minimum and maximum see every element."""
 
 
 def samples_each(images: int) -> int:
     """How many elements of a tensor go into its histogram for each of `images` images."""
-    return min(max(ALL_SAMPLES // max(images, 1), LEAST_SAMPLES), MOST_SAMPLES)
+    return min(max(ALL_SAMPLES // max(images, 1), MIN_SAMPLES), MAX_SAMPLES)
 
 
 class Observer:
     """Accumulate the `Statistics` of one value in constant memory; at most `samples` elements of each image."""
 
-    def __init__(self, samples: int = MOST_SAMPLES) -> None:
+    def __init__(self, samples: int = MAX_SAMPLES) -> None:
         self._samples = samples
         self._minimum = np.inf
         self._maximum = -np.inf
         self._seen = False
-        self._limit = LEAST_LIMIT
+        self._limit = MIN_LIMIT
         self._counts = np.zeros(BINS, dtype=np.int64)
 
     def update(self, tensor: Tensor) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 BINS = 8192
 """Bins over [-limit, limit]; at least a quarter of them lie within the values' range."""
-LEAST_LIMIT = 2.0**-16
+MIN_LIMIT = 2.0**-16
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def unit_interval() -> Statistics:
 
 def limit_for(peak: float) -> float:
     """Return the smallest power of two that is at least `peak`."""
-    return max(LEAST_LIMIT, 2.0 ** math.ceil(math.log2(peak))) if peak > 0 else LEAST_LIMIT
+    return max(MIN_LIMIT, 2.0 ** math.ceil(math.log2(peak))) if peak > 0 else MIN_LIMIT
 
 
 def widen(counts: NDArray[np.int64], limit: float, wanted: float) -> NDArray[np.int64]:

@@ -192,7 +192,7 @@ def _constant(noted: type[Noted], place: str) -> Any:
 
 def _tensor(builder: Rebuilder, noted: Noted, place: str) -> Tensor:
     """A view of a storage, (storage, offset, size, stride, …), inside its bounds and without hooks."""
-    storage, offset, size, stride, *further = noted.args
+    storage, offset, size, stride, *extras = noted.args
     size, stride = builder.value(size, place), builder.value(stride, place)
     counts = [offset, *size, *stride]
     if type(storage) is not TypedStorage or not all(type(count) is int and count >= 0 for count in counts):
@@ -200,7 +200,7 @@ def _tensor(builder: Rebuilder, noted: Noted, place: str) -> Tensor:
     untyped, dtype = vars(storage).get("_untyped_storage"), vars(storage).get("dtype")
     if type(untyped) is not UntypedStorage or type(dtype) is not torch.dtype or len(size) != len(stride):
         raise UnprovenError(f"{place} is no plain tensor")
-    if any(builder.value(each, place) for each in further[1:2]):
+    if any(builder.value(each, place) for each in extras[1:2]):
         raise UnprovenError(f"{place} has hooks")
     furthest = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True)) + 1
     if 0 not in size and furthest * dtype.itemsize > untyped.nbytes():

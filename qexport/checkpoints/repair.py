@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-LEAST_STRIDE = 32
+MIN_STRIDE = 32
 """Classifiers call theirs 1, but halve the image five times like the others."""
 DEFAULT_SIZE = 640
 TASKS = {
@@ -60,10 +60,10 @@ def repair_strides(model: Any) -> int:
     head = model.model[-1]
     found = [_strides(getattr(each, "stride", None)) for each in (model, head)]
     given = [each for each in found if each is not None]
-    model.stride = given[0] if given else torch.tensor([float(LEAST_STRIDE)])
+    model.stride = given[0] if given else torch.tensor([float(MIN_STRIDE)])
     if found[1] is None and found[0] is not None and getattr(head, "nl", 0) == len(found[0]):
         head.stride = found[0]
-    return max(LEAST_STRIDE, int(model.stride.max()))
+    return max(MIN_STRIDE, int(model.stride.max()))
 
 
 def _strides(given: Any) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from qexport import __version__
-from qexport.cli.console import SETTINGS, UnexpectedError, unexpected, fail, library_output
+from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
 from qexport.targets import TARGETS
@@ -175,19 +175,19 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.data.selection import check_paths
-    from qexport.execution.worker import formats_apart, second_process
+    from qexport.execution.worker import offloaded_formats, worker_process
 
     quiet_libraries()
     check_paths(job)
-    beside = second_process() if formats_apart(job) else nullcontext()
+    beside = worker_process() if offloaded_formats(job) else nullcontext()
     with (
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json) as progress,
-        beside as ask,
+        beside as submit,
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), ask)
+        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), submit)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
-_MOST_OPERATORS = 40
+_MAX_OPERATORS = 40
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where torch and torchvision of one build are; what PyPI has of both are CUDA builds on Linux."""
 _kept_alive: list[Any] = []  # a torch.library.Library unregisters its operators when it is collected
@@ -28,7 +28,7 @@ def repair() -> list[str]:
         RuntimeError: torchvision fails for another reason than a missing operator.
     """
     declared: list[str] = []
-    for _ in range(_MOST_OPERATORS):
+    for _ in range(_MAX_OPERATORS):
         missing = _first_missing_operator()
         if missing is None:
             break

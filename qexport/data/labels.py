@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qexport.data.dataset import label_path
 
-BOX, LEAST_POLYGON = 5, 7
+BOX, MIN_POLYGON = 5, 7
 """Columns of a line with a class and a box, a polygon of three points."""
 BEYOND = 0.01
 """How far a coordinate may lie outside of 0..1: labels were rounded by whoever wrote them."""
@@ -53,7 +53,7 @@ class Wanted:
         """
         if self.task == "pose":
             return columns == self.pose
-        polygon = columns >= LEAST_POLYGON and columns % 2 == 1 and columns != self.pose
+        polygon = columns >= MIN_POLYGON and columns % 2 == 1 and columns != self.pose
         return polygon or (self.task == "detect" and columns == BOX)
 
 

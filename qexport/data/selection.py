@@ -20,8 +20,8 @@ class RunImages:
     Attributes:
         calibration, evaluation: image files; empty where not needed.
         evaluation_data: the data set that the evaluation images belong to.
-        both: evaluation images that are calibrated on, too.
-        data: the data set that the calibration images belong to.
+        overlap: evaluation images that are calibrated on, too.
+        calibration_dataset: the data set that the calibration images belong to.
         available: how many images the calibration images were chosen from.
         notes: what was left out of the images, in one line each.
         classes: the model's, which folders of classes are matched with; empty for the data set's own.
@@ -30,14 +30,14 @@ class RunImages:
     calibration: tuple[Path, ...] = ()
     evaluation: tuple[Path, ...] = ()
     evaluation_data: Dataset | None = None
-    both: tuple[Path, ...] = ()
-    data: Dataset | None = None
+    overlap: tuple[Path, ...] = ()
+    calibration_dataset: Dataset | None = None
     available: int = 0
     notes: tuple[str, ...] = ()
     classes: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def any(self) -> tuple[Path, ...]:
+    def samples(self) -> tuple[Path, ...]:
         """Images to try an artifact on: calibration images where there are some."""
         return self.calibration or self.evaluation
 
@@ -55,7 +55,7 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     found = _calibration_images(job)
     if job.no_eval:
         return found
-    data = resolve_data(job.eval_data) if job.eval_data else found.data
+    data = resolve_data(job.eval_data) if job.eval_data else found.calibration_dataset
     if data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
     evaluation = image_list(data, "val" if labelled or "val" in data.splits else "train")
@@ -65,19 +65,19 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
             f"no label files for the images of {data.yaml} (looked for {places[0]})",
             "accuracy needs labels: give --eval-data with labels, or --no-eval",
         )
-    both = overlap(evaluation, found.calibration)
-    return replace(found, evaluation=evaluation, evaluation_data=data, both=both)
+    common = overlap(evaluation, found.calibration)
+    return replace(found, evaluation=evaluation, evaluation_data=data, overlap=common)
 
 
 def _calibration_images(job: ExportJob) -> RunImages:
     """The images to calibrate with, or to try artifacts on where nothing is evaluated."""
     data = resolve_data(job.data) if job.data else None
     if data is None or not (job.calibrates or job.no_eval):
-        return RunImages(data=data)
+        return RunImages(calibration_dataset=data)
     every = image_list(data, "train")
     note = note_of(job.calib_images, job.fraction, len(every)) if job.calibrates and not job.calibration else ""
     calibration = take(every, job.fraction, limit_of(job.calib_images, job.fraction))
-    return RunImages(calibration, data=data, available=len(every), notes=(note,) if note else ())
+    return RunImages(calibration, calibration_dataset=data, available=len(every), notes=(note,) if note else ())
 
 
 def check_paths(job: ExportJob) -> None:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from qexport.detections.decode import Detections, HeadLayout, detections_in
 from qexport.detections.layout import CENTRE, ROTATED
-from qexport.detections.overlaps import overlaps, turned_overlaps
+from qexport.detections.overlaps import overlaps, rotated_overlaps
 
 CONFIDENCE = 0.25
 """Score from which a detection has to be found by both sides."""
@@ -49,7 +49,7 @@ MAX_SHIFT = 0.08
 """Mean difference of the scores of many pairs; of n pairs (1 + 1/√n) times as much, as single ones drift further."""
 MAX_SCATTER = 0.15
 """Mean of that difference without its sign, likewise."""
-MAX_FURTHER_ERROR = {"keypoints": 0.06, "coefficients": 0.1}
+MAX_EXTRAS_ERROR = {"keypoints": 0.06, "coefficients": 0.1}
 """Mean distance of keypoints in sides of the box (the root of its area); one minus the cosine of coefficients."""
 MIN_LEVEL_OVERLAP = 0.8
 """Mean overlap of the boxes of one level's best anchors."""
@@ -169,7 +169,7 @@ def _end(image: Array, layout: HeadLayout) -> int:
 def as_columns(image: Array, layout: HeadLayout) -> NDArray[np.float32]:
     """An image's output as `qexport.decode` has it: RT-DETR's own export has a row for each query, not a column."""
     values = 4 + layout.classes
-    queries = layout.box_format == CENTRE and not layout.further and image.shape[0] != values == image.shape[1]
+    queries = layout.box_format == CENTRE and not layout.extras and image.shape[0] != values == image.shape[1]
     return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
 
 
@@ -206,7 +206,7 @@ def _kept(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
         lost=tuple(one.scores[sure[~found]].tolist()),
         overlaps=tuple(area[found].tolist()),
         shifts=tuple(_shifts(one.scores[pairs[0]], other.scores[pairs[1]])),
-        errors=tuple(_further_errors(one, other, pairs, layout)),
+        errors=tuple(_extras_errors(one, other, pairs, layout)),
     )
 
 
@@ -233,21 +233,21 @@ def _faint(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
 def shared_area(one: Detections, other: Detections, layout: HeadLayout) -> Array:
     """(n, m) overlaps 0..1 of the boxes of one class, 0 for other classes; rotated ones by ProbIoU."""
     if layout.box_format == ROTATED:
-        area = turned_overlaps(*(np.concatenate((each.boxes, each.further[:, :1]), axis=1) for each in (one, other)))
+        area = rotated_overlaps(*(np.concatenate((each.boxes, each.extras[:, :1]), axis=1) for each in (one, other)))
     else:
         area = overlaps(one.boxes, other.boxes)
     found: Array = area * (one.classes[:, None] == other.classes[None])
     return found
 
 
-def _further_errors(
+def _extras_errors(
     one: Detections, other: Detections, pairs: tuple[NDArray[np.intp], NDArray[np.intp]], layout: HeadLayout
 ) -> Iterator[float]:
-    first, second = one.further[pairs[0]], other.further[pairs[1]]
-    if layout.further == "coefficients":
+    first, second = one.extras[pairs[0]], other.extras[pairs[1]]
+    if layout.extras == "coefficients":
         norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
         yield from (1 - (first * second).sum(axis=1) / np.maximum(norms, 1e-9)).tolist()
-    if layout.further == "keypoints":
+    if layout.extras == "keypoints":
         # What cannot be seen in the picture is guessed by both, so points count as much as they are visible.
         points, others = (each.reshape(len(each), *layout.shape) for each in (first, second))
         seen = points[..., 2] if layout.shape[1] == 3 else np.ones(points.shape[:2])
@@ -314,7 +314,7 @@ def faults(found: Agreement, layout: HeadLayout, whose: str = "the program's") -
         return ["outputs are not finite numbers"]
     others = [
         *_pair_faults(found, whose),
-        *_further_faults(found, layout, whose),
+        *_extras_faults(found, layout, whose),
         *_level_faults(found, whose),
     ]
     share = found.share
@@ -354,10 +354,10 @@ def _pair_faults(found: Agreement, whose: str) -> Iterator[str]:
         yield f"scores are {scatter:.2f} above or below {whose} on average, {MAX_SCATTER * few:.2f} is the most"
 
 
-def _further_faults(found: Agreement, layout: HeadLayout, whose: str) -> Iterator[str]:
-    error, most = float(np.mean(found.errors or (0.0,))), MAX_FURTHER_ERROR.get(layout.further, 0.0)
+def _extras_faults(found: Agreement, layout: HeadLayout, whose: str) -> Iterator[str]:
+    error, most = float(np.mean(found.errors or (0.0,))), MAX_EXTRAS_ERROR.get(layout.extras, 0.0)
     if error > most:
-        what = "mask coefficients" if layout.further == "coefficients" else layout.further
+        what = "mask coefficients" if layout.extras == "coefficients" else layout.extras
         yield f"{what} are {error:.2f} off {whose} on average, {most} is the most"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.detections.layout import CENTRE, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
-from qexport.detections.overlaps import suppressed, suppressed_turned
+from qexport.detections.overlaps import suppressed, suppressed_rotated
 
 Floats = NDArray[np.float32]
 
@@ -41,14 +41,14 @@ class Detections:
         boxes: (n, 4) float32, x1 y1 x2 y2 in pixels of the input; centre, width and height of turned ones.
         scores: (n,) float32, 0..1.
         classes: (n,) int64.
-        further: (n, k) float32: mask coefficients (see `masks`), keypoints in pixels of the input, each
+        extras: (n, k) float32: mask coefficients (see `masks`), keypoints in pixels of the input, each
             with its visibility 0..1 where the model has it, or the angle in radians; k is 0 where there is nothing.
     """
 
     boxes: Floats
     scores: Floats
     classes: NDArray[np.int64]
-    further: Floats
+    extras: Floats
 
 
 def dequantised(integers: NDArray[np.integer], scale: float, zero_point: int) -> Floats:
@@ -77,8 +77,8 @@ def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:
     if layout.reg_max > 1:
         distances = _expectation(distances, layout.reg_max)
     rest = np.zeros((*logits.shape[:2], 0), dtype=np.float32)
-    if layout.further:
-        rest = _further(_flattened(raw[2 * levels : 3 * levels]), points, strides, layout)
+    if layout.extras:
+        rest = _extras(_flattened(raw[2 * levels : 3 * levels]), points, strides, layout)
     boxes = _located(distances, rest, points, layout) * strides
     if layout.end2end:
         return _best(boxes, logits, rest, layout.max_detections)
@@ -116,7 +116,7 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     classes, anchors, scores = classes[order], anchors[order], scores[order]
     boxes, rest = _corners(image[:4, anchors].T, layout), image[end:, anchors].T
     if layout.box_format == ROTATED:
-        chosen = suppressed_turned(np.concatenate((boxes, rest), axis=1), classes, iou)
+        chosen = suppressed_rotated(np.concatenate((boxes, rest), axis=1), classes, iou)
     else:
         chosen = suppressed(boxes, classes, iou, layout.max_detections)
     chosen = chosen[: layout.max_detections]
@@ -136,23 +136,23 @@ def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
 def _located(distances: Floats, rest: Floats, points: Floats, layout: HeadLayout) -> Floats:
     """Boxes in strides: corners for an end-to-end head, else centre and size; turned ones always the latter."""
     before, after = distances[..., :2], distances[..., 2:]
-    if layout.further == "angles":
+    if layout.extras == "angles":
         (x, y), cos, sin = np.moveaxis((after - before) / 2, -1, 0), np.cos(rest[..., 0]), np.sin(rest[..., 0])
-        turned = np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)
-        return np.concatenate((points + turned, before + after), axis=-1)
+        rotated = np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)
+        return np.concatenate((points + rotated, before + after), axis=-1)
     if layout.end2end:
         return np.concatenate((points - before, points + after), axis=-1)
     return np.concatenate((points + (after - before) / 2, before + after), axis=-1)
 
 
-def _further(raw: Floats, points: Floats, strides: Floats, layout: HeadLayout) -> Floats:
+def _extras(raw: Floats, points: Floats, strides: Floats, layout: HeadLayout) -> Floats:
     """Further values of each anchor, (batch, anchors, k), as the output has them."""
-    if layout.further == "angles" and not layout.newer:
+    if layout.extras == "angles" and not layout.direct:
         return (sigmoid(raw) - np.float32(0.25)) * np.float32(np.pi)
-    if layout.further != "keypoints":
+    if layout.extras != "keypoints":
         return raw
     each = raw.reshape(*raw.shape[:2], *layout.shape)
-    offsets = each[..., :2] if layout.newer else each[..., :2] * 2 - np.float32(0.5)
+    offsets = each[..., :2] if layout.direct else each[..., :2] * 2 - np.float32(0.5)
     pixels = (offsets + points[:, None]) * strides[:, None]
     return np.concatenate((pixels, sigmoid(each[..., 2:])), axis=-1).reshape(raw.shape)
 

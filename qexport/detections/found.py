@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qexport.detections.shapes import Shape, shapes_in
 
-TURNED = 5
+ROTATED_FIELDS = 5
 """Values of a turned box: centre x y, width, height, angle."""
 SAME_OBJECT = 0.5
 """Intersection over union from which detections of one class are of the same object."""
@@ -68,7 +68,9 @@ def found_in(
     from ultralytics.utils.ops import scale_boxes
 
     boxes, shape = prediction["bboxes"].clone(), batch["ori_shape"][index]
-    scaled = scale_boxes(batch["img"].shape[2:], boxes, shape, batch["ratio_pad"][index], xywh=boxes.shape[1] == TURNED)
+    scaled = scale_boxes(
+        batch["img"].shape[2:], boxes, shape, batch["ratio_pad"][index], xywh=boxes.shape[1] == ROTATED_FIELDS
+    )
     assert isinstance(scaled, Tensor)
     size = int(shape[1]), int(shape[0])
     shapes = shapes_in(prediction, batch, index, least)
@@ -99,23 +101,23 @@ def _overlaps(one: Found, other: Found) -> Tensor:
 
     if not len(one.scores) or not len(other.scores):
         return torch.zeros(len(one.scores), len(other.scores))
-    turned = one.boxes.shape[1] == TURNED
-    return batch_probiou(one.boxes, other.boxes) if turned else box_iou(one.boxes, other.boxes)
+    rotated = one.boxes.shape[1] == ROTATED_FIELDS
+    return batch_probiou(one.boxes, other.boxes) if rotated else box_iou(one.boxes, other.boxes)
 
 
 def corners(found: Found) -> Tensor:
     """(n, 4, 2) x y of the corners of turned boxes."""
     from ultralytics.utils.ops import xywhr2xyxyxyxy
 
-    turned: Tensor = xywhr2xyxyxyxy(found.boxes).reshape(-1, 4, 2)
-    return turned
+    rotated: Tensor = xywhr2xyxyxyxy(found.boxes).reshape(-1, 4, 2)
+    return rotated
 
 
 def upright(found: Found) -> Tensor:
     """(n, 4) corners within the image; of turned boxes those of the upright box around each."""
     boxes = found.boxes
-    if boxes.shape[1] == TURNED:
-        turned = corners(found)
-        boxes = torch.cat((turned.amin(dim=1), turned.amax(dim=1)), dim=1)
+    if boxes.shape[1] == ROTATED_FIELDS:
+        rotated = corners(found)
+        boxes = torch.cat((rotated.amin(dim=1), rotated.amax(dim=1)), dim=1)
     width, height = found.size
     return torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=boxes.dtype))

@@ -23,9 +23,9 @@ class HeadLayout:
         classes: how many there are; 0 for all columns behind the box.
         reg_max: bins of each box side's distribution; 1 where the side is a plain number.
         end2end: the output's rows are detections; otherwise overlaps have to be suppressed.
-        further: what is said of each object besides: "coefficients" of masks, "keypoints", "angles", "" for nothing.
+        extras: what is said of each object besides: "coefficients" of masks, "keypoints", "angles", "" for nothing.
         shape: (how many, values of each): keypoints have x, y and perhaps their visibility.
-        newer: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
+        direct: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
         max_detections: how many are found in one image at most.
         head: "end2end", "one2many", "classifier", "queries" of RT-DETR, "unknown"; "" for one of the first two.
     """
@@ -35,9 +35,9 @@ class HeadLayout:
     classes: int
     reg_max: int = 1
     end2end: bool = False
-    further: str = ""
+    extras: str = ""
     shape: tuple[int, int] = (0, 0)
-    newer: bool = False
+    direct: bool = False
     head: str = ""
     max_detections: int = MAX_DETECTIONS
 
@@ -53,7 +53,7 @@ class HeadLayout:
             return ""
         if self.head == "queries":
             return UNIT_CENTRE
-        if self.further == "angles":
+        if self.extras == "angles":
             return ROTATED
         return CORNERS if self.end2end else CENTRE
 
@@ -77,16 +77,20 @@ def layout_of(metadata: Mapping[str, Any]) -> HeadLayout:
         classes=len(metadata["names"]),
         reg_max=int(raw.get("reg_max", 1)),
         end2end=bool(metadata.get("end2end", False)),
-        further=raw.get("further", FURTHER.get(metadata.get("task", ""), "")),
+        extras=raw.get("further", EXTRAS.get(metadata.get("task", ""), "")),
         shape=_pair(raw.get("shape", keypoints)),
-        newer=bool(raw.get("newer", False)),
+        direct=bool(raw.get("newer", False)),
         head=_head(metadata),
         max_detections=int(raw.get("max_detections", MAX_DETECTIONS)),
     )
 
 
-FURTHER = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
+EXTRAS = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
 """Task → what its heads say of each object besides."""
+
+
+NAMES = {"extras": "further", "direct": "newer"}
+"""Field → what files call it."""
 
 
 def _head(metadata: Mapping[str, Any]) -> str:
@@ -102,7 +106,7 @@ def _pair(numbers: Any) -> tuple[int, int]:
 
 def to_json(layout: HeadLayout) -> dict[str, Any]:
     """The layout as JSON holds it."""
-    return asdict(layout)
+    return {NAMES.get(key, key): value for key, value in asdict(layout).items()}
 
 
 def from_json(content: Mapping[str, Any]) -> HeadLayout:
@@ -111,5 +115,8 @@ def from_json(content: Mapping[str, Any]) -> HeadLayout:
     Raises:
         TypeError, ValueError, KeyError: it is no layout.
     """
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return HeadLayout(**fields)
+    fields = {key: name for name, key in NAMES.items()}
+    values: dict[str, Any] = {
+        fields.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in content.items()
+    }
+    return HeadLayout(**values)

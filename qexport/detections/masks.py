@@ -18,7 +18,7 @@ def instance_masks(
     """Return what belongs to each object, (n, height, width) at the size of the input.
 
     Args:
-        coefficients: (n, k), the `further` values of `qexport.decode.Detections`.
+        coefficients: (n, k), the `extras` values of `qexport.decode.Detections`.
         prototypes: (height, width, k) of the same image, the last of the file's outputs without its batch.
         boxes: (n, 4), x1 y1 x2 y2 in pixels of the input.
         imgsz: (height, width) of the input in pixels.
@@ -39,7 +39,7 @@ def _enlarged(small: Floats, size: tuple[int, int]) -> Floats:
         first = np.minimum(place.astype(np.int64), count - 2) if count > 1 else np.zeros(target, np.int64)
         second = np.minimum(first + 1, count - 1)
         share = (place - first).astype(np.float32)[:, None]
-        turned = small if axis == 0 else small.T
-        along = turned[first] * (1 - share) + turned[second] * share
+        rotated = small if axis == 0 else small.T
+        along = rotated[first] * (1 - share) + rotated[second] * share
         small = along if axis == 0 else along.T
     return small

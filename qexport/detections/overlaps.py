@@ -24,17 +24,17 @@ def suppressed(boxes: Floats, classes: NDArray[np.integer], iou: float, most: in
     return np.array(kept, dtype=np.int64)
 
 
-def suppressed_turned(boxes: Floats, classes: NDArray[np.integer], iou: float) -> NDArray[np.int64]:
+def suppressed_rotated(boxes: Floats, classes: NDArray[np.integer], iou: float) -> NDArray[np.int64]:
     """Rows to keep of turned boxes (n, 5), centre, size and angle in radians, that are sorted by score, best first.
 
     A row goes where any better one of its class overlaps it, kept or not, as Ultralytics does it: Fast NMS of Bolya et
     al., "YOLACT: Real-time Instance Segmentation" (2019).
     """
-    rivals = (classes[:, None] == classes) & (turned_overlaps(boxes) > iou)
+    rivals = (classes[:, None] == classes) & (rotated_overlaps(boxes) > iou)
     return np.flatnonzero(~np.triu(rivals, 1).any(axis=0))
 
 
-def turned_overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
+def rotated_overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
     """Overlap 0..1 of every turned box (n, 5) with every one of `others` (m, 5), or of themselves: (n, m).
 
     One minus the Hellinger distance of the Gaussians that the boxes stand for: Llerena et al., "Gaussian Bounding Boxes

@@ -47,7 +47,7 @@ class ReadSource:
 
 @dataclass(frozen=True)
 class WriteArtifact:
-    """A request for one artifact; the reply is a `Written`. INT8 needs a table.
+    """A request for one artifact; the reply is a `ArtifactResult`. INT8 needs a table.
 
     Attributes:
         folder: where it goes, None for the job's.
@@ -61,38 +61,41 @@ class WriteArtifact:
     model: str = ""
 
 
-class EndedError(Exception):
+class WorkerDiedError(Exception):
     """The second process is gone, for a reason that it could not tell."""
 
 
-Ask = Callable[[ReadSource | WriteArtifact], "Future[Any]"]
+Submit = Callable[[ReadSource | WriteArtifact], "Future[Any]"]
 
 
-def formats_apart(job: ExportJob) -> tuple[str, ...]:
+def offloaded_formats(job: ExportJob) -> tuple[str, ...]:
     """Formats of a job that a second process would write, or write the FP32 file of, while this one does the rest."""
     if not job.calibrates or cores() < 2:
         return ()
-    apart = [name for name in job.format if find_class(name).apart]
-    return tuple(name for name in apart[:1] if len(job.format) > 1 or job.compares(find_class(name).timed))
+    offloadable = [name for name in job.format if find_class(name).offloadable]
+    return tuple(
+        name for name in offloadable[:1] if len(job.format) > 1 or job.needs_float_counterpart(find_class(name).timed)
+    )
 
 
 @contextmanager
-def second_process() -> Iterator[Ask]:
+def worker_process() -> Iterator[Submit]:
     """Start the process; yield what sends it a request and gives a future of the reply.
 
-    Requests are done in their order. A reply may be a `QexportError`, which the future then raises, or `EndedError`.
+    Requests are done in their order. A reply may be a `QexportError`, which the future then raises, or
+    `WorkerDiedError`.
     The process ends with the block.
     """
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            with _started(Path(folder)) as ask:
-                yield ask
+            with _started(Path(folder)) as submit:
+                yield submit
         finally:
             undo_notes(Path(folder))
 
 
 @contextmanager
-def _started(folder: Path) -> Iterator[Ask]:
+def _started(folder: Path) -> Iterator[Submit]:
     # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
@@ -104,12 +107,12 @@ def _started(folder: Path) -> Iterator[Ask]:
     assert process.stdout
     pipes = process.stdin, process.stdout
 
-    def ask(request: ReadSource | WriteArtifact) -> Future[Any]:
+    def submit(request: ReadSource | WriteArtifact) -> Future[Any]:
         return pool.submit(_exchange, *pipes, request)
 
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield ask
+            yield submit
         finally:
             process.kill()  # what it is writing is undone from its notes: asking it to end was seen to be ignored
             process.wait()
@@ -125,11 +128,11 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], request: object) -> Any:
         requests.flush()
         reply = pickle.load(replies)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise EndedError("the second process ended") from error
+        raise WorkerDiedError("the second process ended") from error
     if isinstance(reply, QexportError):
         raise reply
     if isinstance(reply, Exception):
-        raise EndedError("the second process failed") from reply
+        raise WorkerDiedError("the second process failed") from reply
     return reply
 
 
@@ -178,7 +181,7 @@ def _write(source: Source | None, request: WriteArtifact) -> Any:
 
     assert source is not None
     if request.model not in ("", source.checkpoint.fingerprint):
-        raise EndedError("the model's file was another one when the second process read it")
+        raise WorkerDiedError("the model's file was another one when the second process read it")
     if request.folder is not None:
         source = replace(source, job=replace(source.job, out=request.folder))
     backend = find_backend(request.format)

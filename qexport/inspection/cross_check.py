@@ -27,9 +27,9 @@ from qexport.errors import InputError, VerificationError
 from qexport.inspection.samples import detect, shared
 from qexport.measurement.accuracy import TRUTH_CONFIDENCE, score_against
 
-LEAST_MAP = 0.95
+MIN_MAP = 0.95
 """mAP50-95 of one implementation's detections against the other's, from which they agree."""
-MOST_STEPS = 1
+MAX_STEPS = 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class CrossCheck:
 
     def check(self) -> None:
         """Raise `VerificationError` where the two do not agree."""
-        if self.map is not None and self.map < LEAST_MAP:
+        if self.map is not None and self.map < MIN_MAP:
             raise VerificationError(
-                f"TensorFlow's detections reach {self.map:.3f} mAP50-95 against LiteRT's, {LEAST_MAP} is expected",
+                f"TensorFlow's detections reach {self.map:.3f} mAP50-95 against LiteRT's, {MIN_MAP} is expected",
                 "a kernel of one of the two differs: report the model and both versions",
             )
-        if self.steps > MOST_STEPS:
+        if self.steps > MAX_STEPS:
             raise VerificationError(
                 f"{self.first_layer} is {self.steps} steps apart between TensorFlow and LiteRT",
                 "a kernel of one of the two differs: report the model and both versions",

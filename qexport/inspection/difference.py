@@ -23,20 +23,20 @@ from qexport.inspection.manifest import read_manifest, samples_of
 from qexport.inspection.run_folder import report_beside
 from qexport.inspection.samples import Samples, batches_of, detect, load_samples, shared
 from qexport.lowering.stored import StoredGraph, StoredTensor
-from qexport.reporting.gate import Entry, Shown, file_name
+from qexport.reporting.gate import Entry, NumberFormat, file_name
 from qexport.reporting.load import SavedReport, read_report
-from qexport.verification.plan_check import SHOWN, WeightNames, furthest, own_names, scales_differ
+from qexport.verification.plan_check import MAX_LISTED, WeightNames, furthest, own_names, scales_differ
 
 UNSEEN = 0.005
 """Difference of scores, and of the overlap of boxes from one, that is taken for none."""
 NOTHING = "–"
-FIGURES: Mapping[str, tuple[Shown, bool]] = {
-    "map": (Shown(4), True),
-    "retention": (Shown(2, "%", 100), True),
-    "fidelity": (Shown(3), True),
-    "p50": (Shown(1, " ms"), False),
-    "speedup": (Shown(2, "×"), False),
-    "int8_mac_coverage": (Shown(2, "%", 100), True),
+FIGURES: Mapping[str, tuple[NumberFormat, bool]] = {
+    "map": (NumberFormat(4), True),
+    "retention": (NumberFormat(2, "%", 100), True),
+    "fidelity": (NumberFormat(3), True),
+    "p50": (NumberFormat(1, " ms"), False),
+    "speedup": (NumberFormat(2, "×"), False),
+    "int8_mac_coverage": (NumberFormat(2, "%", 100), True),
 }
 """Figure of an artifact's entry → how it is shown, and whether it counts: times are never the same twice."""
 
@@ -232,8 +232,8 @@ def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}" if names else NOTHING
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"{', '.join(names[:MAX_LISTED])}{more}" if names else NOTHING
 
 
 def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:
@@ -242,7 +242,7 @@ def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence
     if first is None or second is None:
         return
     inputs = [_input_of(each) for each in (first, second)]
-    if inputs[0] != inputs[1] or first.layout.further != second.layout.further:
+    if inputs[0] != inputs[1] or first.layout.extras != second.layout.extras:
         yield Row("input", False, *inputs)
         return
     batches = batches_of(_pixels(images, first), first.input) if images else first.batches

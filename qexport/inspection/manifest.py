@@ -21,14 +21,14 @@ from qexport.verification.plan_check import weight_names
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable
     from qexport.programs.build import Source
-    from qexport.verification.result import Written
+    from qexport.verification.result import ArtifactResult
 
 SCHEMA = 1
 
 
 def make_manifest(
     source: Source,
-    item: Written,
+    item: ArtifactResult,
     table: CalibrationTable | None,
     environment: Mapping[str, Any],
     command: str,

@@ -78,14 +78,14 @@ def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, thr
     }
     if data is not None:
         questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
-    for name, ask in questions.items():
-        yield _answered(name, ask)
+    for name, submit in questions.items():
+        yield _answered(name, submit)
 
 
-def _answered(name: str, ask: Callable[[], tuple[bool | None, str]]) -> Check:
+def _answered(name: str, submit: Callable[[], tuple[bool | None, str]]) -> Check:
     """A file that was damaged makes readers raise anything: that is an answer, too."""
     try:
-        return Check(name, *ask())
+        return Check(name, *submit())
     except QexportError as error:
         return Check(name, False, str(error))
     except Exception as error:  # whatever a reader raises of a damaged file

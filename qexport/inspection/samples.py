@@ -122,19 +122,20 @@ def save_samples(samples: Samples, path: Path) -> None:
         np.savez_compressed(stream, head=head, images=samples.images, **arrays)
 
 
-PARTS = ("boxes", "scores", "classes", "further")
+PARTS = {"boxes": "boxes", "scores": "scores", "classes": "classes", "extras": "further"}
+"""Field of `Detections` → what the file calls it."""
 FOUND = "found/"
 
 
 def _arrays(found: Sequence[Findings]) -> dict[str, Any]:
     """Findings of all images as arrays: how many in each, one below the other."""
     each = [image.detections for image in found]
-    parts = {part: np.concatenate([getattr(one, part) for one in each]) for part in PARTS}
+    parts = {key: np.concatenate([getattr(one, part) for one in each]) for part, key in PARTS.items()}
     return {"count": [len(one.scores) for one in each], "best": np.stack([image.scores for image in found]), **parts}
 
 
 def _findings(content: Mapping[str, Any], name: str) -> tuple[Findings, ...]:
-    count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS))
+    count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS.values()))
     each = zip(*(np.split(part, np.cumsum(count)[:-1]) for part in parts), strict=True)
     return tuple(Findings(Detections(*one), scores) for one, scores in zip(each, best, strict=True))
 
@@ -173,7 +174,7 @@ def _earlier(head: Mapping[str, Any], images: NDArray[np.uint8]) -> Samples:
         imgsz=(images.shape[1], images.shape[2]),
         classes=head["classes"],
         end2end=head["final"],
-        further="angles" if head["turned"] else "",
+        extras="angles" if head["turned"] else "",
         head="classifier" if head["classifier"] else "",
     )
     return Samples(layout, SampleInput(head["batch"], layout.preprocess), images)

@@ -150,12 +150,12 @@ class ExportJob:
         """Whether activations get scales from calibration."""
         return self.precision in CALIBRATED
 
-    def compares(self, timed: bool) -> bool:
+    def needs_float_counterpart(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
-        return self.precision != "fp32" and (not self.no_eval or (timed and self.times))
+        return self.precision != "fp32" and (not self.no_eval or (timed and self.measures_latency))
 
     @property
-    def times(self) -> bool:
+    def measures_latency(self) -> bool:
         """Whether latency is measured: what this machine takes says nothing of a device of another kind."""
         return not self.no_latency and (self.target not in TARGETS or TARGETS[self.target].here)
 

@@ -31,7 +31,7 @@ def artifact_metadata(
         return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
     return {
         **({"raw_outputs": _raw_outputs(program, checkpoint)} if precision == "int8-full" else {}),
-        **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
+        **({"kpt_shape": list(program.extras.shape)} if program.extras.kind == "keypoints" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
         "version": __version__,
@@ -65,9 +65,9 @@ def _raw_outputs(program: Program, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "strides": list(program.strides),
         "reg_max": program.reg_max,
-        "further": program.further.kind,
-        "shape": list(program.further.shape),
-        "newer": program.further.newer,
+        "further": program.extras.kind,
+        "shape": list(program.extras.shape),
+        "newer": program.extras.direct,
         "max_detections": max_detections(checkpoint.module.model[-1]),
     }
 
@@ -85,7 +85,7 @@ def _carried(
             "channels": checkpoint.channels,
             "end2end": program.final,
             **_arguments(program, precision),
-            **({"kpt_shape": list(program.further.shape)} if program.further.kind == "keypoints" else {}),
+            **({"kpt_shape": list(program.extras.shape)} if program.extras.kind == "keypoints" else {}),
         }
     return found | {
         "description": f"{checkpoint.path.stem} {precision} by qexport",

@@ -212,8 +212,8 @@ class _Recorder:
 
         truth = {"bboxes": boxes, "cls": classes}
         # Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
-        turned = boxes.shape[1] == 5
-        process = type(validator)._process_batch if turned else DetectionValidator._process_batch
+        rotated = boxes.shape[1] == 5
+        process = type(validator)._process_batch if rotated else DetectionValidator._process_batch
         self.metrics.update_stats(
             {
                 **process(validator, found, truth),

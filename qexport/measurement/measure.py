@@ -21,9 +21,9 @@ from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latenc
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.verification.output_fidelity import OutputFidelity, compare_outputs
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
-MOST_COMPARED = 128
+MAX_COMPARED = 128
 """Runs that outputs are compared on."""
 Timed = tuple[Path, str]
 """What is timed: a file, and the type that it is computed in where that is not the one that all else is measured in."""
@@ -48,7 +48,7 @@ def measure(
     task: str,
     program: Program,
     images: RunImages,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     clock: Clock,
     missing: list[Unmeasured] | None = None,
 ) -> dict[Path, Figures]:
@@ -58,7 +58,7 @@ def measure(
         missing: gains what could not be measured; what else can be is.
     """
     lost = [] if missing is None else missing
-    latencies, lowered = _latencies(job, program, images, written, clock, lost) if job.times else ({}, {})
+    latencies, lowered = _latencies(job, program, images, written, clock, lost) if job.measures_latency else ({}, {})
     accuracies = _accuracies(task, program.head, images, written, clock, lost) if task and not job.no_eval else {}
     outputs = _outputs(job, program, images, written, clock, lost) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
@@ -72,7 +72,7 @@ def _outputs(
     job: ExportJob,
     program: Program,
     images: RunImages,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     clock: Clock,
     missing: list[Unmeasured],
 ) -> dict[Path, tuple[OutputFidelity, ...]]:
@@ -80,7 +80,7 @@ def _outputs(
     floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
     for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
-        paths = images.evaluation[: MOST_COMPARED * program.batch]
+        paths = images.evaluation[: MAX_COMPARED * program.batch]
         title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(missing, "outputs", item.artifact.path), clock.step(*title, len(paths)) as advance:
             reference = item.backend.runner(floats[item.backend.name], job.threads)
@@ -99,7 +99,7 @@ def _latencies(
     job: ExportJob,
     program: Program,
     images: RunImages,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     clock: Clock,
     missing: list[Unmeasured],
 ) -> tuple[dict[Path, Latency], dict[Path, tuple[str, Latency]]]:
@@ -109,7 +109,7 @@ def _latencies(
     with attempt(missing, "latency", *(item.artifact.path for item in timed)):
         # Without any image a grey one does: what these kernels take does not depend on the pixels.
         grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
-        batch = next(iter(sample_inputs(images.any, program, count=1)), grey)
+        batch = next(iter(sample_inputs(images.samples, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
         for name in dict.fromkeys(item.backend.name for item in timed):
             runners: dict[Timed, Runner] = {}
@@ -122,7 +122,7 @@ def _latencies(
     return own, {path: (kind, latency) for (path, kind), latency in found.items() if kind}
 
 
-def _runners(item: Written, threads: int) -> dict[Timed, Runner]:
+def _runners(item: ArtifactResult, threads: int) -> dict[Timed, Runner]:
     """What is timed of a file: FP32 ones once more where their runtime would compute them in another type."""
     path, backend = item.artifact.path, item.backend
     runners: dict[Timed, Runner] = {(path, ""): backend.runner(path, threads)}
@@ -153,7 +153,7 @@ def _timed(
 
 
 def _accuracies(
-    task: str, head: str, images: RunImages, written: Sequence[Written], clock: Clock, missing: list[Unmeasured]
+    task: str, head: str, images: RunImages, written: Sequence[ArtifactResult], clock: Clock, missing: list[Unmeasured]
 ) -> dict[Path, Accuracy]:
     assert images.evaluation_data is not None
     found: dict[Path, Accuracy] = {}
@@ -176,7 +176,7 @@ def _accuracies(
 
 
 def _accuracy(
-    item: Written,
+    item: ArtifactResult,
     model: tuple[str, str],
     data: EvaluationSet,
     scratch: Path,

@@ -12,7 +12,7 @@ MIXED = 32.0
 """Ranges that differ by more than this must not share a scale: the narrower would have eight of 256 steps."""
 
 
-def torn_values(values: Mapping[str, Value], raw: Collection[str]) -> frozenset[str]:
+def mixed_raw_outputs(values: Mapping[str, Value], raw: Collection[str]) -> frozenset[str]:
     """Raw values that hold scores and something else in one tensor: no scale suits both.
 
     Only those are found whose parts go different ways before levels are concatenated.
@@ -29,7 +29,7 @@ def torn_values(values: Mapping[str, Value], raw: Collection[str]) -> frozenset[
     return frozenset(name for name in raw if len(set(ways(name))) > 1)
 
 
-def mixing_values(program: Program, statistics: Mapping[str, Statistics]) -> dict[str, str]:
+def mixed_scale_concats(program: Program, statistics: Mapping[str, Statistics]) -> dict[str, str]:
     """Concatenations of the body whose parts must not share a scale and what computes with them, and why, by name."""
     found = {}
     for value in program.values.values():

@@ -95,7 +95,9 @@ def load_plan(path: Path) -> QuantPlan:
     try:
         content = json.loads(path.read_text())
         if content["schema"] != SCHEMA:
-            raise InputError(f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "make it anew")
+            raise InputError(
+                f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again"
+            )
         entries: dict[str, dict[str, Any]] = content["tensors"]
         integer = frozenset(name for name, entry in entries.items() if entry.pop("integer"))
         tensors = {name: _tensor(entry) for name, entry in entries.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from qexport.calibration.statistics import Statistics, merge
 from qexport.errors import InputError
 from qexport.planning.half_range import peaks_of, unfit_for_half
-from qexport.planning.mixing import mixing_values, torn_values
+from qexport.planning.mixing import mixed_raw_outputs, mixed_scale_concats
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.ranges import (
@@ -27,7 +27,7 @@ from qexport.planning.ranges import (
 )
 from qexport.planning.weights import weight_tensors
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, by_constant, observed_sources
+from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, has_constant_operand, observed_sources
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
@@ -89,7 +89,7 @@ def make_plan(
     tensors: dict[str, TensorQuant] = {}
     for group in groups:
         tensors.update(_group_tensors(program, profile, statistics, choice, group))
-    for name in clamped if not profile.clamps_anywhere else ():
+    for name in clamped if not profile.fuses_relu_at_any_zero_point else ():
         # Values below zero that share the activation's scale move its zero point off the limit.
         if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
             tensors.update(_group_tensors(program, profile, statistics, choice, (name,)))
@@ -101,8 +101,8 @@ def make_plan(
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
     tensors.update(weight_tensors(program, profile, integer, tensors))
-    if profile.bare_movers:
-        tensors.update(_bare_movers(program, integer, tensors))
+    if profile.no_qdq_after_data_movement:
+        tensors.update(_no_qdq_after_data_movement(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
     return QuantPlan(profile.name, program.fingerprint, integer, ordered, bool(profile.integer_bias))
 
@@ -110,11 +110,11 @@ def make_plan(
 def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str, Statistics]) -> dict[str, str]:
     """Why values stay float that the profile has integer kernels for, by name."""
     found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
-    if profile.half_scales:
+    if profile.fp16_scales:
         found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
-        found |= mixing_values(program, statistics)
-        found |= dict.fromkeys(torn_values(program.values, program.raw_boxes), FLOAT_TORN)
+        found |= mixed_scale_concats(program, statistics)
+        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw_boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
 
 
@@ -137,7 +137,9 @@ def chosen_values(
     """
     integer, touched = _chosen(program, profile, float_values)
     torn = frozenset(
-        name for group in scale_groups(program, profile, integer, touched) for name in _torn(program, profile, group)
+        name
+        for group in scale_groups(program, profile, integer, touched)
+        for name in _mixed_raw_outputs(program, profile, group)
     )
     return (*_chosen(program, profile, float_values | torn), torn) if torn else (integer, touched, torn)
 
@@ -151,7 +153,7 @@ def _chosen(
     return integer, quantised_values(program, integer)
 
 
-def _torn(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> tuple[str, ...]:
+def _mixed_raw_outputs(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> tuple[str, ...]:
     """Values of a group whose kernel prescribes their scale, if the group holds others that want their own."""
     rules = {name: profile.operations.get(program.values[name].operation) for name in group}
     fixed = {rule for rule in rules.values() if isinstance(rule, FixedScale)}
@@ -172,7 +174,7 @@ def demanded_values(
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or by_constant(value):
+        if rule is None or value.region != "body" or value.name in float_values or has_constant_operand(value):
             continue
         shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
         if shared and not value.weight:
@@ -197,7 +199,7 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
         rule = profile.operations.get(value.operation)
         if rule is None or value.region != "body" or value.name in float_values:
             continue
-        if by_constant(value) and not (profile.constants and value.operation == "mul"):
+        if has_constant_operand(value) and not (profile.constants and value.operation == "mul"):
             continue
         moves = isinstance(rule, SharedScale) and value.operation != "cat"
         if not moves or all(name in stored for name in value.inputs):
@@ -209,8 +211,8 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
     boxes = frozenset(program.raw_boxes)
-    further = frozenset(program.raw_further)
-    groups = ((boxes, profile.float_boxes), (further, profile.float_further))
+    extras = frozenset(program.raw_extras)
+    groups = ((boxes, profile.float_boxes), (extras, profile.float_extras))
     return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
 
 
@@ -262,7 +264,7 @@ def scale_groups(
 
 def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
     """Raw outputs of all levels that a converter joins before they are floats again."""
-    return (program.raw_boxes, program.raw_scores, program.raw_further) if profile.joined_levels else ()
+    return (program.raw_boxes, program.raw_scores, program.raw_extras) if profile.levels_share_scale else ()
 
 
 def _group_tensors(
@@ -286,7 +288,7 @@ def _group_tensors(
     return dict.fromkeys(group, tensor)
 
 
-def _bare_movers(
+def _no_qdq_after_data_movement(
     program: Program, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
 ) -> dict[str, TensorQuant]:
     """Values that only move elements that are integers of one scale already: their inputs' pairs are enough.
@@ -313,7 +315,7 @@ def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:
 
 
 def _fixed_rule(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> FixedScale | None:
-    if _torn(program, profile, group):
+    if _mixed_raw_outputs(program, profile, group):
         return None
     rules = (profile.operations.get(program.values[name].operation) for name in group)
     return next((rule for rule in rules if isinstance(rule, FixedScale)), None)
@@ -332,7 +334,7 @@ def _group_range(
         raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
     many = profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
     merged = merge(statistics[name] for name in sources)
-    if set(group) & {*program.raw_further, program.prototypes}:
+    if set(group) & {*program.raw_extras, program.prototypes}:
         chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
     elif set(group) & set(program.raw_boxes):
         chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
@@ -372,7 +374,7 @@ def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[st
         return EXACT
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]
-    if by_constant(value) or value.operation in profile.operations:
+    if has_constant_operand(value) or value.operation in profile.operations:
         return "between float operations"
     return f"{profile.name} has no integer kernel for {value.operation}"
 

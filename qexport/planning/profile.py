@@ -46,23 +46,26 @@ class RuntimeProfile:
         symmetric_activations: zero point 0 for every activation.
         fused_activations: a convolution's kernel computes its SiLU too, and gives floats where no integer operation
             reads the result: only what integer kernels read is quantised, nothing in between.
-        pair_sums: kernels add the products of two neighbouring input channels in 16 bits and saturate there.
-        half_scales: scales are stored in FP16, and chosen so that they can be.
-        bare_movers: what only moves integers gets no pair of its own behind it: the runtime would quantise once more.
+        saturating_pair_accumulation: kernels add the products of two neighbouring input channels in 16 bits and
+            saturate there.
+        fp16_scales: scales are stored in FP16, and chosen so that they can be.
+        no_qdq_after_data_movement: what only moves integers gets no pair of its own behind it: the runtime would
+            quantise once more.
         integer_bias: type that biases are stored in, with the product of input and weight scales, and that products are
             added up in; None where they stay float.
         constants: a product with a number runs in integers, the number is one, too.
-        joined_levels: the converter carries the raw outputs' integers through the decode's concatenations, in the scale
-            of one level: all levels share one, or it would cut the others' range.
+        levels_share_scale: the converter carries the raw outputs' integers through the decode's concatenations, in the
+            scale of one level: all levels share one, or it would cut the others' range.
         float_boxes: the convolutions that write raw boxes stay float where they are at most this share of all
             multiply-accumulates: INT8 steps of a box distance are up to two pixels.
-        float_further: the same for the convolutions that write mask coefficients, keypoints or angles. (litert-torch
+        float_extras: the same for the convolutions that write mask coefficients, keypoints or angles. (litert-torch
             0.10 would carry integer coefficients through the decode, and quantise the boxes beside them.)
         float_stem: the first convolution and its activation stay float where they are at most this share: integer
             kernels make little of three input channels, and its activations are the largest of all.
         clamps: activations that the kernel in front of them computes with the limits of its integers: nothing is
             quantised between the two.
-        clamps_anywhere: kernels do so at any integer that stands for zero, not at the type's least one only.
+        fuses_relu_at_any_zero_point: kernels do so at any integer that stands for zero, not at the type's least one
+            only.
     """
 
     name: str
@@ -72,17 +75,17 @@ class RuntimeProfile:
     weight: IntegerType = INT8_NARROW
     symmetric_activations: bool = False
     fused_activations: bool = False
-    bare_movers: bool = False
+    no_qdq_after_data_movement: bool = False
     integer_bias: IntegerType | None = None
-    pair_sums: bool = False
-    half_scales: bool = False
+    saturating_pair_accumulation: bool = False
+    fp16_scales: bool = False
     constants: bool = False
-    joined_levels: bool = False
+    levels_share_scale: bool = False
     float_boxes: float = 0.005
-    float_further: float = 0.02
+    float_extras: float = 0.02
     float_stem: float = 0.0
     clamps: frozenset[str] = frozenset()
-    clamps_anywhere: bool = False
+    fuses_relu_at_any_zero_point: bool = False
 
     @property
     def quantiser(self) -> Quantiser:
@@ -91,7 +94,7 @@ class RuntimeProfile:
 
     def stored(self, scale: float) -> float:
         """A scale as the file can hold it; where FP16's steps are coarse for it the larger one, to clip nothing."""
-        if not self.half_scales:
+        if not self.fp16_scales:
             return float(np.float32(scale))
         half = np.float16(scale)
         tiny = float(half) < scale < np.finfo(np.float16).smallest_normal
@@ -137,9 +140,9 @@ TFLITE = RuntimeProfile(
         "tanh": TANH,
     },
     kept_float={"matmul": ATTENTION, "softmax": ATTENTION},
-    joined_levels=True,
+    levels_share_scale=True,
     clamps=frozenset({"relu", *CLAMPS}),
-    clamps_anywhere=True,
+    fuses_relu_at_any_zero_point=True,
     integer_bias=INT32,
 )
 """As in LiteRT's 8-bit quantization specification."""
@@ -150,9 +153,9 @@ TFLITE_INTEGER = replace(
     operations={**TFLITE.operations, "matmul": OWN, "softmax": LOGISTIC},
     kept_float={},
     constants=True,
-    joined_levels=False,
+    levels_share_scale=False,
     float_boxes=0.0,
-    float_further=0.0,
+    float_extras=0.0,
 )
 """No float anywhere: the program ends at the raw outputs."""
 
@@ -168,7 +171,7 @@ TFLITE_INT16 = replace(
     },
     activation=INT16,
     symmetric_activations=True,
-    joined_levels=False,
+    levels_share_scale=False,
     float_boxes=0.0,
     integer_bias=INT64,
 )
@@ -194,7 +197,7 @@ OPENVINO = RuntimeProfile(
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     fused_activations=True,
-    bare_movers=True,
+    no_qdq_after_data_movement=True,
 )
 """OpenVINO's low precision transformations; signed activations give garbage on AVX2 (measured, 2026.4)."""
 
@@ -204,7 +207,7 @@ TENSORRT = RuntimeProfile(
     kept_float=TFLITE.kept_float,
     symmetric_activations=True,
     fused_activations=True,
-    half_scales=True,
+    fp16_scales=True,
 )
 """Explicit quantization, as in "working with quantized types" of TensorRT's developer guide."""
 
@@ -213,6 +216,6 @@ WEIGHTS = RuntimeProfile(name="weights", operations={})
 """No integer arithmetic at all: weights are made floats again when the file is loaded."""
 
 
-def careful(profile: RuntimeProfile) -> RuntimeProfile:
+def for_saturating_cpus(profile: RuntimeProfile) -> RuntimeProfile:
     """The same for CPUs whose kernels add pairs of products in 16 bits."""
-    return replace(profile, pair_sums=True)
+    return replace(profile, saturating_pair_accumulation=True)

@@ -68,7 +68,7 @@ def _integer_weight(
 ) -> TensorQuant:
     array, axis = weight_array(program, layers[0].weight), WEIGHT_AXIS[layers[0].operation]
     scales, why = weight_scales(array, axis, profile.weight), SYMMETRIC
-    if profile.pair_sums and axis == 0:
+    if profile.saturating_pair_accumulation and axis == 0:
         scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
     if profile.integer_bias is None:
         return _tensor(profile, layers[0], scales, why)

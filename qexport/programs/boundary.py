@@ -32,7 +32,7 @@ def with_regions(values: Mapping[str, Value], raw: Collection[str] = ()) -> dict
         values: in order of computation; those of other types than float32 are in the region "shape" already.
         raw: values that the tail begins behind, in place of the last learned layers.
     """
-    tail = behind(values, raw) if raw else unlearned(values)
+    tail = behind(values, raw) if raw else downstream_of_learned_layers(values)
     return {
         name: replace(value, region="decode") if name in tail and value.region == "body" else value
         for name, value in values.items()
@@ -48,7 +48,7 @@ def behind(values: Mapping[str, Value], raw: Collection[str]) -> frozenset[str]:
     return frozenset(found - set(raw))
 
 
-def unlearned(values: Mapping[str, Value]) -> frozenset[str]:
+def downstream_of_learned_layers(values: Mapping[str, Value]) -> frozenset[str]:
     """Everything that no learned layer reads, directly or through others."""
     readers = readers_of(values.values())
     learned = {value.name for value in values.values() if value.weight and not _is_expectation(values, value)}

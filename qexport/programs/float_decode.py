@@ -21,21 +21,21 @@ NMS_ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Further:
+class Extras:
     """What a head says of each anchor besides box and classes.
 
     Attributes:
         kind: "coefficients" of masks, "keypoints", "angles", or "" for nothing.
         shape: (how many, values of each): keypoints have x, y and perhaps their visibility.
-        newer: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
+        direct: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
     """
 
     kind: str = ""
     shape: tuple[int, int] = (0, 0)
-    newer: bool = False
+    direct: bool = False
 
 
-NOTHING = Further()
+NOTHING = Extras()
 
 
 class Decode(nn.Module):
@@ -62,9 +62,9 @@ class Decode(nn.Module):
     bins: Tensor
     later: Tensor
 
-    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool, further: Further = NOTHING) -> None:
+    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool, extras: Extras = NOTHING) -> None:
         super().__init__()
-        self.further = further
+        self.extras = extras
         self.end2end = end2end
         self.nms = nms
         self.chooses = end2end or nms
@@ -81,14 +81,14 @@ class Decode(nn.Module):
         if nms:
             self.register_buffer("later", torch.ones(self.count, self.count).triu(1)[None])
 
-    def forward(self, boxes: list[Tensor], scores: list[Tensor], further: list[Tensor] | None = None) -> Tensor:
+    def forward(self, boxes: list[Tensor], scores: list[Tensor], extras: list[Tensor] | None = None) -> Tensor:
         """Decode the raw outputs of all levels."""
         if self.chooses:
-            rows = self._best(_rows(boxes), _rows(scores), _rows(further) if further else None)
+            rows = self._best(_rows(boxes), _rows(scores), _rows(extras) if extras else None)
             return self._suppressed(rows) if self.nms else rows
         distances = torch.cat([self._expectation(_anchors_first(b)) for b in boxes], dim=1).permute(0, 2, 1)
         logits = torch.cat([s.flatten(2) for s in scores], dim=2)
-        rest = torch.cat([f.flatten(2) for f in further], dim=2) if further else None
+        rest = torch.cat([f.flatten(2) for f in extras], dim=2) if extras else None
         located = self._located(distances, rest, self.anchors, self.strides)
         return torch.cat((located[0], logits.sigmoid(), *located[1:]), dim=1)
 
@@ -100,10 +100,10 @@ class Decode(nn.Module):
         Boxes are corners where rows are chosen, else centre and size; turned ones always the latter.
         """
         before, after = distances.split((2, 2), dim=self.axis)
-        if self.further.kind == "angles":
+        if self.extras.kind == "angles":
             assert rest is not None
-            rest = rest if self.further.newer else (rest.sigmoid() - 0.25) * math.pi
-            sides = anchors + self._turned((after - before) * 0.5, rest), before + after
+            rest = rest if self.extras.direct else (rest.sigmoid() - 0.25) * math.pi
+            sides = anchors + self._rotated((after - before) * 0.5, rest), before + after
         elif self.chooses:
             sides = anchors - before, anchors + after
         else:
@@ -111,9 +111,9 @@ class Decode(nn.Module):
         boxes = torch.cat(sides, dim=self.axis) * strides * self.unit
         if rest is None:
             return (boxes,)
-        return boxes, self._keypoints(rest, anchors, strides) if self.further.kind == "keypoints" else rest
+        return boxes, self._keypoints(rest, anchors, strides) if self.extras.kind == "keypoints" else rest
 
-    def _turned(self, offsets: Tensor, angles: Tensor) -> Tensor:
+    def _rotated(self, offsets: Tensor, angles: Tensor) -> Tensor:
         """Turn offsets by angles in radians."""
         x, y = offsets.split((1, 1), dim=self.axis)
         cos, sin = angles.cos(), angles.sin()
@@ -121,13 +121,13 @@ class Decode(nn.Module):
 
     def _keypoints(self, raw: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
         axis, values = self.axis, self.axis + 1
-        points = raw.unflatten(axis, self.further.shape)
-        offsets, visibility = points.split((2, self.further.shape[1] - 2), dim=values)
-        if not self.further.newer:
+        points = raw.unflatten(axis, self.extras.shape)
+        offsets, visibility = points.split((2, self.extras.shape[1] - 2), dim=values)
+        if not self.extras.direct:
             offsets = offsets * 2.0 - 0.5
         unit = self.unit.narrow(axis, 0, 2)
         pixels: Tensor = (offsets + anchors.unsqueeze(axis)) * strides.unsqueeze(axis) * unit.unsqueeze(axis)
-        if self.further.shape[1] == 3:
+        if self.extras.shape[1] == 3:
             pixels = torch.cat((pixels, visibility.sigmoid()), dim=values)
         return pixels.flatten(axis, values)
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qexport.errors import InputError
-from qexport.programs.float_decode import NOTHING, Decode, Further
+from qexport.programs.float_decode import NOTHING, Decode, Extras
 
 
 class DetectionProgram(nn.Module):
@@ -26,13 +26,13 @@ class DetectionProgram(nn.Module):
         super().__init__()
         self.model = model.model
         self.save = frozenset(model.save)
-        self.decode = Decode(model.model[-1], end2end, imgsz, nms, further_of(model.model[-1]))
+        self.decode = Decode(model.model[-1], end2end, imgsz, nms, extras_of(model.model[-1]))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the decoded output."""
         features = self.features(images)
         decoded: Tensor = self.decode(*self.raw_outputs(features))
-        if self.decode.further.kind != "coefficients":
+        if self.decode.extras.kind != "coefficients":
             return decoded
         head: Any = self.model[-1]
         # YOLO26 makes the prototypes of all levels, its forerunners of the first.
@@ -73,16 +73,16 @@ SPLITTABLE = ("Detect", "v10Detect", "Segment", "Segment26", "Pose", "Pose26", "
 """Head classes that can be split; their subclasses may compute something else."""
 
 
-def further_of(head: Any) -> Further:
+def extras_of(head: Any) -> Extras:
     """What a head says of each anchor besides box and classes."""
     kind = type(head).__name__
-    newer = kind.endswith("26")
+    direct = kind.endswith("26")
     if kind.startswith("Segment"):
-        return Further("coefficients", (int(head.nm), 1), newer)
+        return Extras("coefficients", (int(head.nm), 1), direct)
     if kind.startswith("Pose"):
         count, values = (int(size) for size in head.kpt_shape)
-        return Further("keypoints", (count, values), newer)
-    return Further("angles", (1, 1), newer) if kind.startswith("OBB") else NOTHING
+        return Extras("keypoints", (count, values), direct)
+    return Extras("angles", (1, 1), direct) if kind.startswith("OBB") else NOTHING
 
 
 def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool = False) -> DetectionProgram:
@@ -102,10 +102,8 @@ def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool =
     layer = model.model[-1]
     kind = type(layer).__name__
     if not isinstance(layer, Detect) or kind not in SPLITTABLE:
-        raise InputError(
-            f"head {kind} is not supported in any format", f"heads that are: {', '.join(SPLITTABLE)}, RTDETRDecoder"
-        )
-    if nms and further_of(layer).kind:
+        raise InputError(f"head {kind} is not supported", f"use one of {', '.join(SPLITTABLE)}, RTDETRDecoder")
+    if nms and extras_of(layer).kind:
         raise InputError(f"NMS inside is for detection, not for head {kind}", "leave out --nms")
     has_end2end = getattr(layer, "one2one_cv2", None) is not None
     if head == "end2end" and not has_end2end:

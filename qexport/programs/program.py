@@ -24,14 +24,14 @@ from qexport.detections.layout import MAX_DETECTIONS, HeadLayout
 from qexport.errors import ConversionError, InputError
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
-from qexport.programs.float_decode import NOTHING, Further
+from qexport.programs.float_decode import NOTHING, Extras
 from qexport.programs.heads import DetectionProgram
 from qexport.programs.naming import bias_of, joins_constants, operation_of, region_of, tensor_inputs, weight_of
 from qexport.programs.normalise import normalise
 from qexport.programs.rtdetr import QueryProgram
 
 INPUT = "images"
-MOST_IMAGES = 1024
+MAX_IMAGES = 1024
 """Largest batch of a dynamic program."""
 SAME_ROWS = 0.9
 """Share of detections that capture must keep as they are: far down the list scores tie, and rounding orders them."""
@@ -76,10 +76,10 @@ class Program:
         graph: callable, images (batch, channels, height, width) to the decoded output; a `GraphModule`, or a
             `FileGraph` of a file.
         values: every tensor in order of computation, by name.
-        raw_boxes, raw_scores, raw_further: names of the per-level values that the decode reads; the last are mask
+        raw_boxes, raw_scores, raw_extras: names of the per-level values that the decode reads; the last are mask
             coefficients, keypoints or angles.
         prototypes: name of the value that is the second output, "" where there is one output.
-        further: what `raw_further` are.
+        extras: what `raw_extras` are.
         head: "end2end", "one2many", "classifier", or "queries" of RT-DETR; "unknown" where nobody says what the outputs
             mean.
         strides: pixels in a cell of each level.
@@ -106,9 +106,9 @@ class Program:
     batch: int
     fingerprint: str
     dynamic: bool = False
-    raw_further: tuple[str, ...] = ()
+    raw_extras: tuple[str, ...] = ()
     prototypes: str = ""
-    further: Further = NOTHING
+    extras: Extras = NOTHING
     form: InputForm = UNIT
     guessed: bool = False
     class_count: int = 0
@@ -133,9 +133,9 @@ class Program:
             classes=0 if self.head == "unknown" else self.classes,
             reg_max=self.reg_max,
             end2end=self.final,
-            further=self.further.kind,
-            shape=self.further.shape,
-            newer=self.further.newer,
+            extras=self.extras.kind,
+            shape=self.extras.shape,
+            direct=self.extras.direct,
             head=self.head,
             max_detections=self.rows or MAX_DETECTIONS,
         )
@@ -147,7 +147,7 @@ class Program:
         return shape[-1] if self.form.channels_last else shape[1]
 
     @property
-    def given(self) -> tuple[str, int]:
+    def image_form(self) -> tuple[str, int]:
         """What is to be made of an image: how it is brought to size, and how many channels it has."""
         return self.preprocess, self.channels
 
@@ -155,7 +155,7 @@ class Program:
     def raw_outputs(self) -> tuple[str, ...]:
         """Every body value that leaves the body."""
         last = (self.prototypes,) if self.prototypes else ()
-        return (*self.raw_boxes, *self.raw_scores, *self.raw_further, *last)
+        return (*self.raw_boxes, *self.raw_scores, *self.raw_extras, *last)
 
     @cached_property
     def readers(self) -> dict[str, tuple[Value, ...]]:
@@ -203,9 +203,9 @@ def capture(
         values=values,
         raw_boxes=raw[:levels],
         raw_scores=raw[levels : 2 * levels] or raw,
-        raw_further=raw[2 * levels :] if levels else (),
+        raw_extras=raw[2 * levels :] if levels else (),
         prototypes=_prototypes(graph, values),
-        further=getattr(module.decode, "further", NOTHING),
+        extras=getattr(module.decode, "extras", NOTHING),
         head=_head(module),
         strides=module.decode.levels,
         reg_max=module.decode.reg_max,
@@ -226,7 +226,7 @@ def _head(module: DetectionProgram | ClassifierProgram | QueryProgram) -> str:
 
 def batch_shapes(dynamic: bool) -> Any:
     """What `torch.export` is told of the input's shape: nothing, or that the number of images is open."""
-    return ({0: torch.export.Dim("batch", min=1, max=MOST_IMAGES)},) if dynamic else None
+    return ({0: torch.export.Dim("batch", min=1, max=MAX_IMAGES)},) if dynamic else None
 
 
 def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
@@ -235,7 +235,7 @@ def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
         graph = exported.module(check_guards=False)
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.Unsupported) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"the model cannot be traced ({first})", "report its architecture") from error
+        raise InputError(f"the model cannot be traced ({first})", "please report this model") from error
     assert isinstance(graph, GraphModule)
     return graph
 
@@ -290,7 +290,7 @@ def copied(program: Program) -> GraphModule:
     return copy.deepcopy(program.graph)
 
 
-def by_constant(value: Value) -> bool:
+def has_constant_operand(value: Value) -> bool:
     """Whether one side of a sum, difference or product is a number."""
     return value.operation in ("mul", "add", "sub") and len(value.inputs) < 2
 
@@ -336,7 +336,7 @@ def _check_same(expected: Tensor | tuple[Tensor, ...], actual: Tensor | tuple[Te
         error = float(errors.max())
         if not error <= allowed:
             raise ConversionError(
-                f"the captured program differs from the model by {error:.3g}", "report its architecture"
+                f"the captured program differs from the model by {error:.3g}", "please report this model"
             )
 
 

@@ -211,7 +211,7 @@ def query_detector(model: Any, head: str | None, imgsz: tuple[int, int], nms: bo
         InputError: options that it does not have, or a variant that is not supported.
     """
     if head == "one2many" or nms:
-        raise InputError("RT-DETR finds each object once", "leave out --head one2many and --nms")
+        raise InputError("RT-DETR has no one-to-many head and needs no NMS", "leave out --head one2many and --nms")
     if model.model[-1].learnt_init_query:
         raise InputError("RTDETRDecoder with learnt queries is not supported", "train it with learnt_init_query=False")
     return QueryProgram(model.fuse(verbose=False), imgsz).eval()

@@ -22,7 +22,7 @@ def sample_pixels(paths: Sequence[Path], program: Program, count: int) -> list[N
     """The same before the network's own form of pixels: (n, channels, height, width) in 0..1, colours RGB."""
     from qexport.data.images import stream
 
-    read = stream(paths, program.imgsz, lambda *_: None, *program.given)
+    read = stream(paths, program.imgsz, lambda *_: None, *program.image_form)
     pixels = [image for _, image in islice(read, count * program.batch)]
     batches = [pixels[i : i + program.batch] for i in range(0, len(pixels), program.batch)]
     return [np.stack([batch[i % len(batch)] for i in range(program.batch)]) for batch in batches]

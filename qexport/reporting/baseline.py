@@ -12,7 +12,7 @@ What noise is, for each figure of an artifact that both runs have:
 - Without intervals: 2 % of mAP and of retention and 0.01 of fidelity, for a hundred images; other numbers of images by
   the root of their number. These are the project's brief's figures, not measured here.
 - Speed-up: FP32 time by INT8 time of one run, so that a slower day does not count. The margin is a factor: the
-  logarithms of p95/p50 of the four timings, added as squares, and never less than `LEAST_SLOWDOWN`.
+  logarithms of p95/p50 of the four timings, added as squares, and never less than `MIN_SLOWDOWN`.
 - Size by 1 %, INT8 coverage by half a point: neither is noisy; this is what a new version of a converter may change.
 """
 
@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError
-from qexport.reporting.gate import SHARE, Entry, Outcome, Shown, file_name, interval_of, judgement, with_caveats, within
+from qexport.reporting.gate import (
+    SHARE,
+    Entry,
+    NumberFormat,
+    Outcome,
+    describe_outcome,
+    field_of,
+    file_name,
+    interval_of,
+    with_caveats,
+)
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
@@ -33,12 +43,12 @@ if TYPE_CHECKING:
 MAP_NOISE = 0.02
 """Share of mAP, and of retention, that a hundred images leave open where there is no interval."""
 FIDELITY_NOISE = 0.01
-LEAST_NOISE = 0.002
+MIN_NOISE = 0.002
 """Kernels of another CPU or version round differently; an interval may have no width at all."""
-LEAST_SLOWDOWN = 1.25
+MIN_SLOWDOWN = 1.25
 """The same files' speed-up was seen to move by a fifth between quiet runs of one machine (README, bench-formats)."""
-LARGER = 1.01
-LESS_COVERED = 0.005
+MAX_SIZE_GROWTH = 1.01
+MAX_COVERAGE_LOSS = 0.005
 SAME = ("task", "head", "nms", "imgsz", "batch")
 """What figures depend on so much that they cannot be compared without it."""
 
@@ -61,7 +71,7 @@ class Comparison:
     least: bool
     figure: Callable[[Entry], float | None]
     noise: Noise
-    shown: Shown
+    shown: NumberFormat
 
 
 def _images(now: Entry, before: Entry) -> float:
@@ -76,7 +86,7 @@ def _margin(now: Entry, before: Entry, figure: str, interval: str, least: bool) 
         return None
     values = now["accuracy"][figure], before["accuracy"][figure]
     ends = (spans[0][1], spans[1][0]) if least else (spans[0][0], spans[1][1])
-    return max(LEAST_NOISE, math.hypot(*(end - value for end, value in zip(ends, values, strict=True))))
+    return max(MIN_NOISE, math.hypot(*(end - value for end, value in zip(ends, values, strict=True))))
 
 
 def _map_noise(now: Entry, before: Entry, same_weights: bool) -> float:
@@ -94,30 +104,32 @@ def _retention_noise(now: Entry, before: Entry, _: bool) -> float:
 def _speedup_noise(now: Entry, before: Entry, _: bool) -> float:
     timings = [entry[name] for entry in (now, before) for name in ("latency_ms", "latency_float_ms")]
     factor = math.exp(math.hypot(*(math.log(timing["p95"] / timing["p50"]) for timing in timings)))
-    return float(before["speedup"]) * (1 - 1 / max(LEAST_SLOWDOWN, factor))
+    return float(before["speedup"]) * (1 - 1 / max(MIN_SLOWDOWN, factor))
 
 
 COMPARISONS: tuple[Comparison, ...] = (
-    Comparison("map", "mAP50-95", "accuracy", True, within("accuracy", "map"), _map_noise, Shown(4)),
-    Comparison("retention", "retention", "accuracy", True, within("accuracy", "retention"), _retention_noise, SHARE),
+    Comparison("map", "mAP50-95", "accuracy", True, field_of("accuracy", "map"), _map_noise, NumberFormat(4)),
+    Comparison("retention", "retention", "accuracy", True, field_of("accuracy", "retention"), _retention_noise, SHARE),
     Comparison(
         "fidelity",
         "fidelity",
         "accuracy",
         True,
-        within("accuracy", "fidelity"),
+        field_of("accuracy", "fidelity"),
         lambda now, before, _: FIDELITY_NOISE * _images(now, before),
-        Shown(3),
+        NumberFormat(3),
     ),
-    Comparison("speedup", "speed-up", "latency", True, lambda e: e.get("speedup"), _speedup_noise, Shown(2, "×")),
+    Comparison(
+        "speedup", "speed-up", "latency", True, lambda e: e.get("speedup"), _speedup_noise, NumberFormat(2, "×")
+    ),
     Comparison(
         "size",
         "size",
         "size",
         False,
         lambda entry: entry["bytes"] / 1e6,
-        lambda _, before, __: before["bytes"] / 1e6 * (LARGER - 1),
-        Shown(2, " MB"),
+        lambda _, before, __: before["bytes"] / 1e6 * (MAX_SIZE_GROWTH - 1),
+        NumberFormat(2, " MB"),
     ),
     Comparison(
         "coverage",
@@ -125,7 +137,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "size",
         True,
         lambda entry: entry.get("int8_mac_coverage"),
-        lambda *_: LESS_COVERED,
+        lambda *_: MAX_COVERAGE_LOSS,
         SHARE,
     ),
 )
@@ -203,7 +215,7 @@ def _outcomes(comparison: Comparison, now: Entry, before: Entry, same_weights: b
     noise = comparison.noise(now, before, same_weights)
     bound = round(earlier - noise if comparison.least else earlier + noise, 6)
     shown = comparison.shown
-    text = judgement(shown, comparison.words, now, figure, None, bound, comparison.least)
+    text = describe_outcome(shown, comparison.words, now, figure, None, bound, comparison.least)
     text = f"{text}: it was {shown.text(earlier)}, and {shown.text(noise)} is noise"
     passed = figure >= bound if comparison.least else figure <= bound
     name = f"baseline-{comparison.name}"

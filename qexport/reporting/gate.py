@@ -23,11 +23,11 @@ Interval = tuple[float, float]
 
 SIZES = {"kB": 1e-3, "KB": 1e-3, "MB": 1.0, "GB": 1e3, "KiB": 1024e-6, "MiB": 1024**2 / 1e6, "GiB": 1024**3 / 1e6}
 """Suffix → megabytes (10⁶ bytes, as the report shows them)."""
-MOST_DIGITS = 6
+MAX_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Shown:
+class NumberFormat:
     """How a figure is written: multiplied, with so many digits, and a unit."""
 
     digits: int
@@ -40,7 +40,7 @@ class Shown:
 
     def pair(self, first: float, second: float) -> tuple[str, str]:
         """Both figures, with as many digits as it takes to tell them apart."""
-        for digits in range(self.digits, MOST_DIGITS):
+        for digits in range(self.digits, MAX_DIGITS):
             texts = self.text(first, digits), self.text(second, digits)
             if texts[0] != texts[1]:
                 return texts
@@ -128,7 +128,7 @@ class Rule:
     compares: bool
     least: bool
     figure: Callable[[Entry], float | None]
-    shown: Shown
+    shown: NumberFormat
     parse: Callable[[Any], float]
     wanted: str
     interval: Callable[[Entry], Interval | None] = lambda _: None
@@ -139,7 +139,7 @@ class Rule:
         return self.name.replace("-", "_")
 
 
-def within(part: str, name: str) -> Callable[[Entry], float | None]:
+def field_of(part: str, name: str) -> Callable[[Entry], float | None]:
     """What reads `name` in the part of an entry that is null where it was not measured."""
     return lambda entry: (entry.get(part) or {}).get(name)
 
@@ -151,7 +151,7 @@ def interval_of(entry: Entry, name: str) -> Interval | None:
 
 
 def _lost(entry: Entry) -> float | None:
-    retention = within("accuracy", "retention")(entry)
+    retention = field_of("accuracy", "retention")(entry)
     return None if retention is None else round(100 * (1 - retention), 6)
 
 
@@ -160,7 +160,7 @@ def _lost_interval(entry: Entry) -> Interval | None:
     return (round(100 * (1 - kept[1]), 6), round(100 * (1 - kept[0]), 6)) if kept else None
 
 
-SHARE = Shown(2, "%", 100)
+SHARE = NumberFormat(2, "%", 100)
 A_SHARE = "a share such as 0.97, or a percentage such as 97%"
 
 RULES: tuple[Rule, ...] = (
@@ -171,7 +171,7 @@ RULES: tuple[Rule, ...] = (
         compares=True,
         least=False,
         figure=_lost,
-        shown=Shown(2, "%"),
+        shown=NumberFormat(2, "%"),
         parse=percent,
         wanted="a percentage of FP32's mAP, such as 2",
         interval=_lost_interval,
@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
         of="accuracy",
         compares=True,
         least=True,
-        figure=within("accuracy", "retention"),
+        figure=field_of("accuracy", "retention"),
         shown=SHARE,
         parse=share,
         wanted=A_SHARE,
@@ -194,8 +194,8 @@ RULES: tuple[Rule, ...] = (
         of="accuracy",
         compares=True,
         least=True,
-        figure=within("accuracy", "fidelity"),
-        shown=Shown(3),
+        figure=field_of("accuracy", "fidelity"),
+        shown=NumberFormat(3),
         parse=share,
         wanted=A_SHARE,
     ),
@@ -206,7 +206,7 @@ RULES: tuple[Rule, ...] = (
         compares=True,
         least=True,
         figure=lambda entry: entry.get("speedup"),
-        shown=Shown(2, "×"),
+        shown=NumberFormat(2, "×"),
         parse=positive,
         wanted="a factor such as 1.5",
     ),
@@ -217,7 +217,7 @@ RULES: tuple[Rule, ...] = (
         compares=False,
         least=False,
         figure=lambda entry: entry["bytes"] / 1e6,
-        shown=Shown(2, " MB"),
+        shown=NumberFormat(2, " MB"),
         parse=megabytes,
         wanted="megabytes, or a size such as 900kB or 3MiB",
     ),
@@ -227,8 +227,8 @@ RULES: tuple[Rule, ...] = (
         of="latency",
         compares=False,
         least=False,
-        figure=within("latency_ms", "p50"),
-        shown=Shown(1, " ms"),
+        figure=field_of("latency_ms", "p50"),
+        shown=NumberFormat(1, " ms"),
         parse=positive,
         wanted="milliseconds",
     ),
@@ -253,7 +253,9 @@ def check_measured(job: ExportJob) -> None:
         if rule.name not in bounds:
             continue
         if rule.compares and job.precision == "fp32":
-            raise UsageError(f"--{rule.name} compares with FP32, and that is what is asked for", "give --int8, say")
+            raise UsageError(
+                f"--{rule.name} compares with FP32, and that is what is asked for", "for example, add --int8"
+            )
         if rule.of == "accuracy" and job.no_eval:
             raise UsageError(f"--{rule.name} and --no-eval exclude each other", "leave out one of them")
         if rule.of == "latency":
@@ -263,7 +265,7 @@ def check_measured(job: ExportJob) -> None:
 def _check_timed(rule: Rule, job: ExportJob) -> None:
     from qexport.backends.registry import find_class
 
-    if not job.times:
+    if not job.measures_latency:
         option = "--no-latency" if job.no_latency else f"--target {job.target}"
         raise UsageError(f"--{rule.name} and {option} exclude each other", "leave out one of them")
     for name in job.format:
@@ -298,12 +300,18 @@ def _measured(rule: Rule, entries: Sequence[Entry]) -> list[Entry]:
 def _outcome(rule: Rule, entry: Entry, bound: float) -> Outcome:
     figure, interval = rule.figure(entry), rule.interval(entry)
     passed = figure is not None and (figure >= bound if rule.least else figure <= bound)
-    text = judgement(rule.shown, rule.words, entry, figure, interval, bound, rule.least)
+    text = describe_outcome(rule.shown, rule.words, entry, figure, interval, bound, rule.least)
     return Outcome(rule.name, file_name(entry), figure, interval, bound, passed, with_caveats(text, rule.of, entry))
 
 
-def judgement(
-    shown: Shown, words: str, entry: Entry, figure: float | None, interval: Interval | None, bound: float, least: bool
+def describe_outcome(
+    shown: NumberFormat,
+    words: str,
+    entry: Entry,
+    figure: float | None,
+    interval: Interval | None,
+    bound: float,
+    least: bool,
 ) -> str:
     """Figure and bound in one line."""
     name = file_name(entry)

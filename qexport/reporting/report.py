@@ -43,7 +43,7 @@ from qexport.system.files import write_text
 from qexport.system.machine import cpu_kind, environment
 from qexport.tasks import SCORING
 from qexport.verification.output_fidelity import OutputFidelity
-from qexport.verification.result import Written, float_counterparts
+from qexport.verification.result import ArtifactResult, float_counterparts
 from qexport.verification.verify import Verification
 
 SCHEMA = 2
@@ -151,7 +151,7 @@ def make_report(
     command: str,
     table: CalibrationTable | None,
     images: RunImages,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     figures: Mapping[Path, Figures],
     seconds: Mapping[str, float],
     failures: Sequence[tuple[str, QexportError]] = (),
@@ -178,7 +178,7 @@ def with_figures(
     report: Report,
     source: Source,
     images: RunImages,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     figures: Mapping[Path, Figures],
     seconds: Mapping[str, float],
     evidence: Mapping[Path, Evidence],
@@ -203,7 +203,7 @@ def failure_of(name: str, error: QexportError) -> Failure:
 
 
 def artifact_entry(
-    item: Written,
+    item: ArtifactResult,
     figures: Figures,
     reference: Figures | None,
     images: RunImages,
@@ -215,11 +215,11 @@ def artifact_entry(
     float_latency = reference.latency if reference else None
     warnings = list(item.warnings)
     if figures.accuracy:
-        warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.both))
+        warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.overlap))
         exact = figures if artifact.precision == "fp32" else reference
         warnings += reference_warnings(exact.accuracy if exact else None)
-    if figures.outputs and images.both:
-        warnings.append(f"{len(images.both)} of the images that outputs are compared on were calibrated on")
+    if figures.outputs and images.overlap:
+        warnings.append(f"{len(images.overlap)} of the images that outputs are compared on were calibrated on")
     if latency:
         warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
         warnings += cpu_warnings(item.quantisation, cpu_kind())
@@ -319,5 +319,5 @@ def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, 
         "data": job.eval_data or job.data,
         "images": len(images.evaluation),
         "fingerprint": fingerprint(images.evaluation),
-        "also_calibrated_on": [path.name for path in images.both],
+        "also_calibrated_on": [path.name for path in images.overlap],
     }

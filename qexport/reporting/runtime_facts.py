@@ -7,7 +7,7 @@ from typing import Any
 
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
-from qexport.verification.result import Written
+from qexport.verification.result import ArtifactResult
 
 
 def listed_arithmetic(shares: Mapping[str, float]) -> str:
@@ -41,7 +41,7 @@ def by_default_speedup(figures: Figures, reference: Figures | None) -> float | N
     return round(reference.by_default[1].p50 / figures.latency.p50, 3)
 
 
-def runtime_warnings(item: Written, figures: Figures, reference: Figures | None) -> list[str]:
+def runtime_warnings(item: ArtifactResult, figures: Figures, reference: Figures | None) -> list[str]:
     """Say where a runtime does something else than the file says, or than it was asked for."""
     artifact, checked = item.artifact, item.verification
     found = []

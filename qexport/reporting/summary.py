@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qexport.reporting.gate import Entry, Shown, file_name
+from qexport.reporting.gate import Entry, NumberFormat, file_name
 from qexport.reporting.honesty import caveats, collected
 from qexport.reporting.provenance import scored_images, stand_in, verified
 
 NOTHING = "–"
 MARK = "⚠️"
 """Behind every figure that a warning concerns."""
-PERCENT, DECIMAL = Shown(1, "%", 100), Shown(3)
+PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
@@ -65,18 +65,18 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         f"`{file_name(entry)}`{_stand_in(entry)}",
         f"{entry['bytes'] / 1e6:.2f}",
-        _figure(accuracy.get("map"), Shown(4), accuracy.get("map_interval"), of_accuracy),
-        _figure(accuracy.get("drop"), Shown(4), accuracy.get("drop_interval"), of_accuracy),
+        _figure(accuracy.get("map"), NumberFormat(4), accuracy.get("map_interval"), of_accuracy),
+        _figure(accuracy.get("drop"), NumberFormat(4), accuracy.get("drop_interval"), of_accuracy),
         _figure(accuracy.get("retention"), PERCENT, accuracy.get("retention_interval"), of_accuracy),
         _figure(accuracy.get("fidelity"), DECIMAL, None, of_accuracy),
-        _figure(latency.get("p50"), Shown(1), None, of_latency),
-        _figure(latency.get("p95"), Shown(1), None, of_latency),
-        _figure(entry.get("speedup"), Shown(2, "×"), None, of_latency),
+        _figure(latency.get("p50"), NumberFormat(1), None, of_latency),
+        _figure(latency.get("p95"), NumberFormat(1), None, of_latency),
+        _figure(entry.get("speedup"), NumberFormat(2, "×"), None, of_latency),
         _figure(entry.get("int8_mac_coverage"), PERCENT, None, ""),
     )
 
 
-def _figure(value: float | None, shown: Shown, interval: Any, mark: str) -> str:
+def _figure(value: float | None, shown: NumberFormat, interval: Any, mark: str) -> str:
     if value is None:
         return NOTHING
     span = f" [{shown.text(interval[0])}, {shown.text(interval[1])}]" if interval else ""

@@ -17,8 +17,8 @@ from qexport.measurement.latency import Latency
 from qexport.system.machine import ANY, cpu_kind
 from qexport.targets import TARGETS
 
-FEW_IMAGES = 50
-NEXT_TO_NOTHING = 0.01
+MIN_EVALUATION_IMAGES = 50
+MIN_MEANINGFUL_MAP = 0.01
 """FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
 WIDE_SPREAD = 0.20
 
@@ -28,14 +28,18 @@ def run_warnings(
 ) -> tuple[str, ...]:
     """What a reader must know of the run as a whole."""
     found = list(checkpoint.notes)
-    other = mismatch(checkpoint, images.data) if images.data and images.data is not images.evaluation_data else ""
+    other = (
+        mismatch(checkpoint, images.calibration_dataset)
+        if images.calibration_dataset and images.calibration_dataset is not images.evaluation_data
+        else ""
+    )
     if other:
         found.append(f"calibrated on a data set for something else: {other}")
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
         found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
     target = TARGETS.get(job.target or "")
-    if target and not (target.here or target.apart or job.no_latency):
+    if target and not (target.here or target.remote or job.no_latency):
         found.append(
             f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
         )
@@ -59,7 +63,7 @@ def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> t
     found = []
     if unread:
         found.append(f"{len(unread)} evaluation images or their labels could not be read: {', '.join(unread)}")
-    if images < FEW_IMAGES:
+    if images < MIN_EVALUATION_IMAGES:
         found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
     if overlapping:
         found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
@@ -68,7 +72,7 @@ def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> t
 
 def reference_warnings(accuracy: Accuracy | None) -> tuple[str, ...]:
     """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
-    if accuracy is None or accuracy.map >= NEXT_TO_NOTHING:
+    if accuracy is None or accuracy.map >= MIN_MEANINGFUL_MAP:
         return ()
     return (f"FP32's accuracy is {accuracy.map:.4f}: retention and drop say nothing; is it trained, on such data?",)
 

@@ -19,7 +19,7 @@ from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import operations, simulated
 
-MOST_DB = 150.0
+MAX_DB = 150.0
 """What float32 itself keeps; an exact value is given this figure, not infinity."""
 
 
@@ -40,7 +40,7 @@ class _Meter(nn.Module):
         """None where nothing was seen but zeros."""
         if not self.signal:
             return None
-        return MOST_DB if not self.noise else min(MOST_DB, 10 * math.log10(self.signal / self.noise))
+        return MAX_DB if not self.noise else min(MAX_DB, 10 * math.log10(self.signal / self.noise))
 
 
 def _power(values: Tensor) -> float:

@@ -15,7 +15,7 @@ from qexport.errors import ConversionError
 from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.naming import weight_of
-from qexport.programs.program import Program, by_constant, copied
+from qexport.programs.program import Program, copied, has_constant_operand
 from qexport.programs.tags import OWNER
 
 operations = torch.ops.quantized_decomposed
@@ -46,7 +46,7 @@ def simulated(
         weight = weight_of(node)
         if weight and plan.is_quantised(weight) and program.values[node.name].operation not in float_weights:
             _quantise_weight(graph, node, plan.tensors[weight])
-        if node.name in plan.integer and by_constant(program.values[node.name]):
+        if node.name in plan.integer and has_constant_operand(program.values[node.name]):
             _quantise_constant(graph, node)
     for node in list(graph.graph.nodes):
         if node.name in program.values and plan.is_quantised(node.name):

@@ -17,7 +17,7 @@ SCALE_TOLERANCE = 1e-5
 """Relative; scales of channels of zeros are below `SMALLEST_SCALE` and free."""
 HALF_A_STEP = 0.51
 """A weight lies at most half a step from its integer; the rest is float rounding."""
-SHOWN = 3
+MAX_LISTED = 3
 
 Quantised = TensorQuant | StoredTensor
 """What a plan, and what a file says of a tensor."""
@@ -53,8 +53,8 @@ class PlanComparison:
     @property
     def summary(self) -> str:
         """What differs, in one line."""
-        more = f" and {len(self.wrong) - SHOWN} more" if len(self.wrong) > SHOWN else ""
-        return f"{'; '.join(self.wrong[:SHOWN])}{more}"
+        more = f" and {len(self.wrong) - MAX_LISTED} more" if len(self.wrong) > MAX_LISTED else ""
+        return f"{'; '.join(self.wrong[:MAX_LISTED])}{more}"
 
 
 def weight_names(program: Program) -> WeightNames:

@@ -33,7 +33,7 @@ def summary_of(stored: StoredGraph) -> Summary:
 
 
 @dataclass(frozen=True)
-class Written:
+class ArtifactResult:
     """An artifact that is on disk.
 
     Attributes:
@@ -88,7 +88,7 @@ class Written:
         return f"{self.backend.runtime}{device}"
 
 
-def float_counterparts(written: Sequence[Written]) -> dict[Path, Path]:
+def float_counterparts(written: Sequence[ArtifactResult]) -> dict[Path, Path]:
     """For every artifact that is not FP32 the FP32 one of the same format, where there is one."""
     floats = {item.backend.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
     others = (item for item in written if item.artifact.precision != "fp32")

@@ -20,7 +20,7 @@ from qexport.system.files import write_text, write_whole
 from qexport.system.machine import ANY
 
 COMPILER = "edgetpu_compiler"
-MOST_SECONDS = 600
+MAX_SECONDS = 600
 
 
 class EdgeTPUBackend(TFLiteBackend):
@@ -32,7 +32,7 @@ class EdgeTPUBackend(TFLiteBackend):
     engine_runtime = ""
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8-full": {ANY: TFLITE_INTEGER}}
     precisions = frozenset({"int8-full"})
-    apart = False
+    offloadable = False
     timed = False
 
     def fit(self, path: Path) -> DeviceFit:
@@ -77,7 +77,7 @@ def _compiled(compiler: str, graph: Path, folder: Path) -> tuple[Path, str]:
     bare.write_bytes(flatbuffer_of(graph))
     words = [compiler, "--show_operations", "--out_dir", str(folder), str(bare)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=MOST_SECONDS, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=MAX_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineNotBuiltError(f"{COMPILER} did not finish on {graph.name}: {error}", "run it by hand") from error
     made = folder / f"{graph.stem}_edgetpu.tflite"

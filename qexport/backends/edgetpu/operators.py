@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from qexport.backends.tflite.operators import FileOperator
 
 SOURCE = "coral.ai/docs/edgetpu/models-intro, supported operations, compiler 16"
-MOST_SOFTMAX = 16_000
+MAX_SOFTMAX = 16_000
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _no_batch_padding(operator: FileOperator) -> bool:
 
 def _innermost_only(operator: FileOperator) -> bool:
     *outer, inner = operator.inputs[0].shape
-    return all(size == 1 for size in outer) and inner <= MOST_SOFTMAX
+    return all(size == 1 for size in outer) and inner <= MAX_SOFTMAX
 
 
 def _one_dimensional_output(operator: FileOperator) -> bool:
@@ -80,7 +80,7 @@ def _packs_no_batch(operator: FileOperator) -> bool:
 NO_FUSED_ACTIVATION = Rule("no fused activation", _no_fused_activation)
 SAME_DILATION = Rule("the same dilation in x and y", _same_dilation)
 NO_BATCH_PADDING = Rule("no padding of the batch dimension", _no_batch_padding)
-INNERMOST_ONLY = Rule(f"one dimension of at most {MOST_SOFTMAX} elements", _innermost_only)
+INNERMOST_ONLY = Rule(f"one dimension of at most {MAX_SOFTMAX} elements", _innermost_only)
 ONE_DIMENSIONAL_OUTPUT = Rule("a result of one dimension", _one_dimensional_output)
 UNIT_STRIDES = Rule("strides of 1 and no ellipsis", _unit_strides)
 ZERO_PADDING_ONLY = Rule("two inputs where one is constant, and zeros in it", _zero_padding_only)
@@ -131,7 +131,7 @@ OPERATORS: Mapping[str, tuple[Rule, ...]] = {
     "TRANSPOSE_CONV": (),
 }
 
-MOST_DIMENSIONS = Rule(
+MAX_DIMENSIONS = Rule(
     "only the three innermost dimensions may be larger than 1",
     lambda operator: all(size == 1 for tensor in operator.outputs for size in tensor.shape[:-3]),
 )
@@ -141,5 +141,5 @@ def why_not(operator: FileOperator) -> str:
     """Why the Edge TPU does not run an operator, "" if nothing speaks against it."""
     if operator.kind not in OPERATORS:
         return "not among its operators"
-    broken = next((rule for rule in (MOST_DIMENSIONS, *OPERATORS[operator.kind]) if not rule.holds(operator)), None)
+    broken = next((rule for rule in (MAX_DIMENSIONS, *OPERATORS[operator.kind]) if not rule.holds(operator)), None)
     return f"it wants {broken.words}" if broken else ""

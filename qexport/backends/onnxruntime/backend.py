@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qexport.backends.protocol import LowerOptions
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, careful
+from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, for_saturating_cpus
 from qexport.programs.onnx.session import OPSET, PACKAGES, OnnxRunner, check_packages, session
 from qexport.system.machine import ANY, AVX2
 
@@ -32,10 +32,12 @@ class OnnxBackend:
     name = "onnx"
     suffix = ".onnx"
     runtime = "ONNX Runtime, CPU execution provider"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: ONNXRUNTIME, AVX2: careful(ONNXRUNTIME)}}
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
+        "int8": {ANY: ONNXRUNTIME, AVX2: for_saturating_cpus(ONNXRUNTIME)}
+    }
     precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
     dynamic = True
-    apart = False
+    offloadable = False
     timed = True
     from_onnx = True
     half_scope = "arithmetic"

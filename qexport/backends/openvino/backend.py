@@ -20,7 +20,7 @@ from qexport.backends.protocol import LowerOptions
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import OPENVINO, RuntimeProfile, careful
+from qexport.planning.profile import OPENVINO, RuntimeProfile, for_saturating_cpus
 from qexport.programs.onnx.session import PACKAGES as ONNX_PACKAGES
 from qexport.programs.onnx.session import check_packages
 from qexport.system.machine import ANY, AVX2
@@ -42,10 +42,12 @@ class OpenVINOBackend:
     name = "openvino"
     suffix = "_openvino_model"
     runtime = "OpenVINO, CPU plugin"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: OPENVINO, AVX2: careful(OPENVINO)}}
+    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
+        "int8": {ANY: OPENVINO, AVX2: for_saturating_cpus(OPENVINO)}
+    }
     precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
     dynamic = True
-    apart = False
+    offloadable = False
     timed = True
     from_onnx = True
     half_scope = "constants"

@@ -41,7 +41,7 @@ class TensorRTBackend:
     profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: TENSORRT}}
     precisions = frozenset({"fp32", "fp16", "int8"})
     dynamic = True
-    apart = False
+    offloadable = False
     timed = False
     from_onnx = True
     half_scope = "arithmetic"

@@ -40,7 +40,7 @@ class TFLiteBackend:
     }
     precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16"})
     dynamic = False
-    apart = True
+    offloadable = True
     timed = True
     half_scope = "weights"
 
@@ -61,18 +61,18 @@ class TFLiteBackend:
         import torch
 
         from qexport.backends.tflite.file import (
+            add_float_input,
+            add_float_outputs,
             append_metadata,
             check_integers,
-            give_float_outputs,
-            give_unsigned,
+            convert_io_to_uint8,
             name_outputs,
-            take_float_input,
         )
-        from qexport.backends.tflite.float_operators import give_back_floats
-        from qexport.backends.tflite.graph_fixes import suited
-        from qexport.backends.tflite.int16 import give_int16_activations
+        from qexport.backends.tflite.float_operators import restore_float_operators
+        from qexport.backends.tflite.graph_fixes import prepare_for_litert
+        from qexport.backends.tflite.int16 import quantise_activations_to_int16
         from qexport.backends.tflite.integer_only import raw_program
-        from qexport.backends.tflite.weight_compression import RECIPES, kept_layers, stored_smaller
+        from qexport.backends.tflite.weight_compression import RECIPES, compress_weights, kept_layers
         from qexport.programs.program import copied
         from qexport.programs.tags import tag_values
         from qexport.simulation.rewrite import simulated
@@ -90,22 +90,24 @@ class TFLiteBackend:
         if converted is not None:
             # Of these the converter makes integers with the plan's own scales; verification compares them.
             graph = simulated(program, converted, graph, float_weights=frozenset({"conv_transpose"}))
-        tag_values(suited(graph), program)
+        tag_values(prepare_for_litert(graph), program)
         with _silence():
             _convert(graph, example, converted is not None, options.warn).export(str(path))
         if precision == "int8-full":
             check_integers(path, program)
             name_outputs(path, program.raw_outputs)
             if options.io == "uint8":
-                give_unsigned(path)
+                convert_io_to_uint8(path)
         elif converted is not None:
-            give_back_floats(path, program, converted)
-            take_float_input(path)
-            give_float_outputs(path)
+            restore_float_operators(path, program, converted)
+            add_float_input(path)
+            add_float_outputs(path)
         elif precision == "w8a16" and plan is not None:
-            give_int16_activations(path, program, plan)
+            quantise_activations_to_int16(path, program, plan)
         if precision in RECIPES:
-            path.write_bytes(stored_smaller(path.read_bytes(), precision, kept_layers(program, plan, options.float32)))
+            path.write_bytes(
+                compress_weights(path.read_bytes(), precision, kept_layers(program, plan, options.float32))
+            )
         append_metadata(path, metadata)
 
     def float_weights(self, program: Program) -> dict[str, str]:

@@ -81,7 +81,7 @@ def save_file(model: Any, path: Path) -> None:
     path.write_bytes(bytes(builder.Output()))
 
 
-def take_float_input(path: Path) -> None:
+def add_float_input(path: Path) -> None:
     """Put a QUANTIZE operator before an INT8 input: the converter folds the program's own into the signature.
 
     Float in, float out is what consumers of these files feed.
@@ -95,7 +95,7 @@ def take_float_input(path: Path) -> None:
         save_file(model, path)
 
 
-def give_float_outputs(path: Path) -> None:
+def add_float_outputs(path: Path) -> None:
     """Put a DEQUANTIZE operator behind each INT8 output: the converter folds the program's own into the signature."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -108,7 +108,7 @@ def give_float_outputs(path: Path) -> None:
         save_file(model, path)
 
 
-def give_unsigned(path: Path) -> None:
+def convert_io_to_uint8(path: Path) -> None:
     """Let an integer-only file take and give UINT8: the same steps, 128 higher."""
     from ai_edge_litert import schema_py_generated as schema
 

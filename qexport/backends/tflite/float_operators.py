@@ -24,7 +24,7 @@ MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SL
 """Operators that compute nothing: what they move may be integers."""
 
 
-def give_back_floats(path: Path, program: Program, plan: QuantPlan) -> int:
+def restore_float_operators(path: Path, program: Program, plan: QuantPlan) -> int:
     """Let operators of values that the plan has in float compute in float; return how many had to be changed."""
     model, codes = load_file(path), operator_names()
     graph, operators, changed = model.subgraphs[0], [], 0

@@ -12,17 +12,17 @@ aten = torch.ops.aten
 dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
-def suited(graph: GraphModule) -> GraphModule:
+def prepare_for_litert(graph: GraphModule) -> GraphModule:
     """Change a graph in place and return it."""
     write_activations(graph)
-    _give_each_reader_its_own(graph)
-    _leave_indices_alone(graph)
+    _duplicate_dequantize(graph)
+    _replace_index_select(graph)
     graph.graph.lint()
     graph.recompile()
     return graph
 
 
-def _give_each_reader_its_own(graph: GraphModule) -> None:
+def _duplicate_dequantize(graph: GraphModule) -> None:
     """Give every reader of a tensor's integers a dequantisation of its own.
 
     Where channels come last on one side of a dequantisation only, litert-torch 0.10 transposes between it and its
@@ -36,7 +36,7 @@ def _give_each_reader_its_own(graph: GraphModule) -> None:
             reader.replace_input_with(node, twin)
 
 
-def _leave_indices_alone(graph: GraphModule) -> None:
+def _replace_index_select(graph: GraphModule) -> None:
     """Write what selects rows as indexing: `index_select` is lowered with a check of every index.
 
     The check fills rows that are not there with one constant for all tables, and where one table consists of integers

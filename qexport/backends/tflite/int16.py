@@ -23,7 +23,7 @@ MOVERS = frozenset({"PAD", "PADV2", "TRANSPOSE", "RESHAPE", "SLICE"})
 """Operators that only move integers: their result has its input's scale, whatever value it helps to compute."""
 
 
-def give_int16_activations(path: Path, program: Program, plan: QuantPlan) -> None:
+def quantise_activations_to_int16(path: Path, program: Program, plan: QuantPlan) -> None:
     """Write over a float file one with the plan's values as INT16 and their weights as INT8.
 
     Raises:

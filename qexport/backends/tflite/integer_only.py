@@ -71,7 +71,7 @@ class IntegerRunner:
             for output in self._outputs
         ]
         found = decoded(raw, self._layout)
-        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.further == "coefficients" else [found]
+        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.extras == "coefficients" else [found]
 
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECIPES = ("fp16", "int8-dynamic")
 
 
-def stored_smaller(content: bytes, precision: str, kept: frozenset[str] = frozenset()) -> bytes:
+def compress_weights(content: bytes, precision: str, kept: frozenset[str] = frozenset()) -> bytes:
     """Return the file with its weights in `precision`, one of `RECIPES`.
 
     Args:

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.data.images import read_image
-from qexport.detections.found import TURNED, Findings, Found, corners, pairs, upright
+from qexport.detections.found import ROTATED_FIELDS, Findings, Found, corners, pairs, upright
 from qexport.detections.shapes import Shape
 from qexport.errors import InputError
 
-MOST_IMAGES = 12
+MAX_IMAGES = 12
 LONGEST_SIDE = 480
 """Pixels of a thumbnail's longer side."""
 QUALITIES = (70, 55, 40)
-MOST_BYTES = 30_000
+MAX_BYTES = 30_000
 """Of a thumbnail's JPEG; a third more as text."""
 
 Box = dict[str, Any]
@@ -74,7 +74,7 @@ def gallery(reference: Findings, own: Findings, least: float) -> tuple[Picture, 
     boxed = {name: found.confident(least) for name, found in reference.items() if found.has_boxes}
     changes = [_change(found, own[name].confident(least)) for name, found in boxed.items()]
     changed = sorted((each for each in changes if each.count), key=lambda each: (-each.count, each.reference.path.name))
-    return tuple(_picture(each) for each in changed[:MOST_IMAGES])
+    return tuple(_picture(each) for each in changed[:MAX_IMAGES])
 
 
 def _change(reference: Found, own: Found) -> _Change:
@@ -122,7 +122,7 @@ def _boxes(found: Found) -> list[Box]:
 
 def _drawn(found: Found, index: int) -> Box:
     """What is drawn of a detection besides its box."""
-    if found.boxes.shape[1] == TURNED:
+    if found.boxes.shape[1] == ROTATED_FIELDS:
         return {"outline": [[round(value, 1) for value in corners(found)[index].flatten().tolist()]]}
     shape = found.shapes[index] if found.shapes else Shape()
     if shape.points is not None:
@@ -141,6 +141,6 @@ def thumbnail(image: NDArray[np.uint8]) -> bytes:
         small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         for quality in QUALITIES:
             encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-            if len(encoded) <= MOST_BYTES:
+            if len(encoded) <= MAX_BYTES:
                 return encoded
         side = side * 3 // 4

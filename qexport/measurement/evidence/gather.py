@@ -22,7 +22,7 @@ from qexport.measurement.top1 import class_shares, top1
 from qexport.planning.plan import load_plan
 from qexport.programs.program import Program
 from qexport.tasks import SCORING
-from qexport.verification.result import Written, float_counterparts
+from qexport.verification.result import ArtifactResult, float_counterparts
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def gather(
     program: Program,
     task: str,
     table: CalibrationTable | None,
-    written: Sequence[Written],
+    written: Sequence[ArtifactResult],
     figures: Mapping[Path, Figures],
     clock: Clock,
     missing: list[Unmeasured] | None = None,
@@ -138,7 +138,7 @@ def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[Cla
 
 
 def _noise(
-    program: Program, table: CalibrationTable | None, item: Written
+    program: Program, table: CalibrationTable | None, item: ArtifactResult
 ) -> tuple[tuple[Layer, ...] | None, tuple[Histogram, ...] | None]:
     """The plan's values and the worst histograms of a calibrated artifact."""
     if table is None or item.plan is None or item.sqnr is None:

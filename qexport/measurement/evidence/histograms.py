@@ -14,7 +14,7 @@ from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import Program, observed_sources
 from qexport.simulation.rewrite import ACTIVATION_TYPES
 
-MOST_BINS = 64
+MAX_BINS = 64
 WORST = 8
 
 
@@ -57,7 +57,7 @@ def worst_histograms(
     return tuple(found)
 
 
-def rebinned(statistics: Statistics, most: int = MOST_BINS) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def rebinned(statistics: Statistics, most: int = MAX_BINS) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Merge bins, always as many as a power of two, until those between the extremes are at most `most`.
 
     Returns:

@@ -13,12 +13,12 @@ from qexport.errors import UsageError
 from qexport.job.options import ExportJob
 from qexport.programs.boundary import raw_values, with_regions
 from qexport.programs.damage import refuse_damaged
-from qexport.programs.float_decode import Further
+from qexport.programs.float_decode import Extras
 from qexport.programs.named_values import named_values
 from qexport.programs.program import Program, Value
 
 if TYPE_CHECKING:
-    from qexport.programs.onnx.file import Described, OnnxFile
+    from qexport.programs.onnx.file import OnnxFile, UltralyticsMetadata
     from qexport.programs.onnx.graph import OnnxGraph
 
 KINDS = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
@@ -66,12 +66,12 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
         form=replace(input_form(job, file), crop=is_classifier(says, outputs)),
         guessed=True,
         class_count=len(says.names) if says else 0,
-        further=Further(KINDS.get(says.task, ""), says.kpt_shape) if says else Further(),
+        extras=Extras(KINDS.get(says.task, ""), says.kpt_shape) if says else Extras(),
     )
     return _checkpoint(file, says), with_prototypes(program, graph, says)
 
 
-def _checkpoint(file: OnnxFile, says: Described | None) -> Checkpoint:
+def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
     return Checkpoint(
         path=file.path,
         module=None,
@@ -85,7 +85,7 @@ def _checkpoint(file: OnnxFile, says: Described | None) -> Checkpoint:
     )
 
 
-def _head(says: Described | None) -> str:
+def _head(says: UltralyticsMetadata | None) -> str:
     if says is None:
         return "unknown"
     if says.task == "classify":
@@ -93,7 +93,7 @@ def _head(says: Described | None) -> str:
     return "end2end" if says.end2end else "one2many"
 
 
-def chosen_size(job: ExportJob, file: OnnxFile, says: Described | None) -> tuple[int, int]:
+def chosen_size(job: ExportJob, file: OnnxFile, says: UltralyticsMetadata | None) -> tuple[int, int]:
     """Height and width: the file's own where they are fixed, else those that the job or the metadata name.
 
     Raises:
@@ -156,12 +156,12 @@ def input_form(job: ExportJob, file: OnnxFile) -> InputForm:
     return InputForm(job.pixels, mean, deviation, job.bgr, file.channels_last)
 
 
-def is_classifier(says: Described | None, outputs: list[Value]) -> bool:
+def is_classifier(says: UltralyticsMetadata | None, outputs: list[Value]) -> bool:
     """One output of one row each is a classifier's, whose images are cropped."""
     return says is None and len(outputs) == 1 and len(outputs[0].shape) == 2
 
 
-def with_prototypes(program: Program, graph: OnnxGraph, says: Described | None) -> Program:
+def with_prototypes(program: Program, graph: OnnxGraph, says: UltralyticsMetadata | None) -> Program:
     """Note which raw value is the second output of a segmentation model."""
     if says is None or says.task != "segment" or len(graph.outputs) != 2:
         return program

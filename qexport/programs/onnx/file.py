@@ -54,7 +54,7 @@ class OnnxFile:
 
 
 @dataclass(frozen=True)
-class Described:
+class UltralyticsMetadata:
     """What Ultralytics' metadata say of a model."""
 
     task: str
@@ -198,7 +198,7 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> onnx.ValueInfoProto:
     return given
 
 
-def described(metadata: dict[str, str]) -> Described | None:
+def described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
     """Read Ultralytics' metadata; None where there are none, or not of a task that can be scored."""
     try:
         task, names = metadata["task"], _literal(metadata["names"])
@@ -206,7 +206,7 @@ def described(metadata: dict[str, str]) -> Described | None:
         if task not in SCORING or not isinstance(names, dict):
             return None
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        return Described(
+        return UltralyticsMetadata(
             task=task,
             names={int(number): str(name) for number, name in names.items()},
             stride=int(metadata["stride"]),

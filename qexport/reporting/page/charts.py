@@ -18,7 +18,7 @@ from qexport.reporting.page.typeset import form_of, typeset
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 """One for each format, in the order of the report."""
-MOST_DB = 60.0
+MAX_DB = 60.0
 """Height of the waterfall: pixels that are exactly integers have far more, and would flatten the rest."""
 LABEL_HEIGHT, LABEL_WIDTH = 13.0, 70.0
 """Pixels that the name beside a point takes."""
@@ -141,7 +141,7 @@ def waterfall(entry: Entry) -> Markup | None:
     axes.stairs(np.where(floating, 0, levels), places, fill=True, color=ASKED, lw=0)
     axes.stairs(np.where(floating, levels, 0), places, fill=True, color=SOFT, lw=0)
     axes.set_xlim(places[0], places[-1])
-    axes.set_ylim(min(0.0, float(levels.min())), min(MOST_DB, float(levels.max())) * 1.03)
+    axes.set_ylim(min(0.0, float(levels.min())), min(MAX_DB, float(levels.max())) * 1.03)
     starts = module_starts([str(layer["name"]) for layer in layers])
     axes.set_xticks(list(starts), list(starts.values()))
     axes.set_xlabel("module, in order of computation", loc="right")

@@ -12,13 +12,13 @@ from qexport.reporting.page.content import Entry
 from qexport.reporting.page.typeset import form_of, typeset
 
 PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
-MOST_BYTES = 1_500_000
+MAX_BYTES = 1_500_000
 """Of all thumbnails together: the page is to stay small enough for a mail."""
 
 
 LABEL_SIZE = 0.045
 """Of names of boxes, as a share of the width of the frame around an image, which is 4 : 3."""
-LEAST_SEEN = 0.25
+MIN_SEEN = 0.25
 """Keypoints that are less sure to be seen are left out, as Ultralytics' plots do."""
 PERSON = (
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
@@ -85,7 +85,7 @@ def outlines(box: Mapping[str, Any]) -> list[str]:
 
 def joints(box: Mapping[str, Any]) -> list[tuple[str, str]]:
     """X and y of a pose's keypoints that can be seen."""
-    return [(_plain(x), _plain(y)) for x, y, seen in box.get("points") or () if seen >= LEAST_SEEN]
+    return [(_plain(x), _plain(y)) for x, y, seen in box.get("points") or () if seen >= MIN_SEEN]
 
 
 def bones(box: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def bones(box: Mapping[str, Any]) -> str:
     points = box.get("points") or ()
     if len(points) != PERSON_POINTS:
         return ""
-    joined = ((points[a], points[b]) for a, b in PERSON if min(points[a][2], points[b][2]) >= LEAST_SEEN)
+    joined = ((points[a], points[b]) for a, b in PERSON if min(points[a][2], points[b][2]) >= MIN_SEEN)
     return "".join(f"M{_plain(a[0])} {_plain(a[1])}L{_plain(b[0])} {_plain(b[1])}" for a, b in joined)
 
 
@@ -119,7 +119,7 @@ class Gallery:
     shots: Mapping[str, tuple[Shot, ...]]
 
 
-def make_gallery(entries: Sequence[Entry], most: int = MOST_BYTES) -> Gallery:
+def make_gallery(entries: Sequence[Entry], most: int = MAX_BYTES) -> Gallery:
     """Take images in turn from all artifacts, those with the most differences first, until `most` bytes are used."""
     numbers: dict[Picture, int] = {}
     shots: dict[str, list[Shot]] = {each.at: [] for each in entries}
