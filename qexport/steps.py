@@ -23,8 +23,7 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.half_range import described, peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, to_json
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import RuntimeProfile
-from qexport.planning.weights import weights_only
+from qexport.planning.profile import WEIGHTS, RuntimeProfile
 from qexport.programs.build import Source
 from qexport.programs.graph import FileGraph
 from qexport.programs.named_values import kept_float, refuse_weightless
@@ -50,7 +49,8 @@ def write_float(source: Source, backend: Backend, precision: str) -> ArtifactRes
     images = sample_inputs(source.samples, program)
     inputs = images or [generated_input(program)]
     kept, notes = _kept_in_float(source, backend, precision), list[str]()
-    plan = weights_only(program, {**backend.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    floats = {**backend.float_weights(program), **kept}
+    plan = make_plan(program, None, WEIGHTS, float_values=floats) if precision == "int8-dynamic" else None
     unfit = _unfit(program, backend, inputs) if precision == "fp16" else {}
     notes += described(unfit)
     with _others_named(source.job, backend, precision), write_whole(path) as temporary:
@@ -92,7 +92,8 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     job, path = source.job, source.path(backend, source.job.precision)
     cpu, profile = chosen_profile(job, backend)
     kept, notes = kept_float(source.program, job.keep_float), list[str]()
-    plan = make_plan(source.program, table.statistics, profile, job.range_method, kept)
+    floats = dict.fromkeys(kept, FLOAT_AS_ASKED)
+    plan = make_plan(source.program, table.statistics, profile, job.range_method, floats)
     unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.fp16_scales else {}
     notes += described(unfit)
     saved = job.folder / plan_name(job, backend, path)

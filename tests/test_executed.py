@@ -18,7 +18,7 @@ from qexport.errors import VerificationError
 from qexport.job.options import ExportJob
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.programs.program import Program
 from qexport.system.machine import VNNI, cpu_kind
 from qexport.verification.verify import Verification, check_coverage, check_plan
@@ -50,7 +50,9 @@ def written(
 ) -> tuple[QuantPlan, StoredGraph]:
     backend = find_backend(runtime)
     profile = profile_for(backend, "int8", "vnni")
-    plan = make_plan(program, synthetic_statistics(program.values), profile, "percentile", kept)
+    plan = make_plan(
+        program, synthetic_statistics(program.values), profile, "percentile", dict.fromkeys(kept, FLOAT_AS_ASKED)
+    )
     backend.lower(program, plan, {"precision": "int8"}, path)
     return plan, backend.read(path)
 

@@ -13,7 +13,7 @@ from hard_numbers import layers, picture, seen
 from qexport.backends.registry import find_backend
 from qexport.errors import UsageError
 from qexport.job.options import make_job
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
@@ -43,7 +43,7 @@ def test_a_layer_between_integers_computes_in_float(
 ) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     program, backend, path = layers(), find_backend("tflite"), tmp_path / "a.tflite"
-    plan = make_plan(program, seen(program), profile, "minmax", frozenset(kept))
+    plan = make_plan(program, seen(program), profile, "minmax", dict.fromkeys(kept, FLOAT_AS_ASKED))
     backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
     check_coverage(program, plan, backend.read(path))
     assert set(kept) <= float_kernels(path)
@@ -58,7 +58,7 @@ def test_a_layer_between_integers_computes_in_float(
 
 def test_a_sum_between_integers_computes_in_float(tiny: Program, tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-    plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax", frozenset({"program_add"}))
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax", {"program_add": FLOAT_AS_ASKED})
     find_backend("tflite").lower(tiny, plan, {"end2end": True}, tmp_path / "a.tflite")
     assert "program_add" in float_kernels(tmp_path / "a.tflite")
     assert "program_add_2" not in float_kernels(tmp_path / "a.tflite")

@@ -11,7 +11,7 @@ from conftest import TinyDecode, captured, seeded, synthetic_statistics
 from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program, copied
 from qexport.simulation.rewrite import simulated
@@ -90,7 +90,7 @@ def test_a_file_holds_its_plan_and_constants_stay_float(
     import litert_torch
 
     monkeypatch.setattr(litert_torch.config, "layout_optimize_partitioner", partitioner)
-    plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax", frozenset({"cls_conv"}))
+    plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax", {"cls_conv": FLOAT_AS_ASKED})
     path, backend = tmp_path / "a.tflite", TFLiteBackend()
     backend.lower(program, plan, {"end2end": True}, path)
     stored = backend.read(path)

@@ -21,7 +21,7 @@ from conftest import TinyDetector, captured, seeded, statistics_of, synthetic_st
 from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile
 from qexport.programs.program import INPUT, Program
 
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def planned(
-    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: frozenset[str]
+    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: Mapping[str, str]
 ) -> QuantPlan:
     return make_plan(program, synthetic_statistics(program.values), profile, method, **settings)
 
@@ -178,7 +178,7 @@ def test_entries_that_no_scale_needs_may_be_missing(tiny: Program, plan: QuantPl
 
 
 def test_what_the_user_wants_in_float_stays_float(tiny: Program) -> None:
-    plan = planned(tiny, float_values=frozenset({"neck_conv", "neck_mul"}))
+    plan = planned(tiny, float_values=dict.fromkeys(("neck_conv", "neck_mul"), FLOAT_AS_ASKED))
     assert "neck_conv" not in plan.integer
     assert "neck_mul" not in plan.integer
     assert plan.tensors["neck.weight"] == TensorQuant("float32", why="neck_conv stays float")
@@ -189,7 +189,7 @@ def test_what_the_user_wants_in_float_stays_float(tiny: Program) -> None:
 
 
 def test_a_value_between_float_operations_is_float_as_asked(tiny: Program) -> None:
-    names = frozenset({"neck_conv", "neck_sigmoid", "neck_mul"})
+    names = dict.fromkeys(("neck_conv", "neck_sigmoid", "neck_mul"), FLOAT_AS_ASKED)
     plan = planned(tiny, float_values=names)
     assert plan.tensors["neck_conv"] == TensorQuant("float32", why="float as asked")
     assert plan.tensors["neck_sigmoid"] == TensorQuant("float32", why="float as asked")

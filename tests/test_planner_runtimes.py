@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
 from qexport.calibration.statistics import Statistics
-from qexport.planning import planner
+from qexport.planning import ranges
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import (
     ONNXRUNTIME,
     OPENVINO,
@@ -26,7 +27,7 @@ from qexport.programs.program import Program
 
 
 def planned(
-    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: frozenset[str]
+    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: Mapping[str, str]
 ) -> QuantPlan:
     return make_plan(program, synthetic_statistics(program.values), profile, method, **settings)
 
@@ -131,13 +132,13 @@ def test_estimators_are_told_what_a_runtime_quantises_with(
         told.add(quantiser)
         return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
 
-    monkeypatch.setattr(planner, "METHODS", {"told": planner.RangeChoice("told", estimate)})
+    monkeypatch.setattr(ranges, "ESTIMATORS", {"told": estimate})
     planned(tiny, "told", profile)
     assert told == {Quantiser(kind, symmetric)}
 
 
 def test_fused_plans_keep_in_float_what_the_user_wants(tiny: Program) -> None:
-    plan = planned(tiny, profile=OPENVINO, float_values=frozenset({"box_conv", "cls_conv"}))
+    plan = planned(tiny, profile=OPENVINO, float_values=dict.fromkeys(("box_conv", "cls_conv"), FLOAT_AS_ASKED))
     for name in ("box_conv", "cls_conv"):
         assert name not in plan.integer
         assert plan.tensors[name] == TensorQuant("float32", why="float as asked")

@@ -20,8 +20,7 @@ from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER
-from qexport.planning.weights import weights_only
+from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER, WEIGHTS
 from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
@@ -54,7 +53,7 @@ def floats(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> d
     folder, files = tmp_path_factory.mktemp("floats"), {}
     for precision in ("fp32", "fp16", "int8-dynamic"):
         files[precision] = folder / f"{precision}.tflite"
-        plan = weights_only(demo_program) if precision == "int8-dynamic" else None
+        plan = make_plan(demo_program, None, WEIGHTS) if precision == "int8-dynamic" else None
         metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, plan)
         TFLiteBackend().lower(demo_program, plan, metadata, files[precision])
     return files

@@ -22,7 +22,7 @@ from qexport.lowering.onnx.export import onnx_graph
 from qexport.lowering.onnx.qdq import insert_qdq
 from qexport.lowering.onnx.write import write_onnx
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.planner import make_plan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
 from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import INPUT, Program
@@ -69,7 +69,7 @@ def quantised(program: Program, plan: QuantPlan, folder: Path) -> Graph:
     return Graph(path, plan, nodes, {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer})
 
 
-def plan_for(program: Program, profile: RuntimeProfile, floats: frozenset[str] = frozenset()) -> QuantPlan:
+def plan_for(program: Program, profile: RuntimeProfile, floats: Mapping[str, str] = {}) -> QuantPlan:
     return make_plan(program, synthetic_statistics(program.values), profile, "minmax", floats)
 
 
@@ -112,7 +112,7 @@ def test_who_reads_integers_and_who_reads_floats(tiny: Program, graph: Graph) ->
 
 
 def test_float_readers_of_a_float_value_keep_the_float(tiny: Program, tmp_path: Path) -> None:
-    floats = frozenset({"neck_conv", "neck_sigmoid", "neck_mul", "cls_conv"})
+    floats = dict.fromkeys(("neck_conv", "neck_sigmoid", "neck_mul", "cls_conv"), FLOAT_AS_ASKED)
     graph = quantised(tiny, plan_for(tiny, ONNXRUNTIME, floats), tmp_path)
     assert graph.readers("neck_mul") == {"neck_mul.quantised", "cls_conv"}
     assert graph.readers("neck_mul.dequantised") == {"box_conv"}

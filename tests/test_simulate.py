@@ -178,10 +178,14 @@ def test_integer_readers_of_a_float_value_see_its_integers() -> None:
 def test_the_program_itself_is_left_alone(tiny: Program) -> None:
     before = str(tiny.graph.graph)
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE)
-    simulation = simulated(tiny, plan)
+    names = set(tiny.graph.state_dict())
+    shared = simulated(tiny, plan)
+    assert shared.get_parameter("stem.weight") is tiny.graph.get_parameter("stem.weight")  # no copy is made
+    simulation = simulated(tiny, plan, copied(tiny))
     with torch.no_grad():
         simulation.get_parameter("stem.weight").zero_()
     assert str(tiny.graph.graph) == before
+    assert set(tiny.graph.state_dict()) == names
     assert float(tiny.graph.get_parameter("stem.weight").abs().sum()) > 1
 
 

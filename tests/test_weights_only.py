@@ -16,7 +16,8 @@ from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import TensorQuant
-from qexport.planning.weights import weights_only
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import WEIGHTS
 from qexport.programs.program import Program
 from qexport.verification.constants import check_weights
 
@@ -27,20 +28,19 @@ def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
     backend = find_backend(name)
     path = folder / f"demo_int8-dynamic{backend.suffix}"
-    plan = weights_only(program, backend.float_weights(program))
+    plan = make_plan(program, None, WEIGHTS, float_values=backend.float_weights(program))
     backend.lower(program, plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan), path)
     return backend, path
 
 
 def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Program) -> None:
-    plan = weights_only(demo_program)
+    plan = make_plan(demo_program, None, WEIGHTS)
     weights = {value.weight for value in demo_program.values.values() if value.weight}
     assert {name for name, tensor in plan.tensors.items() if not tensor.is_float} == weights
     assert plan.integer == frozenset()
     kept = next(value for value in demo_program.values.values() if value.weight)
-    assert weights_only(demo_program, {kept.name: "wanted"}).tensors[kept.weight] == TensorQuant(
-        "float32", why="wanted"
-    )
+    one_float = make_plan(demo_program, None, WEIGHTS, float_values={kept.name: "wanted"})
+    assert one_float.tensors[kept.weight] == TensorQuant("float32", why="wanted")
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
@@ -104,16 +104,16 @@ def test_weights_in_the_file_are_checked_against_the_plan(name: str, tmp_path: P
     pytest.importorskip(package, reason=f"needs the extra qexport[{name}]")
     program, backend = layers(), find_backend(name)
     kept = {"point_conv": "float as asked"}
-    plan = weights_only(program, {**backend.float_weights(program), **kept})
+    plan = make_plan(program, None, WEIGHTS, float_values={**backend.float_weights(program), **kept})
     path = tmp_path / f"a{backend.suffix}"
     backend.lower(program, plan, {"precision": "int8-dynamic", "end2end": True}, path)
     stored = backend.read(path)
     assert check_weights(program, plan, stored) == sum(plan.is_quantised(v.weight) for v in program.values.values())
     with pytest.raises(VerificationError, match=r"point\.weight: float32 instead of int8|only 5 of 6|only 4 of 6"):
-        check_weights(program, weights_only(program), replace(stored, complete=True))
-    other = weights_only(layers(first=lambda weight, _: weight.mul_(1.5)), kept)
+        check_weights(program, make_plan(program, None, WEIGHTS), replace(stored, complete=True))
+    other = make_plan(layers(first=lambda weight, _: weight.mul_(1.5)), None, WEIGHTS, float_values=kept)
     with pytest.raises(VerificationError, match=r"first\.weight: weights are \d+\.\d+ steps away"):
         check_weights(layers(first=lambda weight, _: weight.mul_(1.5)), other, stored)
-    floats = weights_only(program, {"first_conv": "float as asked", **kept})
+    floats = make_plan(program, None, WEIGHTS, float_values={"first_conv": "float as asked", **kept})
     with pytest.raises(VerificationError, match=r"first\.weight: int8, and was to stay float"):
         check_weights(program, floats, stored)

@@ -7,6 +7,7 @@ All arrays are NumPy; nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,10 @@ INT32 = IntegerType("int32", -(2**31), 2**31 - 1)
 """Biases, and the sums that kernels add products to."""
 INT64 = IntegerType("int64", -(2**47), 2**47 - 1)
 """Biases of 16-bit activations: 64 bits are stored, of which TFLite's kernels rescale 48."""
+TYPES: Mapping[str, IntegerType] = {kind.name: kind for kind in (INT8, UINT8, INT16)}
+"""What activations can become, by the plan's name."""
+WEIGHT_AXIS: Mapping[str, int] = {"conv": 0, "conv_transpose": 1, "linear": 0}
+"""Along which a layer's weight has one scale each, by operation."""
 
 
 @dataclass(frozen=True)

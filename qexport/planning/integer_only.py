@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qexport.errors import InputError
-from qexport.planning.planner import FIXED_APART, chosen_values
+from qexport.planning.coverage import chosen_values
+from qexport.planning.planner import FIXED_APART
 from qexport.planning.profile import TFLITE_INTEGER
 from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import Program, Value

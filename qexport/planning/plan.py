@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qexport.errors import InputError
+from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, IntegerType
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from qexport.programs.program import Program, Value
+
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""Schema 1 says nothing of rules."""
+Rule = Literal["own", "shared", "fixed", "derived"]
+RULES: tuple[str, ...] = get_args(Rule)
+PRESCRIBED, PIXELS, WIDE = "scale prescribed by the kernel", "pixels: ", "wide"
+"""What the reasons for fixed scales begin with, and what those for derived ones contain: schema 1 has no rules."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,9 @@ class TensorQuant:
         axis: channel axis of per-channel weights, None for per-tensor.
         group: tensors of one group share scale and zero point because a kernel demands it; "" alone.
         why: one line.
+        rule: where the scale comes from, and so who may change it: "own" and "shared" scales were estimated for one
+            tensor or for a group; "fixed" ones are prescribed by a kernel or by the pixels; "derived" ones follow from
+            other numbers, such as a constant's, or a weight's whose bias has to fit. Of no meaning when float.
     """
 
     dtype: str
@@ -32,11 +47,17 @@ class TensorQuant:
     axis: int | None = None
     group: str = ""
     why: str = ""
+    rule: Rule = "own"
 
     @property
     def is_float(self) -> bool:
         """Whether the tensor is not quantised."""
         return self.dtype == "float32"
+
+    @property
+    def kind(self) -> IntegerType:
+        """The integers that a quantised tensor may become; weights and other constants leave the lowest unused."""
+        return INT8_NARROW if self.axis is not None or self.rule == "derived" else TYPES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,7 @@ class QuantPlan:
         profile: name of the `RuntimeProfile` that it was made for.
         program: fingerprint of the float program.
         integer: names of the values whose operation runs in integers; other quantised values are converted
-            where an integer operation reads them.
+            where an integer operation reads them (`qexport.planning.coverage.reads_integers`).
         tensors: activations by value name, weights by parameter path.
         integer_bias: biases of integer convolutions are stored as INT32 with the product of the two scales.
     """
@@ -65,49 +86,147 @@ class QuantPlan:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the saved form."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        """SHA-256 of the form of schema 1, which has everything that a file depends on."""
+        return hashlib.sha256(to_json(self, schema=1).encode()).hexdigest()
 
 
-def to_json(plan: QuantPlan) -> str:
+def to_json(plan: QuantPlan, schema: int = SCHEMA) -> str:
     """Return the plan as readable JSON, one tensor a line."""
     rows = []
     for name, tensor in plan.tensors.items():
-        entry = {"integer": name in plan.integer, **_compact(tensor)}
+        entry = {"integer": name in plan.integer, **_compact(tensor, schema)}
         rows.append(f"    {json.dumps(name)}: {json.dumps(entry)}")
-    head: dict[str, Any] = {"schema": SCHEMA, "profile": plan.profile, "program": plan.program}
+    head: dict[str, Any] = {"schema": schema, "profile": plan.profile, "program": plan.program}
     if plan.integer_bias:
         head["integer_bias"] = True
     opening = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in head.items())
     return "{\n" + opening + ',\n  "tensors": {\n' + ",\n".join(rows) + "\n  }\n}\n"
 
 
-def _compact(tensor: TensorQuant) -> dict[str, Any]:
-    return {key: value for key, value in asdict(tensor).items() if value not in ((), None, "")}
+def _compact(tensor: TensorQuant, schema: int) -> dict[str, Any]:
+    entry = {key: value for key, value in asdict(tensor).items() if value not in ((), None, "")}
+    if schema == 1 or tensor.rule == "own":
+        del entry["rule"]
+    return entry
 
 
 def load_plan(path: Path) -> QuantPlan:
-    """Read a saved plan.
+    """Read a saved plan; whether it suits a program is for `check_plan`.
 
     Raises:
         InputError: unreadable, or written by a later version.
     """
     try:
-        content = json.loads(path.read_text())
-        if content["schema"] != SCHEMA:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] not in READABLE:
             raise InputError(
                 f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again"
             )
         entries: dict[str, dict[str, Any]] = content["tensors"]
-        integer = frozenset(name for name, entry in entries.items() if entry.pop("integer"))
-        tensors = {name: _tensor(entry) for name, entry in entries.items()}
-        return QuantPlan(content["profile"], content["program"], integer, tensors, content.get("integer_bias", False))
+        integer = frozenset(name for name, entry in entries.items() if _flag(entry.pop("integer")))
+        tensors = {name: _tensor(entry, content["schema"]) for name, entry in entries.items()}
+        bias = _flag(content.get("integer_bias", False))
+        return QuantPlan(str(content["profile"]), str(content["program"]), integer, tensors, bias)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
         ) from error
 
 
-def _tensor(entry: dict[str, Any]) -> TensorQuant:
-    lists: dict[str, Any] = {key: tuple(entry[key]) for key in ("scale", "zero_point") if key in entry}
-    return TensorQuant(**(entry | lists))
+def _flag(given: object) -> bool:
+    if not isinstance(given, bool):
+        raise TypeError(f"{given!r} is neither true nor false")
+    return given
+
+
+def _tensor(entry: dict[str, Any], schema: int) -> TensorQuant:
+    numbers: dict[str, Any] = {}
+    if "scale" in entry:
+        numbers["scale"] = tuple(float(scale) for scale in entry["scale"])
+    if "zero_point" in entry:
+        numbers["zero_point"] = tuple(operator.index(point) for point in entry["zero_point"])
+    if schema == 1:
+        numbers["rule"] = _rule_of(entry)
+    return TensorQuant(**(entry | numbers))
+
+
+def _rule_of(entry: Mapping[str, Any]) -> Rule:
+    """The rule of a tensor of schema 1, which its group and its reason give away."""
+    why = str(entry.get("why", ""))
+    if why.startswith((PRESCRIBED, PIXELS)):
+        return "fixed"
+    if "axis" in entry and WIDE in why:
+        return "derived"
+    return "shared" if entry.get("group") else "own"
+
+
+def check_plan(plan: QuantPlan, program: Program, path: Path) -> None:
+    """Refuse a plan, edited by hand or not, that a program cannot be written by.
+
+    Args:
+        path: where it came from, for the message.
+
+    Raises:
+        InputError: made for another program, or with what is wrong first.
+    """
+    if plan.program != program.fingerprint:
+        raise InputError(f"{path} is a plan for another model, head or image size", "plan without it")
+    layers = {value.weight: value for value in program.values.values() if value.weight}
+    known = {**dict.fromkeys(program.values), **layers}
+    wrong = [
+        *(f"it decides {name}, which the program does not have" for name in plan.tensors if name not in known),
+        *(f"it says nothing of {name}" for name in known if name not in plan.tensors),
+        *(f"{name} is to run in integers, and is no value" for name in plan.integer if name not in program.values),
+    ] or [*_wrong_tensors(plan, program, layers), *_wrong_layers(plan, program), *_wrong_groups(plan)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise InputError(f"{path} cannot be used: {wrong[0]}{more}", "correct it, or plan without it")
+
+
+def _wrong_tensors(plan: QuantPlan, program: Program, layers: Mapping[str, Value]) -> Iterator[str]:
+    for name, tensor in plan.tensors.items():
+        if tensor.is_float:
+            continue
+        layer = layers.get(name)
+        types, axis, channels = tuple(TYPES), None, 1
+        if layer is not None:
+            types, axis = ("int8",), WEIGHT_AXIS[layer.operation]
+            channels = int(program.graph.get_parameter(name).shape[axis])
+        wrong = _wrong_numbers(tensor, types, axis, channels)
+        if wrong:
+            yield f"{name} {wrong}"
+
+
+def _wrong_numbers(tensor: TensorQuant, types: Sequence[str], axis: int | None, channels: int) -> str:
+    if tensor.dtype not in types:
+        return f"has the type {tensor.dtype}, and can have {', '.join((*types, 'float32'))}"
+    if tensor.rule not in RULES:
+        return f"has the rule {tensor.rule}, and can have {', '.join(RULES)}"
+    if tensor.axis != axis:
+        return f"has scales along axis {tensor.axis}, not {axis}"
+    if not len(tensor.scale) == len(tensor.zero_point) == channels:
+        return f"has {len(tensor.scale)} scales and {len(tensor.zero_point)} zero points, and needs {channels}"
+    if not all(0 < scale < math.inf for scale in tensor.scale):
+        return f"has a scale of {next(scale for scale in tensor.scale if not 0 < scale < math.inf)}"
+    low, high = (0, 0) if axis is not None else (TYPES[tensor.dtype].low, TYPES[tensor.dtype].high)
+    outside = [point for point in tensor.zero_point if not low <= point <= high]
+    return f"has a zero point of {outside[0]}, and can have {low} to {high}" if outside else ""
+
+
+def _wrong_layers(plan: QuantPlan, program: Program) -> Iterator[str]:
+    for name in sorted(plan.integer):
+        value = program.values[name]
+        if value.region != "body":
+            yield f"{name} is to run in integers, and is no part of the network's body"
+        elif value.weight and not plan.is_quantised(value.weight):
+            yield f"{name} is to run in integers, and its weight {value.weight} is {plan.tensors[value.weight].dtype}"
+
+
+def _wrong_groups(plan: QuantPlan) -> Iterator[str]:
+    first: dict[str, tuple[str, TensorQuant]] = {}
+    for name, tensor in plan.tensors.items():
+        if tensor.is_float or not tensor.group:
+            continue
+        other, same = first.setdefault(tensor.group, (name, tensor))
+        if (tensor.dtype, tensor.scale, tensor.zero_point) != (same.dtype, same.scale, same.zero_point):
+            yield f"{name} and {other} must share one scale (group {tensor.group})"

@@ -8,37 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.planning.arithmetic import (
-    INT8,
-    INT16,
-    UINT8,
-    IntegerType,
+    INT8_NARROW,
+    TYPES,
+    WEIGHT_AXIS,
     bias_safe_scales,
     pair_safe_scales,
     weight_scales,
 )
-from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.profile import WEIGHTS, RuntimeProfile
+from qexport.planning.plan import Rule, TensorQuant
+from qexport.planning.profile import RuntimeProfile
 from qexport.programs.program import Program, Value
 
 SYMMETRIC = "symmetric, one scale for each channel"
-WEIGHT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
-TYPES: Mapping[str, IntegerType] = {kind.name: kind for kind in (INT8, UINT8, INT16)}
 
 
-def weights_only(program: Program, float_values: Mapping[str, str] = {}) -> QuantPlan:
-    """A plan that stores weights as INT8 and leaves the arithmetic in float: it needs no data.
+def stored_weights(
+    program: Program, profile: RuntimeProfile, float_values: Mapping[str, str]
+) -> dict[str, TensorQuant]:
+    """Decide every weight by its path, where all layers compute in float and nothing but weights is stored smaller.
 
     Args:
         float_values: values whose layer keeps its float weights, with the reason.
     """
-    tensors = {name: TensorQuant("float32", why="only weights are integers") for name in program.values}
     layers = [value for value in program.values.values() if value.weight]
     kept = {layer.weight: float_values[layer.name] for layer in layers if layer.name in float_values}
+    decided = {}
     for layer in layers:  # a weight that one layer keeps stays float for all layers that use it
         why = kept.get(layer.weight)
-        scales = weight_scales(weight_array(program, layer.weight), WEIGHT_AXIS[layer.operation], WEIGHTS.weight)
-        tensors[layer.weight] = TensorQuant("float32", why=why) if why else _tensor(WEIGHTS, layer, scales, SYMMETRIC)
-    return QuantPlan(WEIGHTS.name, program.fingerprint, frozenset(), tensors)
+        scales = weight_scales(weight_array(program, layer.weight), WEIGHT_AXIS[layer.operation], profile.weight)
+        decided[layer.weight] = TensorQuant("float32", why=why) if why else _tensor(profile, layer, scales, SYMMETRIC)
+    return decided
 
 
 def weight_tensors(
@@ -68,10 +67,12 @@ def _integer_weight(
 ) -> TensorQuant:
     array, axis = weight_array(program, layers[0].weight), WEIGHT_AXIS[layers[0].operation]
     scales, why = weight_scales(array, axis, profile.weight), SYMMETRIC
+    rule: Rule = "own"
     if profile.saturating_pair_accumulation and axis == 0:
         scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
+        rule = "derived"
     if profile.integer_bias is None:
-        return _tensor(profile, layers[0], scales, why)
+        return _tensor(profile, layers[0], scales, why, rule)
     narrow = scales
     for layer in layers:
         given, bias = tensors[layer.inputs[0]], bias_array(program, layer, len(scales))
@@ -80,12 +81,15 @@ def _integer_weight(
     wider = int((scales > narrow).sum())
     if wider:
         why = f"{why}, {wider} of them wider so that their biases fit {profile.integer_bias.name}"
-    return _tensor(profile, layers[0], scales, why)
+        rule = "derived"
+    return _tensor(profile, layers[0], scales, why, rule)
 
 
-def _tensor(profile: RuntimeProfile, layer: Value, scales: NDArray[np.float32], why: str) -> TensorQuant:
+def _tensor(
+    profile: RuntimeProfile, layer: Value, scales: NDArray[np.float32], why: str, rule: Rule = "own"
+) -> TensorQuant:
     stored = tuple(profile.stored(float(scale)) for scale in scales)
-    return TensorQuant("int8", stored, (0,) * len(stored), WEIGHT_AXIS[layer.operation], why=why)
+    return TensorQuant("int8", stored, (0,) * len(stored), WEIGHT_AXIS[layer.operation], why=why, rule=rule)
 
 
 def weight_array(program: Program, path: str) -> NDArray[np.float32]:
@@ -98,3 +102,16 @@ def bias_array(program: Program, layer: Value, channels: int) -> NDArray[np.floa
     """Return what a layer adds to each of its output channels as float32, (channels,) or more where it has groups."""
     bias = weight_array(program, layer.bias).reshape(-1) if layer.bias else np.zeros(1, dtype=np.float32)
     return np.broadcast_to(bias, channels) if bias.size == 1 else bias
+
+
+def quantised_weight(array: NDArray[np.floating], scales: NDArray[np.float32], quant: TensorQuant) -> NDArray[np.int8]:
+    """Round a weight to its integers: symmetric, narrow, one scale for each slice along the axis.
+
+    In float32, as the simulation and converters do: where a quotient is a tie in float32, float64 may round elsewhere.
+    """
+    assert quant.axis is not None
+    shape = [1] * array.ndim
+    shape[quant.axis] = -1
+    rounded = np.clip(np.rint(array.astype(np.float32) / scales.reshape(shape)), INT8_NARROW.low, INT8_NARROW.high)
+    integers: NDArray[np.int8] = rounded.astype(np.int8)
+    return integers

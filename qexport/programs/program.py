@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -157,6 +157,24 @@ class Program:
         last = (self.prototypes,) if self.prototypes else ()
         return (*self.raw_boxes, *self.raw_scores, *self.raw_extras, *last)
 
+    def with_parameters(self, changed: Mapping[str, Tensor]) -> Program:
+        """Return the program with other weights or biases, by path; all others are its own tensors.
+
+        Raises:
+            ConversionError: the graph came as a file.
+            ValueError: a parameter that is not there, or of another shape.
+        """
+        if not isinstance(self.graph, GraphModule):
+            raise ConversionError("the weights of a graph that came as a file cannot be changed", "give a checkpoint")
+        graph = shared_copy(self)
+        for path, tensor in changed.items():
+            owner, _, name = path.rpartition(".")
+            known = dict(graph.named_parameters()).get(path)
+            if known is None or known.shape != tensor.shape:
+                raise ValueError(f"{path} is no parameter of shape {tuple(tensor.shape)}")
+            setattr(graph.get_submodule(owner), name, nn.Parameter(tensor.to(known.dtype), requires_grad=False))
+        return replace(self, graph=graph, fingerprint=_fingerprint(graph))
+
     @cached_property
     def readers(self) -> dict[str, tuple[Value, ...]]:
         """For every value the values computed from it."""
@@ -288,6 +306,15 @@ def copied(program: Program) -> GraphModule:
     """Return the float graph, a captured one, as a copy that may be changed."""
     assert isinstance(program.graph, GraphModule)
     return copy.deepcopy(program.graph)
+
+
+def shared_copy(program: Program) -> GraphModule:
+    """Return the float graph, a captured one, as a copy whose nodes may be changed and whose weights may not.
+
+    They are the program's own tensors.
+    """
+    assert isinstance(program.graph, GraphModule)
+    return GraphModule(program.graph, copy.deepcopy(program.graph.graph))
 
 
 def has_constant_operand(value: Value) -> bool:

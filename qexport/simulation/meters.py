@@ -9,7 +9,8 @@ What the plan cuts on purpose counts, too: class logits that end at -8 have a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
-from qexport.simulation.rewrite import operations, simulated
+from qexport.simulation.insert import seen_by_readers
+from qexport.simulation.rewrite import simulated
 
 MAX_DB = 150.0
 """What float32 itself keeps; an exact value is given this figure, not infinity."""
@@ -25,6 +27,8 @@ MAX_DB = 150.0
 
 class _Meter(nn.Module):
     """Adds up the power of a value and of its error, in constant memory."""
+
+    _is_impure = True  # torch.fx keeps its calls, though nothing reads a result
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -48,24 +52,32 @@ def _power(values: Tensor) -> float:
     return float(torch.dot(flat, flat))
 
 
-def metered(program: Program, plan: QuantPlan) -> GraphModule:
-    """Return `simulated(program, plan)` with the float program beside it, value by value, and a meter on each pair.
+def metered(
+    program: Program, plan: QuantPlan, reference: Program | None = None, names: Collection[str] | None = None
+) -> GraphModule:
+    """Return `simulated(program, plan)` with a float program beside it, value by value, and a meter on each pair.
 
     It is called like the simulated program and gives its outputs. Both halves advance together, so that no value is
     kept for longer than something reads it, and the simulated half is not run twice.
+
+    Args:
+        reference: the float program to measure against, of the same values; `program` itself where its weights are
+            those that it came with.
+        names: values to measure, all of them by default.
     """
+    reference = reference or program
     graph = simulated(program, plan)
-    simulation = {node.name: node for node in graph.graph.nodes}
-    measurable = set(_measurable(program))
+    twins, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
+    measurable = {name for name in _measurable(reference) if names is None or name in names}
     real: dict[Node, Node] = {}
-    for node in program.graph.graph.nodes:
-        twin = simulation.get(node.name)
+    for node in reference.graph.graph.nodes:
+        twin = twins.get(node.name)
         if node.op in ("placeholder", "get_attr") and twin is not None:
-            real[node] = twin
+            real[node] = _own(graph, reference.graph, twin) if node.op == "get_attr" else twin
         if node.op != "call_function" and node.name not in measurable:
             continue
         assert twin is not None
-        last = _seen_by_readers(twin)
+        last = seen.get(node.name, twin)
         if node.op == "call_function":
             with graph.graph.inserting_after(last):
                 real[node] = graph.graph.node_copy(node, lambda each: real[each])
@@ -73,23 +85,36 @@ def metered(program: Program, plan: QuantPlan) -> GraphModule:
             graph.add_module(f"meter_{node.name}", _Meter(node.name))
             with graph.graph.inserting_after(real[node] if node.op == "call_function" else last):
                 graph.graph.call_module(f"meter_{node.name}", (real[node], last))
+    graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
     return graph
 
 
+def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:
+    """The reference's own constant, where it is another than the simulated program's."""
+    path = str(twin.target)
+    tensor = attrgetter(path)(reference)
+    if tensor is attrgetter(path)(graph):
+        return twin
+    name = f"reference_{path.replace('.', '_')}"
+    graph.register_buffer(name, tensor.detach())
+    with graph.graph.inserting_before(twin):
+        return graph.graph.get_attr(name)
+
+
 def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
     """SQNR in dB of every metered value after the graph's runs, by name."""
-    return {part.name: part.decibels for part in graph.modules() if isinstance(part, _Meter)}
+    return {meter.name: meter.decibels for meter in _meters(graph)}
 
 
-def _seen_by_readers(node: Node) -> Node:
-    """The value as its integer readers see it, where it passes through integers; else the value itself."""
-    for quantised in node.users:
-        if quantised.target is operations.quantize_per_tensor.default:
-            (seen,) = quantised.users
-            return seen
-    return node
+def noise_of(graph: GraphModule) -> dict[str, float]:
+    """The error's share of every metered value's power after the graph's runs; values of nothing but zeros left out."""
+    return {meter.name: meter.noise / meter.signal for meter in _meters(graph) if meter.signal}
+
+
+def _meters(graph: GraphModule) -> Iterator[_Meter]:
+    return (part for part in graph.modules() if isinstance(part, _Meter))
 
 
 def _measurable(program: Program) -> Iterator[str]:

@@ -6,25 +6,62 @@ converter lowers to integer kernels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decomposed operators)
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qexport.errors import ConversionError
-from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.programs.naming import weight_of
-from qexport.programs.program import Program, copied, has_constant_operand
-from qexport.programs.tags import OWNER
+from qexport.programs.program import Program
+from qexport.simulation.insert import insert
 
 operations = torch.ops.quantized_decomposed
 
-ACTIVATION_TYPES: dict[str, tuple[torch.dtype, IntegerType]] = {
-    "int8": (torch.int8, INT8),
-    "uint8": (torch.uint8, UINT8),
-    "int16": (torch.int16, INT16),
-}
+DTYPES: dict[str, torch.dtype] = {"int8": torch.int8, "uint8": torch.uint8, "int16": torch.int16}
+
+
+class Pair(nn.Module):
+    """A tensor's way into its integers and back: a maker for `insert`, in the operators that converters know.
+
+    The converter folds the pair behind a weight into INT8 constants; it refuses constants that are integers already.
+    """
+
+    def __init__(self, tensor: TensorQuant, name: str) -> None:
+        super().__init__()
+        self.name, self.axis = name, tensor.axis
+        limits = tensor.kind.low, tensor.kind.high, DTYPES[tensor.dtype]
+        self._rest: tuple[Any, ...]
+        if tensor.axis is None:
+            self._rest = (tensor.scale[0], tensor.zero_point[0], *limits)
+        else:
+            self.register_buffer("scales", torch.tensor(tensor.scale, dtype=torch.float32))
+            self.register_buffer("zero_points", torch.tensor(tensor.zero_point, dtype=torch.int64))
+            self._rest = (tensor.axis, *limits)
+
+    @property
+    def _operators(self) -> tuple[Any, Any]:
+        if self.axis is None:
+            return operations.quantize_per_tensor.default, operations.dequantize_per_tensor.default
+        return operations.quantize_per_channel.default, operations.dequantize_per_channel.default
+
+    def forward(self, real: Tensor) -> Tensor:
+        """Return what readers see of `real`, of its shape."""
+        quantise, dequantise = self._operators
+        parameters = (*(tensor for _, tensor in self.named_buffers()), *self._rest)
+        seen: Tensor = dequantise(quantise(real, *parameters), *parameters)
+        return seen
+
+    def inline(self, graph: GraphModule, source: Node) -> tuple[Node, ...]:
+        """Write both operators; buffers for scales go under the tensor's name into the graph."""
+        quantise, dequantise = self._operators
+        prefix = self.name.replace(".", "_")
+        for name, tensor in self.named_buffers():
+            graph.register_buffer(f"{prefix}_{name}", tensor)
+        numbers = tuple(graph.graph.get_attr(f"{prefix}_{name}") for name, _ in self.named_buffers())
+        integers = graph.graph.call_function(quantise, (source, *numbers, *self._rest))
+        return integers, graph.graph.call_function(dequantise, (integers, *numbers, *self._rest))
 
 
 def simulated(
@@ -39,86 +76,4 @@ def simulated(
     Raises:
         ConversionError: the plan was made for another program.
     """
-    if plan.program != program.fingerprint:
-        raise ConversionError("the plan was made for another program", "plan again")
-    graph = graph or copied(program)
-    for node in list(graph.graph.nodes):
-        weight = weight_of(node)
-        if weight and plan.is_quantised(weight) and program.values[node.name].operation not in float_weights:
-            _quantise_weight(graph, node, plan.tensors[weight])
-        if node.name in plan.integer and has_constant_operand(program.values[node.name]):
-            _quantise_constant(graph, node)
-    for node in list(graph.graph.nodes):
-        if node.name in program.values and plan.is_quantised(node.name):
-            _quantise_activation(graph, node, plan, integer_readers(plan, node))
-    graph.graph.eliminate_dead_code()
-    graph.graph.lint()
-    graph.recompile()
-    return graph
-
-
-def integer_readers(plan: QuantPlan, node: Node) -> tuple[Node, ...]:
-    """Readers of a value that must see its integers.
-
-    All of them when an integer operation wrote it; when a float operation did, only the integer ones, and the float
-    readers keep the exact value.
-    """
-    readers = tuple(node.users)
-    if node.op == "placeholder" or node.name in plan.integer:
-        return readers
-    return tuple(reader for reader in readers if _runs_in_integers(plan, reader))
-
-
-def _runs_in_integers(plan: QuantPlan, node: Node) -> bool:
-    # A split is one node with one part for each result, and only the parts are values of the plan.
-    parts = tuple(node.users) if not isinstance(node.meta.get("val"), Tensor) else (node,)
-    return any(part.name in plan.integer for part in parts)
-
-
-def _quantise_activation(graph: GraphModule, node: Node, plan: QuantPlan, readers: tuple[Node, ...]) -> None:
-    quant = plan.tensors[node.name]
-    dtype, kind = ACTIVATION_TYPES[quant.dtype]
-    parameters = (quant.scale[0], quant.zero_point[0], kind.low, kind.high, dtype)
-    with graph.graph.inserting_after(node):
-        quantised = graph.graph.call_function(operations.quantize_per_tensor.default, (node, *parameters))
-    with graph.graph.inserting_after(quantised):
-        real = graph.graph.call_function(operations.dequantize_per_tensor.default, (quantised, *parameters))
-    for made in (quantised, real):
-        made.meta = {key: node.meta[key] for key in ("nn_module_stack", "val") if key in node.meta}
-    for reader in readers:
-        reader.replace_input_with(node, real)
-
-
-def _quantise_weight(graph: GraphModule, node: Node, quant: TensorQuant) -> None:
-    source = node.args[1]
-    assert isinstance(source, Node)
-    name = str(source.target).replace(".", "_")
-    graph.register_buffer(f"{name}_scales", torch.tensor(quant.scale, dtype=torch.float32))
-    graph.register_buffer(f"{name}_zero_points", torch.tensor(quant.zero_point, dtype=torch.int64))
-    with graph.graph.inserting_before(node):
-        scales, zero_points = (
-            graph.graph.get_attr(f"{name}_scales"),
-            graph.graph.get_attr(f"{name}_zero_points"),
-        )
-        parameters = (scales, zero_points, quant.axis, INT8_NARROW.low, INT8_NARROW.high, torch.int8)
-        # The converter folds this pair into INT8 constants; it refuses constants that are integers already.
-        integers = graph.graph.call_function(operations.quantize_per_channel.default, (source, *parameters))
-        real = graph.graph.call_function(operations.dequantize_per_channel.default, (integers, *parameters))
-    for made in (integers, real):
-        made.meta[OWNER] = node.name
-    node.replace_input_with(source, real)
-
-
-def _quantise_constant(graph: GraphModule, node: Node) -> None:
-    """Make a tensor of the number that a value is multiplied with, and let it pass through one integer."""
-    number = next(float(arg) for arg in node.args if isinstance(arg, int | float))
-    name = f"{node.name}_constant"
-    graph.register_buffer(name, torch.tensor([number]))
-    parameters = (abs(number) / INT8.high or 1.0, 0, INT8_NARROW.low, INT8_NARROW.high, torch.int8)
-    with graph.graph.inserting_before(node):
-        constant = graph.graph.get_attr(name)
-        integers = graph.graph.call_function(operations.quantize_per_tensor.default, (constant, *parameters))
-        real = graph.graph.call_function(operations.dequantize_per_tensor.default, (integers, *parameters))
-    for made in (integers, real):
-        made.meta[OWNER] = node.name
-    node.args = tuple(real if isinstance(arg, int | float) else arg for arg in node.args)
+    return insert(program, plan, Pair, graph, float_weights)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph, StoredTensor
+from qexport.planning.arithmetic import WEIGHT_AXIS
 from qexport.planning.plan import QuantPlan
-from qexport.planning.weights import WEIGHT_AXIS, bias_array, weight_array
+from qexport.planning.weights import bias_array, weight_array
 from qexport.programs.program import Program, Value
 from qexport.verification.plan_check import HALF_A_STEP, MAX_LISTED
 
@@ -50,7 +51,7 @@ def check_biases(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
 
 
 def check_weights(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
-    """Compare weights of a plan that has nothing but weights (`weights_only`); return how many there were.
+    """Compare weights of a plan that has nothing but weights (profile `WEIGHTS`); return how many there were.
 
     Raises:
         VerificationError: one is not what the plan makes of the program's, or too few are in the file.

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.tflite.file import VALUE, operator_names, type_names
-from qexport.lowering.onnx.qdq import quantised_weight
 from qexport.lowering.stored import StoredTensor
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def store_planned(model: Any, program: Program, plan: QuantPlan) -> bool:
     AI Edge Quantizer takes a weight's scale from its largest element, and stores biases of 16-bit activations as 64
     bits, but cuts them at 32.
     """
-    from qexport.planning.weights import bias_array, weight_array
+    from qexport.planning.weights import bias_array, quantised_weight, weight_array
 
     changed = False
     for kind, tensors, layer in _integer_layers(model, program, plan):

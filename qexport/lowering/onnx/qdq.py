@@ -10,13 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qexport.errors import ConversionError
-from qexport.planning.arithmetic import INT8_NARROW
+from qexport.planning.arithmetic import INT32, quantise
+from qexport.planning.coverage import reads_integers
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.planning.weights import weight_array
+from qexport.planning.weights import quantised_weight, weight_array
 from qexport.programs.program import INPUT, Program, Value
 
 DTYPES = {"int8": np.int8, "uint8": np.uint8}
-INT32 = np.iinfo(np.int32)
 
 
 def insert_qdq(model: ir.Model, program: Program, plan: QuantPlan) -> None:
@@ -43,19 +43,22 @@ def _values(model: ir.Model) -> list[ir.Value]:
     return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
 
 
-def integer_readers(plan: QuantPlan, value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Uses of a value that must see its integers: see `qexport.simulation.rewrite.integer_readers`."""
-    uses = [(node, index) for node, index in value.uses() if node.op_type not in ("Shape", "QuantizeLinear")]
-    if str(value.name).split("/")[0] == INPUT or value.name in plan.integer:
-        return uses
-    return [(node, i) for node, i in uses if any(output.name in plan.integer for output in node.outputs)]
+def _integer_readers(plan: QuantPlan, value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Uses of a value that must see its integers."""
+    source = INPUT if str(value.name).split("/")[0] == INPUT else str(value.name)
+    return [
+        (node, index)
+        for node, index in value.uses()
+        if node.op_type not in ("Shape", "QuantizeLinear")
+        if reads_integers(plan, source, (str(output.name) for output in node.outputs))
+    ]
 
 
 def _quantise_activation(model: ir.Model, value: ir.Value, plan: QuantPlan) -> None:
     quant = plan.tensors[str(value.name)]
-    if value.name == INPUT or not integer_readers(plan, value):
+    if value.name == INPUT or not _integer_readers(plan, value):
         value = _cast_of(value)
-    readers = integer_readers(plan, value)
+    readers = _integer_readers(plan, value)
     real = _pair(model, value, quant)
     for node, index in readers:
         node.replace_input_with(index, real)
@@ -114,25 +117,15 @@ def _dequantised_weight(model: ir.Model, program: Program, node: ir.Node, weight
     return real
 
 
-def quantised_weight(array: NDArray[np.floating], scales: NDArray[np.float32], quant: TensorQuant) -> NDArray[np.int8]:
-    """Round a weight to its integers: symmetric, narrow, one scale for each slice along the axis."""
-    assert quant.axis is not None
-    shape = [1] * array.ndim
-    shape[quant.axis] = -1
-    rounded = np.clip(np.rint(array.astype(np.float32) / scales.reshape(shape)), INT8_NARROW.low, INT8_NARROW.high)
-    integers: NDArray[np.int8] = rounded.astype(np.int8)
-    return integers
-
-
 def _quantise_bias(model: ir.Model, node: ir.Node, plan: QuantPlan, weight_scales: NDArray[np.float32]) -> None:
     source, bias = node.inputs[0], node.inputs[2]
     assert source is not None
     assert bias is not None
     assert bias.const_value is not None
     scales = np.float32(plan.tensors[str(source.name)].scale[0]) * weight_scales
-    integers = np.clip(np.rint(bias.const_value.numpy() / scales.astype(np.float64)), INT32.min, INT32.max)
+    integers = quantise(bias.const_value.numpy(), scales.astype(np.float64), 0, INT32)
     name = f"{node.name}.bias"  # a layer that is used twice has a bias for each of its inputs' scales
-    constant = _constant(model, f"{name}.quantised", integers.astype(np.int32))
+    constant = _constant(model, f"{name}.quantised", integers)
     parameters = [
         _constant(model, f"{name}.scale", scales.astype(np.float32)),
         _constant(model, f"{name}.zero_point", np.zeros(len(scales), dtype=np.int32)),

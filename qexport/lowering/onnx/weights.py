@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qexport.lowering.onnx.qdq import quantised_weight
-from qexport.planning.weights import weight_array
+from qexport.planning.weights import quantised_weight, weight_array
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan

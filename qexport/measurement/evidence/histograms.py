@@ -12,7 +12,6 @@ from qexport.calibration.statistics import Statistics, merge
 from qexport.measurement.evidence.layers import Decibels
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import Program, observed_sources
-from qexport.simulation.rewrite import ACTIVATION_TYPES
 
 MAX_BINS = 64
 WORST = 8
@@ -76,6 +75,6 @@ def rebinned(statistics: Statistics, most: int = MAX_BINS) -> tuple[tuple[float,
 
 def chosen_range(tensor: TensorQuant) -> tuple[float, float]:
     """The real numbers of a quantised value's lowest and highest integer."""
-    kind = ACTIVATION_TYPES[tensor.dtype][1]
+    kind = tensor.kind
     (scale,), (zero_point,) = tensor.scale, tensor.zero_point
     return (kind.low - zero_point) * scale, (kind.high - zero_point) * scale
