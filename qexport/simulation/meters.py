@@ -9,7 +9,7 @@ What the plan cuts on purpose counts, too: class logits that end at -8 have a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 
 import torch
@@ -26,16 +26,18 @@ MAX_DB = 150.0
 
 
 class _Meter(nn.Module):
-    """Adds up the power of a value and of its error, in constant memory."""
+    """Adds up the power of a value and of its error, in constant memory; what is below `floor` counts as that."""
 
     _is_impure = True  # torch.fx keeps its calls, though nothing reads a result
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, floor: float) -> None:
         super().__init__()
-        self.name, self.signal, self.noise = name, 0.0, 0.0
+        self.name, self.floor, self.signal, self.noise = name, floor, 0.0, 0.0
 
     def forward(self, real: Tensor, approximate: Tensor) -> None:
         """Add one run's value and its approximation, of one shape."""
+        if self.floor > -math.inf:
+            real, approximate = real.clamp(min=self.floor), approximate.clamp(min=self.floor)
         self.signal += _power(real)
         self.noise += _power(real - approximate)
 
@@ -53,7 +55,7 @@ def _power(values: Tensor) -> float:
 
 
 def metered(
-    program: Program, plan: QuantPlan, reference: Program | None = None, names: Collection[str] | None = None
+    program: Program, plan: QuantPlan, reference: Program | None = None, floors: Mapping[str, float] | None = None
 ) -> GraphModule:
     """Return `simulated(program, plan)` with a float program beside it, value by value, and a meter on each pair.
 
@@ -63,12 +65,15 @@ def metered(
     Args:
         reference: the float program to measure against, of the same values; `program` itself where its weights are
             those that it came with.
-        names: values to measure, all of them by default.
+        floors: values to measure, each with the number below which nothing is told apart (-inf: all is); every value
+            by default.
     """
     reference = reference or program
     graph = simulated(program, plan)
     twins, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
-    measurable = {name for name in _measurable(reference) if names is None or name in names}
+    measurable = {
+        name: (floors or {}).get(name, -math.inf) for name in _measurable(reference) if floors is None or name in floors
+    }
     real: dict[Node, Node] = {}
     for node in reference.graph.graph.nodes:
         twin = twins.get(node.name)
@@ -82,7 +87,7 @@ def metered(
             with graph.graph.inserting_after(last):
                 real[node] = graph.graph.node_copy(node, lambda each: real[each])
         if node.name in measurable:
-            graph.add_module(f"meter_{node.name}", _Meter(node.name))
+            graph.add_module(f"meter_{node.name}", _Meter(node.name, measurable[node.name]))
             with graph.graph.inserting_after(real[node] if node.op == "call_function" else last):
                 graph.graph.call_module(f"meter_{node.name}", (real[node], last))
     graph.graph.eliminate_dead_code()

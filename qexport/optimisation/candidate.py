@@ -1,0 +1,80 @@
+"""What a file is going to be made from: a program, its plan, and the float program that both are measured against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qexport.errors import ConversionError, InputError
+from qexport.planning.plan import QuantPlan
+from qexport.planning.ranges import LOGIT_FLOOR
+from qexport.programs.program import Program
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.meters import metered, noise_of
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A program with the plan for it.
+
+    Attributes:
+        program: what is written and what the file is verified against; passes change its weights.
+        plan: made for `program`.
+        reference: the float program as it came, which errors are measured against.
+    """
+
+    program: Program
+    plan: QuantPlan
+    reference: Program
+
+    def __post_init__(self) -> None:
+        """Hold program and plan together.
+
+        Raises:
+            ConversionError: the plan is another program's.
+        """
+        if self.plan.program != self.program.fingerprint:
+            raise ConversionError("the plan was made for another program", "plan again")
+
+    @property
+    def measurable(self) -> bool:
+        """Whether errors can be measured: a graph that came as a file has no room for meters."""
+        return isinstance(self.program.graph, GraphModule) and bool(self.program.raw_outputs)
+
+    def with_parameters(self, changed: Mapping[str, Tensor]) -> Candidate:
+        """Return the candidate with other weights or biases, by path, and the same plan for them."""
+        program = self.program.with_parameters(changed)
+        return replace(self, program=program, plan=replace(self.plan, program=program.fingerprint))
+
+
+def batches(program: Program, images: Sequence[Path]) -> Iterator[Tensor]:
+    """Yield batches (n, channels, height, width) float32 one after the other; what cannot be read is left out."""
+    for start in range(0, len(images), program.batch):
+        yield from map(torch.from_numpy, sample_inputs(images[start : start + program.batch], program, 1))
+
+
+def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable[[], None] = lambda: None) -> float:
+    """Return the mean over raw outputs of error power / signal power: the quantised program against the reference.
+
+    Logits of classes that end at `LOGIT_FLOOR` in the one or the other are alike below it.
+
+    Raises:
+        InputError: no image can be read, or every raw output is zero for all of them.
+    """
+    program = candidate.program
+    floors = dict.fromkeys(program.raw_outputs, -math.inf) | dict.fromkeys(program.raw_scores, LOGIT_FLOOR)
+    graph = metered(program, candidate.plan, candidate.reference, floors)
+    with torch.no_grad():
+        for batch in batches(program, images):
+            graph(batch)
+            advance()
+    found = noise_of(graph)
+    if not found:
+        raise InputError("none of the held-out images can be measured on", "repair the data set")
+    return sum(found.values()) / len(found)

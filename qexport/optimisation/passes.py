@@ -1,0 +1,170 @@
+"""What a pass over weights is, and how one is accepted: on images that it did not see, or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from qexport.optimisation.candidate import Candidate, output_error
+from qexport.planning.plan import QuantPlan
+from qexport.progress import Progress
+
+GROUP = "qexport.passes"
+"""Entry points of other packages' passes."""
+HELD_OUT = 4
+"""One of so many images is kept from passes, to judge them by."""
+
+
+class WeightPass(Protocol):
+    """Changes weights, biases or scales so that a quantised program loses less.
+
+    Attributes:
+        name: as in reports.
+    """
+
+    name: str
+
+    def requires(self, candidate: Candidate, /) -> str:
+        """Say why the pass can do nothing for a candidate, "" where it can."""
+        ...
+
+    def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
+        """Return a better candidate; the one that is given stays as it is."""
+        ...
+
+    def ensures(self, before: Candidate, after: Candidate, /) -> str:
+        """Say which promise of its own the pass has broken, "" for none; `broken` holds what all promise."""
+        ...
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What became of a pass.
+
+    Attributes:
+        kept: whether the candidate went on with it.
+        before, after: `output_error` on the held-out images without and with it; None where it was not measured.
+        images: how many images were held out.
+        seconds: that the pass took, measuring included.
+        reason: one line.
+    """
+
+    name: str
+    kept: bool
+    before: float | None
+    after: float | None
+    images: int
+    seconds: float
+    reason: str
+
+
+def optimise(
+    candidate: Candidate, passes: Sequence[WeightPass], images: Sequence[Path], progress: Progress
+) -> tuple[Candidate, tuple[PassRecord, ...]]:
+    """Run passes one after the other; keep each where the held-out error falls, else go on without it.
+
+    Args:
+        images: files of calibration images; every `HELD_OUT`th is kept from the passes.
+    """
+    held_out = images[::HELD_OUT]
+    seen = [image for index, image in enumerate(images) if index % HELD_OUT]
+    records: list[PassRecord] = []
+    error: float | None = None
+    for each in passes:
+        started = time.perf_counter()
+        outcome = _tried(candidate, each, seen, held_out, progress, error)
+        seconds = round(time.perf_counter() - started, 2)
+        kept = outcome.changed is not None
+        figures = outcome.before, outcome.after, len(held_out), seconds
+        records.append(PassRecord(each.name, kept, *figures, outcome.reason))
+        error = (outcome.after if kept else outcome.before) or error
+        candidate = outcome.changed or candidate
+    return candidate, tuple(records)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a pass came to; `changed` is None where nothing is kept of it."""
+
+    reason: str
+    changed: Candidate | None = None
+    before: float | None = None
+    after: float | None = None
+
+
+def _tried(
+    candidate: Candidate,
+    each: WeightPass,
+    seen: Sequence[Path],
+    held_out: Sequence[Path],
+    progress: Progress,
+    error: float | None,
+) -> _Outcome:
+    """Run one pass and judge it; `error` is the candidate's own, where it is known already."""
+    reason = _unmeasurable(candidate, seen) or each.requires(candidate)
+    if reason:
+        return _Outcome(f"not run: {reason}")
+    changed = each(candidate, seen, progress)
+    reason = broken(candidate, changed) or each.ensures(candidate, changed)
+    if reason:
+        return _Outcome(f"refused: {reason}")
+    with progress.step(f"judging {each.name}", (1 if error else 2) * len(held_out)) as advance:
+        before = error or output_error(candidate, held_out, advance)
+        after = output_error(changed, held_out, advance)
+    figures = f"the error on images that it did not see is {after:.3g}, it was {before:.3g}"
+    if not after < before:
+        return _Outcome(f"reverted: {figures}", None, before, after)
+    return _Outcome(figures, changed, before, after)
+
+
+def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:
+    if not candidate.measurable:
+        return "errors inside a graph that came as a file cannot be measured"
+    return "" if seen else "two images are needed at least, one of them to judge by"
+
+
+def broken(before: Candidate, after: Candidate) -> str:
+    """Say which promise of every pass is broken, "" for none.
+
+    The values stay, what is quantised and how wide stays, groups stay and share one scale, fixed scales are not
+    touched, weights are finite, and the reference is the same.
+    """
+    old, new = before.plan, after.plan
+    if after.reference is not before.reference:
+        return "what errors are measured against has changed"
+    if after.program.values != before.program.values:
+        return "the program's values have changed"
+    if _types(old) != _types(new) or old.integer != new.integer:
+        return "what is quantised has changed"
+    if _groups(old) != _groups(new):
+        return "groups of shared scales have changed"
+    for name, tensor in new.tensors.items():
+        known = old.tensors[name]
+        numbers = (tensor.scale, tensor.zero_point)
+        if known.rule == "fixed" and (tensor.rule, *numbers) != (known.rule, known.scale, known.zero_point):
+            return f"the fixed scale of {name} has changed"
+        if tensor.group and not tensor.is_float and numbers != _first(new, tensor.group):
+            return f"{name} no longer shares the scale of its group"
+    endless = (name for name, weight in after.program.graph.named_parameters() if not torch.isfinite(weight).all())
+    return next((f"{name} is not finite" for name in endless), "")
+
+
+def _types(plan: QuantPlan) -> Mapping[str, tuple[str, int | None]]:
+    return {name: (tensor.dtype, tensor.axis) for name, tensor in plan.tensors.items()}
+
+
+def _groups(plan: QuantPlan) -> Mapping[str, str]:
+    return {name: tensor.group for name, tensor in plan.tensors.items() if tensor.group}
+
+
+def _first(plan: QuantPlan, group: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    return next(
+        (tensor.scale, tensor.zero_point)
+        for tensor in plan.tensors.values()
+        if tensor.group == group and not tensor.is_float
+    )
