@@ -104,4 +104,4 @@ def _difference(graph: GraphModule, layer: Node, weight: str) -> Node:
     """The layer once more, without a bias and with what rounding takes from its weights."""
     source, rounded, _, *rest = layer.args
     lost = graph.graph.call_function(torch.sub, (graph.graph.get_attr(weight), rounded))
-    return graph.graph.call_function(layer.target, (source, lost, None, *rest), layer.kwargs)
+    return graph.graph.create_node("call_function", layer.target, (source, lost, None, *rest), layer.kwargs)

@@ -1,0 +1,305 @@
+"""Passes over weights: bias correction against its definition, and what becomes of passes that help, harm or cheat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import captured, demo_images, seeded, synthetic_statistics
+from hard_numbers import Layers, layers
+from torch import Tensor
+from torch.fx import Interpreter, Node
+from torch.nn import functional
+
+from qexport.calibration.calibrate import calibrate
+from qexport.errors import ConversionError
+from qexport.optimisation.bias_correction import BiasCorrection
+from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.passes import optimise
+from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.planner import make_plan
+from qexport.planning.profile import OPENVINO, TFLITE, WEIGHTS
+from qexport.programs.program import Program
+from qexport.progress import Progress, Silent
+from qexport.simulation.meters import MAX_DB, metered, sqnr_of
+from qexport.simulation.rewrite import simulated
+
+IMAGES = demo_images("train", 12)
+UNSEEN = demo_images("val", 2)
+
+
+def coarse(plan: QuantPlan, factor: float) -> QuantPlan:
+    """The plan with fewer steps for weights: rounding them moves the means of layers."""
+    tensors = {
+        name: replace(tensor, scale=tuple(scale * factor for scale in tensor.scale))
+        if tensor.axis is not None
+        else tensor
+        for name, tensor in plan.tensors.items()
+    }
+    return replace(plan, tensors=tensors)
+
+
+@pytest.fixture(scope="module")
+def candidate(demo_program: Program) -> Candidate:
+    """The demo model at 96 pixels with weights of 5 bits; raw outputs stay float."""
+    statistics = calibrate(demo_program, IMAGES[:4], lambda: None, 1).statistics
+    plan = make_plan(demo_program, statistics, replace(OPENVINO, float_boxes=1.0))
+    return Candidate(demo_program, coarse(plan, 8), demo_program)
+
+
+class Raw(Interpreter):
+    """Runs a graph and keeps some of its values."""
+
+    def __init__(self, graph: Any, names: Sequence[str]) -> None:
+        super().__init__(graph)
+        self.kept: dict[str, Tensor] = dict.fromkeys(names, torch.zeros(0))
+
+    def run_node(self, n: Node) -> Any:
+        made = super().run_node(n)
+        if n.name in self.kept:
+            self.kept[n.name] = made
+        return made
+
+
+def raw_error(candidate: Candidate, images: Sequence[Path]) -> float:
+    """`output_error` from its definition: raw outputs are kept and compared, logits from -8 on."""
+    program = candidate.program
+    runs = [Raw(g, program.raw_outputs) for g in (candidate.reference.graph, simulated(program, candidate.plan))]
+    power = {name: [0.0, 0.0] for name in program.raw_outputs}
+    for batch in batches(program, images):
+        with torch.no_grad():
+            for run in runs:
+                run.run(batch)
+        for name, sums in power.items():
+            real, other = (run.kept[name].double() for run in runs)
+            if name in program.raw_scores:
+                real, other = real.clamp(min=-8), other.clamp(min=-8)
+            sums[0] += float((real - other).square().sum())
+            sums[1] += float(real.square().sum())
+    return sum(error / signal for error, signal in power.values()) / len(power)
+
+
+def test_correcting_biases_helps_on_images_that_were_not_seen_and_once_is_enough(candidate: Candidate) -> None:
+    passes = (BiasCorrection(), BiasCorrection())
+    corrected, (first, second) = optimise(candidate, passes, IMAGES[:8], Silent())
+    assert (first.name, first.kept, first.images) == ("bias-correction", True, 2)
+    assert first.before == pytest.approx(raw_error(candidate, IMAGES[:8:4]), rel=1e-3)
+    assert first.after == pytest.approx(raw_error(corrected, IMAGES[:8:4]), rel=1e-3)
+    assert first.reason.startswith(f"the error on images that it did not see is {first.after:.3g}, it was ")
+    assert raw_error(corrected, UNSEEN) < 0.7 * raw_error(candidate, UNSEEN)
+    # A second one adds the same once more: it makes matters worse, and is not kept.
+    assert not second.kept
+    assert first.after is not None
+    assert second.after is not None
+    assert second.after > first.after == second.before
+    assert second.reason.startswith("reverted: the error on images that it did not see is")
+    assert corrected.program.fingerprint == corrected.plan.program != candidate.program.fingerprint
+    assert corrected.reference is candidate.program
+
+
+def test_a_correction_is_the_mean_of_what_rounding_takes(tmp_path: Path) -> None:
+    """Layer by layer with torch's functions: a plain, a depthwise, a transposed and two 1x1 convolutions."""
+    program = layers()
+    plan = coarse(make_plan(program, None, WEIGHTS), 16)
+    module: Any = seeded(Layers())
+    corrected = BiasCorrection()(Candidate(program, plan, program), IMAGES[:2], Silent())
+    images = torch.cat(list(batches(program, IMAGES[:2])))
+
+    def rounded(name: str) -> Tensor:
+        quant, weight = plan.tensors[f"{name}.weight"], getattr(module, name).weight
+        shape = [-1 if axis == quant.axis else 1 for axis in range(4)]
+        scale = torch.tensor(quant.scale).view(shape)
+        seen: Tensor = (weight / scale).round().clamp(-127, 127) * scale
+        return seen
+
+    def layer(name: str, apply: Callable[..., Tensor], given: Tensor, **settings: Any) -> Tensor:
+        exact = apply(given, getattr(module, name).weight, **settings)
+        seen = apply(given, rounded(name), **settings)
+        shift = (exact - seen).mean(dim=(0, 2, 3))
+        bias = corrected.program.graph.get_parameter(f"{name}.bias")
+        assert float(shift.abs().max()) > 1e-3
+        torch.testing.assert_close(bias, getattr(module, name).bias + shift, rtol=1e-4, atol=1e-5)
+        output: Tensor = seen + getattr(module, name).bias.view(1, -1, 1, 1)
+        return output
+
+    first = layer("first", functional.conv2d, images, padding=1)
+    deep = functional.silu(layer("depthwise", functional.conv2d, first, padding=1, groups=16))
+    deep = functional.silu(layer("point", functional.conv2d, deep))
+    up = layer("up", functional.conv_transpose2d, deep, stride=2)
+    for name in ("box", "cls"):
+        layer(name, functional.conv2d, up)
+
+
+class Pass:
+    """A third party's pass, which says that it keeps to the rules."""
+
+    name = "theirs"
+
+    def __init__(self, change: Callable[[Candidate], Candidate], promise: str = "") -> None:
+        self.change, self.promise, self.seen = change, promise, list[Path]()
+
+    def requires(self, candidate: Candidate, /) -> str:
+        return ""
+
+    def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
+        self.seen += images
+        return self.change(candidate)
+
+    def ensures(self, before: Candidate, after: Candidate, /) -> str:
+        return self.promise
+
+
+def with_tensors(candidate: Candidate, **changed: TensorQuant) -> Candidate:
+    return replace(candidate, plan=replace(candidate.plan, tensors={**candidate.plan.tensors, **changed}))
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Program) -> Candidate:
+    return Candidate(tiny, make_plan(tiny, synthetic_statistics(tiny.values), TFLITE), tiny)
+
+
+def twice(candidate: Candidate, path: str) -> Candidate:
+    return candidate.with_parameters({path: candidate.program.graph.get_parameter(path) * 2})
+
+
+def scaled(candidate: Candidate, name: str, **changes: Any) -> Candidate:
+    return with_tensors(candidate, **{name: replace(candidate.plan.tensors[name], **changes)})
+
+
+def other_values(candidate: Candidate) -> Candidate:
+    values = dict(candidate.program.values)
+    values.pop("program_cat")
+    return replace(candidate, program=replace(candidate.program, values=values))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda given: scaled(given, "stem_sigmoid", scale=(0.1,)), "the fixed scale of stem_sigmoid has changed"),
+        (lambda given: scaled(given, "images", rule="own"), "the fixed scale of images has changed"),
+        (lambda given: scaled(given, "program_cat", scale=(0.1,)), "program_cat no longer shares the scale of its"),
+        (lambda given: scaled(given, "program_cat", group=""), "groups of shared scales have changed"),
+        (lambda given: scaled(given, "box_conv", dtype="int16"), "what is quantised has changed"),
+        (
+            lambda given: replace(given, plan=replace(given.plan, integer=given.plan.integer - {"box_conv"})),
+            "what is quantised has changed",
+        ),
+        (other_values, "the program's values have changed"),
+        (lambda given: replace(given, reference=twice(given, "box.bias").program), "what errors are measured against"),
+        (
+            lambda given: given.with_parameters({"box.bias": torch.full((4,), torch.inf)}),
+            "box.bias is not finite",
+        ),
+    ],
+)
+def test_a_pass_that_breaks_a_promise_is_refused(
+    small: Candidate, change: Callable[[Candidate], Candidate], reason: str
+) -> None:
+    kept, (record,) = optimise(small, (Pass(change),), IMAGES[:4], Silent())
+    assert kept is small
+    assert (record.kept, record.before, record.after) == (False, None, None)
+    assert record.reason.startswith(f"refused: {reason}")
+
+
+def test_a_pass_is_held_to_its_own_promises(small: Candidate) -> None:
+    kept, (record,) = optimise(small, (Pass(lambda given: given, "it did not"),), IMAGES[:4], Silent())
+    assert (kept, record.reason) == (small, "refused: it did not")
+    correction = BiasCorrection()
+    assert correction.ensures(small, twice(small, "box.bias")) == ""
+    assert correction.ensures(small, twice(small, "box.weight")) == "box.weight has changed, which is no bias"
+    assert correction.ensures(small, scaled(small, "box_conv", scale=(9.0,))) == "the plan has changed"
+
+
+def test_what_makes_it_worse_or_no_better_is_reverted(small: Candidate) -> None:
+    worse, same = Pass(lambda given: twice(given, "neck.bias")), Pass(lambda given: given)
+    kept, records = optimise(small, (worse, same), IMAGES[:9], Silent())
+    assert kept is small
+    assert [record.kept for record in records] == [False, False]
+    assert [record.reason[:9] for record in records] == ["reverted:", "reverted:"]
+    assert records[0].after is not None
+    assert records[0].before is not None
+    assert records[0].after > records[0].before == records[1].before == records[1].after
+    assert worse.seen == [image for index, image in enumerate(IMAGES[:9]) if index not in (0, 4, 8)]
+
+
+def test_what_cannot_be_judged_is_not_run(small: Candidate, tmp_path: Path) -> None:
+    worker = Pass(lambda given: twice(given, "neck.bias"))
+    kept, (record,) = optimise(small, (worker,), IMAGES[:1], Silent())
+    assert (kept, record.reason) == (small, "not run: two images are needed at least, one of them to judge by")
+    floats = Candidate(small.program, replace(small.plan, integer=frozenset(), tensors={}), small.program)
+    _, (record,) = optimise(floats, (BiasCorrection(),), IMAGES[:4], Silent())
+    assert record.reason == "not run: no layer with integer weights has a bias"
+    assert not worker.seen
+
+
+def test_a_file_graph_is_refused_with_a_reason(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    from layer_graphs import Graph, saved, stem
+
+    from qexport.job.options import ExportJob
+    from qexport.programs.onnx.build import read_onnx
+
+    graph = Graph()
+    stem(graph)
+    path = saved(graph, tmp_path / "stem.onnx")
+    program = read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    given = Candidate(program, make_plan(program, None, WEIGHTS), program)
+    kept, (record,) = optimise(given, (BiasCorrection(),), IMAGES[:4], Silent())
+    assert kept is given
+    assert record.reason == "not run: errors inside a graph that came as a file cannot be measured"
+
+
+def test_a_corrected_candidate_is_measured_against_the_reference(tiny: Program) -> None:
+    """Against itself it would look perfect: no weight of it is rounded."""
+    floats = QuantPlan("by hand", tiny.fingerprint, frozenset(), dict.fromkeys(tiny.values, TensorQuant("float32")))
+    bias = tiny.graph.get_parameter("box.bias")
+    moved = Candidate(tiny, floats, tiny).with_parameters({"box.bias": bias + 0.5})
+    images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graphs = metered(moved.program, moved.plan, moved.reference), metered(moved.program, moved.plan)
+    for graph in graphs:
+        assert torch.equal(graph(images), moved.program.graph(images))
+    real = Raw(tiny.graph, ["box_conv"])
+    real.run(images)
+    expected = real.kept["box_conv"].double().square().mean() / 0.5**2
+    assert sqnr_of(graphs[0])["box_conv"] == pytest.approx(float(10 * expected.log10()), abs=1e-3)
+    assert sqnr_of(graphs[0])["cls_conv"] == sqnr_of(graphs[1])["box_conv"] == MAX_DB
+
+
+def test_other_weights_are_another_program(tiny: Program) -> None:
+    changed = tiny.with_parameters({"box.bias": torch.ones(4)})
+    assert changed.fingerprint != tiny.fingerprint
+    assert changed.graph.get_parameter("box.bias").tolist() == [1.0] * 4
+    assert tiny.graph.get_parameter("box.bias").tolist() != [1.0] * 4
+    assert changed.graph.get_parameter("stem.weight") is tiny.graph.get_parameter("stem.weight")
+    assert changed.with_parameters({"box.bias": torch.zeros(4)}).fingerprint != changed.fingerprint
+    for wrong in ({"box.bias": torch.ones(3)}, {"nobody.bias": torch.ones(4)}):
+        with pytest.raises(ValueError, match="is no parameter of shape"):
+            tiny.with_parameters(wrong)
+    with pytest.raises(ConversionError, match="made for another program"):
+        Candidate(changed, make_plan(tiny, None, WEIGHTS), tiny)
+
+
+def test_a_corrected_file_obeys_its_own_program(tmp_path: Path) -> None:
+    """Verification goes by the candidate's weights; by those that it came with its biases would be wrong."""
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    from qexport.backends.registry import find_backend
+    from qexport.errors import VerificationError
+    from qexport.planning.profile import ONNXRUNTIME
+    from qexport.verification.constants import check_biases
+    from qexport.verification.verify import check_plan
+
+    program = captured(seeded(Layers()))
+    plan = make_plan(program, synthetic_statistics(program.values), replace(ONNXRUNTIME, float_stem=0.0))
+    given = Candidate(program, coarse(plan, 16), program)
+    corrected = BiasCorrection()(given, IMAGES[:2], Silent())
+    backend, path = find_backend("onnx"), tmp_path / "a.onnx"
+    backend.lower(corrected.program, corrected.plan, {"precision": "int8", "end2end": True}, path)
+    stored = backend.read(path)
+    assert check_plan(corrected.program, corrected.plan, stored) > 5
+    assert check_biases(corrected.program, corrected.plan, stored) > 2
+    with pytest.raises(VerificationError, match=r"biases in the file are not the program's: first\.bias"):
+        check_biases(given.program, given.plan, stored)
