@@ -21,7 +21,7 @@ from qexport.inspection.run_folder import free_name
 from qexport.job.options import ExportJob
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.half_range import described, peaks_of, unfit_for_half
-from qexport.planning.plan import QuantPlan, to_json
+from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import WEIGHTS, RuntimeProfile
 from qexport.programs.build import Source
@@ -30,7 +30,7 @@ from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.meters import metered, sqnr_of
-from qexport.system.files import write_text, write_whole
+from qexport.system.files import write_whole
 from qexport.system.machine import kind_for
 from qexport.verification.constants import check_weights
 from qexport.verification.finite import FiniteRunner, generated_input
@@ -97,7 +97,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     unfit = unfit_for_half(source.program, peaks_of(table.statistics)) if profile.fp16_scales else {}
     notes += described(unfit)
     saved = job.folder / plan_name(job, backend, path)
-    write_text(saved, to_json(plan))
+    save_plan(plan, saved)
     with _others_named(job, backend, job.precision), write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary, frozenset(unfit), notes)
         inputs = sample_inputs(source.samples, source.program)

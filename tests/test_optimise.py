@@ -276,9 +276,10 @@ def test_other_weights_are_another_program(tiny: Program) -> None:
     assert tiny.graph.get_parameter("box.bias").tolist() != [1.0] * 4
     assert changed.graph.get_parameter("stem.weight") is tiny.graph.get_parameter("stem.weight")
     assert changed.with_parameters({"box.bias": torch.zeros(4)}).fingerprint != changed.fingerprint
-    for wrong in ({"box.bias": torch.ones(3)}, {"nobody.bias": torch.ones(4)}):
-        with pytest.raises(ValueError, match="is no parameter of shape"):
-            tiny.with_parameters(wrong)
+    with pytest.raises(ValueError, match=r"box\.bias"):
+        tiny.with_parameters({"box.bias": torch.ones(3)})
+    with pytest.raises(KeyError, match=r"nobody\.bias"):
+        tiny.with_parameters({"nobody.bias": torch.ones(4)})
     with pytest.raises(ConversionError, match="made for another program"):
         Candidate(changed, make_plan(tiny, None, WEIGHTS), tiny)
 

@@ -194,5 +194,5 @@ def test_an_edited_plan_is_refused_with_what_is_wrong(
 
 def test_a_plan_of_another_program_is_refused(tiny: Program, demo_program: Program, tmp_path: Path) -> None:
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE)
-    with pytest.raises(InputError, match=r"mine\.json is a plan for another model, head or image size"):
+    with pytest.raises(InputError, match=r"mine\.json is a plan of another model, image size, batch or head"):
         check_plan(plan, demo_program, tmp_path / "mine.json")

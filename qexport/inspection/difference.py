@@ -25,7 +25,8 @@ from qexport.inspection.samples import Samples, batches_of, detect, load_samples
 from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.reporting.gate import Entry, NumberFormat, file_name
 from qexport.reporting.load import SavedReport, read_report
-from qexport.verification.plan_check import MAX_LISTED, WeightNames, furthest, own_names, scales_differ
+from qexport.verification.plan_check import WeightNames, furthest, own_names, scales_differ
+from qexport.verification.tolerances import listed
 
 UNSEEN = 0.005
 """Difference of scores, and of the overlap of boxes from one, that is taken for none."""
@@ -232,8 +233,7 @@ def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{', '.join(names[:MAX_LISTED])}{more}" if names else NOTHING
+    return listed(names, ", ") if names else NOTHING
 
 
 def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:

@@ -23,10 +23,10 @@ from qexport.inspection.samples import Samples, detect, load_samples, shared
 from qexport.planning.plan import load_plan
 from qexport.reporting.gate import Entry, file_name
 from qexport.verification.plan_check import WeightNames, compare_plan
+from qexport.verification.tolerances import COVERAGE_TOLERANCE
 
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
-COVERAGE_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)

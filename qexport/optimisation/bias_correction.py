@@ -45,12 +45,10 @@ class BiasCorrection:
         """Plan and weights are the same."""
         if before.plan.tensors != after.plan.tensors:
             return "the plan has changed"
-        biases = {layer.bias for layer in _layers(before)}
-        same = dict(before.program.graph.named_parameters())
-        changed = (
-            path for path, tensor in after.program.graph.named_parameters() if not torch.equal(tensor, same[path])
-        )
-        return next((f"{path} has changed, which is no bias" for path in changed if path not in biases), "")
+        weights = {value.weight for value in before.program.values.values() if value.weight}
+        one, other = before.program.graph, after.program.graph
+        changed = (w for w in weights if not torch.equal(one.get_parameter(w), other.get_parameter(w)))
+        return next((f"{path} has changed, which is no bias" for path in changed), "")
 
 
 def _layers(candidate: Candidate) -> Iterator[Value]:

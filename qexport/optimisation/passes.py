@@ -150,8 +150,9 @@ def broken(before: Candidate, after: Candidate) -> str:
             return f"the fixed scale of {name} has changed"
         if tensor.group and not tensor.is_float and numbers != _first(new, tensor.group):
             return f"{name} no longer shares the scale of its group"
-    endless = (name for name, weight in after.program.graph.named_parameters() if not torch.isfinite(weight).all())
-    return next((f"{name} is not finite" for name in endless), "")
+    paths = (path for value in after.program.values.values() for path in (value.weight, value.bias) if path)
+    endless = (path for path in paths if not torch.isfinite(after.program.graph.get_parameter(path)).all())
+    return next((f"{path} is not finite" for path in endless), "")
 
 
 def _types(plan: QuantPlan) -> Mapping[str, tuple[str, int | None]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qexport.errors import InputError
 from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, IntegerType
+from qexport.system.files import write_text
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program, Value
@@ -110,6 +111,11 @@ def _compact(tensor: TensorQuant, schema: int) -> dict[str, Any]:
     return entry
 
 
+def save_plan(plan: QuantPlan, path: Path) -> None:
+    """Write a plan as JSON, whole or not at all."""
+    write_text(path, to_json(plan))
+
+
 def load_plan(path: Path) -> QuantPlan:
     """Read a saved plan; whether it suits a program is for `check_plan`.
 
@@ -170,7 +176,7 @@ def check_plan(plan: QuantPlan, program: Program, path: Path) -> None:
         InputError: made for another program, or with what is wrong first.
     """
     if plan.program != program.fingerprint:
-        raise InputError(f"{path} is a plan for another model, head or image size", "plan without it")
+        raise InputError(f"{path} is a plan of another model, image size, batch or head", "give the plan of this one")
     layers = {value.weight: value for value in program.values.values() if value.weight}
     known = {**dict.fromkeys(program.values), **layers}
     wrong = [

@@ -162,16 +162,17 @@ class Program:
 
         Raises:
             ConversionError: the graph came as a file.
-            ValueError: a parameter that is not there, or of another shape.
+            KeyError: there is no such parameter.
+            ValueError: of another shape.
         """
         if not isinstance(self.graph, GraphModule):
             raise ConversionError("the weights of a graph that came as a file cannot be changed", "give a checkpoint")
         graph = shared_copy(self)
         for path, tensor in changed.items():
             owner, _, name = path.rpartition(".")
-            known = dict(graph.named_parameters()).get(path)
-            if known is None or known.shape != tensor.shape:
-                raise ValueError(f"{path} is no parameter of shape {tuple(tensor.shape)}")
+            known = dict(graph.named_parameters())[path]
+            if known.shape != tensor.shape:
+                raise ValueError(f"{path} is {tuple(known.shape)}, not {tuple(tensor.shape)}")
             setattr(graph.get_submodule(owner), name, nn.Parameter(tensor.to(known.dtype), requires_grad=False))
         return replace(self, graph=graph, fingerprint=_fingerprint(graph))
 

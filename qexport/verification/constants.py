@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 
 from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph, StoredTensor
-from qexport.planning.arithmetic import WEIGHT_AXIS
-from qexport.planning.plan import QuantPlan
+from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.weights import bias_array, weight_array
 from qexport.programs.program import Program, Value
-from qexport.verification.plan_check import HALF_A_STEP, MAX_LISTED
+from qexport.verification.plan_check import weight_difference
+from qexport.verification.tolerances import BIAS_TOLERANCE, HALF_A_STEP, listed
 
 LIMITS = (2**31 - 1, 2**31, 2**63 - 1)
 """Magnitudes of a bias that was cut: AI Edge Quantizer stores INT64 that it has cut at INT32's ends."""
-ROUNDING = 1e-5
-"""Of a scale, or of a bias that fills its integers, in float32."""
 MAX_UNNAMED = 2, 0.15
 """Weights that a converter may have merged with a neighbour's constant: so many, or this share of all."""
 
@@ -65,15 +63,18 @@ def check_weights(program: Program, plan: QuantPlan, stored: StoredGraph) -> int
         if kept is None:
             continue
         found.add(layer.weight)
-        difference = _weight_difference(program, plan, layer, kept)
+        planned = plan.tensors[layer.weight]
+        difference = _kind_difference(planned, kept)
+        if not difference and not planned.is_float:
+            difference = weight_difference(planned, kept, weight_array(program, layer.weight))
         wrong += [f"{layer.weight}: {difference}"] if difference else []
     _refuse(plan.profile, "weights", wrong)
-    planned = sum(plan.is_quantised(weight) for weight in {layer.weight for layer in _layers(program)})
+    wanted = sum(plan.is_quantised(weight) for weight in {layer.weight for layer in _layers(program)})
     integers = sum(plan.is_quantised(weight) for weight in found)
-    fewest = 0 if stored.complete else max(MAX_UNNAMED[0], MAX_UNNAMED[1] * planned)
-    if planned - integers > fewest:
+    fewest = 0 if stored.complete else max(MAX_UNNAMED[0], MAX_UNNAMED[1] * wanted)
+    if wanted - integers > fewest:
         raise VerificationError(
-            f"{plan.profile}: only {integers} of {planned} planned weights are in the file", "report the model"
+            f"{plan.profile}: only {integers} of {wanted} planned weights are in the file", "report the model"
         )
     return integers
 
@@ -93,9 +94,11 @@ def _bias_difference(bias: NDArray[np.float32], steps: NDArray[np.float64], kept
     assert kept.integers is not None
     groups = len(bias) // len(steps)
     expected, integers = np.tile(steps, groups), kept.integers.reshape(-1).astype(np.float64)
-    if len(integers) != len(bias) or not np.allclose(np.resize(kept.scale, len(bias)), expected, rtol=ROUNDING, atol=0):
+    if len(integers) != len(bias) or not np.allclose(
+        np.resize(kept.scale, len(bias)), expected, rtol=BIAS_TOLERANCE, atol=0
+    ):
         return "its scale is not that of input and weight"
-    beyond = np.abs(integers * expected - bias) - HALF_A_STEP * expected - ROUNDING * np.abs(bias)
+    beyond = np.abs(integers * expected - bias) - HALF_A_STEP * expected - BIAS_TOLERANCE * np.abs(bias)
     # A converter that makes the integers itself is held to cut none: it may round some by way of other steps.
     wrong = beyond > 0 if exact else np.isin(np.abs(integers), LIMITS)
     if not wrong.any():
@@ -104,24 +107,16 @@ def _bias_difference(bias: NDArray[np.float32], steps: NDArray[np.float64], kept
     return f"{bias[worst]:.4g} became {integers[worst] * expected[worst]:.4g} in channel {worst}"
 
 
-def _weight_difference(program: Program, plan: QuantPlan, layer: Value, kept: StoredTensor) -> str:
-    planned = plan.tensors[layer.weight]
+def _kind_difference(planned: TensorQuant, kept: StoredTensor) -> str:
     if planned.is_float:
         return f"{kept.dtype}, and was to stay float" if kept.integers is not None else ""
-    if kept.dtype != planned.dtype or kept.integers is None:
-        return f"{kept.dtype} instead of {planned.dtype}"
-    weight = weight_array(program, layer.weight)
-    shape = [1] * weight.ndim
-    shape[WEIGHT_AXIS[layer.operation]] = -1
-    steps, scales = (np.array(each, dtype=np.float64).reshape(shape) for each in (planned.scale, kept.scale))
-    error = np.abs(kept.integers.reshape(weight.shape) * scales - weight) / steps
-    return f"weights are {error.max():.2f} steps away" if error.max() > HALF_A_STEP else ""
+    same = kept.dtype == planned.dtype and kept.integers is not None
+    return "" if same else f"{kept.dtype} instead of {planned.dtype}"
 
 
 def _refuse(profile: str, what: str, wrong: list[str]) -> None:
     if wrong:
-        more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
         raise VerificationError(
-            f"{profile}: {what} in the file are not the program's: {'; '.join(wrong[:MAX_LISTED])}{more}",
+            f"{profile}: {what} in the file are not the program's: {listed(wrong)}",
             "the converter did not obey the plan: report the model and the converter's version",
         )

@@ -12,12 +12,7 @@ from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import Program
-
-SCALE_TOLERANCE = 1e-5
-"""Relative; scales of channels of zeros are below `SMALLEST_SCALE` and free."""
-HALF_A_STEP = 0.51
-"""A weight lies at most half a step from its integer; the rest is float rounding."""
-MAX_LISTED = 3
+from qexport.verification.tolerances import HALF_A_STEP, SCALE_TOLERANCE, listed
 
 Quantised = TensorQuant | StoredTensor
 """What a plan, and what a file says of a tensor."""
@@ -53,8 +48,7 @@ class PlanComparison:
     @property
     def summary(self) -> str:
         """What differs, in one line."""
-        more = f" and {len(self.wrong) - MAX_LISTED} more" if len(self.wrong) > MAX_LISTED else ""
-        return f"{'; '.join(self.wrong[:MAX_LISTED])}{more}"
+        return listed(self.wrong)
 
 
 def weight_names(program: Program) -> WeightNames:
@@ -89,7 +83,9 @@ def compare_plan(
             continue
         found.add(name)
         planned = plan.tensors[name]
-        difference = tensor_difference(kept, planned) or _weight_difference(name, planned, kept, weight)
+        difference = tensor_difference(kept, planned)
+        if not difference and weight is not None and kept.integers is not None and planned.axis is not None:
+            difference = weight_difference(planned, kept, weight(name))
         wrong += [f"{name}: {difference}"] if difference else []
     count = len({name for name, _ in planned_tensors})
     return PlanComparison(frozenset(found), tuple(wrong), count)
@@ -162,17 +158,21 @@ def furthest(actual: Sequence[float], expected: Sequence[float]) -> int:
     return int((np.abs(one - other) / np.maximum(np.abs(other), SMALLEST_SCALE)).argmax())
 
 
-def _weight_difference(
-    name: str, planned: TensorQuant, kept: StoredTensor, weight: Callable[[str], NDArray[np.float32]] | None
-) -> str:
-    if weight is None or kept.integers is None:
-        return ""
-    real = weight(name)
+def weight_difference(planned: TensorQuant, kept: StoredTensor, real: NDArray[np.float32]) -> str:
+    """What distinguishes a file's integers of a weight from those that the plan makes of it; "" for nothing.
+
+    They may have other scales than planned, where somebody else has compared those: what counts is what they stand for.
+
+    Args:
+        real: the float weight; integers are in its order, whatever their shape.
+    """
     assert planned.axis is not None
+    assert kept.integers is not None
     shape = [1] * real.ndim
     shape[planned.axis] = -1
-    steps = real / np.array(planned.scale, dtype=np.float32).reshape(shape)
-    apart = np.abs(np.clip(steps, INT8_NARROW.low, INT8_NARROW.high) - kept.integers)
+    steps, scales = (np.array(each, dtype=np.float64).reshape(shape) for each in (planned.scale, kept.scale))
+    wanted = np.clip(real / steps, INT8_NARROW.low, INT8_NARROW.high)
+    apart = np.abs(kept.integers.reshape(real.shape) * (scales / steps) - wanted)
     if float(apart.max()) <= HALF_A_STEP:
         return ""
     channel = int(np.unravel_index(int(apart.argmax()), apart.shape)[planned.axis])

@@ -24,13 +24,13 @@ from qexport.simulation.rewrite import simulated
 from qexport.verification.constants import check_biases
 from qexport.verification.output_fidelity import comparisons
 from qexport.verification.plan_check import compare_plan, weight_names
+from qexport.verification.tolerances import COVERAGE_TOLERANCE
 
 MIN_COSINE = 0.9
 """Cosine similarity that prototypes of masks, and outputs of unknown meaning, have at least; INT8 was seen to keep
 more than 0.99 of prototypes."""
 MIN_NAMED = 0.85
 """Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
-COVERAGE_TOLERANCE = 0.005
 SOMETHING_ELSE = "the runtime computes something else: report the model and the runtime's version"
 
 
