@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,17 @@ from conftest import TinyDetector, captured, seeded, statistics_of, synthetic_st
 
 from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
-from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.planning.plan import RULES, QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, RuntimeProfile
+from qexport.planning.profile import (
+    ONNXRUNTIME,
+    OPENVINO,
+    TENSORRT,
+    TFLITE,
+    WEIGHTS,
+    RuntimeProfile,
+    for_saturating_cpus,
+)
 from qexport.programs.program import INPUT, Program
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -256,6 +265,30 @@ def test_the_stem_is_float_where_it_is_cheap(tiny: Program) -> None:
         assert plan.tensors[INPUT].is_float == is_float
         assert plan.tensors["stem_conv"].why.startswith("the first convolution stays float") == is_float
         assert "left_conv" in plan.integer  # what the second layer reads is integers either way
+
+
+def test_rules_say_whose_scales_may_move(tiny: Program, plan: QuantPlan) -> None:
+    quantised = {name: tensor for name, tensor in plan.tensors.items() if not tensor.is_float}
+    rules = {rule: {n for n, tensor in quantised.items() if tensor.rule == rule} for rule in RULES}
+    gates = {v.name for v in tiny.values.values() if v.operation == "sigmoid" and v.region == "body"}
+    assert rules["fixed"] == gates | {INPUT}
+    assert rules["shared"] == {name for name, tensor in quantised.items() if tensor.group}
+    assert {"deep.weight", "box_conv", "neck_conv"} <= rules["own"]
+    assert not rules["derived"]
+    pairs = planned(tiny, profile=for_saturating_cpus(ONNXRUNTIME))
+    assert {n for n, t in pairs.tensors.items() if t.rule == "derived"} == {n for n in pairs.tensors if "weight" in n}
+    # A filter of next to nothing has a scale that its bias would not fit.
+    small: Any = seeded(TinyDetector())
+    small.neck.weight.data[0] *= 1e-9
+    small.neck.bias.data[0] = 50.0
+    tensors = planned(captured(small)).tensors
+    assert (tensors["neck.weight"].rule, tensors["deep.weight"].rule) == ("derived", "own")
+
+
+def test_integers_need_statistics_and_weights_alone_do_not(tiny: Program) -> None:
+    with pytest.raises(InputError, match="a plan for tflite needs statistics: calibrate first"):
+        make_plan(tiny, None, TFLITE)
+    assert make_plan(tiny, None, WEIGHTS) == make_plan(tiny, synthetic_statistics(tiny.values), WEIGHTS)
 
 
 def golden(program: Program, profile: RuntimeProfile) -> dict[str, list[object]]:

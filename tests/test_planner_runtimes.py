@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
+from qexport import plugins
 from qexport.calibration.statistics import Statistics
+from qexport.errors import InputError, UsageError
+from qexport.optimisation.bias_correction import BiasCorrection
+from qexport.optimisation.registry import weight_pass, weight_passes
 from qexport.planning import ranges
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
@@ -135,6 +140,54 @@ def test_estimators_are_told_what_a_runtime_quantises_with(
     monkeypatch.setattr(ranges, "ESTIMATORS", {"told": estimate})
     planned(tiny, "told", profile)
     assert told == {Quantiser(kind, symmetric)}
+
+
+NOT_A_FUNCTION = 5
+
+
+def widest(_: Statistics, quantiser: Quantiser) -> tuple[float, float]:
+    """A range estimator of another package."""
+    return -1000.0, 1000.0 + quantiser.kind.low
+
+
+def astray(statistics: Statistics, _: Quantiser) -> tuple[float, float]:
+    return statistics.maximum, np.inf
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package had registered what is above, once for ranges and once for passes."""
+
+    def entries(group: str) -> list[EntryPoint]:
+        names = {"widest": "widest", "astray": "astray", "nothing": "NOT_A_FUNCTION", "minmax": "astray"}
+        made = [EntryPoint(name, f"test_planner_runtimes:{target}", group) for name, target in names.items()]
+        return made if group == "qexport.ranges" else [EntryPoint("theirs", "types:SimpleNamespace", group)]
+
+    monkeypatch.setattr(plugins, "entry_points", entries)
+
+
+@pytest.mark.usefixtures("registered")
+def test_other_packages_estimators_are_found_by_name(tiny: Program) -> None:
+    assert ranges.range_estimators() == ("minmax", "percentile", "mse", "astray", "nothing", "widest")
+    plan = planned(tiny, "widest")
+    assert plan.tensors["deep_conv"].scale[0] == pytest.approx((1000 + 1000 - 128) / 255)
+    assert plan.tensors["neck_mul"].why.startswith("widest: [-1000, 872]")
+    assert planned(tiny, "minmax").tensors["deep_conv"].scale[0] < 1  # nobody takes the place of what is here
+    with pytest.raises(InputError, match=r"range estimator astray gives \[.*, inf\]: it has to be finite and hold 0"):
+        planned(tiny, "astray")
+    with pytest.raises(UsageError, match="range estimator nothing of qexport"):
+        planned(tiny, "nothing")
+    with pytest.raises(UsageError, match="unknown range estimator wider: choose from minmax, percentile, mse, astray"):
+        planned(tiny, "wider")
+
+
+@pytest.mark.usefixtures("registered")
+def test_other_packages_passes_are_found_by_name() -> None:
+    assert weight_passes() == ("bias-correction", "theirs")
+    assert isinstance(weight_pass("bias-correction"), BiasCorrection)
+    assert vars(weight_pass("theirs")) == {}
+    with pytest.raises(UsageError, match="unknown pass rounding: choose from bias-correction, theirs"):
+        weight_pass("rounding")
 
 
 def test_fused_plans_keep_in_float_what_the_user_wants(tiny: Program) -> None:

@@ -14,8 +14,6 @@ from qexport.optimisation.candidate import Candidate, output_error
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
-GROUP = "qexport.passes"
-"""Entry points of other packages' passes."""
 HELD_OUT = 4
 """One of so many images is kept from passes, to judge them by."""
 

@@ -108,5 +108,6 @@ def range_estimator(name: str) -> RangeEstimator:
     if name not in plugins.names(GROUP):
         raise UsageError(f"unknown range estimator {name}", f"choose from {', '.join(range_estimators())}")
     found = plugins.lookup(GROUP, name)
-    assert callable(found)
+    if not callable(found):
+        raise UsageError(f"range estimator {name} of {GROUP} cannot be called", "repair or uninstall its package")
     return found
