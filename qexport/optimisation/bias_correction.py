@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.programs.program import Value
 from qexport.progress import Progress
 from qexport.simulation.rewrite import simulated
@@ -32,7 +32,8 @@ class BiasCorrection:
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Measure what rounding moves each layer by, and move its bias back."""
         graph, shifts = _watched(candidate)
-        with torch.no_grad(), progress.step("correcting biases", len(images)) as advance:
+        count = batch_count(candidate.program, images)
+        with torch.no_grad(), progress.step("correcting biases", count) as advance:
             for batch in batches(candidate.program, images):
                 graph(batch)
                 advance()

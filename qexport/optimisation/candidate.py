@@ -59,6 +59,11 @@ def batches(program: Program, images: Sequence[Path]) -> Iterator[Tensor]:
         yield from map(torch.from_numpy, sample_inputs(images[start : start + program.batch], program, 1))
 
 
+def batch_count(program: Program, images: Sequence[Path]) -> int:
+    """How many `batches` there are at most."""
+    return -(-len(images) // program.batch)
+
+
 def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable[[], None] = lambda: None) -> float:
     """Return the mean over raw outputs of error power / signal power: the quantised program against the reference.
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from qexport.optimisation.candidate import Candidate, output_error
+from qexport.optimisation.candidate import Candidate, batch_count, output_error
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
@@ -111,7 +111,8 @@ def _tried(
     reason = broken(candidate, changed) or each.ensures(candidate, changed)
     if reason:
         return _Outcome(f"refused: {reason}")
-    with progress.step(f"judging {each.name}", (1 if error else 2) * len(held_out)) as advance:
+    count = batch_count(candidate.program, held_out)
+    with progress.step(f"judging {each.name}", count if error else 2 * count) as advance:
         before = error or output_error(candidate, held_out, advance)
         after = output_error(changed, held_out, advance)
     figures = f"the error on images that it did not see is {after:.3g}, it was {before:.3g}"

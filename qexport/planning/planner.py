@@ -63,18 +63,12 @@ def make_plan(
     integer, touched, torn = chosen_values(program, profile, float_values.keys() | reasons.keys())
     reasons |= dict.fromkeys(torn, FIXED_APART)
     clamped = clamped_values(program, profile, integer)
+    reasons = dict.fromkeys(clamped, CLAMPED) | reasons
     scales = _Scales(program, profile, statistics, method, range_estimator(method))
-    tensors: dict[str, TensorQuant] = {}
-    for group in scale_groups(program, profile, integer, touched - clamped):
-        tensors.update(scales.of(group))
-    for name in clamped if not profile.fuses_relu_at_any_zero_point else ():
-        # Values below zero that share the activation's scale move its zero point off the limit.
-        if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
-            tensors.update(scales.of((name,)))
+    tensors = _activations(scales, integer, touched, clamped)
     for value in program.values.values():
         if value.name not in tensors:
-            why = CLAMPED if value.name in clamped else _why_float(value, profile, float_values)
-            why = reasons.get(value.name, why)
+            why = reasons.get(value.name) or _why_float(value, profile, float_values)
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
@@ -101,6 +95,21 @@ def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str,
         found |= mixed_scale_concats(program, statistics)
         found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw_boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
+
+
+def _activations(
+    scales: _Scales, integer: frozenset[str], touched: frozenset[str], clamped: frozenset[str]
+) -> dict[str, TensorQuant]:
+    """Every value that is stored as integers."""
+    program, profile = scales.program, scales.profile
+    tensors: dict[str, TensorQuant] = {}
+    for group in scale_groups(program, profile, integer, touched - clamped):
+        tensors.update(scales.of(group))
+    for name in clamped if not profile.fuses_relu_at_any_zero_point else ():
+        # Values below zero that share the activation's scale move its zero point off the limit.
+        if tensors[program.readers[name][0].name].zero_point[0] != profile.activation.low:
+            tensors.update(scales.of((name,)))
+    return tensors
 
 
 @dataclass(frozen=True)
