@@ -26,8 +26,8 @@ from qexport.programs.program import Program
 from qexport.reporting.honesty import about
 from qexport.reporting.report import Report, make_report, save_report, to_json
 from qexport.reporting.warnings import accuracy_warnings, latency_warnings, reference_warnings
+from qexport.verification.outcome import Verification
 from qexport.verification.result import ArtifactResult
-from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
 FP32 = Artifact(Path("out/demo_fp32.tflite"), "tflite", "fp32", "b" * 64, 2_345_678)

@@ -27,9 +27,9 @@ from qexport.planning.planner import make_plan
 from qexport.programs.program import Program
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, artifact_entry, failure_of
+from qexport.verification.outcome import Verification
 from qexport.verification.output_fidelity import Comparison
 from qexport.verification.result import ArtifactResult, Summary
-from qexport.verification.verify import Verification
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 

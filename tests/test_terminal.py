@@ -14,7 +14,7 @@ from rich.console import Console
 from qexport.cli.terminal import print_report
 from qexport.reporting.gate import Gate, Outcome
 from qexport.reporting.report import ArtifactReport, Failure, Report
-from qexport.verification.verify import Verification
+from qexport.verification.outcome import Verification
 
 ACCURACY = {
     "map": 0.4012,

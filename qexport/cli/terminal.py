@@ -20,7 +20,7 @@ from qexport.reporting.provenance import scored_images, stand_in, verified
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.system.machine import ANY
-from qexport.verification.output_fidelity import OutputFidelity
+from qexport.verification.outcome import OutputFidelity
 
 NOTHING = "–"
 UNBOUNDED = 1000

@@ -20,7 +20,8 @@ from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_se
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.verification.output_fidelity import OutputFidelity, compare_outputs
+from qexport.verification.outcome import OutputFidelity
+from qexport.verification.output_fidelity import compare_outputs
 from qexport.verification.result import ArtifactResult
 
 MAX_COMPARED = 128

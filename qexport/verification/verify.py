@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from qexport.programs.graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
 from qexport.simulation.rewrite import simulated
 from qexport.verification.constants import check_biases
+from qexport.verification.outcome import COVERAGE_TOLERANCE, Verification
 from qexport.verification.output_fidelity import comparisons
 from qexport.verification.plan_check import compare_plan, weight_names
 
@@ -30,47 +31,7 @@ MIN_COSINE = 0.9
 more than 0.99 of prototypes."""
 MIN_NAMED = 0.85
 """Share of the planned tensors that a file must still name; converters merge a few into their neighbours."""
-COVERAGE_TOLERANCE = 0.005
 SOMETHING_ELSE = "the runtime computes something else: report the model and the runtime's version"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was checked of one artifact.
-
-    Attributes:
-        tensors: planned tensors found in the file with dtype, scale and zero point as planned.
-        unnamed: planned tensors that the converter merged into another kernel, so that no name is left to check.
-        agreement: share of confident detections of either side, simulation and runtime, that the other has, too, 0..1;
-            of a classifier the share of probability; None when neither finds anything on the sample images.
-        images: images that the agreement is of.
-        coverage: share of multiply-accumulates that the runtime has in integer kernels on this machine, 0..1.
-        cosine: in place of the agreement where nobody knows what the outputs mean: least cosine similarity of an
-            output, or mean of those of its columns.
-        min_agreement: the least agreement that passes; of the cosine where there is one.
-        planned_coverage: the share that plan and file have in integers, 0..1.
-        overlap: mean overlap of the boxes that are in both, 0..1.
-        shift: mean difference of their scores, the runtime's minus the simulation's.
-        remark: what has to be said of the agreement, "" for nothing.
-    """
-
-    tensors: int
-    unnamed: int
-    agreement: float | None
-    images: int
-    coverage: float
-    _: KW_ONLY
-    cosine: float | None = None
-    min_agreement: float | None = None
-    planned_coverage: float | None = None
-    overlap: float | None = None
-    shift: float | None = None
-    remark: str = ""
-
-    @property
-    def runs_less(self) -> bool:
-        """Whether the runtime computes in float what plan and file have in integers."""
-        return self.planned_coverage is not None and self.planned_coverage - self.coverage > COVERAGE_TOLERANCE
 
 
 @dataclass(frozen=True)

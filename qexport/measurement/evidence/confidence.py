@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qexport.detections.found import Findings, pairs
+from qexport.measurement.evidence.parts import ConfidenceShift
 
 EDGES = np.linspace(-0.5, 0.5, 41)
 """Bin edges of the histogram of shifts; what lies beyond counts into the outermost bins."""
-
-
-@dataclass(frozen=True)
-class ConfidenceShift:
-    """Scores of a file's detections against those of the float file's that they pair with.
-
-    Attributes:
-        matched: how many pairs there are.
-        mean_float, mean: mean score of either side.
-        shift: mean of score minus the float file's score.
-        p05, p50, p95: percentiles of the same difference.
-        bins, counts: histogram of it, 41 edges and 40 counts.
-    """
-
-    matched: int
-    mean_float: float
-    mean: float
-    shift: float
-    p05: float
-    p50: float
-    p95: float
-    bins: tuple[float, ...]
-    counts: tuple[int, ...]
 
 
 def confidence_shift(reference: Findings, own: Findings, least: float) -> ConfidenceShift | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from qexport.data.images import read_image
 from qexport.detections.found import ROTATED_FIELDS, Findings, Found, corners, pairs, upright
 from qexport.detections.shapes import Shape
 from qexport.errors import InputError
+from qexport.measurement.evidence.parts import Box, Picture
 
 MAX_IMAGES = 12
 LONGEST_SIDE = 480
@@ -21,36 +21,6 @@ LONGEST_SIDE = 480
 QUALITIES = (70, 55, 40)
 MAX_BYTES = 30_000
 """Of a thumbnail's JPEG; a third more as text."""
-
-Box = dict[str, Any]
-"""`box`: corners in pixels of the original image, `score`, and `class`.
-
-What is no upright box has an `outline`, polygons of x y x y …: of a mask or a turned box. A pose has `points`, triples
-of x, y and how sure it is that they can be seen.
-"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image with what two files find in it.
-
-    Attributes:
-        image, path: name and place of the image file.
-        width, height: in pixels, which boxes refer to.
-        kept: the float file's boxes that pair with one of the file's.
-        lost: the float file's boxes that do not.
-        gained: the file's boxes that pair with none.
-        thumbnail: the image, small, as a data URL; "" of a file that only Ultralytics can read, such as HEIC.
-    """
-
-    image: str
-    path: str
-    width: int
-    height: int
-    kept: tuple[Box, ...]
-    lost: tuple[Box, ...]
-    gained: tuple[Box, ...]
-    thumbnail: str
 
 
 @dataclass(frozen=True)

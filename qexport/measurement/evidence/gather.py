@@ -13,10 +13,11 @@ from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
 from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
-from qexport.measurement.evidence.confidence import ConfidenceShift, confidence_shift
-from qexport.measurement.evidence.gallery import Picture, gallery
-from qexport.measurement.evidence.histograms import Histogram, worst_histograms
-from qexport.measurement.evidence.layers import Layer, layers
+from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.evidence.gallery import gallery
+from qexport.measurement.evidence.histograms import worst_histograms
+from qexport.measurement.evidence.layers import layers
+from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.measurement.measure import Figures
 from qexport.measurement.top1 import class_shares, top1
 from qexport.planning.plan import load_plan
