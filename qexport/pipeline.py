@@ -23,10 +23,9 @@ from qexport.job.options import ExportJob
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.programs.build import Source, read_source
 from qexport.progress import Progress
-from qexport.publish import measure_run, publish
-from qexport.reporting.baseline import refuse_other
-from qexport.reporting.load import SavedReport, read_report
-from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry
+from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
+from qexport.reporting.load import load_baseline
+from qexport.reporting.report import Report
 from qexport.steps import build_engine, write_calibrated, write_float
 from qexport.verification.result import ArtifactResult
 
@@ -46,7 +45,7 @@ def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit
         QexportError: one of its kinds; no half-written file is left behind.
     """
     clock = Clock(progress)
-    baseline = read_report(job.baseline) if job.baseline else None
+    baseline = load_baseline(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
         images = select_images(job, labelled=has_task_metadata(job))
         path = resolve_model(job.model)
@@ -57,12 +56,12 @@ def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit
         images = as_trained(source.checkpoint, images)
         images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
-            _check_baseline(baseline, source, images)
+            check_baseline(baseline, source, images)
     model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)
     with run_folder(job, model, progress) as folder:
         placed = replace(source, job=replace(job, out=folder))
         table, written, failures = _written(placed, images, submit, clock)
-        begun = make_report(placed, command, table, images, written, {}, clock.seconds, failures)
+        begun = begin_report(inputs_of(placed, command, table, images), written, failures, clock)
         measured = measure_run(placed, images, table, written, begun, clock)
         return publish(measured, placed.job, baseline)
 
@@ -78,12 +77,6 @@ def _written(
         for name in offloaded_formats(job):
             pending[name, job.precision] = submit(_request(source, name, job.precision, table))
     return table, *_write_all(source, table, pending, clock)
-
-
-def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) -> None:
-    job, checkpoint = source.job, source.checkpoint
-    evaluation = None if job.no_eval else evaluation_entry(job, checkpoint.task, images)
-    refuse_other(baseline, job, model_entry(checkpoint, source.program), evaluation)
 
 
 def has_task_metadata(job: ExportJob) -> bool:

@@ -32,9 +32,11 @@ from qexport.measurement.evidence import gather as evidence
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.reporting.report import Report
+from qexport.reporting.load import Baseline
+from qexport.reporting.report import BaselineInfo, ModelInfo, Report, Warning
 from qexport.verification.result import ArtifactResult
 
+MODEL_INFO = ModelInfo(path="a.pt", sha256="", head="end2end", imgsz=(64, 64), batch=1)
 FAULTS: dict[str, Exception] = {
     "of a library": RuntimeError("no such kernel\nand a second line"),
     "of memory": MemoryError(),
@@ -235,7 +237,7 @@ def test_a_run_with_failing_steps_leaves_everything_else(
 def test_every_step_after_measuring_may_fail_alone(
     step: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = Report("qexport", {}, None, None, (), {}, 2)
+    report = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
     done: list[str] = []
 
     def noting(name: str, answer: Any = None) -> Callable[..., Any]:
@@ -249,13 +251,14 @@ def test_every_step_after_measuring_may_fail_alone(
     for name in ("save_report", "write_page", "write_summary", "write_junit", "check", "compare"):
         monkeypatch.setattr(publish, name, noting(name, answers.get(name)))
     monkeypatch.setattr(publish, step, failing(FAULTS[fault]))
-    baseline: Any = SimpleNamespace(path=Path("b.json"), sha256="", content={})
-    job = ExportJob("a.pt", out=tmp_path, report=tmp_path / "page.html", no_eval=True)
+    baseline = Baseline(BaselineInfo("b.json"), report)
+    page, summary, junit = (tmp_path / name for name in ("page.html", "s.md", "j.xml"))
+    job = ExportJob("a.pt", out=tmp_path, report=page, summary=summary, junit=junit, no_eval=True)
     made = publish.publish(replace(report, unmeasured=()), job, baseline)
     expected = {"check", "compare", "save_report", "write_page", "write_summary", "write_junit"} - {step}
     assert set(done) == expected - ({"write_page"} if step == "save_report" else set())
     assert [each.reason for each in made.unmeasured] == [REASONS[fault][0]]
-    assert made.unmeasured[0].text in made.warnings
+    assert Warning("run", made.unmeasured[0].text) in made.warnings
 
 
 def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +272,7 @@ def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, mo
     source: Any = SimpleNamespace(
         job=ExportJob("a.pt", out=tmp_path), checkpoint=SimpleNamespace(task="detect"), program=None
     )
-    begun = Report("qexport", {}, None, None, (), {}, 2)
+    begun = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
     with pytest.raises(KeyboardInterrupt):
         publish.measure_run(source, RunImages(), None, [written(str(tmp_path / "a.onnx"))], begun, Clock(Silent()))
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

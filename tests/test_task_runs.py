@@ -16,6 +16,7 @@ from qexport.cli.demo import DEMOS
 from qexport.job.options import make_job
 from qexport.pipeline import export
 from qexport.progress import Silent
+from qexport.reporting.json_form import to_plain
 from qexport.reporting.report import ArtifactReport, Report
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
@@ -79,9 +80,9 @@ def ran(task: str, folder: Path, **options: Any) -> Report:
 def check_scores(artifact: ArtifactReport, least: float) -> None:
     """FP32 has learnt the task, and INT8 keeps it."""
     assert artifact.accuracy is not None
-    assert (artifact.accuracy["map_float"] or 0) > least
-    assert (artifact.accuracy["retention"] or 0) > 0.95
-    assert (artifact.accuracy["fidelity"] or 0) > 0.9
+    assert (artifact.accuracy.map_float or 0) > least
+    assert (artifact.accuracy.retention or 0) > 0.95
+    assert (artifact.accuracy.fidelity or 0) > 0.9
     assert artifact.verification is not None
     assert (artifact.verification.agreement or 0) > 0.9
 
@@ -90,17 +91,17 @@ def check_scores(artifact: ArtifactReport, least: float) -> None:
 def test_int8_keeps_what_a_task_is_about(task: str, least: float, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
     report = ran(task, tmp_path, format="onnx,openvino")
-    assert report.model["task"] == task
+    assert report.model.task == task
     assert report.evaluation is not None
-    assert report.evaluation["metrics"] == METRICS[task]
-    assert report.evaluation["images"] == (6 * 32 if task == "classify" else IMAGES)
+    assert report.evaluation.metrics == tuple(METRICS[task])
+    assert report.evaluation.images == (6 * 32 if task == "classify" else IMAGES)
     small = [artifact for artifact in report.artifacts if artifact.precision == "int8"]
     assert [artifact.format for artifact in small] == ["onnx", "openvino"]
     for artifact in small:
         check_scores(artifact, least)
         assert artifact.accuracy is not None
-        assert ("box_map" in artifact.accuracy) == (task in ("segment", "pose"))
-        check_evidence(artifact.accuracy, by_image=task == "classify")
+        assert (artifact.accuracy.box_map is not None) == (task in ("segment", "pose"))
+        check_evidence(to_plain(artifact.accuracy), by_image=task == "classify")
         check_gallery(artifact, task)
 
 
@@ -118,7 +119,7 @@ def test_integer_only_files_keep_it_too(task: str, least: float, tmp_path: Path)
 def test_a_classifier_is_calibrated_as_it_is_run(tmp_path: Path) -> None:
     report = ran("classify", tmp_path, no_eval=True, calib_images=4)
     assert report.calibration is not None
-    assert report.calibration["preprocess"] == "centre crop 96x96, RGB, 0..1"
+    assert report.calibration.preprocess == "centre crop 96x96, RGB, 0..1"
     assert report.warnings == ()
 
 

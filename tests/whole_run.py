@@ -23,6 +23,7 @@ from qexport.measurement.evidence.gather import ClassFigure, Evidence
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
+from qexport.system.machine import Environment
 from qexport.verification.outcome import OutputFidelity, Verification
 from qexport.verification.result import ArtifactResult, Summary
 
@@ -36,14 +37,7 @@ TABLE = CalibrationTable(
 FAILURES = [("tensorrt", EngineNotBuiltError("tensorrt: no TensorRT", "install it"))]
 SECONDS = {"read": 1.25, "calibrate": 2.5, "lower_onnx_int8": 3.0}
 MISSING = [Unmeasured("m_int8_openvino_model", "accuracy", "RuntimeError: no", 7, "Traceback")]
-MACHINE = {
-    "python": "3.11.7",
-    "system": "Linux",
-    "processor": "A CPU",
-    "cpu_kind": "avx2",
-    "cores": 2,
-    "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
-}
+MACHINE = Environment("3.11.7", "Linux", "A CPU", "avx2", 2, {"torch": "2.13.0", "numpy": "2.4.6"})
 
 
 def images(folder: Path) -> RunImages:

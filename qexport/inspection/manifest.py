@@ -16,6 +16,7 @@ from qexport import __version__
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
+from qexport.system.machine import Environment
 from qexport.verification.plan_check import weight_names
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def make_manifest(
     source: Source,
     item: ArtifactResult,
     table: CalibrationTable | None,
-    environment: Mapping[str, Any],
+    environment: Environment,
     command: str,
     samples: str | None = None,
 ) -> dict[str, Any]:
@@ -55,7 +56,9 @@ def make_manifest(
         "plan": _plan(source, item.plan) if item.plan else None,
         "samples": samples,
         "qexport": __version__,
-        **{name: environment[name] for name in ("python", "system", "packages")},
+        "python": environment.python,
+        "system": environment.system,
+        "packages": dict(environment.packages),
         "command": command,
     }
 

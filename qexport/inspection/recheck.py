@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
@@ -21,7 +20,7 @@ from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import read_manifest, samples_of
 from qexport.inspection.samples import Samples, detect, load_samples, shared
 from qexport.planning.plan import load_plan
-from qexport.reporting.gate import Entry, file_name
+from qexport.reporting.report import ArtifactReport, Report
 from qexport.verification.plan_check import WeightNames, compare_plan
 
 MAP_TOLERANCE = 0.01
@@ -43,25 +42,23 @@ class Check:
     text: str
 
 
-def find_entry(artifact: Path, report: Mapping[str, Any]) -> Entry:
-    """The artifact's entry in a report: that of its name.
+def find_entry(artifact: Path, report: Report) -> ArtifactReport:
+    """The artifact's figures in a report: those of its name.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
-    for entry in report["artifacts"]:
-        if file_name(entry) == artifact.name:
-            found: Entry = entry
-            return found
-    named = ", ".join(file_name(entry) for entry in report["artifacts"])
+    for entry in report.artifacts:
+        if entry.file_name == artifact.name:
+            return entry
+    named = ", ".join(entry.file_name for entry in report.artifacts)
     raise InputError(f"the report has no {artifact.name}, it is of {named}", "give the artifact's own --report")
 
 
-def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, threads: int) -> Iterator[Check]:
+def recheck(artifact: Path, report: Report, data: Dataset | None, threads: int) -> Iterator[Check]:
     """Ask every question; yield the answers one by one.
 
     Args:
-        report: report.json's content.
         data: data set whose val split accuracy is measured on, None to leave that out.
 
     Raises:
@@ -69,7 +66,7 @@ def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, thr
         MissingExtraError: the format's packages are not installed.
     """
     entry = find_entry(artifact, report)
-    backend = find_backend(entry["format"])
+    backend = find_backend(entry.format)
     questions: dict[str, Callable[[], tuple[bool | None, str]]] = {
         "hash": lambda: _hash(artifact, entry),
         "plan": lambda: _plan(artifact, entry, backend),
@@ -94,17 +91,17 @@ def _answered(name: str, submit: Callable[[], tuple[bool | None, str]]) -> Check
         return Check(name, False, f"the file cannot be read or run ({reason})")
 
 
-def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
-    found = describe_artifact(artifact, entry["format"], entry["precision"]).sha256
-    if found == entry["sha256"]:
+def _hash(artifact: Path, entry: ArtifactReport) -> tuple[bool, str]:
+    found = describe_artifact(artifact, entry.format, entry.precision).sha256
+    if found == entry.sha256:
         return True, f"sha256 {found[:12]}… as in the report"
-    return False, f"sha256 is {found[:12]}…, {entry['sha256'][:12]}… in the report"
+    return False, f"sha256 is {found[:12]}…, {entry.sha256[:12]}… in the report"
 
 
-def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
-    if not entry.get("plan") or entry["engine"]:
-        return None, "no plan to compare with: an engine" if entry["engine"] else "no plan: activations are float"
-    path = _beside(artifact, entry["plan"])
+def _plan(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool | None, str]:
+    if not entry.plan or entry.engine:
+        return None, "no plan to compare with: an engine" if entry.engine else "no plan: activations are float"
+    path = _beside(artifact, entry.plan)
     manifest = read_manifest(artifact) or {}
     known = manifest.get("plan") or {}
     if not path.exists():
@@ -116,7 +113,7 @@ def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, 
     if same.wrong:
         return False, f"the file differs from the plan in {same.summary}"
     # Manifests of earlier versions do not say what a file calls weights whose kernel computes the activation, too.
-    wanted = entry["verification"]["tensors"] if "merged" in known else 1
+    wanted = entry.verification.tensors if entry.verification and "merged" in known else 1
     if len(same.found) < wanted:
         return False, f"only {len(same.found)} planned tensors are in the file, {wanted} were"
     return True, f"{len(same.found)} tensors as planned"
@@ -128,13 +125,13 @@ def _beside(artifact: Path, path: str) -> Path:
     return moved if moved.exists() else Path(path)
 
 
-def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
-    reported = entry.get("int8_mac_coverage")
-    if reported is None or entry["engine"]:
+def _coverage(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool | None, str]:
+    reported = entry.int8_mac_coverage
+    if reported is None or entry.engine:
         return None, "the report has none"
     stored = backend.read(artifact)
     here = f"{stored.coverage:.1%} of the arithmetic runs in integers here, {reported:.1%} in the report"
-    planned = (entry.get("verification") or {}).get("planned_coverage")
+    planned = entry.verification.planned_coverage if entry.verification else None
     if planned is None:  # of an earlier version, which did not tell the file from its runtime
         return abs(stored.coverage - reported) <= COVERAGE_TOLERANCE, here
     text = f"{stored.stored_coverage:.1%} of the arithmetic is in integers, {planned:.1%} was planned"
@@ -170,7 +167,7 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 
 
 def _accuracy(
-    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset
+    artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset
 ) -> tuple[bool | None, str]:
     from qexport.measurement.accuracy import evaluate
     from qexport.measurement.evaluation_set import make_evaluation_set
@@ -178,16 +175,16 @@ def _accuracy(
     from qexport.tasks import SCORING
 
     images = image_list(data, "val")
-    data = replace(data, single_class=report["model"].get("single_class", False))
+    data = replace(data, single_class=report.model.single_class)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        names = dict(enumerate(report["model"].get("names") or ()))
+        names = dict(enumerate(report.model.names))
         linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
-        scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
+        scored = evaluate(artifact, report.model.task or "", linked, Path(scratch))
     notes = accuracy_warnings(scored.images, scored.unread, 0)
-    metric = SCORING[report["model"]["task"]].names[0]
+    metric = SCORING[report.model.task or ""].names[0]
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
-    warned = f" (warning: {'; '.join(notes)})" if notes else ""
-    reported, evaluation = (entry.get("accuracy") or {}).get("map"), report.get("evaluation")
-    if reported is None or evaluation is None or evaluation["fingerprint"] != fingerprint(images):
+    warned = f" (warning: {'; '.join(note.text for note in notes)})" if notes else ""
+    reported, evaluation = entry.accuracy.map if entry.accuracy else None, report.evaluation
+    if reported is None or evaluation is None or evaluation.fingerprint != fingerprint(images):
         return None, f"{text}, the report has none of these images{warned}"
     return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"

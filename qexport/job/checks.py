@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, UsageError
-from qexport.reporting.gate import check_measured
+from qexport.job.bounds import check_measured
+from qexport.reporting.names import format_name
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
@@ -29,7 +30,6 @@ NOTHING_KEPT = {
     "int8-full": "it has no float: use --precision int8",
 }
 IO_TYPES = ("int8", "uint8")
-FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
@@ -122,7 +122,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
+        "files": " and ".join(", ".join(format_name(name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
         "target_cpu": kind,
         "other_cpu": ",".join(other),

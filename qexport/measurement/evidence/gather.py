@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
@@ -146,38 +145,3 @@ def _noise(
         return None, None
     plan = load_plan(item.plan)
     return layers(program, plan, item.sqnr), worst_histograms(program, plan, table.statistics, item.sqnr)
-
-
-def accuracy_entry(evidence: Evidence, names: Mapping[int, str]) -> dict[str, Any]:
-    """What the report's `accuracy` gains, in points of 0..1; nothing where nothing stands behind it."""
-    bounds = evidence.intervals
-    if bounds is None and not evidence.per_class:
-        return {}
-    return {
-        "map_interval": _rounded(bounds.map if bounds else None),
-        "drop_interval": _rounded(bounds.drop if bounds else None),
-        "retention_interval": _rounded(bounds.retention if bounds else None),
-        "resamples": bounds.resamples if bounds else 0,
-        "per_class": [_class_entry(each, names) for each in evidence.per_class],
-        "confidence": _confidence_entry(evidence.confidence),
-    }
-
-
-def _rounded(bounds: tuple[float, float] | None) -> list[float] | None:
-    return None if bounds is None else [round(bound, 5) for bound in bounds]
-
-
-def _class_entry(figure: ClassFigure, names: Mapping[int, str]) -> dict[str, Any]:
-    return {
-        "class": figure.number,
-        "name": names.get(figure.number, str(figure.number)),
-        "labels": figure.labels,
-        "map": round(figure.map, 5),
-        "map_float": None if figure.map_float is None else round(figure.map_float, 5),
-    }
-
-
-def _confidence_entry(shift: ConfidenceShift | None) -> dict[str, Any] | None:
-    if shift is None:
-        return None
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(shift).items()}
