@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from qexport.errors import UsageError
+from qexport.job.export_job import ExportJob
 from qexport.reporting.gate import RULES
 from qexport.reporting.report import ACCURACY, LATENCY
-
-if TYPE_CHECKING:
-    from qexport.job.options import ExportJob
 
 
 def bounds_of(job: ExportJob) -> dict[str, float]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qexport.errors import InputError, UsageError
-from qexport.job.bounds import check_measured
+from qexport.job.export_job import ExportJob
 from qexport.reporting.names import format_name
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, closest
-
-if TYPE_CHECKING:
-    from qexport.job.options import ExportJob
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -41,6 +38,7 @@ def check_job(job: ExportJob) -> None:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
     from qexport.backends.registry import find_class
+    from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
     for row in (*RANGES, *CHOICES):
         row.check(job)
