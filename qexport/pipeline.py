@@ -56,12 +56,12 @@ def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit
         images = as_trained(source.checkpoint, images)
         images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
-            check_baseline(baseline, source, images)
+            check_baseline(baseline, job, source, images)
     model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)
     with run_folder(job, model, progress) as folder:
         placed = replace(source, job=replace(job, out=folder))
         table, written, failures = _written(placed, images, submit, clock)
-        begun = begin_report(inputs_of(placed, command, table, images), written, failures, clock)
+        begun = begin_report(inputs_of(placed.job, command, placed, table, images), written, failures, clock)
         measured = measure_run(placed, images, table, written, begun, clock)
         return publish(measured, placed.job, baseline)
 

@@ -65,20 +65,22 @@ def places_of(job: ExportJob) -> Places:
     return Places(job.report_json, job.page, job.summary, job.junit)
 
 
-def check_baseline(baseline: Baseline, source: Source, images: RunImages) -> None:
+def check_baseline(baseline: Baseline, job: ExportJob, source: Source, images: RunImages) -> None:
     """Refuse a baseline that says nothing of this run, before anything slow happens.
 
     Raises:
         InputError: see `qexport.reporting.baseline.refuse_other`.
     """
-    job, checkpoint = source.job, source.checkpoint
+    checkpoint = source.checkpoint
     evaluation = None if job.no_eval else evaluation_info(run_options(job), checkpoint.task, images)
     refuse_other(baseline, job.format, job.precision, model_info(checkpoint, source.program), evaluation)
 
 
-def inputs_of(source: Source, command: str, table: CalibrationTable | None, images: RunImages) -> Inputs:
+def inputs_of(
+    job: ExportJob, command: str, source: Source, table: CalibrationTable | None, images: RunImages
+) -> Inputs:
     """What went into a run, as its report says it."""
-    return Inputs(run_options(source.job, command), source.checkpoint, source.program, table, images)
+    return Inputs(run_options(job, command), source.checkpoint, source.program, table, images)
 
 
 def begin_report(
@@ -120,7 +122,7 @@ def measure_run(
         (job.folder / name).unlink(missing_ok=True)
     of_run = [each for each in missing if not each.artifact]
     of_artifacts = [each for each in missing if each.artifact]
-    inputs = inputs_of(source, report.command, table, images)
+    inputs = inputs_of(job, report.command, source, table, images)
     measured = Measured(written, figures, evidence, missing=of_artifacts)
     return _with_missing(with_artifacts(report, measured, inputs, clock.seconds), of_run)
 

@@ -182,7 +182,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     rules = report.gate.rules if report.gate else ()
     lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
     lines.append(Text(f"wrote {', '.join(a.file_name for a in report.artifacts)} to {saved_in(report)}"))
-    if taken := listed_seconds(report.seconds):
+    if taken := listed_seconds(report):
         lines.append(Text(f"took {taken}"))
     lines.append(Text(f"report: {saved}"))
     return lines

@@ -36,7 +36,7 @@ def to_junit(report: Report) -> str:
     }
     root = ElementTree.Element("testsuites", name=SUITE)
     root.append(suite)
-    seconds = f"{sum(report.seconds.values()):.2f}"
+    seconds = f"{report.elapsed:.2f}"
     for element in (root, suite):
         element.attrib.update({**{name: str(count) for name, count in counts.items()}, "time": seconds})
     suite.set("skipped", "0")

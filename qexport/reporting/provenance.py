@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.verification.outcome import Verification
 
@@ -49,12 +47,12 @@ def _likeness(checked: Verification) -> str:
     return f"{checked.agreement:.0%} of the detections on {images} images as simulated{passes}"
 
 
-def listed_seconds(seconds: Mapping[str, float]) -> str:
+def listed_seconds(report: Report) -> str:
     """What a run took, and which steps took it, in their order: 38.2 s: read 4.1, calibrate 11.9, 5 others 0.3."""
-    total = sum(seconds.values())
-    shown = {name: taken for name, taken in seconds.items() if taken >= MIN_SHOWN * total}
+    total = report.elapsed
+    shown = {name: taken for name, taken in report.seconds.items() if taken >= MIN_SHOWN * total}
     steps = [f"{name.replace('_', ' ')} {taken:.1f}" for name, taken in shown.items()]
-    others = len(seconds) - len(shown)
+    others = [taken for name, taken in report.seconds.items() if name not in shown]
     if others:
-        steps.append(f"{others} {'others' if others > 1 else 'other'} {total - sum(shown.values()):.1f}")
+        steps.append(f"{len(others)} {'others' if len(others) > 1 else 'other'} {sum(others):.1f}")
     return f"{total:.1f} s: {', '.join(steps)}" if total else ""

@@ -319,6 +319,11 @@ class Report:
         """Names of the two figures of accuracy."""
         return (self.evaluation.metrics if self.evaluation else ()) or METRICS
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run."""
+        return sum(self.seconds.values())
+
 
 def to_json(report: Report) -> str:
     """Return the report as indented JSON."""

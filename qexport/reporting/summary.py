@@ -146,7 +146,7 @@ def _origin(report: Report) -> str:
     parts = [f"{known}, {report.threads} threads; qexport {report.qexport}"]
     if report.baseline:
         parts.append(f"compared with `{report.baseline.path}`")
-    if taken := listed_seconds(report.seconds):
+    if taken := listed_seconds(report):
         parts.append(f"took {taken}")
     return f"<sub>{_text('; '.join(parts))}</sub>"
 
