@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Run:
     images = [Path(line) for line in (few.parent / "val.txt").read_text().split()]
     model = {"sha256": hashlib.sha256(MODEL.read_bytes()).hexdigest(), "imgsz": [96, 96], "path": str(MODEL)}
     better = artifact(path=f"old/{ONNX}", accuracy=accuracy(map=0.9, retention=0.1, fidelity=0.1, images=8))
-    planted = content({**better, "bytes": 9_000_000, "int8_mac_coverage": 0.5})
+    planted = content({**better, "bytes": 9_000_000, "int8_mac_coverage": 0.5}, schema=1)
     planted["model"] |= model
     planted["evaluation"] |= {"fingerprint": fingerprint(images), "images": 8}
     (folder / "old.json").write_text(json.dumps(planted))
