@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
 from qexport.detections.masks import instance_masks
-from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
+from qexport.detections.matching import rotated_overlaps
+from qexport.detections.suppression import suppressed, suppressed_rotated
 from qexport.programs.float_decode import Decode, Extras
 
 IMGSZ = (64, 96)

@@ -29,16 +29,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.decode import Detections, HeadLayout, detections_in
-from qexport.detections.layout import CENTRE, ROTATED
-from qexport.detections.overlaps import overlaps, rotated_overlaps
+from qexport.detections.decode import detected_format, detections_in
+from qexport.detections.detections import NOTHING, Detections
+from qexport.detections.layout import CENTRE, ROTATED, HeadLayout
+from qexport.detections.matching import SAME_OBJECT, best_overlaps, class_overlaps
 
 CONFIDENCE = 0.25
 """Score from which a detection has to be found by both sides."""
 MIN_SCORE = 0.1
 """Score from which the other side has found it."""
-SAME_OBJECT = 0.5
-"""Overlap from which two boxes of a class are of one object."""
 MIN_AGREEMENT = 0.8
 """Share of the confident detections of either side that the other has, too."""
 NEAR_SCORE, MIN_NEAR = 0.4, 0.5
@@ -156,11 +155,6 @@ def findings(image: Array, layout: HeadLayout) -> Findings:
     return Findings(detections_in(image, layout, least), np.sort(best)[::-1][:BEST].astype(np.float32))
 
 
-NOTHING = Detections(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
-)
-
-
 def _end(image: Array, layout: HeadLayout) -> int:
     """The row behind the last class of columns of anchors."""
     return 4 + (layout.classes or len(image) - 4)
@@ -193,11 +187,7 @@ def compare(one: Findings, other: Findings, layout: HeadLayout) -> Agreement:
 def _kept(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
     """Which confident detections of one side the other has."""
     sure = np.flatnonzero(one.scores >= CONFIDENCE)
-    if not len(sure) or not len(other.scores):
-        return Agreement(total=len(sure), lost=tuple(one.scores[sure].tolist()))
-    shared = shared_area(one, other, layout)[sure]
-    best = shared.argmax(axis=1)
-    area = shared[np.arange(len(sure)), best]
+    best, area = best_overlaps(one.chosen(sure), other)
     found = area >= SAME_OBJECT
     pairs = sure[found], best[found]
     return Agreement(
@@ -224,20 +214,8 @@ def _faint(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
     full = len(other.scores) >= layout.max_detections
     least = float(other.scores.min()) if full else FAINT
     clear = np.flatnonzero(one.scores >= CLEAR * least)[:FEW]
-    if not len(clear) or not len(other.scores):
-        return Agreement(faint=len(clear))
-    area = shared_area(one, other, layout)[clear].max(axis=1)
+    _, area = best_overlaps(one.chosen(clear), other)
     return Agreement(faint=len(clear), faint_kept=int((area >= SAME_OBJECT).sum()))
-
-
-def shared_area(one: Detections, other: Detections, layout: HeadLayout) -> Array:
-    """(n, m) overlaps 0..1 of the boxes of one class, 0 for other classes; rotated ones by ProbIoU."""
-    if layout.box_format == ROTATED:
-        area = rotated_overlaps(*(np.concatenate((each.boxes, each.extras[:, :1]), axis=1) for each in (one, other)))
-    else:
-        area = overlaps(one.boxes, other.boxes)
-    found: Array = area * (one.classes[:, None] == other.classes[None])
-    return found
 
 
 def _extras_errors(
@@ -289,7 +267,7 @@ def _anchor_likeness(one: NDArray[np.float32], other: NDArray[np.float32], layou
     end = _end(one, layout)
     chosen = np.argsort(-one[4:end].max(axis=0), kind="stable")[:ANCHORS]
     classes = one[4:end, chosen].argmax(axis=0)
-    area = np.diag(shared_area(_at(one[:, chosen], end, layout), _at(other[:, chosen], end, layout), layout))
+    area = np.diag(class_overlaps(*(_at(each[:, chosen], end, layout) for each in (one, other))))
     scores = one[4 + classes, chosen], other[4 + classes, chosen]
     seen = np.maximum(*scores) >= FAINT
     apart = np.abs(_logits(scores[0]) - _logits(scores[1]))[seen]
@@ -301,7 +279,9 @@ def _at(image: NDArray[np.float32], end: int, layout: HeadLayout) -> Detections:
     count, boxes = image.shape[1], image[:4].T
     if layout.box_format != ROTATED:
         boxes = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), axis=1)
-    return Detections(boxes, np.ones(count, np.float32), np.zeros(count, np.int64), image[end:].T)
+    return Detections(
+        boxes, np.ones(count, np.float32), np.zeros(count, np.int64), image[end:].T, detected_format(layout)
+    )
 
 
 def faults(found: Agreement, layout: HeadLayout, whose: str = "the program's") -> list[str]:

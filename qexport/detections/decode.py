@@ -8,15 +8,13 @@ decode, `qexport.programs.float_decode`, and nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.layout import CENTRE, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
-from qexport.detections.overlaps import suppressed, suppressed_rotated
-
-Floats = NDArray[np.float32]
+from qexport.detections.detections import Detections, Floats
+from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
+from qexport.detections.suppression import suppressed, suppressed_rotated
 
 __all__ = [
     "Detections",
@@ -31,24 +29,6 @@ __all__ = [
 
 MAX_CANDIDATES = 2048
 """Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, best first.
-
-    Attributes:
-        boxes: (n, 4) float32, x1 y1 x2 y2 in pixels of the input; centre, width and height of turned ones.
-        scores: (n,) float32, 0..1.
-        classes: (n,) int64.
-        extras: (n, k) float32: mask coefficients (see `masks`), keypoints in pixels of the input, each
-            with its visibility 0..1 where the model has it, or the angle in radians; k is 0 where there is nothing.
-    """
-
-    boxes: Floats
-    scores: Floats
-    classes: NDArray[np.int64]
-    extras: Floats
 
 
 def dequantised(integers: NDArray[np.integer], scale: float, zero_point: int) -> Floats:
@@ -108,7 +88,8 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     if layout.end2end:
         rows = image[np.argsort(-image[:, 4], kind="stable")]
         kept = rows[rows[:, 4] >= confidence]
-        return Detections(_corners(kept[:, :4], layout), kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:])
+        boxes = _corners(kept[:, :4], layout)
+        return Detections(boxes, kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:], detected_format(layout))
     end = 4 + (layout.classes or len(image) - 4)
     classes, anchors = np.nonzero(image[4:end] >= confidence)
     scores = image[4:end][classes, anchors]
@@ -120,7 +101,12 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     else:
         chosen = suppressed(boxes, classes, iou, layout.max_detections)
     chosen = chosen[: layout.max_detections]
-    return Detections(boxes[chosen], scores[chosen], classes[chosen], rest[chosen])
+    return Detections(boxes, scores, classes, rest, detected_format(layout)).chosen(chosen)
+
+
+def detected_format(layout: HeadLayout) -> str:
+    """How detections of a head write a box: rotated ones stay as they are, all others become corners."""
+    return ROTATED if layout.box_format == ROTATED else CORNERS
 
 
 def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
