@@ -23,7 +23,7 @@ demo model at 96 to 320 pixels, on four to six images (2026-11-25):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -165,6 +165,16 @@ def as_columns(image: Array, layout: HeadLayout) -> NDArray[np.float32]:
     values = 4 + layout.classes
     queries = layout.box_format == CENTRE and not layout.extras and image.shape[0] != values == image.shape[1]
     return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
+
+
+def compare_decoded(one: Array, other: Array, layout: HeadLayout) -> Agreement:
+    """Compare one image of two decoded outputs: what was found, and where there are anchors those, too."""
+    return compare(findings(one, layout), findings(other, layout), layout) + compare_anchors(one, other, layout)
+
+
+def compare_all(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
+    """Compare what two sides found in the same images."""
+    return sum((compare(*pair, layout) for pair in zip(one, other, strict=True)), Agreement())
 
 
 def compare(one: Findings, other: Findings, layout: HeadLayout) -> Agreement:

@@ -16,12 +16,12 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import available_formats, find_backend, find_class
 from qexport.data.images import stream
-from qexport.detections.agreement import CONFIDENCE, Findings
-from qexport.detections.decode import HeadLayout
+from qexport.detections.agreement import CONFIDENCE, Findings, compare_all
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.inspection.manifest import read_manifest, samples_of
 from qexport.inspection.run_folder import report_beside
-from qexport.inspection.samples import Samples, batches_of, detect, load_samples, shared
+from qexport.inspection.samples import Samples, batches_of, detect, load_samples
 from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.reporting.gate import Entry, NumberFormat, file_name
 from qexport.reporting.load import SavedReport, read_report
@@ -253,7 +253,7 @@ def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence
 
 def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout) -> Row:
     """How alike two artifacts' findings are: equal where nothing that a reader would see differs."""
-    same = shared(a, b, layout)
+    same = compare_all(a, b, layout)
     if layout.classifier:
         share = same.share or 0.0
         return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import SAMPLES
 from qexport.data.input_form import UNIT, InputForm
-from qexport.detections.agreement import Agreement, Findings, compare, findings
+from qexport.detections.agreement import Findings, findings
 from qexport.detections.decode import detected_format
 from qexport.detections.detections import Detections
 from qexport.detections.layout import HeadLayout, from_json, to_json
@@ -102,14 +102,6 @@ def take_samples(
 def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> tuple[Findings, ...]:
     """What a runner finds in every image."""
     return tuple(findings(image, layout) for batch in batches for image in runner.run(batch))
-
-
-def shared(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
-    """How alike two artifacts are, by the comparison of the export."""
-    found = Agreement()
-    for first, second in zip(one, other, strict=True):
-        found += compare(first, second, layout)
-    return found
 
 
 def save_samples(samples: Samples, path: Path) -> None:
