@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scenes import CLASSES, columns, layout, noisy, written
 
-from qexport.detections.agreement import Agreement, as_columns, compare, compare_decoded, faults, findings, remark
-from qexport.detections.decode import HeadLayout
+from qexport.detections.agreement import Agreement, compare, compare_decoded, findings
+from qexport.detections.decode import HeadLayout, as_columns
+from qexport.detections.faults import faults, remark
 
 Array = NDArray[np.float32]
 IMAGES = 3

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.detections import Detections, Floats
+from qexport.detections.detections import Detections, Floats, corners_of
 from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
 from qexport.detections.suppression import suppressed, suppressed_rotated
 
@@ -104,6 +104,13 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     return Detections(boxes, scores, classes, rest, detected_format(layout)).chosen(chosen)
 
 
+def as_columns(image: NDArray[np.floating], layout: HeadLayout) -> NDArray[np.float32]:
+    """An image's output as `qexport.decode` has it: RT-DETR's own export has a row for each query, not a column."""
+    values = 4 + layout.classes
+    queries = layout.box_format == CENTRE and not layout.extras and image.shape[0] != values == image.shape[1]
+    return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
+
+
 def detected_format(layout: HeadLayout) -> str:
     """How detections of a head write a box: rotated ones stay as they are, all others become corners."""
     return ROTATED if layout.box_format == ROTATED else CORNERS
@@ -114,9 +121,7 @@ def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
     if layout.box_format not in (CENTRE, UNIT_CENTRE):
         return boxes
     height, width = layout.imgsz if layout.box_format == UNIT_CENTRE else (1, 1)
-    centre, half = boxes[:, :2], boxes[:, 2:] / 2
-    corners = np.concatenate((centre - half, centre + half), axis=1)
-    return (corners * np.array([width, height, width, height], np.float32)).astype(np.float32)
+    return (corners_of(boxes) * np.array([width, height, width, height], np.float32)).astype(np.float32)
 
 
 def _located(distances: Floats, rest: Floats, points: Floats, layout: HeadLayout) -> Floats:

@@ -57,6 +57,12 @@ NOTHING = Detections(
 """No detections, as of a classifier."""
 
 
+def corners_of(boxes: Floats) -> Floats:
+    """(n, 4) corners x1 y1 x2 y2 of boxes (n, 4) that are centre, width and height."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    return np.concatenate((centre - half, centre + half), axis=1)
+
+
 def corner_points(found: Detections) -> Floats:
     """(n, 4, 2) x y of the corners of rotated boxes, one after the other around each."""
     centre, (width, height) = found.boxes[:, :2], (found.boxes[:, axis, None] / 2 for axis in (2, 3))

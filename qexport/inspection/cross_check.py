@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import Runner
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS, stream
-from qexport.detections.agreement import FAINT, as_columns, compare_all
-from qexport.detections.decode import detections_in
-from qexport.detections.detections import Detections
+from qexport.detections.agreement import FAINT, compare_all
+from qexport.detections.decode import as_columns, detections_in
+from qexport.detections.detections import Detections, corners_of
 from qexport.detections.layout import CORNERS, HeadLayout, layout_of
 from qexport.errors import InputError, VerificationError
 from qexport.inspection.samples import detect
@@ -116,8 +116,7 @@ def _detections(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) 
     found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
     if not found.is_rotated:
         return found
-    centre, half = found.boxes[:, :2], found.boxes[:, 2:] / 2
-    return replace(found, boxes=np.concatenate((centre - half, centre + half), axis=1), box_format=CORNERS)
+    return replace(found, boxes=corners_of(found.boxes), box_format=CORNERS)
 
 
 def _rows(found: Detections) -> torch.Tensor:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qexport.backends.protocol import Runner
-from qexport.detections.agreement import Agreement, compare_decoded, faults
+from qexport.detections.agreement import Agreement, compare_decoded
+from qexport.detections.faults import faults
 from qexport.errors import VerificationError
 from qexport.programs.graph import FloatGraph
 from qexport.programs.program import Program, every_output

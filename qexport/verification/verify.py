@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import Runner
-from qexport.detections.agreement import MIN_AGREEMENT, remark
+from qexport.detections.faults import MIN_AGREEMENT, remark
 from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
