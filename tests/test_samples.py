@@ -16,7 +16,7 @@ from scenes import IMGSZ, columns, layout, noisy, written
 from qexport.data.images import letterbox, read_image, stretch
 from qexport.data.input_form import IMAGENET, InputForm
 from qexport.detections.agreement import compare_all
-from qexport.detections.decode import HeadLayout
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.inspection import difference
 from qexport.inspection.recheck import judged

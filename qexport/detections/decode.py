@@ -13,19 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.detections.detections import Detections, Floats, corners_of
-from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
+from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout
 from qexport.detections.suppression import suppressed, suppressed_rotated
-
-__all__ = [
-    "Detections",
-    "HeadLayout",
-    "anchor_points",
-    "decoded",
-    "dequantised",
-    "detections",
-    "detections_in",
-    "layout_of",
-]
 
 MAX_CANDIDATES = 2048
 """Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
