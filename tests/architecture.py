@@ -245,9 +245,8 @@ def _changed(tree: ast.Module) -> Iterator[str]:
                 yield from node.names
             elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
                 yield from {_last_name(node.value)} & known - own
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in MUTATIONS:
-                    yield from {ast.unparse(node.func.value)} & known - own
+            elif isinstance(node, ast.Attribute) and node.attr in MUTATIONS:
+                yield from {ast.unparse(node.value)} & known - own
 
 
 def _cached(tree: ast.Module) -> Iterator[str]:
