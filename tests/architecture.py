@@ -245,8 +245,14 @@ def _changed(tree: ast.Module) -> Iterator[str]:
                 yield from node.names
             elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
                 yield from {_last_name(node.value)} & known - own
-            elif isinstance(node, ast.Attribute) and node.attr in MUTATIONS:
-                yield from {ast.unparse(node.value)} & known - own
+            elif isinstance(node, ast.Call):
+                yield from {_mutated(node)} & known - own
+
+
+def _mutated(call: ast.Call) -> str:
+    """What a method call changes, as it is written; "" if it changes nothing."""
+    method = call.func
+    return ast.unparse(method.value) if isinstance(method, ast.Attribute) and method.attr in MUTATIONS else ""
 
 
 def _cached(tree: ast.Module) -> Iterator[str]:
