@@ -1,4 +1,4 @@
-"""What people type for formats, precisions and CPUs, and what it is called here."""
+"""Accepted spellings of formats, precisions and CPUs."""
 
 from __future__ import annotations
 

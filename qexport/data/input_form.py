@@ -1,4 +1,4 @@
-"""What a network wants its pixels to be, where that is not RGB in 0..1."""
+"""The pixels that a network expects, if not RGB in 0..1."""
 
 from __future__ import annotations
 

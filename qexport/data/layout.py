@@ -1,4 +1,4 @@
-"""What a folder that is given in place of a YAML holds: folders of classes, images with labels, or images alone."""
+"""The layout of a folder given instead of a YAML: folders of classes, images with labels, or images alone."""
 
 from __future__ import annotations
 

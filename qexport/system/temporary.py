@@ -1,4 +1,4 @@
-"""A folder for temporary files that can be written, or one line that says there is none.
+"""A writable folder for temporary files, or an error of one line.
 
 Python takes the first of TMPDIR, /tmp and the like that can be written; libraries in C++ and other processes look at
 TMPDIR alone. So what Python finds is what they are told, and where it finds nothing with room the output folder serves.
@@ -17,7 +17,7 @@ from qexport.errors import InputError
 from qexport.system.scratch import made, unfinished
 
 MIN_FREE = 256 << 20
-"""Bytes: with less, converters of usual models were seen to run out of room."""
+"""Bytes: converters of usual models run out of room with less."""
 VARIABLE = "TMPDIR"
 
 
