@@ -77,7 +77,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "ai_edge_litert": ("backends/tflite",),
     "ai_edge_quantizer": ("backends/tflite",),
     "flatbuffers": ("backends/tflite",),
-    "tensorflow": ("backends/tensorflow",),
+    "tensorflow": ("backends/tflite",),
     "tflite_micro": ("backends/tflite_micro",),
     "openvino": ("backends/openvino",),
     "nncf": ("backends/openvino",),
@@ -124,9 +124,6 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "prints": {
         "qexport/backends/tensorrt/build_engine.py": "a script of its own, copied beside the graph to the device",
-    },
-    "runtimes": {
-        "qexport/inspection/tensorflow.py: tensorflow": "a second opinion for `verify --runtime`; no format is for it",
     },
     "state": {
         "qexport/checkpoints/unpickle.py: _standing_for": "two pickled references to a class have to be one object",
@@ -181,6 +178,7 @@ UNTIL_MERGED: Mapping[str, frozenset[str]] = {
             "qexport/detections/shapes.py: ultralytics",
             "qexport/inspection/cross_check.py: torch",
             "qexport/inspection/cross_check.py: ultralytics",
+            "qexport/inspection/tensorflow.py: tensorflow",
         }
     ),
     "job": frozenset(
