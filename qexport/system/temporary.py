@@ -23,7 +23,7 @@ VARIABLE = "TMPDIR"
 
 @contextmanager
 def temporary_files(folder: Path) -> Iterator[None]:
-    """Let temporary files go where there is room for them, in `folder` where that is nowhere else.
+    """Put temporary files where there is room for them: in `folder` if nowhere else.
 
     Raises:
         InputError: no folder can be written.
@@ -60,7 +60,7 @@ def _usual() -> Path | None:
 
 
 def _own(folder: Path, usual: Path | None) -> Path | None:
-    """A new folder in `folder`; None where that has no more room than the usual one."""
+    """A new folder in `folder`; None if that has no more room than the usual one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if usual and _free(folder) < MIN_FREE:
@@ -77,7 +77,7 @@ def _own(folder: Path, usual: Path | None) -> Path | None:
 
 
 def _free(folder: Path) -> int:
-    """Bytes of room; plenty where the system does not say."""
+    """Free bytes; plenty if the system does not say."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
