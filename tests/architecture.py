@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,19 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = "qexport"
-SCRIPTS = ("benchmarks", "docs", "calibration_data")
-"""Folders beside the package whose scripts use it."""
-SETTINGS = "pyproject.toml"
-"""Names entry points as `module:name`."""
-TEXTS = ("Makefile", f"{PACKAGE}/**/*.html", f"{PACKAGE}/**/*.jinja")
-"""Files that call the package by name without being Python: commands and the page's templates."""
 MUTABLE = frozenset({"dict", "list", "set", "defaultdict", "OrderedDict", "Counter", "deque", "WeakKeyDictionary"})
 MUTATIONS = frozenset(
     {"add", "append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 )
 CACHES = frozenset({"cache", "lru_cache"})
-TRANSPARENT = frozenset({"dataclass", "cache", "lru_cache", "contextmanager", "runtime_checkable", "singledispatch"})
-"""Decorators that do not make a function known to anybody; all others, such as `app.command`, do."""
 
 
 class Violation(NamedTuple):
@@ -97,12 +88,12 @@ def _source(node: ast.ImportFrom, module: Module) -> str:
 
 
 def _called(node: ast.Call) -> str:
-    return _last_name(node.func)
+    return last_name(node.func)
 
 
-def _last_name(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Call):
-        return _last_name(node.func)
+        return last_name(node.func)
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
@@ -175,7 +166,7 @@ def job_stays_above(root: Path, allowed: Collection[str]) -> list[Violation]:
     broken = []
     for name, module in modules(root).items():
         knows = any(target.startswith(f"{PACKAGE}.job") for target in imports(root)[name])
-        if module.folder not in allowed and (knows or "ExportJob" in _names(module.tree)):
+        if module.folder not in allowed and (knows or "ExportJob" in names_in(module.tree)):
             broken.append(Violation(module.path, "knows ExportJob"))
     return broken
 
@@ -218,7 +209,7 @@ def no_module_state(root: Path) -> list[Violation]:
     return broken
 
 
-def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+def assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
     for node in tree.body:
         if isinstance(node, ast.Assign):
             yield from ((t.id, node.value) for t in node.targets if isinstance(t, ast.Name))
@@ -227,7 +218,7 @@ def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _empty_containers(tree: ast.Module) -> Iterator[str]:
-    for name, value in _assigned(tree):
+    for name, value in assigned(tree):
         literal = isinstance(value, ast.List | ast.Dict) and not ast.unparse(value)[1:-1]
         made = isinstance(value, ast.Call) and _called(value) in MUTABLE and not value.args and not value.keywords
         if literal or made:
@@ -236,7 +227,7 @@ def _empty_containers(tree: ast.Module) -> Iterator[str]:
 
 def _changed(tree: ast.Module) -> Iterator[str]:
     """Top-level names that are rebound by `global`, stored into, or changed through a method, inside a function."""
-    known = {name for name, _ in _assigned(tree)}
+    known = {name for name, _ in assigned(tree)}
     for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
         nodes = list(ast.walk(function))
         own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -244,7 +235,7 @@ def _changed(tree: ast.Module) -> Iterator[str]:
             if isinstance(node, ast.Global):
                 yield from node.names
             elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
-                yield from {_last_name(node.value)} & known - own
+                yield from {last_name(node.value)} & known - own
             elif isinstance(node, ast.Call):
                 yield from {_mutated(node)} & known - own
 
@@ -257,7 +248,7 @@ def _mutated(call: ast.Call) -> str:
 
 def _cached(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and any(_last_name(d) in CACHES for d in node.decorator_list):
+        if isinstance(node, ast.FunctionDef) and any(last_name(d) in CACHES for d in node.decorator_list):
             yield node.name
 
 
@@ -272,56 +263,7 @@ def nothing_imports_tests(root: Path) -> list[Violation]:
     ]
 
 
-def every_file_is_used(root: Path, public: Collection[str]) -> list[Violation]:
-    """Modules that neither the package, a script beside it nor an entry point imports or names.
-
-    Args:
-        public: paths, or beginnings of paths, of what is there for users of the package.
-    """
-    named = {target for name, targets in imports(root).items() for target in targets if target != name}
-    for tree in [*_scripts(root), *(module.tree for module in modules(root).values())]:
-        named |= {name for name in _names(tree) if name.startswith(PACKAGE)}
-    named |= {*_words_beside(root), *(module for module, _ in _entry_points(root))}
-    return [
-        Violation(module.path, "is used by nothing")
-        for name, module in modules(root).items()
-        if not module.path.endswith(("__init__.py", "__main__.py")) and name not in named
-        if not module.path.startswith(tuple(public))
-    ]
-
-
-def every_definition_is_used(root: Path, public: Collection[str]) -> list[Violation]:
-    """Top-level functions, classes and constants that nothing names but themselves and tests.
-
-    Names are compared as words: a dead function that is called like a living one is not found. `public` is that of
-    `every_file_is_used`.
-    """
-    count = Counter([*_words_beside(root), *(name for _, name in _entry_points(root))])
-    definitions = []
-    for tree in _scripts(root):
-        count.update(_names(tree))
-    for module in modules(root).values():
-        for node in module.tree.body:
-            count.update(_names(node))
-            definitions += [(module.path, name, name in _names(node)) for name in _defined(node)]
-    return [
-        Violation(f"{path}: {name}", "is named by nothing")
-        for path, name, names_itself in definitions
-        if count[name] == int(names_itself) and not path.startswith(tuple(public))
-    ]
-
-
-def _defined(node: ast.stmt) -> Iterator[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        if all(_last_name(decorator) in TRANSPARENT for decorator in node.decorator_list):
-            yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign):
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            if isinstance(target, ast.Name) and not target.id.startswith("__"):
-                yield target.id
-
-
-def _names(node: ast.AST) -> frozenset[str]:
+def names_in(node: ast.AST) -> frozenset[str]:
     """Every name that a piece of code reads, also in strings: dotted names, `module:name`, code for another process."""
     found = set()
     for inner in ast.walk(node):
@@ -336,21 +278,3 @@ def _names(node: ast.AST) -> frozenset[str]:
         elif isinstance(inner, ast.Constant) and re.search(r"^[\w.]+(:\w+)?$|from qexport", str(inner.value)):
             found |= set(re.findall(r"[\w.]+", str(inner.value)))
     return frozenset(found)
-
-
-@cache
-def _scripts(root: Path) -> tuple[ast.Module, ...]:
-    paths = [path for folder in SCRIPTS for path in sorted((root / folder).glob("*.py"))]
-    return tuple(ast.parse(path.read_text(encoding="utf-8")) for path in paths)
-
-
-@cache
-def _words_beside(root: Path) -> frozenset[str]:
-    texts = (path.read_text(encoding="utf-8") for pattern in TEXTS for path in root.glob(pattern))
-    return frozenset(word for text in texts for word in re.findall(r"(?=\b([\w.]+))", text))
-
-
-def _entry_points(root: Path) -> list[tuple[str, str]]:
-    settings = root / SETTINGS
-    text = settings.read_text(encoding="utf-8") if settings.is_file() else ""
-    return re.findall(r'"([\w.]+):(\w+)"', text)
