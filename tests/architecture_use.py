@@ -64,7 +64,7 @@ def every_definition_is_used(root: Path, public: Collection[str]) -> list[Violat
 
 def _defined(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        if all(last_name(decorator) in TRANSPARENT for decorator in node.decorator_list):
+        if all(last_name(decorator) in TRANSPARENT for decorator in node.decorator_list) and node.name[:2] != "__":
             yield node.name
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:

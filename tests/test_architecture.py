@@ -65,11 +65,13 @@ TORCH = (
     *("lowering", "backends", "verification", "measurement", "execution", "compat"),
 )
 """Not data, planning, detections, reporting or job: they start, and refuse, without it."""
+SIMULATED = "testing"
+"""A backend without a runtime: its files are simulated graphs."""
 
 
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "torch": TORCH,
-    "torchao": ("simulation", "backends/tflite"),
+    "torch": (*TORCH, SIMULATED),
+    "torchao": ("simulation", "backends/tflite", SIMULATED),
     "torchvision": ("compat",),
     "ultralytics": ("checkpoints", "programs", "data", "measurement", "compat"),
     "litert_torch": ("backends/tflite",),
@@ -95,6 +97,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 
 PUBLIC = (
     "qexport/detections/masks.py",  # masks from the raw outputs of integer-only files, on the user's device
+    "qexport/simulation/fake_quant.py",  # a plan with gradients, for training loops
     "qexport/testing",  # a backend that needs no runtime, for the tests of plug-ins
 )
 """What is there for users alone."""
@@ -135,6 +138,20 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Rule → where it does not hold, and why. An entry that is not needed any more fails, too."""
+
+COMING: Mapping[str, Mapping[str, str]] = {
+    "state": {
+        "qexport/compat/patches.py: _uses": "which thread sees a replaced function: patches are process-wide by nature",
+        "qexport/compat/patches.py: _taken_out": "as _uses, of environment variables",
+        "qexport/compat/patches.py: _values": "as _uses, of environment variables",
+        "qexport/reporting/json_form.py: _hints": "annotations of a class do not change, and are read for every entry",
+        "qexport/testing/program.py: program": "captured once for all checks of the contract",
+    },
+    "unused names": {
+        "qexport/compat/patches.py: PATCHES": "the list of what is changed, for readers and for its test",
+    },
+}
+"""Exceptions of files that branches in progress make. After the merge those still needed go to `EXCEPTIONS`."""
 
 UNTIL_MERGED: Mapping[str, frozenset[str]] = {
     "floors": frozenset(
@@ -236,7 +253,7 @@ UNTIL_MERGED: Mapping[str, frozenset[str]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_package_holds(rule: str) -> None:
-    excused = {*EXCEPTIONS.get(rule, {}), *UNTIL_MERGED.get(rule, frozenset())}
+    excused = {*EXCEPTIONS.get(rule, {}), *COMING.get(rule, {}), *UNTIL_MERGED.get(rule, frozenset())}
     assert [violation for violation in RULES[rule](ROOT) if violation.where not in excused] == []
 
 
