@@ -31,19 +31,19 @@ class QexportError(Exception):
 
 
 class UsageError(QexportError):
-    """The command line or the config file asks for something that cannot be."""
+    """The command line or the config file asks for something impossible."""
 
     exit_code = 2
 
 
 class InputError(QexportError):
-    """A file or folder that was given cannot be used."""
+    """A given file or folder cannot be used."""
 
     exit_code = 3
 
 
 class MissingExtraError(QexportError):
-    """A package that the asked format needs is not installed."""
+    """A package that a requested format needs is not installed."""
 
     exit_code = 4
 
