@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 COVERAGE_TOLERANCE = 0.005
+"""Shares of multiply-accumulates that are this far apart at most are the same."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 Box = dict[str, Any]
 """`box`: corners in pixels of the original image, `score`, and `class`.
 
-What is no upright box has an `outline`, polygons of x y x y …: of a mask or a turned box. A pose has `points`, triples
+What is no upright box has an `outline`, polygons of x y x y …: of a mask or a rotated box. A pose has `points`, triples
 of x, y and how sure it is that they can be seen.
 """
 
