@@ -98,16 +98,11 @@ def _title(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _name(artifact: ArtifactReport) -> str:
-    """What a row is called, and a warning about it."""
-    return f"{'engine' if artifact.engine else artifact.format} {artifact.precision}"
-
-
 def _row(artifact: ArtifactReport, columns: str) -> tuple[str, ...]:
     of_accuracy, of_latency = (MARK if artifact.warned(about) else "" for about in (ACCURACY, LATENCY))
     latency, drop = artifact.latency_ms, _drop(artifact, columns == COLUMNS[0]) or NOTHING
     return (
-        f"{_name(artifact)}{AWAY if stand_in(artifact) else ''}",
+        f"{artifact.label}{AWAY if stand_in(artifact) else ''}",
         f"{artifact.bytes / 1e6:.2f}",
         *_accuracy(artifact, drop if columns else "", of_accuracy),
         _figure(latency.p50 if latency else None, ".1f", of_latency),
@@ -142,7 +137,7 @@ def _drop(artifact: ArtifactReport, bounds: bool = True) -> str:
 
 def _drops(report: Report) -> list[Text]:
     """The same in lines of their own, where the table has no room for it."""
-    return [Text(f"drop of {_name(each)}: {_drop(each)}") for each in report.artifacts if _drop(each)]
+    return [Text(f"drop of {each.label}: {_drop(each)}") for each in report.artifacts if _drop(each)]
 
 
 def _legend(report: Report) -> list[Text]:
@@ -158,7 +153,7 @@ def _legend(report: Report) -> list[Text]:
     told += [f"{FAILED}: not written, or not to its end"] if report.failures else []
     names: dict[str, list[str]] = {}
     for each in report.artifacts:
-        names.setdefault(stand_in(each), []).append(_name(each))
+        names.setdefault(stand_in(each), []).append(each.label)
     away = [f"{AWAY} {', '.join(names[runtime])}: run by {runtime}" for runtime in names if runtime]
     return [Text("; ".join(told), style="dim"), *(Text(line) for line in away)]
 
@@ -172,7 +167,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
 
     What failed or is broken are error lines, which end the run.
     """
-    warnings = list_warnings(report, _name)
+    warnings = list_warnings(report, lambda artifact: artifact.label)
     lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in _planned(report)]

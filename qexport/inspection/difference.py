@@ -102,13 +102,9 @@ def compare_reports(a: Report, b: Report) -> Iterator[Row]:
     for part in ("calibration", "evaluation"):
         images = (getattr(each, part) for each in (a, b))
         yield _row(f"{part} images", *(_short(each.fingerprint if each else None) for each in images))
-    entries = [{_kind(artifact): artifact for artifact in each.artifacts} for each in (a, b)]
+    entries = [{artifact.label: artifact for artifact in each.artifacts} for each in (a, b)]
     for kind in dict.fromkeys([*entries[0], *entries[1]]):
         yield from _artifact_rows(kind, entries[0].get(kind), entries[1].get(kind))
-
-
-def _kind(artifact: ArtifactReport) -> str:
-    return f"{'engine' if artifact.engine else artifact.format} {artifact.precision}"
 
 
 def _artifact_rows(kind: str, a: ArtifactReport | None, b: ArtifactReport | None) -> Iterator[Row]:

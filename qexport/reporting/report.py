@@ -231,6 +231,11 @@ class ArtifactReport:
         """Its name without the folder that it lay in."""
         return file_name(self.path)
 
+    @property
+    def label(self) -> str:
+        """Format and precision, as options call them: `onnx int8`, `engine int8`."""
+        return f"{'engine' if self.engine else self.format} {self.precision}"
+
     def warned(self, about: str) -> tuple[Warning, ...]:
         """The warnings that a figure of this kind must not be shown without."""
         return tuple(warning for warning in self.warnings if warning.about == about)
