@@ -129,7 +129,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/backends/tensorrt/build_engine.py": "a script of its own, copied beside the graph to the device",
     },
     "runtimes": {
-        "qexport/inspection/cross_check.py: torch": "Ultralytics' metrics, which two runtimes are compared by, take tensors",
+        "qexport/inspection/cross_check.py: torch": "Ultralytics' metrics, which compare two runtimes, take tensors",
     },
     "state": {
         "qexport/checkpoints/unpickle.py: _standing_for": "two pickled references to a class have to be one object",
