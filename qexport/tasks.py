@@ -1,8 +1,31 @@
-"""The tasks of models: what a validator of Ultralytics is called for each, and how its metrics are named."""
+"""The tasks of models: what labels have to fit, which validator of Ultralytics scores each, how metrics are named."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model was trained for, as far as a data set's labels have to fit it.
+
+    Attributes:
+        path: the model's file, for messages.
+        task: a key of `SCORING`; "" where an ONNX file does not say.
+        names: class index → class name.
+        channels: of its input.
+        kpt_shape: of a pose model how many keypoints, and values of each; None for other tasks, or where nobody says.
+        single_class: labels of all classes count as one.
+    """
+
+    path: Path
+    task: str
+    names: Mapping[int, str]
+    channels: int
+    kpt_shape: tuple[int, ...] | None = None
+    single_class: bool = False
 
 
 @dataclass(frozen=True)
