@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ class Variable:
     versions: str
     why: str
     always: bool = False
+
+
+@dataclass(frozen=True)
+class Absent:
+    """An environment variable that is taken out for a while."""
+
+    name: str
+    versions: str
+    why: str
 
 
 FONT_CHECK = Patch(
@@ -97,6 +107,12 @@ TENSORFLOW_LOG = Variable("TF_CPP_MIN_LOG_LEVEL", "3", "tensorflow 2, ai-edge-li
 TENSORFLOW_NOTES = Variable("TF_CPP_MIN_LOG_LEVEL", "2", TENSORFLOW_LOG.versions, "the same, but for errors")
 VARIABLES = (*OFFLINE, *NO_TELEMETRY, OPENVINO_TELEMETRY, ONE_THREAD, LITERT_PROGRESS, TENSORFLOW_LOG, TENSORFLOW_NOTES)
 
+TORCH_LOADERS = Absent(
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD",
+    "torch 2.6 and later",
+    "with it torch refuses every other unpickler, and does not see that ours allows less than its own",
+)
+
 HIDDEN_MODULES = {
     "openvino_telemetry": "openvino has no other switch, but a stub of its own where its telemetry package is missing"
 }
@@ -117,6 +133,25 @@ def hide_modules() -> None:
         modules.setdefault(name, None)
 
 
+@contextmanager
+def without_variable(variable: Absent) -> Iterator[None]:
+    """Take a variable out of the environment for the time of the block; the last block out puts it back."""
+    entered = False
+    try:
+        with _lock:
+            if not _taken_out[variable]:
+                _values[variable] = os.environ.pop(variable.name, None)
+            _taken_out[variable] += 1
+            entered = True
+        yield
+    finally:
+        with _lock:
+            _taken_out[variable] -= entered
+            value = None if _taken_out[variable] else _values.pop(variable, None)
+            if value is not None:
+                os.environ[variable.name] = value
+
+
 @dataclass(frozen=True)
 class _Use:
     """A function that is replaced at present.
@@ -134,6 +169,8 @@ class _Use:
 
 _lock = threading.Lock()
 _uses: dict[Patch, _Use] = {}
+_taken_out: Counter[Absent] = Counter()
+_values: dict[Absent, str | None] = {}
 
 
 @contextmanager

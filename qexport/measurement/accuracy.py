@@ -195,7 +195,7 @@ class _ClassRecorder:
 
     def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
         samples = validator.dataloader.dataset.samples
-        done = len(self.confident)  # in the order of the data set: it is not shuffled
+        done = len(self.confident)  # in the order of the data set: see `validator.validate`
         self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
         for name, probabilities in zip(self.latest, predictions, strict=True):
             self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])

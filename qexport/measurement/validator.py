@@ -106,13 +106,13 @@ def make_validator(
 
 @torch.inference_mode()
 def validate(validator: Any, model: Model, recorder: Recorder, on_image: Callable[[], None]) -> Any:
-    """Run the whole data set and return the validator's metrics.
+    """Run the whole data set in its own order, and return the validator's metrics.
 
     Args:
         on_image: called after each image, for a progress bar.
     """
     validator.names = model.names
-    validator.dataloader = validator.get_dataloader(validator.data[validator.args.split], validator.args.batch)
+    validator.dataloader = _in_order(validator)
     validator.init_metrics(model)
     for number, loaded in enumerate(validator.dataloader):
         validator.batch_i = number
@@ -126,3 +126,12 @@ def validate(validator: Any, model: Model, recorder: Recorder, on_image: Callabl
     validator.get_stats()
     validator.finalize_metrics()
     return validator.metrics
+
+
+def _in_order(validator: Any) -> Any:
+    """The validator's data loader in the order of the data set; a classifier's own shuffles."""
+    from ultralytics.data import build_dataloader
+
+    batch = validator.args.batch
+    dataset = validator.get_dataloader(validator.data[validator.args.split], batch).dataset
+    return build_dataloader(dataset, batch, workers=0, shuffle=False, rank=-1, device=validator.device)
