@@ -33,6 +33,7 @@ class Scoring:
     """How Ultralytics scores a task.
 
     Attributes:
+        title: what the task is called in a sentence.
         module, validator: where its validator is.
         metric: which of the validator's metrics is the task's own.
         other: the second one, such as that of the boxes around masks; "" for none.
@@ -40,6 +41,7 @@ class Scoring:
         correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
     """
 
+    title: str
     module: str
     validator: str
     metric: str
@@ -49,8 +51,9 @@ class Scoring:
 
 
 SCORING = {
-    "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
+    "detect": Scoring("object detection", "ultralytics.models.yolo.detect", "DetectionValidator", "box"),
     "segment": Scoring(
+        "instance segmentation",
         "ultralytics.models.yolo.segment",
         "SegmentationValidator",
         "seg",
@@ -59,12 +62,20 @@ SCORING = {
         "tp_m",
     ),
     "pose": Scoring(
-        "ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50"), "tp_p"
+        "pose estimation",
+        "ultralytics.models.yolo.pose",
+        "PoseValidator",
+        "pose",
+        "box",
+        ("pose mAP50-95", "pose mAP50"),
+        "tp_p",
     ),
-    "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
-    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
+    "obb": Scoring("oriented boxes", "ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "classify": Scoring(
+        "classification", "ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""
+    ),
 }
 
 
-QUERIES = Scoring("ultralytics.models.rtdetr", "RTDETRValidator", "box")
+QUERIES = Scoring("object detection", "ultralytics.models.rtdetr", "RTDETRValidator", "box")
 """RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""

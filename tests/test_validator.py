@@ -18,6 +18,7 @@ from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import class_of, image_list, load_dataset, load_folder
 from qexport.detections.layout import HeadLayout
+from qexport.inspection.recheck import _scored_layout
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import evaluate
 from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
@@ -134,7 +135,8 @@ def test_a_format_that_ultralytics_cannot_load_is_scored(
     found = evaluate(runner, layout(form), "detect", data, batch=batch, on_image=lambda: images.append(None))
     assert set(runner.seen) == {(batch, 3, *SIZE)}  # the last of two is one photo and one of zeros
     assert len(images) == found.images == len(PHOTOS)
-    assert (found.map, found.map50, found.fidelity) == (pytest.approx(PERFECT), pytest.approx(PERFECT), None)
+    assert [found.map, found.map50] == pytest.approx([PERFECT, PERFECT])
+    assert found.fidelity is None
     assert found.unread == ()
     for name, link in data.links.items():
         boxes, classes = found.detections[name]
@@ -152,6 +154,21 @@ def test_what_is_not_found_costs_accuracy_and_fidelity(data: EvaluationSet, tmp_
     assert found.map == pytest.approx(expected, abs=0.01)
     assert found.fidelity == pytest.approx(found.map)
     assert [len(found.detections[name][1]) for name in sorted(data.links)] == [1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "nms", "rows", "boxes"),
+    [
+        ("end2end", False, True, "corners"),
+        ("one2many", False, False, "centre"),
+        ("one2many", True, True, "corners"),
+        ("queries", False, True, "unit centre"),
+        ("classifier", False, False, ""),
+    ],
+)
+def test_a_report_says_how_its_models_outputs_are_scored(head: str, nms: bool, rows: bool, boxes: str) -> None:
+    found = _scored_layout({"head": head, "nms": nms, "imgsz": [96, 160], "classes": 7})
+    assert (found.imgsz, found.classes, found.end2end, found.box_format) == ((96, 160), 7, rows, boxes)
 
 
 @pytest.mark.slow
@@ -192,7 +209,7 @@ def test_a_classifiers_answers_are_kept_by_the_image_that_they_are_of(batch: int
     kind = HeadLayout((), (32, 32), 3, head="classifier")
     found = evaluate(runner, kind, "classify", data, batch=batch)
     assert set(runner.seen) == {(batch, 3, 32, 32)}
-    assert (found.map, found.map50) == (pytest.approx(3 / 5), pytest.approx(1.0))
+    assert [found.map, found.map50] == pytest.approx([3 / 5, 1])
     for name, link in data.links.items():
         number = int(link.stem)
         score: Any = found.scores[name]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qexport.backends.protocol import Runner
 from qexport.compat.patches import FONT_CHECK, replaced
+from qexport.compat.torchvision import repair
 from qexport.detections.layout import HeadLayout
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.tasks import Scoring
@@ -78,6 +79,7 @@ def make_validator(
         batch: images that are loaded at a time.
         folder: for what it writes.
     """
+    repair()  # validators import torchvision
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
     base: Any = getattr(import_module(scoring.module), scoring.validator)
