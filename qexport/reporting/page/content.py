@@ -10,6 +10,7 @@ from typing import Any
 from qexport.reporting.honesty import ABOUT, Warned, about, collected
 from qexport.reporting.page.typeset import form_of, lookup, typeset
 from qexport.reporting.provenance import scored_images, stand_in
+from qexport.tasks import SCORING
 
 FORMATS = {
     "tflite": "TFLite",
@@ -18,13 +19,7 @@ FORMATS = {
     "tensorrt": "TensorRT",
     "edgetpu": "Edge TPU",
 }
-TASKS = {
-    "detect": "object detection",
-    "segment": "instance segmentation",
-    "pose": "pose estimation",
-    "obb": "oriented boxes",
-    "classify": "classification",
-}
+TASKS = {name: scoring.title for name, scoring in SCORING.items()}
 ClassRow = tuple[int, Mapping[str, Any], float | None]
 """Place of a class in the report, its dictionary, and its drop: FP32 minus what was asked for."""
 
