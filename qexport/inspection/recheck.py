@@ -17,11 +17,12 @@ from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
 from qexport.detections.agreement import CONFIDENCE, Agreement, compare_all
 from qexport.detections.faults import MIN_AGREEMENT, faults, remark
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError, QexportError, named_reason
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.samples import Samples, detect, load_samples
 from qexport.planning.plan import load_plan
-from qexport.reporting.report import ArtifactReport, Report
+from qexport.reporting.report import ArtifactReport, ModelInfo, Report
 from qexport.verification.coverage import covers_the_same
 from qexport.verification.plan_check import compare_plan
 
@@ -77,7 +78,7 @@ def recheck(artifact: Path, report: Report, data: Dataset | None, threads: int) 
         "outputs": lambda: _outputs(artifact, backend, threads),
     }
     if data is not None:
-        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads)
     for name, submit in questions.items():
         yield _answered(name, submit)
 
@@ -167,24 +168,31 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 
 
 def _accuracy(
-    artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset
+    artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset, threads: int
 ) -> tuple[bool | None, str]:
     from qexport.measurement.accuracy import evaluate
     from qexport.measurement.evaluation_set import make_evaluation_set
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 
-    images = image_list(data, "val")
-    data = replace(data, single_class=report.model.single_class)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        names = dict(enumerate(report.model.names))
-        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
-        scored = evaluate(artifact, report.model.task or "", linked, Path(scratch))
+    images, model = image_list(data, "val"), report.model
+    data = replace(data, single_class=model.single_class)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.names)))
+        runner, layout = backend.runner(artifact, threads), _scored_layout(model)
+        scored = evaluate(runner, layout, model.task or "", linked, batch=model.batch)
     notes = accuracy_warnings(scored.images, scored.unread, 0)
-    metric = SCORING[report.model.task or ""].names[0]
+    metric = SCORING[model.task or ""].names[0]
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
     warned = f" (warning: {'; '.join(note.text for note in notes)})" if notes else ""
     reported, evaluation = entry.accuracy.map if entry.accuracy else None, report.evaluation
     if reported is None or evaluation is None or evaluation.fingerprint != fingerprint(images):
         return None, f"{text}, the report has none of these images{warned}"
     return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"
+
+
+def _scored_layout(model: ModelInfo) -> HeadLayout:
+    """What scoring has to know of the outputs, from what the report says of the model."""
+    height, width = model.imgsz
+    rows = model.head in ("end2end", "queries") or bool(model.nms)
+    return HeadLayout((), (height, width), model.classes, end2end=rows, head=model.head)

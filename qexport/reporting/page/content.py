@@ -19,14 +19,8 @@ from qexport.reporting.report import (
     Report,
 )
 from qexport.reporting.warning_list import ListedWarning, list_warnings
+from qexport.tasks import SCORING
 
-TASKS = {
-    "detect": "object detection",
-    "segment": "instance segmentation",
-    "pose": "pose estimation",
-    "obb": "oriented boxes",
-    "classify": "classification",
-}
 BESIDE = (ACCURACY, LATENCY, ARTIFACT)
 """What warnings are about that stand beside something on the page; those of the run stand above."""
 UNKNOWN_TASK = "outputs of unknown meaning"
@@ -192,7 +186,7 @@ def subject(report: Report) -> str:
 
 def task_name(task: str | None) -> str:
     """What a task is called."""
-    return TASKS.get(task, task) if task else UNKNOWN_TASK
+    return SCORING[task].title if task in SCORING else task or UNKNOWN_TASK
 
 
 def failing(report: Report) -> list[Outcome]:
