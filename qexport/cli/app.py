@@ -161,11 +161,13 @@ def demo(
 def formats() -> None:
     """List the formats, their precisions, and whether this installation can write them."""
     from qexport.backends.registry import available_formats, find_backend
-    from qexport.errors import MissingExtraError
+    from qexport.errors import MissingExtraError, PluginError
 
     for name in available_formats():
         try:
-            print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
+            print(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
+        except PluginError as error:
+            print(f"{name}: broken ({error})")
         except MissingExtraError as error:
             print(f"{name}: not installed ({error.remedy})")
 

@@ -117,7 +117,7 @@ def _rows(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> tor
     """(n, 6) detections of one image: corners in pixels, score, class; of rotated boxes those of the unturned one."""
     from ultralytics.utils.ops import xywh2xyxy
 
-    found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
+    found = detections_in(as_columns(runner(batch)[0][0], layout), layout, FAINT)
     boxes = torch.from_numpy(found.boxes)
     if layout.box_format == ROTATED:
         boxes = xywh2xyxy(boxes)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qexport.backends.info import check_precision
+from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx
 from qexport.errors import InputError, UsageError
 from qexport.reporting.gate import check_measured
 from qexport.system.files import check_folder
@@ -29,7 +31,6 @@ NOTHING_KEPT = {
     "int8-full": "it has no float: use --precision int8",
 }
 IO_TYPES = ("int8", "uint8")
-FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
@@ -40,12 +41,10 @@ def check_job(job: ExportJob) -> None:
     Raises:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
-    from qexport.backends.registry import find_class
-
     for row in (*RANGES, *CHOICES):
         row.check(job)
     for name in job.format:
-        find_class(name)  # a word that is none first: what it needs says nothing
+        find_info(name)  # a word that is none first: what it needs says nothing
     _check_cpu(job)
     for conflict in CONFLICTS:
         conflict.check(job)
@@ -119,17 +118,27 @@ def _derived(job: ExportJob) -> dict[str, str]:
     target = TARGETS.get(job.target or "")
     runs, kind, short = target.runs if target else (), target.cpu if target else ANY, job.short_forms
     option = f"--target {job.target}, which is {job.precision}," if target else f"--precision {job.precision}"
+    same = _same_files(job)
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
+        "files": " and ".join(", ".join(display_name(name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
         "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
+        "same_files": " and ".join(same),
+        "last_of_same": same[-1] if same else "",
         "integers": f"--target {job.target}" if job.only_integers else f"--io {job.io}",
     }
+
+
+def _same_files(job: ExportJob) -> tuple[str, ...]:
+    """Formats of a job whose files have the same names; those that are built into something else come last."""
+    asked = sorted((find_info(name) for name in job.format), key=lambda info: info.engine is not None)
+    suffixes = [info.suffix for info in asked]
+    return tuple(info.name for info in asked if suffixes.count(info.suffix) > 1)
 
 
 def _another_cpu(job: ExportJob) -> bool:
@@ -190,9 +199,9 @@ CONFLICTS = (
         "its CPU is {target_cpu}: leave out one of them",
     ),
     Conflict(
-        lambda job: {"tflite", "edgetpu"} <= {*job.format},
-        "formats tflite and edgetpu write the same files",
-        "give --format edgetpu alone",
+        lambda job: _same_files(job),
+        "formats {same_files} write the same files",
+        "give --format {last_of_same} alone",
     ),
     Conflict(lambda job: job.int8 and job.half, "--int8 and --half exclude each other", "give one of them"),
     Conflict(
@@ -242,7 +251,6 @@ def _check_size(job: ExportJob) -> None:
 
 def _check_source(job: ExportJob) -> None:
     """Refuse what an ONNX file cannot become, and what only makes sense for one."""
-    from qexport.backends.registry import find_class, formats_from_onnx
     from qexport.data.input_form import pixel_form
 
     pixel_form(job.pixels)
@@ -252,7 +260,7 @@ def _check_source(job: ExportJob) -> None:
                 raise UsageError(f"--{option.replace('_', '-')} is for ONNX files", "leave it out")
         return
     for name in job.format:
-        if not getattr(find_class(name), "from_onnx", False):
+        if not find_info(name).from_onnx:
             able = alternatives(formats_from_onnx())
             raise UsageError(f"format {name} cannot be written from an ONNX file", f"{able} can; or give the .pt file")
     if job.precision in ("int8-full", "w8a16"):
@@ -263,11 +271,7 @@ def _check_source(job: ExportJob) -> None:
 
 
 def _check_format(name: str, job: ExportJob) -> None:
-    from qexport.backends.registry import find_backend
-
-    backend = find_backend(name)
-    if job.precision not in backend.precisions:
-        able = ", ".join(sorted(backend.precisions))
-        raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
-    if job.dynamic and not backend.dynamic:
+    info = find_backend(name).info  # where it is installed
+    check_precision(info, job.precision)
+    if job.dynamic and not info.dynamic:
         raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

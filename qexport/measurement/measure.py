@@ -77,13 +77,15 @@ def _outputs(
     missing: list[Unmeasured],
 ) -> dict[Path, tuple[OutputFidelity, ...]]:
     """Compare every artifact's outputs with those of the FP32 file of its runtime."""
-    floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
+    floats = {w.backend.info.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
-    for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
+    for item in (
+        w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.info.name in floats
+    ):
         paths = images.evaluation[: MAX_COMPARED * program.batch]
-        title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
+        title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(missing, "outputs", item.artifact.path), clock.step(*title, len(paths)) as advance:
-            reference = item.backend.runner(floats[item.backend.name], job.threads)
+            reference = item.backend.runner(floats[item.backend.info.name], job.threads)
             actual = item.backend.runner(item.artifact.path, job.threads)
             batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
             found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
@@ -111,9 +113,9 @@ def _latencies(
         grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
         batch = next(iter(sample_inputs(images.samples, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        for name in dict.fromkeys(item.backend.name for item in timed):
+        for name in dict.fromkeys(item.backend.info.name for item in timed):
             runners: dict[Timed, Runner] = {}
-            for item in (item for item in timed if item.backend.name == name):
+            for item in (item for item in timed if item.backend.info.name == name):
                 with attempt(missing, "latency", item.artifact.path):
                     runners |= _runners(item, job.threads)
             with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
@@ -145,7 +147,7 @@ def _timed(
         return dict(zip(runners, measured.values(), strict=True))
     for (path, _), runner in runners.items():
         with attempt(blamed, "latency", path):
-            runner.run(batch)
+            runner(batch)
     missing += blamed or together
     names = {each.artifact for each in blamed or together}
     able = {(path, kind): runner for (path, kind), runner in runners.items() if path.name not in names}
@@ -168,10 +170,10 @@ def _accuracies(
         for item in scored:
             path = item.artifact.path
             with attempt(missing, "accuracy", path):
-                reference = references.get(item.backend.name)
+                reference = references.get(item.backend.info.name)
                 found[path] = _accuracy(item, (task, head), data, Path(scratch), reference, clock)
                 if item.artifact.precision == "fp32":
-                    references[item.backend.name] = found[path].detections
+                    references[item.backend.info.name] = found[path].detections
     return found
 
 
@@ -184,7 +186,7 @@ def _accuracy(
     clock: Clock,
 ) -> Accuracy:
     path = item.artifact.path
-    kind = item.backend.name if item.engine_runtime is None else "engine"
+    kind = item.backend.info.name if not item.engine else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with clock.step(*title, len(data.links)) as advance, item.backend.validation():
         return evaluate(path, model[0], data, scratch, reference, advance, model[1])

@@ -13,6 +13,7 @@ from typing import Any
 from qexport import __version__
 from qexport.backends.artifact import manifest_path
 from qexport.backends.device_fit import DeviceFit
+from qexport.backends.registry import reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import fingerprint
@@ -131,7 +132,7 @@ class Report:
     baseline: dict[str, str] | None = None
     unmeasured: tuple[Unmeasured, ...] = ()
     saved: str = ""
-    environment: dict[str, Any] = field(default_factory=lambda: environment())
+    environment: dict[str, Any] = field(default_factory=lambda: environment(reported_packages()))
     schema: int = SCHEMA
     qexport: str = __version__
 
@@ -235,7 +236,7 @@ def artifact_entry(
         sha256=artifact.sha256,
         bytes=artifact.bytes,
         runtime=item.runtime,
-        engine=item.engine_runtime is not None,
+        engine=item.engine,
         accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None, evidence, names),
         latency_ms=_latency_entry(latency),
         latency_float_ms=_latency_entry(float_latency),

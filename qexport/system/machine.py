@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,29 +49,23 @@ def choices(text: str) -> dict[str, str]:
     return {name.strip(): kind.strip() for name, _, kind in parts}
 
 
-PACKAGES = (
-    "torch",
-    "ultralytics",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tflite-micro",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-)
+PACKAGES = ("torch", "ultralytics", "numpy")
+"""What every run needs."""
 
 
-def environment() -> dict[str, Any]:
-    """Machine and package versions that the figures were measured with."""
+def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Machine and package versions that the figures were measured with.
+
+    Args:
+        packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+    """
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": processor_name(),
         "cpu_kind": cpu_kind(),
         "cores": os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in (*PACKAGES, *packages) if (found := _version(name))},
     }
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from qexport.backends.info import check_precision
 from qexport.backends.openvino.half import compress
-from qexport.backends.protocol import LowerOptions
+from qexport.backends.openvino.info import INFO
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import OPENVINO, RuntimeProfile, for_saturating_cpus
-from qexport.programs.onnx.session import PACKAGES as ONNX_PACKAGES
-from qexport.programs.onnx.session import check_packages
-from qexport.system.machine import ANY, AVX2
 
 if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    from qexport.lowering.request import Lowering
 
 OPSET = 18
 MODEL = "model.xml"
@@ -39,51 +35,28 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 class OpenVINOBackend:
     """Writes IR folders that OpenVINO and Ultralytics load."""
 
-    name = "openvino"
-    suffix = "_openvino_model"
-    runtime = "OpenVINO, CPU plugin"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
-        "int8": {ANY: OPENVINO, AVX2: for_saturating_cpus(OPENVINO)}
-    }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
-    dynamic = True
-    offloadable = False
-    timed = True
-    from_onnx = True
-    half_scope = "constants"
+    info = INFO
 
-    def __init__(self) -> None:
-        check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
-
-    def lower(
-        self,
-        program: Program,
-        plan: QuantPlan | None,
-        metadata: Mapping[str, Any],
-        path: Path,
-        options: LowerOptions = LowerOptions(),
-    ) -> None:
+    def lower(self, request: Lowering, path: Path) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        openvino, half = _openvino(), metadata.get("precision") == "fp16"
+        check_precision(self.info, request.target.precision)
+        openvino, half, float32 = _openvino(), request.target.precision == "fp16", request.float32
+        opset = request.options.get("opset") or OPSET
         path.mkdir()
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             graph = Path(scratch) / "graph.onnx"
-            write_onnx(program, plan, metadata, graph, options.opset or OPSET, half=False)
+            write_onnx(request.program, request.plan, request.metadata, graph, opset, half=False)
             try:
                 model = openvino.Core().read_model(graph)
                 _number_operations(model)
-                if half and options.float32:
-                    compress(model, options.float32)
-                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not options.float32)
+                if half and float32:
+                    compress(model, float32)
+                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not float32)
             except RuntimeError as error:
                 shutil.rmtree(path)
                 first = next(iter(str(error).splitlines()), "")
                 raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
-        (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
-
-    def float_weights(self, program: Program) -> dict[str, str]:
-        """Layers that keep float weights in "int8-dynamic", with the reason."""
-        return behind_split(program)
+        (path / METADATA).write_text(yaml.safe_dump(dict(request.metadata), sort_keys=False), encoding="utf-8")
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
@@ -142,26 +115,9 @@ class OpenVINORunner:
         self.float_type = float_type(model)
         self._request = model.create_infer_request()
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output, the detections first."""
-        return [output.copy() for output in self._request.infer({0: batch}).to_tuple()]
-
-
-def behind_split(program: Program) -> dict[str, str]:
-    """Layers of 1 by 1 that read a part of a split, with the reason why they keep float weights.
-
-    The CPU plugin of 2026.4 fails on INT8 weights there.
-    Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
-    """
-    from qexport.planning.weights import weight_array
-
-    readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
-    found = (v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))
-    return dict.fromkeys(found, "OpenVINO's CPU plugin fails on INT8 weights behind a split")
+        return tuple(output.copy() for output in self._request.infer({0: batch}).to_tuple())
 
 
 def _openvino() -> Any:

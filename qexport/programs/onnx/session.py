@@ -29,14 +29,9 @@ class OnnxRunner:
         self._session = session(path, threads, fused=fused)
         self._input = self._session.get_inputs()[0].name
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output, the detections first."""
-        found: list[NDArray[np.float32]] = self._session.run(None, {self._input: batch})
-        return found
+        return tuple(self._session.run(None, {self._input: batch}))
 
 
 def check_packages(name: str, packages: tuple[str, ...]) -> None:

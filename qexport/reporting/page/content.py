@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any
 
+from qexport.backends.registry import display_name
 from qexport.reporting.honesty import ABOUT, Warned, about, collected
 from qexport.reporting.page.typeset import form_of, lookup, typeset
 from qexport.reporting.provenance import scored_images, stand_in
 
-FORMATS = {
-    "tflite": "TFLite",
-    "onnx": "ONNX",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "edgetpu": "Edge TPU",
-}
 TASKS = {
     "detect": "object detection",
     "segment": "instance segmentation",
@@ -101,7 +95,7 @@ class Entry:
 
 def format_name(artifact: Mapping[str, Any]) -> str:
     """Name of a format; an engine is named as one."""
-    name = FORMATS.get(artifact["format"], artifact["format"])
+    name = display_name(artifact["format"])
     return f"{name} engine" if artifact.get("engine") else name
 
 
