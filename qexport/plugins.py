@@ -6,10 +6,12 @@ over weights). Names are listed without importing anything; only what is asked f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
-from qexport.errors import PluginError, UsageError
+from qexport.errors import MissingExtraError, PluginError, UsageError
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -38,6 +40,17 @@ def lookup(group: str, name: str) -> Any:
         raise PluginError(
             f"{name} in {group}: {_package(entry)} cannot be loaded ({reason})", "repair or uninstall it"
         ) from error
+
+
+def check_modules(what: str, modules: Iterable[str], install: str) -> None:
+    """Raise `MissingExtraError` where a module that something needs cannot be imported; nothing is imported.
+
+    Args:
+        install: what pip installs for it.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(f"{what} needs {', '.join(missing)}", f"pip install '{install}'")
 
 
 def _package(entry: EntryPoint) -> str:

@@ -92,10 +92,10 @@ class Runs:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         if self.error:
             raise self.error
-        return batch
+        return (batch,)
 
 
 def written(name: str, error: Exception | None = None, loads: Exception | None = None, precision: str = "int8") -> Any:
@@ -104,9 +104,9 @@ def written(name: str, error: Exception | None = None, loads: Exception | None =
             raise loads
         return Runs(error)
 
-    backend = SimpleNamespace(name="onnx", runner=runner, validation=nullcontext)
+    backend = SimpleNamespace(info=SimpleNamespace(name="onnx"), runner=runner, validation=nullcontext)
     artifact = SimpleNamespace(path=Path(name), precision=precision)
-    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine_runtime=None)
+    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine=False)
 
 
 @pytest.mark.parametrize("fault", list(FAULTS))

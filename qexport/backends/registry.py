@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.backends.info import BackendInfo
 from qexport.backends.protocol import Backend, DeviceChecker
-from qexport.errors import MissingExtraError, PluginError, UsageError
-from qexport.plugins import lookup, names
+from qexport.errors import PluginError, UsageError
+from qexport.plugins import check_modules, lookup, names
 from qexport.targets import TARGETS
 from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, closest, plain
 
@@ -56,9 +55,7 @@ def find_backend(name: str) -> Backend:
         MissingExtraError: packages that it needs are not installed.
     """
     kind = find_class(name)
-    missing = [module for module in kind.info.modules if find_spec(module) is None]
-    if missing:
-        raise MissingExtraError(f"format {name} needs {', '.join(missing)}", f"pip install '{kind.info.install}'")
+    check_modules(f"format {name}", kind.info.modules, kind.info.install)
     return kind()
 
 

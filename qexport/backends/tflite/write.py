@@ -89,10 +89,10 @@ WRITERS: Mapping[str, Callable[[Lowering, Path], None]] = {
 def prepared(program: Program) -> GraphModule:
     """A copy of the program's graph as consumers of the file expect its boxes."""
     graph = copied(program)
-    if not program.final and program.raw_boxes:
+    unit = dict(graph.named_buffers()).get("decode.unit")
+    if not program.final and unit is not None:
         # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
         height, width = program.imgsz
-        unit = graph.get_buffer("decode.unit")
         unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
     return graph
 
