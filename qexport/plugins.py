@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 
-from qexport.errors import MissingExtraError, PluginError, UsageError
+from qexport.errors import MissingExtraError, PluginError
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -23,12 +23,12 @@ def lookup(group: str, name: str) -> Any:
     """Load what is registered as `name`.
 
     Raises:
-        UsageError: nothing is.
+        KeyError: nothing is.
         PluginError: two packages register different things as `name`, or the one that does cannot be loaded.
     """
     entries = {entry.value: entry for entry in entry_points(group=group) if entry.name == name}
     if not entries:
-        raise UsageError(f"{group} has no {name}", f"choose from {', '.join(names(group))}")
+        raise KeyError(name)
     if len(entries) > 1:
         packages = " and ".join(sorted(_package(entry) for entry in entries.values()))
         raise PluginError(f"{name} is registered in {group} by {packages}", "uninstall one of them")

@@ -59,6 +59,7 @@ class OnnxBackend:
             arithmetic=executed_macs(path, content.macs),
             needs=needs_of(proto),
             biases=content.biases,
+            metadata={entry.key: entry.value for entry in proto.metadata_props},
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:

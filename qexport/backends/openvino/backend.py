@@ -72,6 +72,7 @@ class OpenVINOBackend:
             complete=True,
             arithmetic=executed_macs(compiled(path, 1), total),
             needs=needs_of((path / MODEL).read_text(encoding="utf-8")),
+            metadata=read_metadata(path),
         )
 
     def runner(self, path: Path, threads: int) -> OpenVINORunner:
@@ -154,9 +155,14 @@ def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
 
 def _stays_exact(path: Path) -> bool:
     """Whether an IR, or the folder that it is in, was written as FP32."""
-    metadata = (path if path.is_dir() else path.parent) / METADATA
-    content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
-    return isinstance(content, dict) and content.get("precision") == "fp32"
+    return read_metadata(path if path.is_dir() else path.parent).get("precision") == "fp32"
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata beside an IR; nothing where there are none."""
+    file = folder / METADATA
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class TensorRTBackend:
             complete=True,
             needs=needs,
             biases=content.biases,
+            metadata={entry.key: entry.value for entry in proto.metadata_props},
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:

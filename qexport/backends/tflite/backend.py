@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +37,12 @@ class TFLiteBackend:
         append_metadata(path, request.metadata)
 
     def read(self, path: Path) -> StoredGraph:
-        """Read types, scales and INT8 weights from the flatbuffer."""
+        """Read types, scales and INT8 weights from the flatbuffer, and the metadata behind it."""
+        from qexport.backends.tflite.file import read_metadata
         from qexport.backends.tflite.read import read_file
 
-        return read_file(path)
+        metadata = read_metadata(path) if zipfile.is_zipfile(path) else {}
+        return replace(read_file(path), metadata=metadata)
 
     def runner(self, path: Path, threads: int) -> Runner:
         """Load the file into LiteRT."""
