@@ -143,11 +143,6 @@ def test_multiply_accumulates_of_the_small_file_by_hand(small: tuple[Path, Quant
     assert stored.coverage == 1
 
 
-def test_equal_inputs_give_equal_files(plain: Program, small: tuple[Path, QuantPlan], tmp_path: Path) -> None:
-    TFLiteBackend().lower(lowering(plain, "int8", small[1]), tmp_path / "again.tflite")
-    assert (tmp_path / "again.tflite").read_bytes() == small[0].read_bytes()
-
-
 def test_attention_in_integers_around_it_holds_its_plan(tiny: Program, tmp_path: Path) -> None:
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax")
     path, backend = tmp_path / "tiny.tflite", TFLiteBackend()

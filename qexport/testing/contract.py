@@ -34,7 +34,8 @@ def check_backend(backend: Backend, precisions: Iterable[str] | None = None) -> 
     """Write a small detector in every precision, and hold the files to what backends promise.
 
     Equal requests give equal files. The plan is in the file, and is read back from it: another scale and another weight
-    are noticed. Metadata come back. The runtime computes what the plan says, and any number of images where `dynamic`.
+    are noticed. Metadata come back. The runtime computes what the plan says, and any number of images where `dynamic`
+    (in FP32).
     A precision that `info` does not list is refused without a file. Importing the backend imports no runtime.
 
     Args:
@@ -49,9 +50,10 @@ def check_backend(backend: Backend, precisions: Iterable[str] | None = None) -> 
     _check_import(backend)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         _check_refusal(backend, Path(scratch))
-        for precision in sorted(info.precisions if precisions is None else precisions):
+        tried = sorted(info.precisions if precisions is None else precisions)
+        for precision in tried:
             _check_precision(_Case(backend, precision, Path(scratch)))
-        if info.dynamic and "fp32" in info.precisions:
+        if info.dynamic and "fp32" in tried:
             _check_dynamic(_Case(backend, "fp32", Path(scratch), dynamic=True))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.info import BackendInfo, check_precision
+from qexport.backends.protocol import Runner
 from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.profile import COMMON, LOGISTIC, TFLITE, RuntimeProfile
 from qexport.system.machine import ANY
@@ -58,9 +59,10 @@ class FakeBackend:
         layers = [value for value in program.values.values() if value.weight and value.name not in request.float32]
         half = frozenset(layer.weight for layer in layers) if request.target.precision == "fp16" else frozenset()
         nodes, constants = to_json(graph, half)
-        content = {f"{CONSTANT}{name}": array for name, array in constants.items()}
+        content: dict[str, Any] = {f"{CONSTANT}{name}": array for name, array in constants.items()}
+        content |= {NODES: np.array(nodes), METADATA: np.array(json.dumps(dict(request.metadata)))}
         with path.open("wb") as file:  # NumPy gives every member the same date
-            np.savez(file, **{NODES: np.array(nodes), METADATA: np.array(json.dumps(dict(request.metadata)))}, **content)
+            np.savez(file, **content)
 
     def read(self, path: Path) -> StoredGraph:
         """Read the Q/DQ pairs and the integers back; layers between pairs count as integers."""
@@ -76,7 +78,7 @@ class FakeBackend:
             metadata=metadata,
         )
 
-    def runner(self, path: Path, threads: int) -> FakeRunner:
+    def runner(self, path: Path, threads: int) -> Runner:
         """Load the archive; PyTorch's threads are left as they are."""
         return FakeRunner(path)
 

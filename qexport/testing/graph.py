@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,17 @@ def _tensor(graph: GraphModule, name: str) -> Tensor:
 
 def _shape(node: Node) -> list[int] | None:
     made = node.meta.get("val")
-    return [int(n) if isinstance(n, int) else 1 for n in made.shape] if isinstance(made, Tensor) else None
+    return list(_sizes(made)) if isinstance(made, Tensor) else None
+
+
+def _sizes(tensor: Tensor) -> Iterator[int]:
+    """A tensor's shape; a number of images that is open counts as one."""
+    sizes: Iterable[Any] = tensor.shape
+    return (1 if isinstance(size, torch.SymInt) else int(size) for size in sizes)
 
 
 def _target(node: Node) -> str:
-    target = node.target
+    target: Any = node.target
     return f"operator.{target.__name__}" if getattr(target, "__module__", "") == "_operator" else str(target)
 
 

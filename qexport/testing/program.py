@@ -22,7 +22,7 @@ STRIDE, CLASSES = 8, 2
 
 
 class Detector(nn.Module):
-    """SiLU, split, sum, concatenation, pooling, resizing, groups and attention, with a one-to-many head of one level."""
+    """SiLU, split, sum, concatenation, pooling, resizing, groups, attention, and a one-to-many head of one level."""
 
     def __init__(self) -> None:
         super().__init__()
