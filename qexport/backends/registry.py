@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
@@ -61,8 +61,14 @@ def find_backend(name: str) -> Backend:
 
 def infos() -> tuple[BackendInfo, ...]:
     """All formats by name, but for those whose package is broken: asking for such a one says so."""
+    return known(available_formats())
+
+
+def known(formats: Iterable[str]) -> tuple[BackendInfo, ...]:
+    """Those of the formats that are registered, and whose package is not broken."""
+    able = set(formats) & set(available_formats())
     found = []
-    for name in available_formats():
+    for name in sorted(able):
         with suppress(PluginError):
             found.append(find_info(name))
     return tuple(found)

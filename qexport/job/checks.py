@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qexport.backends.info import check_precision
-from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx
+from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.reporting.gate import check_measured
 from qexport.system.files import check_folder
@@ -41,7 +41,7 @@ def check_job(job: ExportJob) -> None:
     Raises:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
-    for row in (*RANGES, *CHOICES):
+    for row in (*RANGES, *CHOICES, Choice("precision", _precisions(job), PRECISION_ALIASES)):
         row.check(job)
     for name in job.format:
         find_info(name)  # a word that is none first: what it needs says nothing
@@ -54,6 +54,12 @@ def check_job(job: ExportJob) -> None:
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
+
+
+def _precisions(job: ExportJob) -> tuple[str, ...]:
+    """Words for precisions: all usual ones, and those that only the job's formats have."""
+    own = {precision for info in known(job.format) for precision in info.precisions}
+    return (*PRECISIONS, *sorted(own - {*PRECISIONS}))
 
 
 def alternatives(words: Sequence[str]) -> str:
@@ -157,7 +163,6 @@ RANGES = (
 CHOICES = (
     Choice("head", HEADS),
     Choice("ranges", RANGE_METHODS),
-    Choice("precision", PRECISIONS, PRECISION_ALIASES),
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
 )

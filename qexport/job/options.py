@@ -20,8 +20,6 @@ from qexport.targets import INTEGERS_ONLY, TARGETS, preset
 
 __all__ = ["OPSETS", "PRECISIONS", "ExportJob", "make_job", "read_config"]
 
-CALIBRATED = frozenset({"int8", "int8-full", "w8a16"})
-"""Precisions whose activations are integers with scales from calibration."""
 SHORT_FORMS = ("int8", "half")
 
 
@@ -128,7 +126,10 @@ class ExportJob:
     @property
     def integer_device(self) -> bool:
         """Whether it is for a device that computes with integers only."""
-        return self.format == ("edgetpu",) or self.only_integers
+        from qexport.backends.registry import known
+
+        formats = known(self.format)
+        return self.only_integers or (bool(formats) and all(info.precisions == {INTEGERS_ONLY} for info in formats))
 
     @property
     def only_integers(self) -> bool:
@@ -147,8 +148,10 @@ class ExportJob:
 
     @property
     def calibrates(self) -> bool:
-        """Whether activations get scales from calibration."""
-        return self.precision in CALIBRATED
+        """Whether activations get scales from calibration: integers of a profile have them."""
+        from qexport.backends.registry import known
+
+        return any(self.precision in info.profiles for info in known(self.format))
 
     def needs_float_counterpart(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
