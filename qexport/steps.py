@@ -171,7 +171,7 @@ def _lower(
 ) -> None:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
     target = target_for(backend.info, precision, kind_for(source.job.cpu, backend.info.name))
-    options = options_from(backend.info, vars(source.job))
+    options = options_from(backend.info, source.job.backend_options)
     backend.lower(Lowering(source.program, target, metadata, plan, options, float32, notes.append), path)
 
 
@@ -187,7 +187,7 @@ def build_engine(source: Source, graph: ArtifactResult) -> ArtifactResult:
     path = source.job.folder / f"{job.stem}_{precision}{builder.info.engine.suffix}"
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
     batches = {"most_images": max(16, job.batch), "likely_images": job.batch}
-    options = options_from(builder.info, {**vars(job), **batches})
+    options = options_from(builder.info, {**batches, **job.backend_options})
     builder.build(graph.artifact.path, path, metadata, options)
     return ArtifactResult(
         describe_artifact(path, builder.info.name, precision),

@@ -38,6 +38,15 @@ class Elsewhere(FakeBackend):
     info = replace(FakeBackend.info, modules=("no_such_module",), install="no-such-package")
 
 
+class Scaled(FakeBackend):
+    """Has an option, and notes its value in the file."""
+
+    info = replace(FakeBackend.info, options=(Option("level", int, 3), Option("batch", int, 1)))
+
+    def lower(self, request: Lowering, path: Path) -> None:
+        super().lower(replace(request, metadata={**request.metadata, **request.options}), path)
+
+
 def options(out: Path, **more: object) -> dict[str, object]:
     model, data = str(DEMO / "shapes26.pt"), str(DEMO / "shapes" / "shapes.yaml")
     quick = {"imgsz": 64, "calib_images": 2, "no_eval": True, "no_latency": True}
@@ -135,3 +144,21 @@ def test_options_are_the_backends_own() -> None:
         options_from(info, {"level": "high"})
     with pytest.raises(UsageError, match="option kind cannot be c: give one of a, b"):
         options_from(info, {"kind": "c"})
+
+
+def test_an_option_of_another_package_comes_from_the_command_line(tmp_path: Path) -> None:
+    with registered(Scaled):
+        job = make_job(options(tmp_path, option="level=5"))
+        export(job, Silent())
+        said = FakeBackend().read(tmp_path / "shapes26_fp32.fake").metadata
+        assert (said["level"], said["batch"]) == (5, 1)
+        for wrong, words in {
+            "level=high": "option level cannot be high: give a value of type int",
+            "depth=5": "--option depth=5 is none of format fake: give level as NAME=VALUE",
+            "level": "--option level is none of format fake",
+            "batch=2": "--option batch=2 is none of format fake",  # it has an option of its own: --batch
+        }.items():
+            with pytest.raises(UsageError, match=words):
+                make_job(options(tmp_path, option=wrong))
+    with pytest.raises(UsageError, match="--option level=5 is none of format openvino: leave it out"):
+        make_job(options(tmp_path, format="openvino", option="level=5"))

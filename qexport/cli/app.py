@@ -127,6 +127,9 @@ def export_command(
         str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
     ] = None,
     bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
+    option: Annotated[
+        str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
+    ] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,

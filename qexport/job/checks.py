@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qexport.backends.info import check_precision
+from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.reporting.gate import check_measured
@@ -51,6 +51,7 @@ def check_job(job: ExportJob) -> None:
     _check_places(job)
     _check_source(job)
     _check_size(job)
+    _check_options(job)
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
@@ -275,8 +276,20 @@ def _check_source(job: ExportJob) -> None:
         raise UsageError(f"{option} cannot be chosen for an ONNX file", "export the .pt file with it")
 
 
+def _check_options(job: ExportJob) -> None:
+    """Refuse options that none of the formats has, and those that are given twice over."""
+    own = {option.name for info in known(job.format) for option in info.options}
+    free = sorted(own - vars(job).keys())
+    for text in job.option:
+        name, equals, _ = text.partition("=")
+        if not equals or name not in free:
+            able = f"give {alternatives(free)} as NAME=VALUE" if free else "leave it out"
+            raise UsageError(f"--option {text} is none of format {', '.join(job.format)}", able)
+
+
 def _check_format(name: str, job: ExportJob) -> None:
     info = find_backend(name).info  # where it is installed
     check_precision(info, job.precision)
+    options_from(info, job.backend_options)
     if job.dynamic and not info.dynamic:
         raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

@@ -70,6 +70,7 @@ class ExportJob:
         raw_outputs: of an ONNX file, values behind which everything stays float, in place of what is found by itself.
         pixels: what an ONNX file wants pixels to be: see `qexport.data.input_form`.
         bgr: an ONNX file wants blue first.
+        option: options of formats that have others than these, each as NAME=VALUE.
     """
 
     model: str
@@ -116,6 +117,7 @@ class ExportJob:
     raw_outputs: tuple[str, ...] = ()
     pixels: str = "0..1"
     bgr: bool = False
+    option: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Let the short forms fill in the precision."""
@@ -140,6 +142,11 @@ class ExportJob:
     def short_forms(self) -> dict[str, str]:
         """Option → the precision that it means."""
         return {"int8": INTEGERS_ONLY if self.integer_device else "int8", "half": "fp16"}
+
+    @property
+    def backend_options(self) -> dict[str, Any]:
+        """What backends may read as their own options, by name: see `qexport.backends.info.options_from`."""
+        return {**vars(self), **dict(each.split("=", 1) for each in self.option if "=" in each)}
 
     @property
     def range_method(self) -> str:
