@@ -37,8 +37,9 @@ from qexport.system.files import write_text, write_whole
 from qexport.system.machine import kind_for
 from qexport.verification.constants import check_weights
 from qexport.verification.finite import FiniteRunner, generated_input
+from qexport.verification.output_check import check_outputs
 from qexport.verification.result import ArtifactResult, summary_of
-from qexport.verification.verify import check_outputs, verify
+from qexport.verification.verify import verify
 
 
 def write_float(source: Source, backend: Backend, precision: str) -> ArtifactResult:

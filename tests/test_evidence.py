@@ -17,10 +17,10 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
-from qexport.detections.found import Found
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.average_precision import ImageScores
 from qexport.measurement.evidence.gather import Evidence, accuracy_entry, gather
+from qexport.measurement.image_detections import ImageDetections, detections_of
 from qexport.measurement.measure import Figures
 from qexport.planning.plan import to_json
 from qexport.planning.planner import make_plan
@@ -46,7 +46,8 @@ def accuracy(folder: Path, misses: Sequence[int], score: float) -> Accuracy:
         scores[name] = ImageScores(
             np.ones((count, 10), dtype=bool), np.full(count, score), np.full(count, 2), np.full(1, 2)
         )
-        found[name] = Found(folder / name, (40, 40), boxes, torch.full((count,), score), torch.full((count,), 2.0))
+        seen = detections_of(boxes, torch.full((count,), score), torch.full((count,), 2.0))
+        found[name] = ImageDetections(folder / name, (40, 40), seen)
     return Accuracy(1 - 0.1 * len(misses), 1, 0.9, IMAGES, (), {}, scores=scores, found=found)
 
 

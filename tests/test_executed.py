@@ -22,7 +22,8 @@ from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.programs.program import Program
 from qexport.system.machine import VNNI, cpu_kind
-from qexport.verification.verify import Verification, check_coverage, check_plan
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import Verification, check_plan
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")

@@ -1,4 +1,4 @@
-"""Read a `.pt` checkpoint, without running what may hide in it, into a float module.
+"""Read a `.pt` checkpoint into a float module, running nothing that may hide in it.
 
 A `.pt` file is a pickle, and loading one runs what it says. So the file's bytes are read once, by us, and unpickled
 as data (`unpickle`); a model is made of that only where it is nothing but layers with data in them (`rebuild`).

@@ -35,7 +35,7 @@ def quiet_ultralytics() -> None:
 def quiet_libraries() -> None:
     """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread.
 
-    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (ARCHITECTURE.md). Whole
+    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (docs/decisions/007). Whole
     images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
     program's own settings hold.
     """

@@ -16,16 +16,16 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend, infos
 from qexport.data.images import stream
-from qexport.detections.agreement import CONFIDENCE, Findings
-from qexport.detections.decode import HeadLayout
-from qexport.errors import InputError
-from qexport.inspection.manifest import read_manifest, samples_of
+from qexport.detections.agreement import CONFIDENCE, Findings, compare_all
+from qexport.detections.layout import HeadLayout
+from qexport.errors import InputError, first_line
+from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.run_folder import report_beside
-from qexport.inspection.samples import Samples, batches_of, detect, load_samples, shared
+from qexport.inspection.samples import Samples, batches_of, detect, load_samples
 from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.reporting.gate import Entry, NumberFormat, file_name
 from qexport.reporting.load import SavedReport, read_report
-from qexport.verification.plan_check import MAX_LISTED, WeightNames, furthest, own_names, scales_differ
+from qexport.verification.plan_check import furthest, listed, own_names, scales_differ
 
 UNSEEN = 0.005
 """Difference of scores, and of the overlap of boxes from one, that is taken for none."""
@@ -180,14 +180,12 @@ def _read(backend: Backend, path: Path) -> StoredGraph:
     try:
         return backend.read(path)
     except Exception as error:  # readers of damaged files raise anything
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} cannot be read ({first})", "give a file that qexport wrote") from error
+        raise InputError(f"{path} cannot be read ({first_line(error)})", "give a file that qexport wrote") from error
 
 
 def _tensors(stored: StoredGraph, artifact: Path) -> Mapping[str, StoredTensor]:
     """A file's tensors, weights by the names of their own layers where the manifest beside it knows them."""
-    plan = (read_manifest(artifact) or {}).get("plan") or {}
-    return own_names(stored.tensors, WeightNames(plan.get("weights", {}), plan.get("merged", {})))
+    return own_names(stored.tensors, recorded_names(read_manifest(artifact) or {}))
 
 
 def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
@@ -231,8 +229,7 @@ def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{', '.join(names[:MAX_LISTED])}{more}" if names else NOTHING
+    return listed(names, ", ") if names else NOTHING
 
 
 def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence[Path], threads: int) -> Iterator[Row]:
@@ -252,7 +249,7 @@ def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence
 
 def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout) -> Row:
     """How alike two artifacts' findings are: equal where nothing that a reader would see differs."""
-    same = shared(a, b, layout)
+    same = compare_all(a, b, layout)
     if layout.classifier:
         share = same.share or 0.0
         return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)

@@ -16,7 +16,7 @@ from qexport import __version__
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
-from qexport.verification.plan_check import weight_names
+from qexport.verification.plan_check import WeightNames, weight_names
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable
@@ -99,6 +99,12 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
     found: dict[str, Any] = content
     return found
+
+
+def recorded_names(manifest: Mapping[str, Any]) -> WeightNames:
+    """What leads from names in the file to its plan's weights; nothing where the manifest knows no plan."""
+    plan = manifest.get("plan") or {}
+    return WeightNames(plan.get("weights", {}), plan.get("merged", {}))
 
 
 def samples_of(artifact: Path) -> Path:

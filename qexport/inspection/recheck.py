@@ -16,17 +16,20 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
-from qexport.detections.agreement import CONFIDENCE, MIN_AGREEMENT, Agreement, faults, remark
-from qexport.errors import InputError, QexportError
-from qexport.inspection.manifest import read_manifest, samples_of
-from qexport.inspection.samples import Samples, detect, load_samples, shared
+from qexport.detections.agreement import CONFIDENCE, Agreement, compare_all
+from qexport.detections.faults import MIN_AGREEMENT, faults, remark
+from qexport.errors import InputError, QexportError, named_reason
+from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
+from qexport.inspection.samples import Samples, detect, load_samples
 from qexport.planning.plan import load_plan
 from qexport.reporting.gate import Entry, file_name
-from qexport.verification.plan_check import WeightNames, compare_plan
+from qexport.verification.coverage import covers_the_same
+from qexport.verification.plan_check import compare_plan
 
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
-COVERAGE_TOLERANCE = 0.005
+MAX_REASON = 120
+"""Characters of what a reader says of a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,7 @@ def _answered(name: str, submit: Callable[[], tuple[bool | None, str]]) -> Check
     except QexportError as error:
         return Check(name, False, str(error))
     except Exception as error:  # whatever a reader raises of a damaged file
-        first = next(iter(str(error).splitlines()), "")[:120]
-        reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
-        return Check(name, False, f"the file cannot be read or run ({reason})")
+        return Check(name, False, f"the file cannot be read or run ({named_reason(error, MAX_REASON)})")
 
 
 def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
@@ -111,8 +112,7 @@ def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, 
         return None, f"no {path.name} beside the file"
     if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
         return False, f"{path} is not the plan that the file was made from"
-    names = WeightNames(known.get("weights", {}), known.get("merged", {}))
-    same = compare_plan(load_plan(path), backend.read(artifact), names)
+    same = compare_plan(load_plan(path), backend.read(artifact), recorded_names(manifest))
     if same.wrong:
         return False, f"the file differs from the plan in {same.summary}"
     # Manifests of earlier versions do not say what a file calls weights whose kernel computes the activation, too.
@@ -136,9 +136,9 @@ def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | No
     here = f"{stored.coverage:.1%} of the arithmetic runs in integers here, {reported:.1%} in the report"
     planned = (entry.get("verification") or {}).get("planned_coverage")
     if planned is None:  # of an earlier version, which did not tell the file from its runtime
-        return abs(stored.coverage - reported) <= COVERAGE_TOLERANCE, here
+        return covers_the_same(stored.coverage, reported), here
     text = f"{stored.stored_coverage:.1%} of the arithmetic is in integers, {planned:.1%} was planned"
-    return abs(stored.stored_coverage - planned) <= COVERAGE_TOLERANCE, f"{text}; {here}"
+    return covers_the_same(stored.stored_coverage, planned), f"{text}; {here}"
 
 
 def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
@@ -151,7 +151,7 @@ def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | Non
     if artifact.name not in samples.found:
         return None, f"{path.name} has nothing of this file, or is of an earlier version"
     found = detect(backend.runner(artifact, threads), samples.batches, samples.layout)
-    return judged(shared(samples.found[artifact.name], found, samples.layout), samples)
+    return judged(compare_all(samples.found[artifact.name], found, samples.layout), samples)
 
 
 def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:

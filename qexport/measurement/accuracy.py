@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from qexport.detections.found import Findings, Found, found_in
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
 from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.tasks import QUERIES, SCORING
 
 TRUTH_CONFIDENCE = 0.25
@@ -61,7 +60,7 @@ class Accuracy:
     detections: Detections
     box_map: float | None = None
     scores: Scores = field(default_factory=dict)
-    found: Findings = field(default_factory=dict)
+    found: DetectionsByImage = field(default_factory=dict)
 
 
 def evaluate(
@@ -179,7 +178,7 @@ class _Recorder:
         self.links = links or {}
         self.correct = correct
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
         self.metrics = DetMetrics()
@@ -239,7 +238,7 @@ class _ClassRecorder:
         self.reference = reference
         self.links = links
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
 
@@ -249,8 +248,7 @@ class _ClassRecorder:
         self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
         for name, probabilities in zip(self.latest, predictions, strict=True):
             self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
-            every = torch.arange(len(probabilities))
-            self.found[name] = Found(self.links[name], (0, 0), torch.zeros(0, 0), probabilities.clone(), every)
+            self.found[name] = answer_in(self.links[name], probabilities)
 
     def record_scores(self, validator: Any) -> None:
         """Keep answer and label of the latest images: one of each, right or wrong."""

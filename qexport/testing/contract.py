@@ -148,7 +148,8 @@ def _planned(case: _Case, program: Program) -> QuantPlan | None:
 def _check_plan(case: _Case, program: Program, plan: QuantPlan, stored: StoredGraph) -> None:
     """The file holds the plan, and would not pass for one of another scale or of other weights."""
     from qexport.verification.constants import check_biases, check_weights
-    from qexport.verification.verify import check_coverage, check_plan
+    from qexport.verification.coverage import check_coverage
+    from qexport.verification.verify import check_plan
 
     def check(of: Program, by: QuantPlan) -> None:
         if by.integer:

@@ -1,8 +1,7 @@
 """How like the float file's outputs an artifact's are, where nobody says what they mean: SQNR and cosine.
 
-An output often holds pixels and scores side by side, and pixels, which are a thousand times larger, would hide
-everything else in one figure. So each column (a side of the box, a class) is compared by itself, too. Where the model
-sorts its rows (TopK), near ties change places: the columns are then compared sorted.
+Each column is compared by itself, too: see `qexport.detections.columns`. Where the model sorts its rows (TopK), near
+ties change places: the columns are then compared sorted.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from qexport.detections.decode import decoded, dequantised, layout_of
+from qexport.detections.decode import decoded, dequantised
+from qexport.detections.layout import layout_of
 from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten

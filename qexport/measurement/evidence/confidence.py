@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qexport.detections.found import Findings, pairs
+from qexport.detections.matching import pairs
+from qexport.measurement.image_detections import DetectionsByImage
 
 EDGES = np.linspace(-0.5, 0.5, 41)
 """Bin edges of the histogram of shifts; what lies beyond counts into the outermost bins."""
@@ -36,7 +37,7 @@ class ConfidenceShift:
     counts: tuple[int, ...]
 
 
-def confidence_shift(reference: Findings, own: Findings, least: float) -> ConfidenceShift | None:
+def confidence_shift(reference: DetectionsByImage, own: DetectionsByImage, least: float) -> ConfidenceShift | None:
     """Compare scores of detections that pair up; None where none do.
 
     The float file's detections count from `least` on, the other file's whatever their score: one that falls below the
@@ -45,12 +46,13 @@ def confidence_shift(reference: Findings, own: Findings, least: float) -> Confid
     """
     two: list[tuple[float, float]] = []
     for name, found in reference.items():
-        if not found.has_boxes:
-            answer = int(found.scores.argmax())
-            two.append((float(found.scores[answer]), float(own[name].scores[answer])))
+        expected, actual = found.probabilities, own[name].probabilities
+        if expected is not None and actual is not None:
+            answer = int(expected.argmax())
+            two.append((float(expected[answer]), float(actual[answer])))
             continue
-        kept = found.confident(least)
-        two += [(float(kept.scores[i]), float(own[name].scores[j])) for i, j in pairs(kept, own[name])]
+        kept, other = found.detections.confident(least), own[name].detections
+        two += [(float(kept.scores[i]), float(other.scores[j])) for i, j in pairs(kept, other)]
     return summary(two) if two else None
 
 
