@@ -53,8 +53,10 @@ def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit
         if submit:
             submit(ReadSource(job, path, images.samples))
         notes: list[str] = []
-        source = read_source(job, path, images.samples, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
-        images = as_trained(source.checkpoint, images)
+        source = read_source(
+            job, path, images.samples, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images))
+        )
+        images = as_trained(source.checkpoint.task_spec, images)
         images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
         if baseline:
             _check_baseline(baseline, source, images)

@@ -58,7 +58,17 @@ def measure_run(
     with attempt([], REPORT):  # the report that comes last says so
         save_report(replace(report, warnings=(*report.warnings, UNFINISHED)), job.report_json)
     task = source.checkpoint.task
-    figures = measure(job, task, source.program, images, written, clock, missing)
+    figures = measure(
+        source.program,
+        task,
+        images,
+        written,
+        threads=job.threads,
+        accuracy=not job.no_eval,
+        latency=job.measures_latency,
+        clock=clock,
+        missing=missing,
+    )
     evidence = gather(source.program, task, table, written, figures, clock, missing)
     samples = None
     with attempt(missing, "samples"), clock.step("samples", "Keeping samples"):

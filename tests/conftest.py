@@ -26,6 +26,7 @@ from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.lowering.request import Lowering, Target
+from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.planning.plan import QuantPlan
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program, capture
@@ -131,6 +132,16 @@ def lowering(
     if metadata is None:  # hand-made heads give boxes in pixels
         program, metadata = replace(program, final=True), {"precision": precision, "end2end": True}
     return Lowering(program, Target("any", precision), metadata, plan, options, float32, warn)
+
+
+def validated(artifact: Path, task: str, data: EvaluationSet, scratch: Path) -> Any:
+    """Metrics of `YOLO(file).val()`: Ultralytics loads the file itself."""
+    from ultralytics.models import YOLO
+
+    model: Any = YOLO(str(artifact), task=task)
+    return model.val(
+        data=str(data.yaml), device="cpu", plots=False, verbose=False, project=str(scratch), name="val", exist_ok=True
+    )
 
 
 def statistics_of(data: NDArray[np.floating], limit: float) -> Statistics:

@@ -18,6 +18,7 @@ from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
 from qexport.detections.agreement import CONFIDENCE, Agreement, compare_all
 from qexport.detections.faults import MIN_AGREEMENT, faults, remark
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError, QexportError, named_reason
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.samples import Samples, detect, load_samples
@@ -80,7 +81,7 @@ def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, thr
         "outputs": lambda: _outputs(artifact, backend, threads),
     }
     if data is not None:
-        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads)
     for name, submit in questions.items():
         yield _answered(name, submit)
 
@@ -170,24 +171,31 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 
 
 def _accuracy(
-    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset
+    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset, threads: int
 ) -> tuple[bool | None, str]:
     from qexport.measurement.accuracy import evaluate
     from qexport.measurement.evaluation_set import make_evaluation_set
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 
-    images = image_list(data, "val")
-    data = replace(data, single_class=report["model"].get("single_class", False))
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        names = dict(enumerate(report["model"].get("names") or ()))
-        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
-        scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
+    images, model = image_list(data, "val"), report["model"]
+    data = replace(data, single_class=model.get("single_class", False))
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.get("names") or ())))
+        runner, layout = backend.runner(artifact, threads), _scored_layout(model)
+        scored = evaluate(runner, layout, model["task"], linked, batch=model.get("batch", 1))
     notes = accuracy_warnings(scored.images, scored.unread, 0)
-    metric = SCORING[report["model"]["task"]].names[0]
+    metric = SCORING[model["task"]].names[0]
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
     warned = f" (warning: {'; '.join(notes)})" if notes else ""
     reported, evaluation = (entry.get("accuracy") or {}).get("map"), report.get("evaluation")
     if reported is None or evaluation is None or evaluation["fingerprint"] != fingerprint(images):
         return None, f"{text}, the report has none of these images{warned}"
     return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"
+
+
+def _scored_layout(model: Mapping[str, Any]) -> HeadLayout:
+    """What scoring has to know of the outputs, from the report's entry of the model."""
+    height, width = model["imgsz"]
+    rows = model["head"] in ("end2end", "queries") or bool(model.get("nms"))
+    return HeadLayout((), (height, width), model["classes"], end2end=rows, head=model["head"])

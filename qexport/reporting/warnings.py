@@ -29,7 +29,7 @@ def run_warnings(
     """What a reader must know of the run as a whole."""
     found = list(checkpoint.notes)
     other = (
-        mismatch(checkpoint, images.calibration_dataset)
+        mismatch(checkpoint.task_spec, images.calibration_dataset)
         if images.calibration_dataset and images.calibration_dataset is not images.evaluation_data
         else ""
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +80,6 @@ class FakeBackend:
     def runner(self, path: Path, threads: int) -> Runner:
         """Load the archive; PyTorch's threads are left as they are."""
         return FakeRunner(path)
-
-    def validation(self) -> AbstractContextManager[None]:
-        """Ultralytics cannot load the archive."""
-        return nullcontext()
 
 
 class FakeRunner:

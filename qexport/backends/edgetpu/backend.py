@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,6 @@ class EdgeTPUBackend:
     def runner(self, path: Path, threads: int) -> Runner:
         """Load the file into LiteRT, which computes the same integers."""
         return self._files.runner(path, threads)
-
-    def validation(self) -> AbstractContextManager[None]:
-        """Ultralytics cannot decode integer-only files."""
-        return self._files.validation()
 
     def fit(self, file: Path, path: Path) -> DeviceFit:
         """Check every operator against the compiler's documented limits."""

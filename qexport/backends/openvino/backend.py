@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 from qexport.backends.info import check_precision
 from qexport.backends.openvino.half import compress
 from qexport.backends.openvino.info import INFO
+from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
@@ -84,23 +82,6 @@ class OpenVINOBackend:
         runner = OpenVINORunner(path, threads, exact=False)
         return None if runner.float_type == "FP32" else (runner.float_type, runner)
 
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """Keep FP32 files in FP32: Ultralytics' loader leaves it to the plugin."""
-        from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
-
-        original = Loader.load_model
-
-        def load_model(loader: Any, weight: str | Path) -> None:
-            with exact_cores() if _stays_exact(Path(weight)) else nullcontext():
-                original(loader, weight)
-
-        setattr(Loader, "load_model", load_model)  # noqa: B010 (an assignment is refused by the type checker)
-        try:
-            yield
-        finally:
-            setattr(Loader, "load_model", original)  # noqa: B010
-
 
 class OpenVINORunner:
     """An IR folder on OpenVINO's CPU plugin; FP32 ones in FP32, others as Ultralytics runs them.
@@ -122,8 +103,7 @@ class OpenVINORunner:
 
 
 def _openvino() -> Any:
-    # Set before the import: the package reports its use to its maker otherwise.
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    set_variables(OPENVINO_TELEMETRY)  # read on import
     import openvino
 
     return openvino
@@ -163,21 +143,3 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     file = folder / METADATA
     content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     return content if isinstance(content, dict) else {}
-
-
-@contextmanager
-def exact_cores() -> Iterator[None]:
-    """Let every core that is made meanwhile compile for the CPU in FP32."""
-    openvino = _openvino()
-    original = openvino.Core
-
-    class Core(original):  # type: ignore[misc, valid-type]  # the class of a package without types
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            self.set_property("CPU", EXACT)
-
-    openvino.Core = Core
-    try:
-        yield
-    finally:
-        openvino.Core = original

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,12 +48,6 @@ class TFLiteBackend:
         from qexport.backends.tflite.file import read_metadata
 
         return runner_of(interpreter(path, threads), read_metadata(path))
-
-    def validation(self) -> contextlib.AbstractContextManager[None]:
-        """Ultralytics cannot decode integer-only files."""
-        from qexport.backends.tflite.integer_only import validated_through_decode
-
-        return validated_through_decode()
 
 
 class LiteRunner:

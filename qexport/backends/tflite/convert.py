@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qexport.compat.patches import LITERT_PROGRESS, TENSORFLOW_NOTES, set_variables
 from qexport.errors import ConversionError
 
 
@@ -54,8 +54,7 @@ def convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], Non
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keep the converter's and the interpreter's own progress lines away from ours."""
-    os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_variables(LITERT_PROGRESS, TENSORFLOW_NOTES)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -11,14 +11,9 @@ from qexport.backends.registry import display_name
 from qexport.reporting.honesty import ABOUT, Warned, about, collected
 from qexport.reporting.page.typeset import form_of, lookup, typeset
 from qexport.reporting.provenance import scored_images, stand_in
+from qexport.tasks import SCORING
 
-TASKS = {
-    "detect": "object detection",
-    "segment": "instance segmentation",
-    "pose": "pose estimation",
-    "obb": "oriented boxes",
-    "classify": "classification",
-}
+TASKS = {name: scoring.title for name, scoring in SCORING.items()}
 ClassRow = tuple[int, Mapping[str, Any], float | None]
 """Place of a class in the report, its dictionary, and its drop: FP32 minus what was asked for."""
 
