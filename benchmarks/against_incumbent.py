@@ -144,7 +144,7 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
                 path = exported(YOLO, shared, model, name, precision, folder / "ultralytics")
                 runner = runner_of(path, name, precision)
                 # Rows of six are detections, others anchors: (1, 300, 6) or (1, 4 + classes, anchors).
-                rows_of_six = runner.run(np.zeros((1, 3, *SIZE), np.float32)).shape[-1] == 6
+                rows_of_six = runner(np.zeros((1, 3, *SIZE), np.float32))[0].shape[-1] == 6
                 layout = HeadLayout((), SIZE, len(dataset.names), end2end=rows_of_six)
                 found = evaluate(runner, layout, "detect", data, reference=reference)
                 reference = reference or found.detections

@@ -4,6 +4,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── UsageError          exit 2   the command line or the config file
 ├── InputError          exit 3   a model, data set, image or folder that cannot be used
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
+│   └── PluginError              … or is broken, or two packages claim one name
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why
@@ -46,6 +47,10 @@ class MissingExtraError(QexportError):
     """A package that a requested format needs is not installed."""
 
     exit_code = 4
+
+
+class PluginError(MissingExtraError):
+    """A package that registers a plug-in is broken, or two of them claim one name."""
 
 
 class ConversionError(QexportError):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qexport.backends.protocol import Backend, EngineBuilder
-from qexport.backends.registry import find_backend, find_class
+from qexport.backends.registry import find_backend, find_info
 from qexport.calibration.calibrate import calibrate, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.clock import Clock
@@ -97,7 +97,7 @@ def has_task_metadata(job: ExportJob) -> bool:
 def _ask_for_float(source: Source, submit: Submit) -> Pending:
     """FP32 files need no calibration: the second process starts with them."""
     job = source.job
-    wanted = (name for name in offloaded_formats(job) if job.needs_float_counterpart(find_class(name).timed))
+    wanted = (name for name in offloaded_formats(job) if job.needs_float_counterpart(find_info(name).timed))
     return {(name, "fp32"): submit(_request(source, name, "fp32")) for name in wanted}
 
 
@@ -149,16 +149,16 @@ def _write_format(
 ) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision = source.job, source.job.precision
-    with clock.step(f"lower_{backend.name}_{precision}", f"Writing {backend.name} {precision.upper()}"):
+    with clock.step(f"lower_{backend.info.name}_{precision}", f"Writing {backend.info.name} {precision.upper()}"):
         asked = _write(source, table, backend, precision, pending)
     yield asked
-    if job.needs_float_counterpart(backend.timed):
-        with clock.step(f"lower_{backend.name}_fp32", f"Writing {backend.name} FP32"):
+    if job.needs_float_counterpart(backend.info.timed):
+        with clock.step(f"lower_{backend.info.name}_fp32", f"Writing {backend.info.name} FP32"):
             yield _write(source, None, backend, "fp32", pending)
     if isinstance(backend, EngineBuilder):
         backend.write_script(job.folder)
         if not job.no_build:
-            with clock.step(f"build_{backend.name}", f"Building {backend.name} engine"):
+            with clock.step(f"build_{backend.info.name}", f"Building {backend.info.name} engine"):
                 yield build_engine(source, asked)
 
 
@@ -166,7 +166,7 @@ def _write(
     source: Source, table: CalibrationTable | None, backend: Backend, precision: str, pending: Pending
 ) -> ArtifactResult:
     """Wait for the second process, or write it here; here, too, where that process is gone."""
-    reply = pending.get((backend.name, precision))
+    reply = pending.get((backend.info.name, precision))
     if reply is not None:
         with suppress(WorkerDiedError):
             return reply.result()

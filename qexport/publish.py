@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qexport.backends.registry import reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
@@ -90,7 +91,7 @@ def begin_report(
     clock: Clock,
 ) -> Report:
     """The report of what was written, before any of it is measured."""
-    report = make_report(inputs, environment(), failures)
+    report = make_report(inputs, environment(reported_packages()), failures)
     return with_artifacts(report, Measured(written), inputs, clock.seconds)
 
 

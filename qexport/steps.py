@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.device_fit import DeviceFit
-from qexport.backends.protocol import Backend, DeviceChecker, EngineBuilder, EngineOptions, LowerOptions
-from qexport.backends.registry import available_formats, formats_from_onnx, other_formats, profile_for
+from qexport.backends.info import options_from, profile_for, target_for
+from qexport.backends.protocol import Backend, EngineBuilder
+from qexport.backends.registry import available_formats, device_check, formats_from_onnx, other_formats
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.peaks import measured_peaks
 from qexport.errors import ConversionError, VerificationError
 from qexport.inspection.run_folder import free_name
 from qexport.job.options import ExportJob
 from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.request import Lowering
 from qexport.planning.half_range import described, peaks_of, unfit_for_half
 from qexport.planning.plan import QuantPlan, to_json
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
@@ -51,20 +53,22 @@ def write_float(source: Source, backend: Backend, precision: str) -> ArtifactRes
     images = sample_inputs(source.samples, program)
     inputs = images or [generated_input(program)]
     kept, notes = _kept_in_float(source, backend, precision), list[str]()
-    plan = weights_only(program, {**backend.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    plan = (
+        weights_only(program, {**backend.info.float_weights(program), **kept}) if precision == "int8-dynamic" else None
+    )
     unfit = _unfit(program, backend, inputs) if precision == "fp16" else {}
     notes += described(unfit)
     with _others_named(source.job, backend, precision), write_whole(path) as temporary:
         _lower(source, backend, plan, precision, temporary, frozenset(unfit | kept), notes)
-        runner = FiniteRunner(backend.runner(temporary, source.job.threads), program, backend.name)
+        runner = FiniteRunner(backend.runner(temporary, source.job.threads), program, backend.info.name)
         if images:
-            check_outputs(program.graph, program, runner, images, backend.name)
+            check_outputs(program.graph, program, runner, images, backend.info.name)
         else:
-            runner.outputs(inputs[0])
+            runner(inputs[0])
         stored = backend.read(temporary)
         if plan:
             check_weights(program, plan, stored)
-    artifact = describe_artifact(path, backend.name, precision)
+    artifact = describe_artifact(path, backend.info.name, precision)
     return ArtifactResult(artifact, backend, stored=summary_of(stored), warnings=tuple(notes))
 
 
@@ -73,15 +77,15 @@ def _kept_in_float(source: Source, backend: Backend, precision: str) -> dict[str
     if precision == "fp32":  # all of it, of the file that others are compared with
         return {}
     program, given = source.program, source.job.keep_float
-    if precision == "int8-dynamic" or backend.half_scope != "arithmetic":
-        refuse_weightless(program, given, f"{precision} in format {backend.name}")
+    if precision == "int8-dynamic" or backend.info.half_scope != "arithmetic":
+        refuse_weightless(program, given, f"{precision} in format {backend.info.name}")
     return dict.fromkeys(kept_float(program, given), FLOAT_AS_ASKED)
 
 
 def _unfit(program: Program, backend: Backend, inputs: Sequence[NDArray[np.float32]]) -> dict[str, str]:
     """What FP16 cannot hold of a program in a backend's files."""
-    peaks = measured_peaks(program, inputs) if backend.half_scope == "arithmetic" else {}
-    return unfit_for_half(program, peaks, backend.half_scope == "weights")
+    peaks = measured_peaks(program, inputs) if backend.info.half_scope == "arithmetic" else {}
+    return unfit_for_half(program, peaks, backend.info.half_scope == "weights")
 
 
 def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) -> ArtifactResult:
@@ -103,7 +107,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
         inputs = sample_inputs(source.samples, source.program)
         # A graph that came as a file has no room for meters.
         reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
-        runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.name)
+        runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.info.name)
         stored = backend.read(temporary)
         verification = verify(source.program, plan, stored, runner, inputs, reference)
         fit = _fit(job, backend, temporary, path)
@@ -111,9 +115,9 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     types = {
         "activations": profile.activation.name,
         "weights": f"{profile.weight.name}, {sums}",
-        "cpu": cpu if len(backend.profiles[job.precision]) > 1 else "any",
+        "cpu": cpu if len(backend.info.profiles[job.precision]) > 1 else "any",
     }
-    artifact = describe_artifact(path, backend.name, job.precision)
+    artifact = describe_artifact(path, backend.info.name, job.precision)
     noise = sqnr_of(reference) if reference else None
     return ArtifactResult(artifact, backend, verification, saved, types, fit, noise, summary_of(stored), tuple(notes))
 
@@ -125,7 +129,9 @@ def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[
         yield
     except (ConversionError, VerificationError) as error:
         able = formats_from_onnx() if job.from_onnx else available_formats()
-        others = [name for name in other_formats(backend.name, precision) if name in able and name not in job.format]
+        others = [
+            name for name in other_formats(backend.info.name, precision) if name in able and name not in job.format
+        ]
         if not others or "--format" in error.remedy:
             raise
         remedy = f"{error.remedy}; other formats may take it: --format {','.join(others)}"
@@ -134,26 +140,23 @@ def _others_named(job: ExportJob, backend: Backend, precision: str) -> Iterator[
 
 def _fit(job: ExportJob, backend: Backend, file: Path, path: Path) -> DeviceFit | None:
     """What a device that is not here makes of a file that is going to be at `path`."""
-    if job.target == "mcu":
-        from qexport.backends.tflite_micro.backend import fit_microcontroller
-
-        return fit_microcontroller(file, path)
-    return backend.fit(file) if isinstance(backend, DeviceChecker) else None
+    check = device_check(backend, job.target)
+    return check(file, path) if check else None
 
 
 def chosen_profile(job: ExportJob, backend: Backend) -> tuple[str, RuntimeProfile]:
     """The kind of CPU that integer types are chosen for, and the backend's profile for it."""
-    cpu = kind_for(job.cpu, backend.name)
-    return cpu, profile_for(backend, job.precision, cpu)
+    cpu = kind_for(job.cpu, backend.info.name)
+    return cpu, profile_for(backend.info, job.precision, cpu)
 
 
 def plan_name(job: ExportJob, backend: Backend, artifact: Path) -> str:
     """`plan.json`, with the format in its name where a run writes several; with the artifact's where that is taken."""
-    name = "plan.json" if len(job.format) == 1 else f"plan_{backend.name}.json"
+    name = "plan.json" if len(job.format) == 1 else f"plan_{backend.info.name}.json"
 
     def same(manifest: Mapping[str, Any]) -> bool:  # an engine shares its graph's
         named = str(manifest.get("artifact", "")).startswith(f"{job.stem}_{job.precision}")
-        return named and manifest.get("format") == backend.name
+        return named and manifest.get("format") == backend.info.name
 
     return free_name(job.folder, name, artifact.name, "plan", same)
 
@@ -168,8 +171,9 @@ def _lower(
     notes: list[str],
 ) -> None:
     metadata = artifact_metadata(source.checkpoint, source.program, precision, plan)
-    options = LowerOptions(source.job.opset, source.job.io, float32, notes.append)
-    backend.lower(source.program, plan, metadata, path, options)
+    target = target_for(backend.info, precision, kind_for(source.job.cpu, backend.info.name))
+    options = options_from(backend.info, source.job.backend_options)
+    backend.lower(Lowering(source.program, target, metadata, plan, options, float32, notes.append), path)
 
 
 def build_engine(source: Source, graph: ArtifactResult) -> ArtifactResult:
@@ -180,15 +184,18 @@ def build_engine(source: Source, graph: ArtifactResult) -> ArtifactResult:
     """
     job, builder, precision = source.job, graph.backend, graph.artifact.precision
     assert isinstance(builder, EngineBuilder)
-    path = source.job.folder / f"{job.stem}_{precision}{builder.engine_suffix}"
+    assert builder.info.engine is not None
+    path = source.job.folder / f"{job.stem}_{precision}{builder.info.engine.suffix}"
     metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
-    options = EngineOptions(job.workspace, job.timing_cache, max(16, job.batch), job.batch, job.dla)
+    batches = {"most_images": max(16, job.batch), "likely_images": job.batch}
+    options = options_from(builder.info, {**batches, **job.backend_options})
     builder.build(graph.artifact.path, path, metadata, options)
     return ArtifactResult(
-        describe_artifact(path, builder.name, precision),
+        describe_artifact(path, builder.info.name, precision),
         builder,
         plan=graph.plan,
         quantisation=graph.quantisation,
         sqnr=graph.sqnr,
         warnings=graph.warnings,
+        engine=True,
     )

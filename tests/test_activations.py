@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDecode, captured, seeded, statistics_of
+from conftest import TinyDecode, captured, lowering, seeded, statistics_of
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -232,7 +232,7 @@ def test_files_hold_the_kernels_and_compute_the_plan(precision: str, tmp_path: P
     program = every()[0] if precision == "int8" else active(*INTEGER)
     profile = TFLITE if precision == "int8" else TFLITE_INTEGER
     plan, path = make_plan(program, observed(program), profile, "minmax"), tmp_path / "active.tflite"
-    TFLiteBackend().lower(program, plan, {"end2end": True, "precision": precision}, path)
+    TFLiteBackend().lower(lowering(program, precision, plan), path)
     operators = read_graph(path).operators
     kinds = Counter(operator.kind for operator in operators if operator.outputs[0].dtype == "INT8")
     expected = {"LEAKY_RELU": 1, "HARD_SWISH": 1, "GELU": 2, "TANH": 1, "LOGISTIC": 1}

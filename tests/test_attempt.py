@@ -98,10 +98,10 @@ class Runs:
     def __str__(self) -> str:
         return self.name
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         if self.error:
             raise self.error
-        return batch
+        return (batch,)
 
 
 def written(name: str, error: Exception | None = None, loads: Exception | None = None, precision: str = "int8") -> Any:
@@ -110,9 +110,9 @@ def written(name: str, error: Exception | None = None, loads: Exception | None =
             raise loads
         return Runs(name, error)
 
-    backend = SimpleNamespace(name="onnx", runner=runner)
+    backend = SimpleNamespace(info=SimpleNamespace(name="onnx"), runner=runner)
     artifact = SimpleNamespace(path=Path(name), precision=precision)
-    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine_runtime=None)
+    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine=False)
 
 
 def measured(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import captured, seeded, statistics_of
+from conftest import captured, lowering, seeded, statistics_of
 from hard_numbers import UnitDecode, layers, picture, seen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,7 +162,7 @@ def test_an_onnx_file_has_the_biases_of_dead_channels(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     program, backend = program_of("every kind of layer"), find_backend("onnx")
     plan = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     biases = stored_biases(tmp_path / "a.onnx")
     for name in ("first_conv", "depthwise_conv"):
         assert biases[name][1:3] == pytest.approx([3.0, -3.0], rel=1e-6)
@@ -177,12 +177,12 @@ def test_a_tflite_file_computes_the_biases_of_dead_channels(
     program, backend = program_of("every kind of layer"), find_backend("tflite")
     plan = make_plan(program, seen(program), replace(profile, float_boxes=0.0), "minmax")
     path = tmp_path / "a.tflite"
-    backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
+    backend.lower(lowering(program, precision, plan), path)
     stored = backend.read(path)
     assert check_biases(program, plan, stored) == len(stored.biases) == 6
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = backend.runner(path, 1).run(picture().numpy())
+    actual = backend.runner(path, 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()  # clipped biases cost a third
     for name, kept in stored.biases.items():
         if name in ("first_conv", "depthwise_conv", "up_conv_transpose"):
@@ -221,10 +221,10 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     plan = make_plan(program, statistics, replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
     assert layer.name in plan.integer
     backend = find_backend("onnx")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     assert check_biases(program, plan, backend.read(tmp_path / "a.onnx")) == 2
     picture = np.full((1, 3, 32, 32), 0.5, dtype=np.float32)
-    logits = backend.runner(tmp_path / "a.onnx", 1).run(picture)
+    logits = backend.runner(tmp_path / "a.onnx", 1)(picture)[0]
     np.testing.assert_allclose(logits[0, :3], [2.5, -7.0, 0.25], atol=16 / 255)
 
 
@@ -235,7 +235,7 @@ def test_a_clipped_bias_is_found_in_the_file(tmp_path: Path) -> None:
     good = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
     narrow = replace(good.tensors["point.weight"], scale=(1e-9,) * 16)
     plan = replace(good, tensors={**good.tensors, "point.weight": narrow})
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     with pytest.raises(VerificationError, match=r"point\.bias: 5 became 0\.\d+ in channel 15"):
         check_biases(program, plan, backend.read(tmp_path / "a.onnx"))
 
@@ -247,7 +247,7 @@ def test_biases_of_zeros_that_an_exporter_leaves_out_are_not_missed(format_name:
     program = layers(**dict.fromkeys(("first", "point", "box"), lambda _weight, bias: bias.zero_()))
     profile = replace({"onnx": ONNXRUNTIME, "tflite": TFLITE}[format_name], float_stem=0.0, float_boxes=0.0)
     plan, backend = make_plan(program, seen(program), profile, "minmax"), find_backend(format_name)
-    backend.lower(program, plan, {"precision": "int8", "end2end": True}, tmp_path / f"a.{format_name}")
+    backend.lower(lowering(program, "int8", plan), tmp_path / f"a.{format_name}")
     assert check_biases(program, plan, backend.read(tmp_path / f"a.{format_name}")) >= 2
 
 
@@ -263,7 +263,7 @@ def test_other_biases_than_the_programs_are_refused(change: Any, words: str, tmp
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     program, backend = layers(), find_backend("onnx")
     plan = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0), "minmax")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     stored: StoredGraph = backend.read(tmp_path / "a.onnx")
     others = {name: kept for name, kept in stored.biases.items() if name != "first_conv"}
     changed = others if change is None else {**others, "first_conv": change(stored.biases["first_conv"])}

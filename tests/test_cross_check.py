@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, demo_checkpoint, demo_images
+from conftest import DEMO, demo_checkpoint, demo_images, lowering
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.calibration.calibrate import calibrate
@@ -43,7 +43,7 @@ def integer(demo_one2many: Program, tmp_path_factory: pytest.TempPathFactory) ->
     plan = make_plan(demo_one2many, table.statistics, TFLITE_INTEGER)
     path = tmp_path_factory.mktemp("integer") / "demo_int8-full.tflite"
     metadata = artifact_metadata(demo_checkpoint(), demo_one2many, "int8-full", plan)
-    TFLiteBackend().lower(demo_one2many, plan, metadata, path)
+    TFLiteBackend().lower(lowering(demo_one2many, "int8-full", plan, metadata), path)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import DEMO, demo_checkpoint, demo_images, validated
+from conftest import DEMO, demo_checkpoint, demo_images, lowering, validated
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import Backend
@@ -53,8 +53,10 @@ def files(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder, found = tmp_path_factory.mktemp("files"), {}
     for name in FORMATS:
         backend: Backend = find_backend(name)
-        found[name] = folder / f"open_fp32{backend.suffix}"
-        backend.lower(program, None, artifact_metadata(demo_checkpoint(), program, "fp32", None), found[name])
+        found[name] = folder / f"open_fp32{backend.info.suffix}"
+        backend.lower(
+            lowering(program, "fp32", None, artifact_metadata(demo_checkpoint(), program, "fp32", None)), found[name]
+        )
     fixed = onnx.load(found["onnx"])
     make_input_shape_fixed(fixed.graph, "images", (1, 3, *SIZE))
     for entry in fixed.metadata_props:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import captured, seeded, synthetic_statistics
+from conftest import captured, lowering, seeded, synthetic_statistics
 from layer_graphs import BLOCKS, block
 
+from qexport.backends.info import profile_for
 from qexport.backends.protocol import LowersFloats
-from qexport.backends.registry import find_backend, profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
 from qexport.job.options import ExportJob
 from qexport.lowering.stored import StoredGraph
@@ -50,9 +51,9 @@ def written(
     program: Program, runtime: str, path: Path, kept: frozenset[str] = frozenset()
 ) -> tuple[QuantPlan, StoredGraph]:
     backend = find_backend(runtime)
-    profile = profile_for(backend, "int8", "vnni")
+    profile = profile_for(backend.info, "int8", "vnni")
     plan = make_plan(program, synthetic_statistics(program.values), profile, "percentile", kept)
-    backend.lower(program, plan, {"precision": "int8"}, path)
+    backend.lower(lowering(program, "int8", plan), path)
     return plan, backend.read(path)
 
 
@@ -62,7 +63,7 @@ def test_a_files_share_is_the_plans_whatever_the_runtime_fuses(
     name: str, runtime: str, folder: Path, tmp_path: Path
 ) -> None:
     program = program_of(name, folder)
-    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).suffix}")
+    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).info.suffix}")
     every = sum(value.macs for value in program.values.values())
     planned = sum(value.macs for value in program.values.values() if value.name in plan.integer)
     assert (stored.integer_macs, stored.total_macs) == (planned, every)
@@ -94,7 +95,7 @@ def test_what_a_runtime_leaves_out_is_no_fault_of_the_file(folder: Path, tmp_pat
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_layer_that_the_file_has_in_floats_is_refused(runtime: str, folder: Path, tmp_path: Path) -> None:
     program = program_of("residual", folder)
-    suffix = find_backend(runtime).suffix
+    suffix = find_backend(runtime).info.suffix
     plan, _ = written(program, runtime, tmp_path / f"file{suffix}")
     layer = next(value for value in reversed(program.values.values()) if value.weight)
     _, stored = written(program, runtime, tmp_path / f"less{suffix}", frozenset({layer.name}))
@@ -125,7 +126,7 @@ class Scaled(torch.nn.Module):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_scaled_layers_of_a_checkpoint_run_in_integers(runtime: str, tmp_path: Path) -> None:
     program = captured(seeded(Scaled()), (16, 16))
-    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).suffix}")
+    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).info.suffix}")
     assert dict(stored.arithmetic) == {"INT8": 16 * 16 * 16 * (27 + 144 + 16 + 4 + 2)}
     assert check_coverage(program, plan, stored) == 1.0
 
@@ -152,7 +153,7 @@ def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
     from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner, compiled
 
     backend, path = OpenVINOBackend(), tmp_path / "file_openvino_model"
-    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
+    backend.lower(lowering(program_of("residual", folder), precision), path)
     (every,) = {sum(value.macs for value in program_of("residual", folder).values.values())}
     preferred = OpenVINORunner(path, 1, exact=False).float_type
     expected = "FP32" if precision == "fp32" else preferred
@@ -177,7 +178,7 @@ def test_onnx_runtime_computes_floats_in_fp32_on_x86_whatever_the_file_stores(
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("other CPUs have FP16 kernels")
     backend, path = find_backend("onnx"), tmp_path / "file.onnx"
-    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
+    backend.lower(lowering(program_of("residual", folder), precision), path)
     assert set(backend.read(path).arithmetic) == expected
 
 

@@ -36,12 +36,12 @@ def outcomes(
     """Walk over formats that each yield names, and may raise an error after them."""
 
     def write(source: Source, table: None, backend: Any, pending: export.Pending, clock: Clock) -> Iterator[str]:
-        for item in found[backend.name]:
+        for item in found[backend.info.name]:
             if isinstance(item, Exception):
                 raise item
             yield item
 
-    monkeypatch.setattr(export, "find_backend", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(export, "find_backend", lambda name: SimpleNamespace(info=SimpleNamespace(name=name)))
     monkeypatch.setattr(export, "_write_format", write)
     source: Any = SimpleNamespace(job=SimpleNamespace(format=tuple(found), precision="int8"))
     written: Any
@@ -77,9 +77,9 @@ def test_what_a_second_process_writes_is_waited_for_last_and_listed_in_its_place
 
     def find(name: str) -> Any:
         order.append(name)
-        return SimpleNamespace(name=name)
+        return SimpleNamespace(info=SimpleNamespace(name=name))
 
-    monkeypatch.setattr(export, "_write_format", lambda source, table, backend, *_: iter([backend.name.upper()]))
+    monkeypatch.setattr(export, "_write_format", lambda source, table, backend, *_: iter([backend.info.name.upper()]))
     monkeypatch.setattr(export, "find_backend", find)
     source: Any = SimpleNamespace(job=SimpleNamespace(format=("slow", "one", "two"), precision="int8"))
     pending: export.Pending = {("slow", "int8"): Future(), ("slow", "fp32"): Future()}
@@ -121,12 +121,9 @@ class Counted:
     def __init__(self) -> None:
         self.runs = 0
 
-    def outputs(self, batch: np.ndarray) -> list[np.ndarray]:
-        return [self.run(batch)]
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         self.runs += 1
-        return batch
+        return (batch,)
 
 
 def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +138,7 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
         monkeypatch.setattr(backend, "runner", runner, raising=False)
         written.append(ArtifactResult(Artifact(Path(file), name, "fp32", "", 0), backend))
     engine = Artifact(Path("a.engine"), "tensorrt", "fp32", "", 0)
-    written.append(ArtifactResult(engine, written[1].backend))
+    written.append(ArtifactResult(engine, written[1].backend, engine=True))
     figures = measure(
         tiny, "detect", RunImages(), written, threads=1, accuracy=False, latency=True, clock=Clock(Silent())
     )
@@ -166,8 +163,10 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
 def test_what_ran_an_artifact_and_whether_it_is_for_that(
     format_: str, file: str, device: str, own: bool, runtime: str
 ) -> None:
-    fit = DeviceFit(device, 3, ()) if device else None
-    written = ArtifactResult(Artifact(Path(file), format_, "int8", "", 0), find_backend(format_), fit=fit)
+    fit, engine = DeviceFit(device, 3, ()) if device else None, file in ("a.engine", "a_edgetpu.tflite")
+    written = ArtifactResult(
+        Artifact(Path(file), format_, "int8", "", 0), find_backend(format_), fit=fit, engine=engine
+    )
     assert written.own_runtime == own
     assert written.runtime.endswith(runtime)
     assert bool(written.runtime) == bool(runtime)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyDetector, captured, seeded, synthetic_statistics
+from conftest import TinyDetector, captured, lowering, seeded, synthetic_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -167,7 +167,7 @@ def test_files_of_a_model_in_place_are_those_of_it_out_of_place(tmp_path: Path) 
         plan = make_plan(program, synthetic_statistics(program.values), ONNXRUNTIME)
         onnx_graph._exported.clear()
         path = tmp_path / f"{in_place}.onnx"
-        OnnxBackend().lower(program, plan, {"end2end": False}, path)
+        OnnxBackend().lower(lowering(program, "int8", plan, {"end2end": False}), path)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import synthetic_statistics
+from conftest import lowering, synthetic_statistics
 from hard_numbers import SIZE, layers, picture, seen, source
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qexport.backends.protocol import LowerOptions
 from qexport.backends.registry import find_backend
 from qexport.calibration.peaks import measured_peaks
 from qexport.planning.half_range import peaks_of, unfit_constant, unfit_for_half
@@ -103,7 +102,7 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     path = written.artifact.path
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = find_backend(name).runner(path, 1).run(picture().numpy())
+    actual = find_backend(name).runner(path, 1)(picture().numpy())[0]
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())  # OpenVINO may compute in BF16
     (warning,) = written.warnings
@@ -132,11 +131,10 @@ def test_tensorrt_computes_in_fp32_what_fp16_cannot_hold_between_its_integers(tm
     assert not unfit.keys() & plan.integer
     assert plan.tensors["first_conv"].why == unfit["first_conv"]
     assert "point_conv" in plan.integer
-    options = LowerOptions(float32=frozenset(unfit))
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx", options)
+    backend.lower(lowering(program, "int8", plan, float32=frozenset(unfit)), tmp_path / "a.onnx")
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = backend.runner(tmp_path / "a.onnx", 1).run(picture().numpy())
+    actual = backend.runner(tmp_path / "a.onnx", 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
 
 

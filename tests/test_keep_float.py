@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import synthetic_statistics
+from conftest import lowering, synthetic_statistics
 from hard_numbers import layers, picture, seen
 
 from qexport.backends.registry import find_backend
@@ -44,7 +44,7 @@ def test_a_layer_between_integers_computes_in_float(
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     program, backend, path = layers(), find_backend("tflite"), tmp_path / "a.tflite"
     plan = make_plan(program, seen(program), profile, "minmax", frozenset(kept))
-    backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
+    backend.lower(lowering(program, precision, plan), path)
     check_coverage(program, plan, backend.read(path))
     assert set(kept) <= float_kernels(path)
     assert "depthwise_conv" not in float_kernels(path)
@@ -52,14 +52,14 @@ def test_a_layer_between_integers_computes_in_float(
     assert (weight in path.read_bytes()) == ("point_conv" in kept)
     with torch.no_grad():
         expected = simulated(program, plan)(picture()).numpy()
-    actual = backend.runner(path, 1).run(picture().numpy())
+    actual = backend.runner(path, 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_a_sum_between_integers_computes_in_float(tiny: Program, tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax", frozenset({"program_add"}))
-    find_backend("tflite").lower(tiny, plan, {"end2end": True}, tmp_path / "a.tflite")
+    find_backend("tflite").lower(lowering(tiny, "int8", plan), tmp_path / "a.tflite")
     assert "program_add" in float_kernels(tmp_path / "a.tflite")
     assert "program_add_2" not in float_kernels(tmp_path / "a.tflite")
 

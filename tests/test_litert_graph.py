@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDecode, captured, seeded, synthetic_statistics
+from conftest import TinyDecode, captured, lowering, seeded, synthetic_statistics
 from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
@@ -93,7 +93,7 @@ def test_a_file_holds_its_plan_and_constants_stay_float(
     monkeypatch.setattr(litert_torch.config, "layout_optimize_partitioner", partitioner)
     plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax", frozenset({"cls_conv"}))
     path, backend = tmp_path / "a.tflite", TFLiteBackend()
-    backend.lower(program, plan, {"end2end": True}, path)
+    backend.lower(lowering(program, "int8", plan), path)
     stored = backend.read(path)
     assert check_plan(program, plan, stored) >= 8
     check_coverage(program, plan, stored)
@@ -103,4 +103,4 @@ def test_a_file_holds_its_plan_and_constants_stay_float(
     with torch.no_grad():
         expected = simulated(program, plan)(image).numpy()
     assert np.ptp(expected) > 100
-    np.testing.assert_allclose(backend.runner(path, 1).run(image.numpy()), expected, atol=0.05)
+    np.testing.assert_allclose(backend.runner(path, 1)(image.numpy())[0], expected, atol=0.05)

@@ -85,7 +85,7 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         return {path: Latency(2.0, 3.0, 1.0, 40) for path in runners}
 
     def written(backend: str, path: str) -> Any:
-        runtime = SimpleNamespace(name=backend, runner=lambda *_: None)
+        runtime = SimpleNamespace(info=SimpleNamespace(name=backend), runner=lambda *_: None)
         artifact = SimpleNamespace(path=Path(path), precision="int8")
         return SimpleNamespace(backend=runtime, timed=backend != "tensorrt", artifact=artifact)
 

@@ -17,7 +17,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
 import onnxruntime
 
-from qexport.backends.registry import find_backend, profile_for
+from qexport.backends.info import profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import InputError, UsageError
 from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
@@ -129,12 +130,12 @@ def test_old_files_compute_what_they_did(name: str, ir_version: int, tmp_path: P
 
 
 def test_the_quantised_file_of_an_old_one_has_one_input_and_a_version_that_is_right(tmp_path: Path) -> None:
-    from conftest import synthetic_statistics
+    from conftest import lowering, synthetic_statistics
 
     program = program_of(old_file("split by attribute", tmp_path / "old.onnx", 3))
     backend, path = find_backend("onnx"), tmp_path / "new.onnx"
-    plan = make_plan(program, synthetic_statistics(program.values), profile_for(backend, "int8", "vnni"))
-    backend.lower(program, plan, {"precision": "int8"}, path)
+    plan = make_plan(program, synthetic_statistics(program.values), profile_for(backend.info, "int8", "vnni"))
+    backend.lower(lowering(program, "int8", plan), path)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     assert [each.name for each in proto.graph.input] == ["images"]

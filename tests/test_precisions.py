@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import demo_checkpoint, demo_image, demo_images
+from conftest import demo_checkpoint, demo_image, demo_images, lowering
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
@@ -57,7 +57,7 @@ def floats(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> d
         files[precision] = folder / f"{precision}.tflite"
         plan = weights_only(demo_program) if precision == "int8-dynamic" else None
         metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, plan)
-        TFLiteBackend().lower(demo_program, plan, metadata, files[precision])
+        TFLiteBackend().lower(lowering(demo_program, precision, plan, metadata), files[precision])
     return files
 
 
@@ -80,7 +80,7 @@ def test_smaller_weights_find_the_same(
 ) -> None:
     """Scores of the best detections are those of the float file, next to each other."""
     image = demo_image((96, 96)).numpy()
-    expected, actual = (TFLiteBackend().runner(floats[p], 1).run(image) for p in ("fp32", precision))
+    expected, actual = (TFLiteBackend().runner(floats[p], 1)(image)[0] for p in ("fp32", precision))
     np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=tolerance)
     assert not np.array_equal(actual, expected)
 
@@ -96,7 +96,7 @@ def integer(
     plan = make_plan(program, table.statistics, TFLITE_INTEGER)
     path = tmp_path_factory.mktemp(request.param) / "demo_int8-full.tflite"
     metadata = artifact_metadata(demo_checkpoint(), program, "int8-full", plan)
-    TFLiteBackend().lower(program, plan, metadata, path)
+    TFLiteBackend().lower(lowering(program, "int8-full", plan, metadata), path)
     return program, plan, path
 
 
@@ -140,7 +140,7 @@ def test_the_file_does_what_the_simulated_program_does(integer: tuple[Program, Q
     assert found.coverage == 1.0
     with torch.no_grad():
         expected = simulated(program, plan)(torch.from_numpy(inputs[0])).numpy()
-    actual = backend.runner(path, 1).run(inputs[0])
+    actual = backend.runner(path, 1)(inputs[0])[0]
     assert actual.shape == expected.shape
     if program.final:
         np.testing.assert_allclose(actual[0, :2, 4], expected[0, :2, 4], atol=0.15)
@@ -196,7 +196,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
         np.testing.assert_array_equal(one.astype(int) + 128, other)
     image = demo_image(program.imgsz).numpy()
     backend = TFLiteBackend()
-    np.testing.assert_array_equal(backend.runner(path, 1).run(image), backend.runner(signed, 1).run(image))
+    np.testing.assert_array_equal(backend.runner(path, 1)(image)[0], backend.runner(signed, 1)(image)[0])
     verify(program, plan, backend.read(path), backend.runner(path, 1), [image])
 
 
@@ -206,7 +206,9 @@ def wide(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> tup
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, TFLITE_INT16, "minmax")
     path = tmp_path_factory.mktemp("wide") / "demo_w8a16.tflite"
-    TFLiteBackend().lower(demo_program, plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan), path)
+    TFLiteBackend().lower(
+        lowering(demo_program, "w8a16", plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan)), path
+    )
     return plan, path
 
 
@@ -230,7 +232,7 @@ def test_sixteen_bits_lose_next_to_nothing_beyond_the_weights(
     image = demo_image((96, 96))
     with torch.no_grad():
         expected = demo_program.graph(image).numpy()
-    actual = TFLiteBackend().runner(wide[1], 1).run(image.numpy())
+    actual = TFLiteBackend().runner(wide[1], 1)(image.numpy())[0]
     np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.05)
     assert not np.array_equal(actual, expected)
 

@@ -177,7 +177,7 @@ def same_output(program: Program, graph: Graph, away: float = 0.05) -> None:
         with torch.no_grad():
             expected, exact = simulation(image).numpy(), program.graph(image).numpy()
         # Float rounding; one integer step of any value would be a hundred times more.
-        np.testing.assert_allclose(runner.run(image.numpy()), expected, atol=1e-4)
+        np.testing.assert_allclose(runner(image.numpy())[0], expected, atol=1e-4)
         assert np.abs(exact - expected).max() > away
 
 

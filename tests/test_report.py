@@ -96,7 +96,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
     assert int8["latency_ms"] == {"p50": 12.5, "p95": 14.0, "min": 12.0}
     assert int8["latency_float_ms"] == {"p50": 40.0, "p95": 41.0, "min": 39.0}
     assert int8["speedup"] == 3.2
-    assert int8["runtime"] == fp32["runtime"] == find_backend("tflite").runtime
+    assert int8["runtime"] == fp32["runtime"] == find_backend("tflite").info.runtime
     assert "XNNPACK" in int8["runtime"]
     assert int8["int8_mac_coverage"] == 0.9877
     assert int8["verification"] == {

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import synthetic_statistics
+from conftest import lowering, synthetic_statistics
 from layer_graphs import block
 from onnx import helper
 
 from qexport.backends.artifact import Artifact
-from qexport.backends.registry import find_backend, profile_for
+from qexport.backends.info import profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
 from qexport.job.options import ExportJob
 from qexport.measurement.latency import Latency
@@ -41,14 +42,13 @@ for path in sys.argv[1:]:
 
 
 def lowered(program: Program, name: str, precision: str, path: Path, opset: int | None = None) -> Path:
-    from qexport.backends.protocol import LowerOptions
 
     backend = find_backend(name)
     plan = None
-    if precision in backend.profiles:
-        profile = profile_for(backend, precision, "vnni")
+    if precision in backend.info.profiles:
+        profile = profile_for(backend.info, precision, "vnni")
         plan = make_plan(program, synthetic_statistics(program.values), profile, "minmax")
-    backend.lower(program, plan, {"precision": precision, "end2end": False}, path, LowerOptions(opset))
+    backend.lower(lowering(program, precision, plan, {"precision": precision, "end2end": False}, opset=opset), path)
     return path
 
 

@@ -41,22 +41,19 @@ class Scenes:
     at: HeadLayout
     noise: int = 0
 
-    def outputs(self, batch: Array) -> list[Array]:
-        return [self.run(batch)]
-
-    def run(self, batch: Array) -> Array:
+    def __call__(self, batch: Array) -> tuple[Array, ...]:
         if self.at.classifier:
-            return np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1))
+            return (np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1)),)
         images = [columns(seed, self.at.extras) for seed in range(len(batch))]
         images = [noisy(image, self.at.extras, self.noise) if self.noise else image for image in images]
-        return np.stack([written(image, self.at) for image in images])
+        return (np.stack([written(image, self.at) for image in images]),)
 
 
 class Nothing(Scenes):
     """A runtime that finds nothing."""
 
-    def run(self, batch: Array) -> Array:
-        return np.zeros_like(super().run(batch))
+    def __call__(self, batch: Array) -> tuple[Array, ...]:
+        return tuple(map(np.zeros_like, super().__call__(batch)))
 
 
 def kept(at: HeadLayout, **given: Any) -> Samples:

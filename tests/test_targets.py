@@ -59,7 +59,7 @@ def test_the_table_holds_together() -> None:
     for name, target in TARGETS.items():
         assert set(target.formats) <= set(target.runs) <= set(available_formats()), name
         assert target.cpu in (ANY, *KINDS)
-        assert all(target.precision in find_class(each).precisions for each in target.formats)
+        assert all(target.precision in find_class(each).info.precisions for each in target.formats)
     aliases = [alias for target in TARGETS.values() for alias in target.aliases]
     assert len(set(aliases)) == len(aliases)
     assert not set(aliases) & set(TARGETS)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import DEMO, demo_checkpoint, demo_images, validated
+from conftest import DEMO, demo_checkpoint, demo_images, lowering, validated
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import Backend
@@ -49,7 +49,7 @@ class MadeUpRunner:
         self.form = form
         self.seen: list[tuple[int, ...]] = []
 
-    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """One image after the other, known by its brightness."""
         assert batch.dtype == np.float32
         assert 0 <= batch.min() <= batch.max() <= 1
@@ -58,11 +58,7 @@ class MadeUpRunner:
         numbers = [round(255 * float(image[0, height // 2, width // 2]) / 40) - 1 for image in batch]
         found = np.stack([self._found(self.rows[n] if n >= 0 else [], height, width) for n in numbers])
         found.flags.writeable = False  # as a runtime may own its memory
-        return [found]
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The same."""
-        return self.outputs(batch)[0]
+        return (found,)
 
     def _found(self, rows: list[list[float]], height: int, width: int) -> NDArray[np.float32]:
         if self.form == "classifier":
@@ -185,8 +181,9 @@ def test_ultralytics_validates_one_to_many_files_to_the_same_figures(tmp_path: P
     data = make_evaluation_set(dataset, demo_images("val", 12), tmp_path / "set")
     for name in ("onnx", "openvino"):
         backend: Backend = find_backend(name)
-        path = tmp_path / f"model{backend.suffix}"
-        backend.lower(program, None, artifact_metadata(demo_checkpoint(), program, "fp32", None), path)
+        path = tmp_path / f"model{backend.info.suffix}"
+        metadata = artifact_metadata(demo_checkpoint(), program, "fp32", None)
+        backend.lower(lowering(program, "fp32", None, metadata), path)
         # Ultralytics leaves it to OpenVINO whether FP32 files are computed in BF16.
         runner = OpenVINORunner(path, 1, exact=False) if name == "openvino" else backend.runner(path, 1)
         found = evaluate(runner, program.layout, "detect", data)

@@ -64,26 +64,20 @@ class Simulation:
     def __init__(self, program: Program, plan: QuantPlan) -> None:
         self.graph = simulated(program, plan)
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
         with torch.no_grad():
             output: Batch = self.graph(torch.from_numpy(batch)).numpy()
-        return output
+        return (output,)
 
 
 class Garbage:
     """A runtime that finds confident objects where there are none."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
         generator = np.random.default_rng(0)
         boxes = generator.uniform(100, 200, (1, 4, 2100))
         boxes[:, 2:] = generator.uniform(5, 20, (1, 2, 2100))
-        return np.concatenate((boxes, generator.uniform(0, 0.9, (1, 6, 2100))), axis=1).astype(np.float32)
+        return (np.concatenate((boxes, generator.uniform(0, 0.9, (1, 6, 2100))), axis=1).astype(np.float32),)
 
 
 def test_a_file_that_obeys_passes(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
@@ -199,9 +193,9 @@ def test_a_runtime_that_computes_something_else_fails(
 class Timid(Simulation):
     """A runtime that finds what the program does with three quarters of its confidence."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        output, *rest = super().outputs(batch)
-        return [np.concatenate((output[:, :4], 0.75 * output[:, 4:]), axis=1), *rest]
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
+        output, *rest = super().__call__(batch)
+        return (np.concatenate((output[:, :4], 0.75 * output[:, 4:]), axis=1), *rest)
 
 
 def test_a_runtime_with_other_scores_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
@@ -249,11 +243,8 @@ def test_a_runtime_with_one_wrong_number_fails(
 class Silent:
     """A runtime that finds nothing at all."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
-        return np.zeros((1, 10, 2100), dtype=np.float32)
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
+        return (np.zeros((1, 10, 2100), dtype=np.float32),)
 
 
 def test_a_runtime_that_finds_nothing_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:

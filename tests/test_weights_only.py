@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import demo_checkpoint, demo_image
+from conftest import demo_checkpoint, demo_image, lowering
 from hard_numbers import layers
 
 from qexport.backends.protocol import Backend
@@ -26,9 +26,12 @@ onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
 def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
     backend = find_backend(name)
-    path = folder / f"demo_int8-dynamic{backend.suffix}"
-    plan = weights_only(program, backend.float_weights(program))
-    backend.lower(program, plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan), path)
+    path = folder / f"demo_int8-dynamic{backend.info.suffix}"
+    plan = weights_only(program, backend.info.float_weights(program))
+    backend.lower(
+        lowering(program, "int8-dynamic", plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan)),
+        path,
+    )
     return backend, path
 
 
@@ -51,7 +54,7 @@ def test_what_is_found_stays(name: str, head: str, request: pytest.FixtureReques
     image = demo_image(program.imgsz)
     with torch.no_grad():
         expected = program.graph(image).numpy()
-    actual = backend.runner(path, 1).run(image.numpy())
+    actual = backend.runner(path, 1)(image.numpy())[0]
     assert not np.array_equal(actual, expected)
     if program.final:
         np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.1)
@@ -86,7 +89,7 @@ def test_onnx_runtime_makes_floats_of_them_when_it_loads(demo_program: Program, 
 def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) -> None:
     import openvino
 
-    from qexport.backends.openvino.backend import behind_split
+    from qexport.backends.openvino.info import behind_split
 
     _, path = written("openvino", demo_program, tmp_path)
     model = openvino.Core().read_model(path / "model.xml")
@@ -104,9 +107,9 @@ def test_weights_in_the_file_are_checked_against_the_plan(name: str, tmp_path: P
     pytest.importorskip(package, reason=f"needs the extra qexport[{name}]")
     program, backend = layers(), find_backend(name)
     kept = {"point_conv": "float as asked"}
-    plan = weights_only(program, {**backend.float_weights(program), **kept})
-    path = tmp_path / f"a{backend.suffix}"
-    backend.lower(program, plan, {"precision": "int8-dynamic", "end2end": True}, path)
+    plan = weights_only(program, {**backend.info.float_weights(program), **kept})
+    path = tmp_path / f"a{backend.info.suffix}"
+    backend.lower(lowering(program, "int8-dynamic", plan), path)
     stored = backend.read(path)
     assert check_weights(program, plan, stored) == sum(plan.is_quantised(v.weight) for v in program.values.values())
     with pytest.raises(VerificationError, match=r"point\.weight: float32 instead of int8|only 5 of 6|only 4 of 6"):

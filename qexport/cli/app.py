@@ -127,6 +127,9 @@ def export_command(
         str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
     ] = None,
     bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
+    option: Annotated[
+        str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
+    ] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
@@ -161,11 +164,13 @@ def demo(
 def formats() -> None:
     """List the formats, their precisions, and whether this installation can write them."""
     from qexport.backends.registry import available_formats, find_backend
-    from qexport.errors import MissingExtraError
+    from qexport.errors import MissingExtraError, PluginError
 
     for name in available_formats():
         try:
-            print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
+            print(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
+        except PluginError as error:
+            print(f"{name}: broken ({error})")
         except MissingExtraError as error:
             print(f"{name}: not installed ({error.remedy})")
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from qexport.backends.registry import find_backend, find_class
+from qexport.backends.registry import find_backend, find_info
 from qexport.compat.quiet import quiet_libraries
 from qexport.errors import QexportError
 from qexport.system.machine import cores
@@ -72,9 +72,9 @@ def offloaded_formats(job: ExportJob) -> tuple[str, ...]:
     """Formats of a job that a second process would write, or write the FP32 file of, while this one does the rest."""
     if not job.calibrates or cores() < 2:
         return ()
-    offloadable = [name for name in job.format if find_class(name).offloadable]
+    offloadable = [name for name in job.format if find_info(name).offloadable]
     return tuple(
-        name for name in offloadable[:1] if len(job.format) > 1 or job.needs_float_counterpart(find_class(name).timed)
+        name for name in offloadable[:1] if len(job.format) > 1 or job.needs_float_counterpart(find_info(name).timed)
     )
 
 

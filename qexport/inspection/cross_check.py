@@ -113,7 +113,7 @@ def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]],
 
 def _detections(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> Detections:
     """What a runner finds in a batch of one image; of rotated boxes those that are not rotated, which are scored."""
-    found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
+    found = detections_in(as_columns(runner(batch)[0][0], layout), layout, FAINT)
     if not found.is_rotated:
         return found
     return replace(found, boxes=corners_of(found.boxes), box_format=CORNERS)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
-from qexport.backends.registry import available_formats, find_backend, find_class
+from qexport.backends.registry import find_backend, infos
 from qexport.data.images import stream
 from qexport.detections.agreement import CONFIDENCE, Findings, compare_all
 from qexport.detections.layout import HeadLayout
@@ -158,10 +158,9 @@ def find_format(path: Path) -> str:
         InputError: no format's.
     """
     # Edge TPU files are TFLite files before they are compiled: the first of equal suffixes that is timed here.
-    known = sorted(available_formats(), key=lambda name: (-len(find_class(name).suffix), not find_class(name).timed))
-    for name in known:
-        if path.name.endswith(find_class(name).suffix):
-            return name
+    for info in sorted(infos(), key=lambda info: (-len(info.suffix), not info.timed)):
+        if path.name.endswith(info.suffix):
+            return info.name
     raise InputError(f"{path} is no artifact of qexport", "give a .tflite or .onnx file, or an OpenVINO folder")
 
 

@@ -101,7 +101,7 @@ def take_samples(
 
 def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> tuple[Findings, ...]:
     """What a runner finds in every image."""
-    return tuple(findings(image, layout) for batch in batches for image in runner.run(batch))
+    return tuple(findings(image, layout) for batch in batches for image in runner(batch)[0])
 
 
 def save_samples(samples: Samples, path: Path) -> None:

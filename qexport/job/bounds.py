@@ -33,13 +33,13 @@ def check_measured(job: ExportJob) -> None:
 
 
 def _check_timed(rule: str, job: ExportJob) -> None:
-    from qexport.backends.registry import find_class
+    from qexport.backends.registry import find_info
 
     if not job.measures_latency:
         option = "--no-latency" if job.no_latency else f"--target {job.target}"
         raise UsageError(f"--{rule} and {option} exclude each other", "leave out one of them")
     for name in job.format:
-        found = find_class(name)
-        engine = getattr(found, "engine_runtime", "") if not job.no_build else ""
-        if not found.timed and not engine:
+        info = find_info(name)
+        engine = info.engine is not None and info.engine.runtime is not None and not job.no_build
+        if not info.timed and not engine:
             raise UsageError(f"--{rule} needs latency, which this run does not measure for {name}", "leave it out")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qexport.targets import INTEGERS_ONLY, TARGETS
-
-CALIBRATED = frozenset({"int8", "int8-full", "w8a16"})
-"""Precisions whose activations are integers with scales from calibration."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class ExportJob:
         raw_outputs: of an ONNX file, values behind which everything stays float, in place of what is found by itself.
         pixels: what an ONNX file wants pixels to be: see `qexport.data.input_form`.
         bgr: an ONNX file wants blue first.
+        option: options of formats that have others than these, each as NAME=VALUE.
     """
 
     model: str
@@ -104,6 +103,7 @@ class ExportJob:
     raw_outputs: tuple[str, ...] = ()
     pixels: str = "0..1"
     bgr: bool = False
+    option: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Let the short forms fill in the precision."""
@@ -114,7 +114,10 @@ class ExportJob:
     @property
     def integer_device(self) -> bool:
         """Whether it is for a device that computes with integers only."""
-        return self.format == ("edgetpu",) or self.only_integers
+        from qexport.backends.registry import known
+
+        formats = known(self.format)
+        return self.only_integers or (bool(formats) and all(info.precisions == {INTEGERS_ONLY} for info in formats))
 
     @property
     def only_integers(self) -> bool:
@@ -127,14 +130,21 @@ class ExportJob:
         return {"int8": INTEGERS_ONLY if self.integer_device else "int8", "half": "fp16"}
 
     @property
+    def backend_options(self) -> dict[str, Any]:
+        """What backends may read as their own options, by name: see `qexport.backends.info.options_from`."""
+        return {**vars(self), **dict(each.split("=", 1) for each in self.option if "=" in each)}
+
+    @property
     def range_method(self) -> str:
         """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
         return self.ranges or ("minmax" if self.precision == "w8a16" else "percentile")
 
     @property
     def calibrates(self) -> bool:
-        """Whether activations get scales from calibration."""
-        return self.precision in CALIBRATED
+        """Whether activations get scales from calibration: integers of a profile have them."""
+        from qexport.backends.registry import known
+
+        return any(self.precision in info.profiles for info in known(self.format))
 
     def needs_float_counterpart(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""

@@ -91,13 +91,14 @@ class _Run:
 def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
     """Compare every artifact's outputs with those of the FP32 file of its runtime."""
     program, results = run.program, run.results
-    floats = {item.backend.name: item.artifact.path for item in results if item.artifact.precision == "fp32"}
+    floats = {item.backend.info.name: item.artifact.path for item in results if item.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
-    for item in (r for r in results if r.runs_here and r.artifact.precision != "fp32" and r.backend.name in floats):
+    others = (r for r in results if r.runs_here and r.artifact.precision != "fp32")
+    for item in (other for other in others if other.backend.info.name in floats):
         paths = run.images.evaluation[: MAX_COMPARED * program.batch]
-        title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
+        title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(run.missing, "outputs", item.artifact.path), run.clock.step(*title, len(paths)) as advance:
-            reference = item.backend.runner(floats[item.backend.name], run.threads)
+            reference = item.backend.runner(floats[item.backend.info.name], run.threads)
             actual = item.backend.runner(item.artifact.path, run.threads)
             batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
             found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
@@ -119,9 +120,9 @@ def _latencies(run: _Run) -> tuple[dict[Path, Latency], dict[Path, tuple[str, La
         grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
         batch = next(iter(sample_inputs(run.images.samples, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        for name in dict.fromkeys(item.backend.name for item in timed):
+        for name in dict.fromkeys(item.backend.info.name for item in timed):
             runners: dict[Timed, Runner] = {}
-            for item in (item for item in timed if item.backend.name == name):
+            for item in (item for item in timed if item.backend.info.name == name):
                 with attempt(missing, "latency", item.artifact.path):
                     runners |= _runners(item, run.threads)
             with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
@@ -153,7 +154,7 @@ def _timed(
         return dict(zip(runners, measured.values(), strict=True))
     for (path, _), runner in runners.items():
         with attempt(blamed, "latency", path):
-            runner.run(batch)
+            runner(batch)
     missing += blamed or together
     names = {each.artifact for each in blamed or together}
     able = {(path, kind): runner for (path, kind), runner in runners.items() if path.name not in names}
@@ -174,15 +175,15 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
         for item in scored:
             path = item.artifact.path
             with attempt(run.missing, "accuracy", path):
-                found[path] = _accuracy(run, item, data, references.get(item.backend.name))
+                found[path] = _accuracy(run, item, data, references.get(item.backend.info.name))
                 if item.artifact.precision == "fp32":
-                    references[item.backend.name] = found[path].detections
+                    references[item.backend.info.name] = found[path].detections
     return found
 
 
 def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: Detections | None) -> Accuracy:
     path, program = item.artifact.path, run.program
-    kind = item.backend.name if item.engine_runtime is None else "engine"
+    kind = item.backend.info.name if not item.engine else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with run.clock.step(*title, len(data.links)) as advance:
         runner = item.backend.runner(path, run.threads)

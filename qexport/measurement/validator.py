@@ -60,7 +60,7 @@ class Model:
         given = np.ascontiguousarray(images.numpy())
         if len(given) < self.batch:
             given = np.concatenate((given, np.zeros((self.batch - len(given), *given.shape[1:]), given.dtype)))
-        outputs = [np.require(output, requirements="W") for output in self.runner.outputs(given)]  # as torch wants
+        outputs = [np.require(output, requirements="W") for output in self.runner(given)]  # as torch wants
         found = [torch.from_numpy(output)[: len(images)] for output in outputs]
         return found[0] if len(found) == 1 else found
 

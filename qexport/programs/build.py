@@ -40,7 +40,7 @@ class Source:
 
     def path(self, backend: Backend, precision: str) -> Path:
         """Where an artifact goes."""
-        return self.job.folder / f"{self.job.stem}_{precision}{backend.suffix}"
+        return self.job.folder / f"{self.job.stem}_{precision}{backend.info.suffix}"
 
 
 def read_checkpoint(job: ExportJob, path: Path) -> Checkpoint:

@@ -162,7 +162,7 @@ def artifact_report(
         sha256=artifact.sha256,
         bytes=artifact.bytes,
         runtime=item.runtime,
-        engine=item.engine_runtime is not None,
+        engine=item.engine,
         accuracy=accuracy_info(figures.accuracy, exact, behind, names or {}) if figures.accuracy else None,
         latency_ms=latency_of(latency),
         latency_float_ms=latency_of(float_latency),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,18 +49,8 @@ def choices(text: str) -> dict[str, str]:
     return {name.strip(): kind.strip() for name, _, kind in parts}
 
 
-PACKAGES = (
-    "torch",
-    "ultralytics",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tflite-micro",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-)
+PACKAGES = ("torch", "ultralytics", "numpy")
+"""What every run needs."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +71,19 @@ class Environment:
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def environment() -> Environment:
-    """This machine."""
+def environment(packages: Iterable[str] = ()) -> Environment:
+    """This machine.
+
+    Args:
+        packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+    """
     return Environment(
         python=platform.python_version(),
         system=platform.platform(),
         processor=processor_name(),
         cpu_kind=cpu_kind(),
         cores=os.cpu_count(),
-        packages={name: found for name in PACKAGES if (found := _version(name))},
+        packages={name: found for name in (*PACKAGES, *packages) if (found := _version(name))},
     )
 
 

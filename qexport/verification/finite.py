@@ -27,17 +27,13 @@ class FiniteRunner:
     program: Program
     runtime: str
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output.
 
         Raises:
             VerificationError: some numbers are NaN or infinite.
         """
-        found = self.runner.outputs(batch)
+        found = self.runner(batch)
         wrong = not_finite(found)
         if wrong and wrong > not_finite(self._expected(batch)):
             total = sum(output.size for output in found)

@@ -70,7 +70,7 @@ def compared(
     with torch.no_grad():
         for batch in inputs:
             expected = [output.numpy() for output in every_output(reference(torch.from_numpy(batch)))]
-            actual = list(runner.outputs(batch))
+            actual = list(runner(batch))
             if program.prototypes:
                 check_prototypes(torch.from_numpy(expected[1]), torch.from_numpy(actual[1]))
             for one, other in zip(expected[0], actual[0], strict=True):
@@ -89,7 +89,7 @@ def output_likeness(
     found = comparisons(program)
     for batch in inputs:
         expected = every_output(reference(torch.from_numpy(batch)))
-        for comparison, one, other in zip(found, expected, runner.outputs(batch), strict=True):
+        for comparison, one, other in zip(found, expected, runner(batch), strict=True):
             comparison.add(one.numpy(), other, len(batch))
     least: float | None = None
     for each in (comparison.fidelity for comparison in found):

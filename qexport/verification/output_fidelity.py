@@ -82,7 +82,7 @@ def compare_outputs(
     """Run both on every batch and compare their outputs, in order."""
     found = comparisons(program)
     for batch in batches:
-        for comparison, one, other in zip(found, reference.outputs(batch), actual.outputs(batch), strict=True):
+        for comparison, one, other in zip(found, reference(batch), actual(batch), strict=True):
             comparison.add(one, other, len(batch))
         on_batch()
     return tuple(comparison.fidelity for comparison in found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from qexport.backends.info import check_precision
 from qexport.backends.openvino.half import compress
-from qexport.backends.protocol import LowerOptions
+from qexport.backends.openvino.info import INFO
 from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import OPENVINO, RuntimeProfile, for_saturating_cpus
-from qexport.programs.onnx.session import PACKAGES as ONNX_PACKAGES
-from qexport.programs.onnx.session import check_packages
-from qexport.system.machine import ANY, AVX2
 
 if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    from qexport.lowering.request import Lowering
 
 OPSET = 18
 MODEL = "model.xml"
@@ -38,51 +33,28 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 class OpenVINOBackend:
     """Writes IR folders that OpenVINO and Ultralytics load."""
 
-    name = "openvino"
-    suffix = "_openvino_model"
-    runtime = "OpenVINO, CPU plugin"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
-        "int8": {ANY: OPENVINO, AVX2: for_saturating_cpus(OPENVINO)}
-    }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
-    dynamic = True
-    offloadable = False
-    timed = True
-    from_onnx = True
-    half_scope = "constants"
+    info = INFO
 
-    def __init__(self) -> None:
-        check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
-
-    def lower(
-        self,
-        program: Program,
-        plan: QuantPlan | None,
-        metadata: Mapping[str, Any],
-        path: Path,
-        options: LowerOptions = LowerOptions(),
-    ) -> None:
+    def lower(self, request: Lowering, path: Path) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        openvino, half = _openvino(), metadata.get("precision") == "fp16"
+        check_precision(self.info, request.target.precision)
+        openvino, half, float32 = _openvino(), request.target.precision == "fp16", request.float32
+        opset = request.options.get("opset") or OPSET
         path.mkdir()
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             graph = Path(scratch) / "graph.onnx"
-            write_onnx(program, plan, metadata, graph, options.opset or OPSET, half=False)
+            write_onnx(request.program, request.plan, request.metadata, graph, opset, half=False)
             try:
                 model = openvino.Core().read_model(graph)
                 _number_operations(model)
-                if half and options.float32:
-                    compress(model, options.float32)
-                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not options.float32)
+                if half and float32:
+                    compress(model, float32)
+                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not float32)
             except RuntimeError as error:
                 shutil.rmtree(path)
                 first = next(iter(str(error).splitlines()), "")
                 raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
-        (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
-
-    def float_weights(self, program: Program) -> dict[str, str]:
-        """Layers that keep float weights in "int8-dynamic", with the reason."""
-        return behind_split(program)
+        (path / METADATA).write_text(yaml.safe_dump(dict(request.metadata), sort_keys=False), encoding="utf-8")
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
@@ -98,6 +70,7 @@ class OpenVINOBackend:
             complete=True,
             arithmetic=executed_macs(compiled(path, 1), total),
             needs=needs_of((path / MODEL).read_text(encoding="utf-8")),
+            metadata=read_metadata(path),
         )
 
     def runner(self, path: Path, threads: int) -> OpenVINORunner:
@@ -124,26 +97,9 @@ class OpenVINORunner:
         self.float_type = float_type(model)
         self._request = model.create_infer_request()
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output, the detections first."""
-        return [output.copy() for output in self._request.infer({0: batch}).to_tuple()]
-
-
-def behind_split(program: Program) -> dict[str, str]:
-    """Layers of 1 by 1 that read a part of a split, with the reason why they keep float weights.
-
-    The CPU plugin of 2026.4 fails on INT8 weights there.
-    Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
-    """
-    from qexport.planning.weights import weight_array
-
-    readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
-    found = (v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))
-    return dict.fromkeys(found, "OpenVINO's CPU plugin fails on INT8 weights behind a split")
+        return tuple(output.copy() for output in self._request.infer({0: batch}).to_tuple())
 
 
 def _openvino() -> Any:
@@ -179,6 +135,11 @@ def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
 
 def _stays_exact(path: Path) -> bool:
     """Whether an IR, or the folder that it is in, was written as FP32."""
-    metadata = (path if path.is_dir() else path.parent) / METADATA
-    content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
-    return isinstance(content, dict) and content.get("precision") == "fp32"
+    return read_metadata(path if path.is_dir() else path.parent).get("precision") == "fp32"
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata beside an IR; nothing where there are none."""
+    file = folder / METADATA
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return content if isinstance(content, dict) else {}

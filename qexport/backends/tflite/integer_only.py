@@ -57,12 +57,11 @@ class IntegerRunner:
         self._outputs: Sequence[Any] = self._interpreter.get_output_details()
         self._layout = layout_of(metadata)
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels."""
-        return self.outputs(batch)[0]
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels.
 
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The same with every output: prototypes of masks are the second, (n, k, height, width)."""
+        Prototypes of masks are the second output, (n, k, height, width).
+        """
         self._interpreter.set_tensor(self._input["index"], as_integers(batch.transpose(0, 2, 3, 1), self._input))
         self._interpreter.invoke()
         raw = [
@@ -70,7 +69,7 @@ class IntegerRunner:
             for output in self._outputs
         ]
         found = decoded(raw, self._layout)
-        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.extras == "coefficients" else [found]
+        return (found, raw[-1].transpose(0, 3, 1, 2)) if self._layout.extras == "coefficients" else (found,)
 
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:

@@ -11,6 +11,7 @@ from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.input_form import InputForm, pixel_form
 from qexport.errors import UsageError
 from qexport.job.options import ExportJob
+from qexport.plugins import check_modules
 from qexport.programs.boundary import raw_values, with_regions
 from qexport.programs.damage import refuse_damaged
 from qexport.programs.float_decode import Extras
@@ -34,10 +35,10 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
     from qexport.programs.onnx.graph import OnnxGraph
     from qexport.programs.onnx.normal_form import learned_constants, normalised
     from qexport.programs.onnx.same import check_same
-    from qexport.programs.onnx.session import PACKAGES, check_packages
+    from qexport.programs.onnx.session import PACKAGES
     from qexport.programs.onnx.values import values_of
 
-    check_packages("onnx", PACKAGES)
+    check_modules("format onnx", PACKAGES, "qexport[onnx]")
     file = read_file(path)
     says = described(file.metadata)
     imgsz, batch = chosen_size(job, file, says), chosen_batch(job, file)

@@ -175,7 +175,7 @@ class _Simulated:
 
     def __call__(self, images: Tensor) -> Any:
         """Run once."""
-        made = tuple(torch.from_numpy(output) for output in self._runner.outputs(_given(images)))
+        made = tuple(torch.from_numpy(output) for output in self._runner(_given(images)))
         return made[0] if len(made) == 1 else made
 
 

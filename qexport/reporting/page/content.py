@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexport.reporting.names import format_name, precision_name
+from qexport.backends.registry import display_name
+from qexport.reporting.names import precision_name
 from qexport.reporting.page.typeset import form_of, lookup, typeset
 from qexport.reporting.provenance import scored_images, stand_in
 from qexport.reporting.report import (
@@ -100,7 +101,7 @@ class Entry:
 
 def artifact_format(artifact: ArtifactReport) -> str:
     """Name of an artifact's format; an engine is named as one."""
-    name = format_name(artifact.format)
+    name = display_name(artifact.format)
     return f"{name} engine" if artifact.engine else name
 
 

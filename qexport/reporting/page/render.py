@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qexport.reporting.names import format_name
+from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.report import Report, file_name
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
         "charts": charts,
         "content": content,
         "file_name": file_name,
-        "format_name": format_name,
+        "format_name": display_name,
         "drawn": gallery,
         "style": asset("page.css"),
         "script": asset("page.js"),
