@@ -12,7 +12,7 @@ import pytest
 from conftest import demo_checkpoint, demo_images
 
 from qexport.backends.artifact import Artifact
-from qexport.backends.registry import find_backend
+from qexport.backends.registry import find_backend, reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.data.dataset import Dataset
 from qexport.data.selection import RunImages
@@ -64,7 +64,7 @@ def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Re
     options = run_options(settings["job"], "qexport demo.pt --int8")
     inputs = Inputs(options, demo_checkpoint(), program, table, settings["images"])
     measured = Measured(settings["written"], settings["figures"])
-    begun = make_report(inputs, environment(), settings["failures"])
+    begun = make_report(inputs, environment(reported_packages()), settings["failures"])
     return with_artifacts(begun, measured, inputs, {"read": 1.25, "calibrate": 2.5})
 
 
