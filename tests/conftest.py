@@ -25,8 +25,9 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 

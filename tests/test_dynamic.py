@@ -20,8 +20,9 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.onnx.export import unname_batch
 from qexport.measurement.accuracy import evaluate
 from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 for package in ("onnxruntime", "onnxscript", "openvino"):
     pytest.importorskip(package, reason="needs the extras qexport[onnx,openvino]")

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from qexport.lowering.onnx.export import OUTPUT, onnx_graph, set_metadata
 from qexport.lowering.onnx.write import write_onnx
+from qexport.programs.capture import capture
+from qexport.programs.captured_graph import module_of
 from qexport.programs.heads import split_head
-from qexport.programs.program import INPUT, Program, capture
+from qexport.programs.program import INPUT, Program
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")
@@ -110,7 +112,7 @@ def test_named_values_are_computed_by_their_operation(demo_program: Program, flo
 @pytest.mark.slow
 def test_parameters_keep_their_paths_and_numbers(demo_program: Program, float_file: Path) -> None:
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(float_file).graph.initializer}
-    parameters = demo_program.graph.state_dict()
+    parameters = module_of(demo_program).state_dict()
     weights = [value.weight for value in demo_program.values.values() if value.weight]
     assert len(weights) == 102
     for weight in weights:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from qexport.errors import InputError
+from qexport.programs.capture import capture
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture, every_output
+from qexport.programs.program import Program, every_output
 
 SIZE = (64, 96)
 BUILDERS = {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.observer import Observer, samples_each
@@ -17,8 +16,7 @@ from qexport.calibration.statistics import Statistics, merge, unit_interval
 from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
-from qexport.programs.graph import FileGraph
-from qexport.programs.program import Program, Value, copied, observed_sources
+from qexport.programs.program import Program, Value, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
@@ -26,78 +24,27 @@ MIN_USABLE = 0.5
 """Share of the images that must be readable: with fewer, something is wrong with the data set, not with a file."""
 
 
-class _Observe(torch.nn.Module):
-    """An observer in the place that it watches."""
-
-    def __init__(self, name: str, samples: int) -> None:
-        super().__init__()
-        self.name, self.observer = name, Observer(samples)
-
-    def forward(self, tensor: Tensor) -> None:
-        """Show the observer one image's tensor."""
-        try:
-            self.observer.update(tensor)
-        except ValueError as error:
-            raise InputError(
-                f"{self.name} is {error} for a calibration image", "the checkpoint may be damaged: try it in float"
-            ) from error
-
-
 class _Watched:
-    """A copy of the program's graph with observers in it; values are freed as soon as nothing reads them."""
+    """Observers of one thread, and the program's graph that feeds them."""
 
     def __init__(self, program: Program, samples: int) -> None:
-        self._graph = copied(program)
-        _use_channels_last(self._graph)
-        names = {value.name for value in _described(program) if value.operation not in UNIT_INTERVAL}
-        watched = [node for node in self._graph.graph.nodes if node.name in names]
-        for number, node in enumerate(watched):
-            self._graph.add_module(f"observe_{number}", _Observe(node.name, samples))
-            with self._graph.graph.inserting_after(node):
-                self._graph.graph.call_module(f"observe_{number}", (node,))
-        self._graph.recompile()
+        names = [value.name for value in _described(program) if value.operation not in UNIT_INTERVAL]
+        self.observers = {name: Observer(samples) for name in names}
         self.runs = 0
-
-    @property
-    def observers(self) -> dict[str, Observer]:
-        """By value name."""
-        return {part.name: part.observer for part in self._graph.modules() if isinstance(part, _Observe)}
-
-    def run(self, images: Tensor) -> None:
-        """Run the program once, (n, channels, height, width) in 0..1."""
-        self.runs += 1
-        self._graph(images.contiguous(memory_format=torch.channels_last))
-
-
-class _WatchedFile:
-    """The same for a graph that tells its values itself."""
-
-    def __init__(self, program: Program, samples: int) -> None:
-        assert isinstance(program.graph, FileGraph)
-        self._graph = program.graph
-        watched = (value.name for value in _described(program) if value.operation not in UNIT_INTERVAL)
-        self._places = {name: _Observe(name, samples) for name in watched}
-        self.runs = 0
-
-    @property
-    def observers(self) -> dict[str, Observer]:
-        """By value name."""
-        return {name: place.observer for name, place in self._places.items()}
+        self._run = program.graph.watched(names, self._see)
 
     def run(self, images: Tensor) -> None:
         """Run the program once, in the form that it wants its input in."""
         self.runs += 1
-        for name, tensor in self._graph.computed(images, tuple(self._places)):
-            self._places[name](tensor)
+        self._run(images)
 
-
-def _use_channels_last(graph: GraphModule) -> None:
-    """Convolutions of this size are a sixth quicker with the channels innermost; results are the same values."""
-    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default  # a view may not fit the other order
-    for parameter in (*graph.parameters(), *graph.buffers()):
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    def _see(self, name: str, tensor: Tensor) -> None:
+        try:
+            self.observers[name].update(tensor)
+        except ValueError as error:
+            raise InputError(
+                f"{name} is {error} for a calibration image", "the checkpoint may be damaged: try it in float"
+            ) from error
 
 
 def _described(program: Program) -> Iterator[Value]:
@@ -132,12 +79,11 @@ def calibrate(
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
     own = threading.local()
-    everyone: list[_Watched | _WatchedFile] = []
-    watch = _WatchedFile if isinstance(program.graph, FileGraph) else _Watched
+    everyone: list[_Watched] = []
 
     def start() -> None:
         torch.set_num_threads(1)
-        own.watched = watch(program, samples_each(len(images)))
+        own.watched = _Watched(program, samples_each(len(images)))
         everyone.append(own.watched)
 
     def run(path: Path) -> str:
@@ -168,7 +114,7 @@ def calibrate(
     )
 
 
-def _merged(program: Program, everyone: Sequence[_Watched | _WatchedFile]) -> dict[str, Statistics]:
+def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statistics]:
     """Statistics of every value over the threads that saw an image."""
     active = [watched.observers for watched in everyone if watched.runs]
 

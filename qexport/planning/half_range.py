@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics
-from qexport.programs.constants import constants_of
 from qexport.programs.program import Program, Value, observed_sources
 
 MAX_HALF = float(np.finfo(np.float16).max)
@@ -39,7 +38,7 @@ def unfit_for_half(program: Program, peaks: Mapping[str, float], weights_only: b
         name: value for name, value in program.values.items() if value.region == "body" and value.operation != "input"
     }
     found: dict[str, list[str]] = {}
-    for name, array in constants_of(program):
+    for name, array in program.graph.constants():
         reason = unfit_constant(array) if not weights_only or array.ndim > 1 else ""
         if reason and name in body:
             found.setdefault(name, []).append(reason)

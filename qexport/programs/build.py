@@ -16,11 +16,12 @@ from qexport.data.images import COLOURS
 from qexport.errors import InputError, QexportError, UsageError
 from qexport.job.options import ExportJob
 from qexport.planning.integer_only import check_integer_only
+from qexport.programs.capture import capture
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
 from qexport.programs.named_values import kept_float
 from qexport.programs.onnx.build import read_onnx
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 from qexport.programs.rtdetr import query_detector
 from qexport.tasks import SCORING
 

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from qexport.errors import UsageError
-from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program, Value
 
 
@@ -38,10 +37,9 @@ def kept_float(program: Program, given: Iterable[str]) -> frozenset[str]:
     Raises:
         UsageError: there is no such value.
     """
-    file = program.graph if isinstance(program.graph, FileGraph) else None
     found: set[str] = set()
-    for name in named_values("--keep-float", given, program.values, file.names if file else {}):
-        found |= raw_behind(program, name) if file and name in file.outputs else {name}
+    for name in named_values("--keep-float", given, program.values, program.graph.names):
+        found |= raw_behind(program, name) if name in program.graph.outputs else {name}
     return frozenset(found)
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from qexport.backends.protocol import Runner
 from qexport.detections.columns import Array, columns_of
-from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program
 
 
@@ -86,8 +85,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def comparisons(program: Program) -> list[Comparison]:
-    """One for each output of a program that came as a file."""
-    assert isinstance(program.graph, FileGraph)
+    """One for each output of a program."""
     in_order = not any(value.operation.startswith("topk") for value in program.values.values())
     return [Comparison(name, in_order) for name in program.graph.outputs]
 

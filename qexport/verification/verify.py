@@ -18,9 +18,8 @@ from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import weight_array
-from qexport.programs.graph import FileGraph, FloatGraph
 from qexport.programs.program import Program, every_output
-from qexport.simulation.rewrite import simulated
+from qexport.simulation.simulate import Run, simulation
 from qexport.verification.constants import check_biases
 from qexport.verification.output_fidelity import comparisons
 from qexport.verification.plan_check import compare_plan, weight_names
@@ -92,7 +91,7 @@ def verify(
     stored: StoredGraph,
     runner: Runner,
     inputs: Sequence[NDArray[np.float32]],
-    reference: FloatGraph | None = None,
+    reference: Run | None = None,
 ) -> Verification:
     """Compare an artifact with its plan and with the simulated program.
 
@@ -138,14 +137,8 @@ def _rounded(figure: float | None) -> float | None:
     return None if figure is None else round(figure, 4)
 
 
-def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
-    """The program in which every quantised value passes through its integers, whatever it is made of."""
-    graph = program.graph
-    return graph.simulated(program, plan) if isinstance(graph, FileGraph) else simulated(program, plan)
-
-
 def check_outputs(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+    reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
 ) -> OutputCheck:
     """Compare what a runtime finds with what a graph does.
 
@@ -202,9 +195,7 @@ def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:
     return len(same.found)
 
 
-def compared(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
-) -> Agreement:
+def compared(reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]) -> Agreement:
     """Compare what a graph and a runtime find in every image.
 
     Raises:
@@ -229,7 +220,7 @@ def compared_image(one: NDArray[np.floating], other: NDArray[np.floating], layou
 
 
 def output_likeness(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+    reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
 ) -> float | None:
     """Return the least cosine similarity of an output, as a whole or in the mean of its columns.
 

@@ -73,7 +73,7 @@ class TFLiteBackend:
         from qexport.backends.tflite.int16 import quantise_activations_to_int16
         from qexport.backends.tflite.integer_only import raw_program
         from qexport.backends.tflite.weight_compression import RECIPES, compress_weights, kept_layers
-        from qexport.programs.program import copied
+        from qexport.programs.captured_graph import copied
         from qexport.programs.tags import tag_values
         from qexport.simulation.rewrite import simulated
 

@@ -61,7 +61,7 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
         final=bool(says and says.end2end),
         imgsz=imgsz,
         batch=batch,
-        fingerprint=hashlib.sha256(graph.fingerprinted + repr(raw).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(graph.content + repr(raw).encode()).hexdigest(),
         dynamic=job.dynamic,
         form=replace(input_form(job, file), crop=is_classifier(says, outputs)),
         guessed=True,
