@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import SMALL, TinyDecode, TinyDetector, captured, demo_checkpoint, demo_image, seeded
+from conftest import (
+    SMALL,
+    TinyDecode,
+    TinyDetector,
+    captured,
+    demo_checkpoint,
+    demo_image,
+    seeded,
+    synthetic_statistics,
+)
 from torch import Tensor, nn
 
 from qexport.errors import ConversionError, InputError
+from qexport.lowering.onnx.half_graph import halve
+from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.capture import capture
-from qexport.programs.captured_graph import module_of
+from qexport.programs.captured_graph import copied, module_of
 from qexport.programs.heads import split_head
 from qexport.programs.naming import OPERATION_NAMES
-from qexport.programs.program import Program, observed_sources
+from qexport.programs.program import Program, Region, observed_sources
 
 aten = torch.ops.aten
 
@@ -189,6 +200,39 @@ def test_the_region_behind_the_raw_outputs_is_the_decode(demo_one2many: Program)
         if value.region == "decode":
             assert not value.weight
     assert values[list(values)[-1]].shape == (1, 10, 2100)
+
+
+class Namesake(TinyDetector):
+    """A user's modules that are called as ours are: names say nothing of where a program's parts begin."""
+
+    def __init__(self, outer: str, inner: str) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+        setattr(self, outer, nn.ModuleDict({inner: nn.Conv2d(8, 8, 1)}))
+
+    def forward(self, images: Tensor) -> Tensor:
+        neck = self.act(getattr(self, self.outer)[self.inner](self.act(self.stem(images))))
+        decoded: Tensor = self.decode(self.box(neck), self.cls(neck))
+        return decoded
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [("exact_head", "point"), ("block", "exact_head"), ("decode_neck", "conv1"), ("exact", "decode")],
+)
+def test_modules_of_any_name_are_quantised(outer: str, inner: str) -> None:
+    program = captured(seeded(Namesake(outer, inner)))
+    layer = f"{outer}_{inner}"
+    assert program.values[f"{layer}_conv"].weight == f"{outer}.{inner}.weight"
+    plan = make_plan(program, synthetic_statistics(program.values), TFLITE)
+    for name in (f"{layer}_conv", f"{layer}_sigmoid", f"{layer}_mul"):
+        assert program.values[name].region is Region.BODY
+        assert plan.tensors[name].dtype == "int8", plan.tensors[name].why
+    tail = {value.operation for value in program.values.values() if value.region is Region.DECODE}
+    assert tail == {"reshape", "sigmoid", "cat"}
+    graph = copied(program)
+    halve(graph)
+    assert dict(graph.named_parameters())[f"{outer}.{inner}.weight"].dtype == torch.float16
 
 
 def test_sources_are_followed_through_operations_that_move_data(tiny: Program) -> None:

@@ -16,7 +16,7 @@ from qexport.calibration.statistics import Statistics, merge, unit_interval
 from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
-from qexport.programs.program import Program, Value, observed_sources
+from qexport.programs.program import Program, Region, Value, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
@@ -49,7 +49,7 @@ class _Watched:
 
 def _described(program: Program) -> Iterator[Value]:
     """Values that the table has an entry for."""
-    body = [value for value in program.values.values() if value.region == "body"]
+    body = [value for value in program.values.values() if value.region is Region.BODY]
     read = {source for value in body for name in value.inputs for source in observed_sources(program, name)}
     own = {value.name for value in body if observed_sources(program, value.name) == (value.name,)}
     return (value for value in program.values.values() if value.name in read | own)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexport.programs.program import Program, observed_sources
+from qexport.programs.program import Program, Region, observed_sources
 
 
 def measured_peaks(program: Program, inputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
@@ -18,7 +18,7 @@ def measured_peaks(program: Program, inputs: Sequence[NDArray[np.float32]]) -> d
     Returns:
         The largest magnitude of each value that the body computes or moves elements of, by name.
     """
-    body = [value.name for value in program.values.values() if value.region == "body"]
+    body = [value.name for value in program.values.values() if value.region is Region.BODY]
     names = dict.fromkeys(source for name in body for source in observed_sources(program, name))
     peaks: dict[str, float] = {}
 

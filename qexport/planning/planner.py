@@ -27,7 +27,7 @@ from qexport.planning.ranges import (
 )
 from qexport.planning.weights import weight_tensors
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, has_constant_operand, observed_sources
+from qexport.programs.program import INPUT, MOVES_DATA, Program, Region, Value, has_constant_operand, observed_sources
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
@@ -174,7 +174,7 @@ def demanded_values(
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or has_constant_operand(value):
+        if rule is None or value.region is not Region.BODY or value.name in float_values or has_constant_operand(value):
             continue
         shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
         if shared and not value.weight:
@@ -197,7 +197,7 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
     stored: set[str] = {INPUT}
     for value in program.values.values():
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values:
+        if rule is None or value.region is not Region.BODY or value.name in float_values:
             continue
         if has_constant_operand(value) and not (profile.constants and value.operation == "mul"):
             continue
@@ -361,16 +361,16 @@ def _feeds_only_silu(program: Program, name: str) -> bool:
 
 
 def _feeds_only_silu_product(program: Program, value: Value) -> bool:
-    source = value.inputs[0] if value.operation == "sigmoid" and value.region == "body" else ""
+    source = value.inputs[0] if value.operation == "sigmoid" and value.region is Region.BODY else ""
     return bool(source) and bool(program.values[source].weight) and _feeds_only_silu(program, source)
 
 
 def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
     if value.name in float_values:
         return FLOAT_AS_ASKED
-    if value.region == "decode":
+    if value.region is Region.DECODE:
         return "decode stays float: pixels and scores must not share a scale"
-    if value.region == "exact":
+    if value.region is Region.EXACT:
         return EXACT
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from qexport.programs.program import MOVES_DATA, Value
+from qexport.programs.program import MOVES_DATA, Region, Value
 
 Readers = Mapping[str, tuple[Value, ...]]
 
@@ -34,7 +34,7 @@ def with_regions(values: Mapping[str, Value], raw: Collection[str] = ()) -> dict
     """
     tail = behind(values, raw) if raw else downstream_of_learned_layers(values)
     return {
-        name: replace(value, region="decode") if name in tail and value.region == "body" else value
+        name: replace(value, region=Region.DECODE) if name in tail and value.region is Region.BODY else value
         for name, value in values.items()
     }
 
@@ -75,8 +75,8 @@ def raw_values(values: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[str,
     readers = readers_of(values.values())
     raw: dict[str, None] = {}
     for value in values.values():
-        if value.region == "decode":
-            raw.update((name, None) for name in value.inputs if values[name].region == "body")
+        if value.region is Region.DECODE:
+            raw.update((name, None) for name in value.inputs if values[name].region is Region.BODY)
     scores = tuple(name for name in raw if {each.operation for each in _users(readers, name)} == {"sigmoid"})
     return tuple(name for name in raw if name not in scores), scores
 

@@ -22,8 +22,9 @@ from qexport.programs.float_decode import NOTHING
 from qexport.programs.heads import DetectionProgram
 from qexport.programs.naming import bias_of, joins_constants, operation_of, region_of, tensor_inputs, weight_of
 from qexport.programs.normalise import normalise
-from qexport.programs.program import INPUT, Program, Value, every_output
+from qexport.programs.program import INPUT, Program, Region, Value, every_output
 from qexport.programs.rtdetr import QueryProgram
+from qexport.programs.token_layers import Exact
 
 MAX_IMAGES = 1024
 """Largest batch of a dynamic program."""
@@ -57,7 +58,7 @@ def capture(
         expected = module(example.clone())  # a model may write into its input
         refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
-        normalise(graph, INPUT)
+        normalise(graph, INPUT, regions_of(module))
         _check_same(expected, graph(example.clone()), rows=module.decode.end2end or module.decode.nms)
     made = CapturedGraph(graph)
     values = {value.name: value for value in _describe(graph)}
@@ -81,6 +82,12 @@ def capture(
         fingerprint=made.fingerprint(),
         dynamic=dynamic,
     )
+
+
+def regions_of(module: nn.Module) -> dict[str, Region]:
+    """Path of a module → region of all that is computed in it, where that is not the body; names decide nothing."""
+    exact = (path for path, part in module.named_modules() if isinstance(part, Exact))
+    return {"decode": Region.DECODE, **dict.fromkeys(exact, Region.EXACT)}
 
 
 def _head(module: DetectionProgram | ClassifierProgram | QueryProgram) -> str:
@@ -116,7 +123,7 @@ def _describe(graph: GraphModule) -> Iterator[Value]:
             inputs=tuple(n.name for n in tensor_inputs(node)),
             weight=weight_of(node),
             shape=_shape(traced),
-            region=region_of(node.name),
+            region=region_of(node),
             macs=_macs(node),
             bias=bias_of(node),
             constants=joins_constants(node),
@@ -153,15 +160,15 @@ def _raw_outputs(values: dict[str, Value]) -> tuple[str, ...]:
     """Body values that the decode reads, in its order: boxes of each level, then class logits of each level."""
     raw: dict[str, None] = {}
     for value in values.values():
-        if value.region == "decode":
-            raw.update((name, None) for name in value.inputs if values[name].region == "body")
+        if value.region is Region.DECODE:
+            raw.update((name, None) for name in value.inputs if values[name].region is Region.BODY)
     return tuple(raw)
 
 
 def _prototypes(graph: GraphModule, values: dict[str, Value]) -> str:
     """The body value that is an output itself, "" if there is none."""
     made = graph.graph.output_node().all_input_nodes
-    return next((node.name for node in made if values[node.name].region == "body"), "")
+    return next((node.name for node in made if values[node.name].region is Region.BODY), "")
 
 
 def _check_same(expected: Tensor | tuple[Tensor, ...], actual: Tensor | tuple[Tensor, ...], rows: bool = False) -> None:

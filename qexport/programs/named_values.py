@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from qexport.errors import UsageError
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, Region, Value
 
 
 def named_values(
@@ -67,5 +67,5 @@ def raw_behind(program: Program, name: str) -> set[str]:
         value = program.values[waiting.pop()]
         if value.name not in seen:
             seen.add(value.name)
-            waiting += value.inputs if value.region != "body" else ()
-    return {each for each in seen if program.values[each].region == "body"}
+            waiting += value.inputs if value.region is not Region.BODY else ()
+    return {each for each in seen if program.values[each].region is Region.BODY}

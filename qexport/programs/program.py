@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -26,6 +27,18 @@ MOVES_DATA = frozenset({"part", "cat", "reshape", "transpose", "resize", "max_po
 """Operations whose result holds only elements of their inputs: calibration need not watch them."""
 
 
+class Region(str, Enum):
+    """Part of a program that a value is in: only the body is quantised."""
+
+    BODY = "body"
+    EXACT = "exact"
+    """Stays float among the body: steps cost more there than they save."""
+    DECODE = "decode"
+    """The float tail behind the raw outputs."""
+    SHAPE = "shape"
+    """Of a file's graph, what is not made of floats."""
+
+
 @dataclass(frozen=True)
 class Value:
     """One tensor of the program.
@@ -36,8 +49,7 @@ class Value:
         inputs: names of the tensors that it is computed from, weights left out.
         weight: parameter that a convolution or linear layer multiplies with, "" for others.
         shape: as traced, batch first.
-        region: "body", "exact" for what stays float among it, "decode" for the float tail behind the raw outputs, or in
-            a file's graph "shape" for what is not made of floats.
+        region: said where the value is made, never read from its name.
         macs: multiply-accumulates to compute it once.
         bias: parameter that a layer adds, "" where there is none.
         constants: constants are joined with what is computed, such as a class token.
@@ -48,7 +60,7 @@ class Value:
     inputs: tuple[str, ...]
     weight: str
     shape: tuple[int, ...]
-    region: str
+    region: Region
     macs: int
     bias: str = ""
     constants: bool = False

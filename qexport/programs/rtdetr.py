@@ -20,6 +20,7 @@ from qexport.programs.token_layers import (
     Added,
     Attention,
     EncoderLayer,
+    Exact,
     Normalised,
     Sampled,
     Stem,
@@ -108,7 +109,7 @@ class DecoderLayer(nn.Module):
         return updated
 
 
-class Joined(nn.Module):
+class Joined(Exact):
     """Maps of all levels as the tokens of one, joined as rows.
 
     OpenVINO 2026.4 gives what is joined along the tokens a scale for each, and then computes with floats.
@@ -119,7 +120,7 @@ class Joined(nn.Module):
         return as_maps(torch.cat([as_rows(each) for each in maps], dim=1))
 
 
-class Masked(nn.Module):
+class Masked(Exact):
     """Zero for cells whose own box would leave the image."""
 
     mask: Tensor
@@ -133,7 +134,7 @@ class Masked(nn.Module):
         return cells * self.mask
 
 
-class Chosen(nn.Module):
+class Chosen(Exact):
     """The cells with the best class score become queries."""
 
     anchors: Tensor
@@ -151,7 +152,7 @@ class Chosen(nn.Module):
         return as_maps(rows_of(as_rows(tokens), index)), anchors
 
 
-class Boxes(nn.Module):
+class Boxes(Exact):
     """Boxes from corrections (batch, 4, queries, 1) and logits (batch, queries, 4)."""
 
     def forward(self, corrections: Tensor, logits: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ class Boxes(nn.Module):
         return (as_rows(corrections) + logits).sigmoid()
 
 
-class Refined(nn.Module):
+class Refined(Exact):
     """Boxes moved by corrections."""
 
     def forward(self, corrections: Tensor, boxes: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class Refined(nn.Module):
         return (as_rows(corrections) + logits_of(boxes)).sigmoid()
 
 
-class BoxTokens(nn.Module):
+class BoxTokens(Exact):
     """Boxes as tokens (batch, 4, queries, 1)."""
 
     def forward(self, boxes: Tensor) -> Tensor:

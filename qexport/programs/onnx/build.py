@@ -15,7 +15,7 @@ from qexport.programs.boundary import raw_values, with_regions
 from qexport.programs.damage import refuse_damaged
 from qexport.programs.float_decode import Extras
 from qexport.programs.named_values import named_values
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, Region, Value
 
 if TYPE_CHECKING:
     from qexport.programs.onnx.file import OnnxFile, UltralyticsMetadata
@@ -166,7 +166,7 @@ def with_prototypes(program: Program, graph: OnnxGraph, says: UltralyticsMetadat
     if says is None or says.task != "segment" or len(graph.outputs) != 2:
         return program
     (name,) = program.values[graph.outputs[1]].inputs
-    if program.values[name].region != "body":
+    if program.values[name].region is not Region.BODY:
         return program
     rest = {key: tuple(n for n in getattr(program, key) if n != name) for key in ("raw_boxes", "raw_scores")}
     return replace(program, prototypes=name, raw_boxes=rest["raw_boxes"], raw_scores=rest["raw_scores"])

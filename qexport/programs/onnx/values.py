@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qexport.programs.onnx.normal_form import array_of
-from qexport.programs.program import INPUT, Value
+from qexport.programs.program import INPUT, Region, Value
 
 SIMPLE = {
     "Sigmoid": "sigmoid",
@@ -47,7 +47,7 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
     Args:
         shapes: shape and type of each tensor, as they were when the graph ran.
     """
-    values = {INPUT: Value(INPUT, "input", (), "", shapes[INPUT][0], "body", 0)}
+    values = {INPUT: Value(INPUT, "input", (), "", shapes[INPUT][0], Region.BODY, 0)}
     for node in model.graph:
         for output in node.outputs:
             name = str(output.name)
@@ -58,7 +58,7 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
             operation = operation_of(node) if kind == FLOAT else f"{node.op_type.lower()}_{kind}"
             weight = str(node.inputs[1].name) if operation in KINDS.values() and node.inputs[1] is not None else ""
             added = node.inputs[2] if weight and len(node.inputs) > 2 else None
-            region, bias = "body" if kind == FLOAT else "shape", str(added.name) if added is not None else ""
+            region, bias = Region.BODY if kind == FLOAT else Region.SHAPE, str(added.name) if added is not None else ""
             macs = _macs(node, operation, shape, shapes)
             joined = operation == "cat" and any(v is not None and v.name not in values for v in node.inputs)
             values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias, joined)
