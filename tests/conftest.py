@@ -25,6 +25,7 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.detections.layout import HeadLayout
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program
@@ -46,10 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class TinyDecode(nn.Module):
     """Stands in for the real decode: the same place in the program, next to no arithmetic."""
 
-    end2end = False
-    nms = False
-    levels = (2,)
-    reg_max = 1
+    layout = HeadLayout(strides=(2,), imgsz=(8, 8), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 4 + classes, anchors)."""

@@ -182,7 +182,7 @@ def test_statistics_are_those_of_the_program_run_as_it_is(tiny: Program) -> None
             return result
 
     image = demo_images("train", 1)
-    (pixels,) = (pixels for _, pixels in stream(image, tiny.imgsz, lambda *_: None))
+    (pixels,) = (pixels for _, pixels in stream(image, tiny.input.imgsz, lambda *_: None))
     with torch.no_grad():
         Recording(module_of(tiny)).run(torch.from_numpy(pixels)[None])
     statistics = calibrate(tiny, image, nothing).statistics

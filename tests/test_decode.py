@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
 from qexport.detections.masks import instance_masks
 from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
-from qexport.programs.float_decode import Decode, Extras
+from qexport.programs.float_decode import Decode
 
 IMGSZ = (64, 96)
 STRIDES = (8, 16, 32)
@@ -50,8 +49,7 @@ def raw_outputs(seed: int, at: HeadLayout, batch: int = 1) -> tuple[list[Any], l
 
 
 def float_decode(raw: tuple[list[Any], ...], at: HeadLayout) -> Any:
-    head = SimpleNamespace(nc=at.classes, reg_max=at.reg_max, stride=torch.tensor(STRIDES))
-    decode = Decode(head, at.end2end, IMGSZ, nms=False, extras=Extras(at.extras, at.shape, at.direct))
+    decode = Decode(at)
     given = [[torch.from_numpy(level).permute(0, 3, 1, 2) for level in levels] for levels in raw]
     return decode(*given).numpy()
 

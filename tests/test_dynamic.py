@@ -116,7 +116,8 @@ def test_metadata_never_promise_open_sizes(program: Program, task: str, own: dic
     """By Ultralytics' own reading: "dynamic" is what it takes for open sizes, "batch" what it pads to."""
     checkpoint: Checkpoint = replace(demo_checkpoint(), task=task, metadata=own)
     for dynamic, spelt in ((True, None), (False, False)):
-        read = _as_read(artifact_metadata(checkpoint, replace(program, dynamic=dynamic), "fp16", None))
+        given = replace(program, input=replace(program.input, dynamic=dynamic))
+        read = _as_read(artifact_metadata(checkpoint, given, "fp16", None))
         assert (read["dynamic"], read["args"]["dynamic"]) == (spelt, spelt)
         assert (read["batch"], read["args"]["batch"]) == (1, 1)
         assert (read["imgsz"], read["stride"], read["channels"]) == (list(SIZE), 32, 3)

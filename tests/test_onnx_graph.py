@@ -167,11 +167,11 @@ def test_a_dynamic_graph_takes_any_number_of_images(dynamic: Program, demo_progr
 
 @pytest.mark.slow
 def test_a_dynamic_program_describes_one_image(dynamic: Program, demo_program: Program) -> None:
-    assert (dynamic.dynamic, dynamic.batch, demo_program.dynamic) == (True, 1, False)
+    assert (dynamic.input.dynamic, dynamic.input.batch, demo_program.input.dynamic) == (True, 1, False)
     static = {n: (v.operation, v.inputs, v.shape, v.macs) for n, v in demo_program.values.items() if v.region == "body"}
     found = {n: (v.operation, v.inputs, v.shape, v.macs) for n, v in dynamic.values.items() if v.region == "body"}
     assert found == static
-    assert (dynamic.raw_boxes, dynamic.raw_scores) == (demo_program.raw_boxes, demo_program.raw_scores)
+    assert (dynamic.raw.boxes, dynamic.raw.scores) == (demo_program.raw.boxes, demo_program.raw.scores)
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_half_precision_is_for_the_body_alone(demo_program: Program, half_file: 
     assert len(floats) > 350
     for value in floats:
         assert types[value.name] == (half if value.region == "body" else single), value.name
-    assert {types[name] for name in demo_program.raw_scores} == {half}
+    assert {types[name] for name in demo_program.raw.scores} == {half}
 
 
 @pytest.mark.parametrize("opset", [18, 21])

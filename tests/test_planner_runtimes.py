@@ -156,7 +156,7 @@ def test_every_input_of_an_integer_convolution_is_quantised(demo_program: Progra
         assert len(convolutions) == sum(v.operation == "conv" for v in demo_program.values.values()) - 3
         assert all(plan.is_quantised(name) for value in convolutions for name in value.inputs)
         assert all(plan.is_quantised(value.weight) for value in convolutions)
-        assert all(plan.tensors[name].is_float for name in demo_program.raw_boxes)
+        assert all(plan.tensors[name].is_float for name in demo_program.raw.boxes)
 
 
 def test_a_symmetric_plan_has_zero_points_of_zero_and_scales_that_fp16_holds(tiny: Program) -> None:

@@ -42,10 +42,10 @@ def test_the_tiny_program_by_hand(tiny: Program) -> None:
         ("left_mul", "mul", ("left_conv", "left_sigmoid")),
         ("program_add", "add", ("program_part_2", "left_mul")),
     ]
-    assert tiny.raw_boxes == ("box_conv",)
-    assert tiny.raw_scores == ("cls_conv",)
-    assert tiny.head == "one2many"
-    assert (tiny.imgsz, tiny.batch) == ((8, 8), 1)
+    assert tiny.raw.boxes == ("box_conv",)
+    assert tiny.raw.scores == ("cls_conv",)
+    assert tiny.layout.head == "one2many"
+    assert (tiny.input.imgsz, tiny.input.batch) == ((8, 8), 1)
 
 
 def test_shapes_and_multiply_accumulates_by_hand(tiny: Program) -> None:
@@ -191,9 +191,9 @@ def test_a_program_that_differs_from_its_model_is_refused() -> None:
 
 def test_the_region_behind_the_raw_outputs_is_the_decode(demo_one2many: Program) -> None:
     values = demo_one2many.values
-    assert [values[n].shape[1:] for n in demo_one2many.raw_boxes] == [(4, 40, 40), (4, 20, 20), (4, 10, 10)]
-    assert [values[n].shape[1:] for n in demo_one2many.raw_scores] == [(6, 40, 40), (6, 20, 20), (6, 10, 10)]
-    raw = {*demo_one2many.raw_boxes, *demo_one2many.raw_scores}
+    assert [values[n].shape[1:] for n in demo_one2many.raw.boxes] == [(4, 40, 40), (4, 20, 20), (4, 10, 10)]
+    assert [values[n].shape[1:] for n in demo_one2many.raw.scores] == [(6, 40, 40), (6, 20, 20), (6, 10, 10)]
+    raw = {*demo_one2many.raw.boxes, *demo_one2many.raw.scores}
     for value in values.values():
         if value.region == "body" and value.name not in raw:
             assert all(reader.region == "body" for reader in demo_one2many.readers[value.name])

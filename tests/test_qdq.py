@@ -281,7 +281,7 @@ def test_the_demo_models_first_layers_are_those_of_the_simulation(
     """
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, profile)
-    graph, image = quantised(demo_program, plan, tmp_path), demo_image(demo_program.imgsz)
+    graph, image = quantised(demo_program, plan, tmp_path), demo_image(demo_program.input.imgsz)
     names = list(demo_program.values)[1:13]
     actual = computed(graph, names, image)
     expected, exact = (recorded(g, names, image) for g in (simulated(demo_program, plan), module_of(demo_program)))

@@ -11,6 +11,7 @@ from conftest import TinyDetector, captured, seeded, synthetic_statistics
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qexport.detections.layout import HeadLayout
 from qexport.errors import ConversionError
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
@@ -25,10 +26,7 @@ Array = NDArray[np.float64]
 class Steps(nn.Module):
     """Stands in for a decode: passes both raw outputs on."""
 
-    end2end = False
-    nms = False
-    levels = (1,)
-    reg_max = 1
+    layout = HeadLayout(strides=(1,), imgsz=(4, 4), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         return torch.cat((boxes.flatten(1), scores.flatten(1)), dim=1)

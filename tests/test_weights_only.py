@@ -48,12 +48,12 @@ def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Prog
 def test_what_is_found_stays(name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     program: Program = request.getfixturevalue(head)
     backend, path = written(name, program, tmp_path)
-    image = demo_image(program.imgsz)
+    image = demo_image(program.input.imgsz)
     with torch.no_grad():
         expected = program.graph(image).numpy()
     actual = backend.runner(path, 1).run(image.numpy())
     assert not np.array_equal(actual, expected)
-    if program.final:
+    if program.layout.end2end:
         np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.1)
     else:
         np.testing.assert_allclose(actual[:, 4:], expected[:, 4:], atol=0.2)

@@ -57,9 +57,10 @@ def _described(program: Program) -> Iterator[Value]:
 
 def preprocess_name(program: Program) -> str:
     """How images become inputs, as recorded in tables and reports."""
-    colours = {1: "grey", 3: ""}.get(program.channels, f"{program.channels} channels")
-    form = f"{colours}, {program.form.pixels}" if colours else program.form.description
-    return f"{program.preprocess} {program.imgsz[0]}x{program.imgsz[1]}, {form}"
+    wanted = program.input
+    colours = {1: "grey", 3: ""}.get(wanted.channels, f"{wanted.channels} channels")
+    form = f"{colours}, {wanted.form.pixels}" if colours else wanted.form.description
+    return f"{wanted.preprocess} {wanted.imgsz[0]}x{wanted.imgsz[1]}, {form}"
 
 
 def calibrate(
@@ -78,7 +79,7 @@ def calibrate(
     Raises:
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
-    own = threading.local()
+    own, wanted = threading.local(), program.input
     everyone: list[_Watched] = []
 
     def start() -> None:
@@ -89,10 +90,10 @@ def calibrate(
     def run(path: Path) -> str:
         reasons: list[str] = []
         with torch.no_grad():
-            for _, pixels in stream([path], program.imgsz, lambda _, why: reasons.append(why), *program.image_form):
+            for _, pixels in stream([path], wanted.imgsz, lambda _, why: reasons.append(why), *wanted.image_form):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
-                given = torch.from_numpy(program.form.applied(pixels))
-                own.watched.run(given[None].expand(program.batch, -1, -1, -1))
+                given = torch.from_numpy(wanted.form.applied(pixels))
+                own.watched.run(given[None].expand(wanted.batch, -1, -1, -1))
         on_image()
         return "".join(reasons)
 

@@ -59,7 +59,8 @@ def measure(
     """
     lost = [] if missing is None else missing
     latencies, lowered = _latencies(job, program, images, written, clock, lost) if job.measures_latency else ({}, {})
-    accuracies = _accuracies(task, program.head, images, written, clock, lost) if task and not job.no_eval else {}
+    head = program.layout.head
+    accuracies = _accuracies(task, head, images, written, clock, lost) if task and not job.no_eval else {}
     outputs = _outputs(job, program, images, written, clock, lost) if not task and not job.no_eval else {}
     paths = [item.artifact.path for item in written]
     return {
@@ -80,12 +81,12 @@ def _outputs(
     floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
     for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
-        paths = images.evaluation[: MAX_COMPARED * program.batch]
+        paths = images.evaluation[: MAX_COMPARED * program.input.batch]
         title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(missing, "outputs", item.artifact.path), clock.step(*title, len(paths)) as advance:
             reference = item.backend.runner(floats[item.backend.name], job.threads)
             actual = item.backend.runner(item.artifact.path, job.threads)
-            batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
+            batches = (b for p in each_batch(paths, program.input.batch) for b in sample_inputs(p, program, count=1))
             found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
     return found
 

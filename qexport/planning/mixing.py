@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from qexport.calibration.statistics import Statistics
-from qexport.programs.boundary import _users, readers_of
-from qexport.programs.program import Program, Region, Value, observed_sources
+from qexport.programs.boundary import _users
+from qexport.programs.program import Program, Region, Value, observed_sources, readers_of
 
 MIXED = 32.0
 """Ranges that differ by more than this must not share a scale: the narrower would have eight of 256 steps."""

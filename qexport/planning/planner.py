@@ -114,7 +114,7 @@ def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str,
         found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
         found |= mixed_scale_concats(program, statistics)
-        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw_boxes), FLOAT_TORN)
+        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw.boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
 
 
@@ -210,8 +210,8 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
-    boxes = frozenset(program.raw_boxes)
-    extras = frozenset(program.raw_extras)
+    boxes = frozenset(program.raw.boxes)
+    extras = frozenset(program.raw.extras)
     groups = ((boxes, profile.float_boxes), (extras, profile.float_extras))
     return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
 
@@ -264,7 +264,7 @@ def scale_groups(
 
 def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
     """Raw outputs of all levels that a converter joins before they are floats again."""
-    return (program.raw_boxes, program.raw_scores, program.raw_extras) if profile.levels_share_scale else ()
+    return (program.raw.boxes, program.raw.scores, program.raw.extras) if profile.levels_share_scale else ()
 
 
 def _group_tensors(
@@ -278,7 +278,7 @@ def _group_tensors(
     if fixed is not None:
         scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
     elif INPUT in group:
-        return dict.fromkeys(group, _pixels(profile, *program.form.bounds))
+        return dict.fromkeys(group, _pixels(profile, *program.input.form.bounds))
     else:
         (low, high), why = _group_range(program, profile, statistics, choice, group)
         scale, zero_point = profile.quantiser.parameters(low, high)
@@ -334,11 +334,11 @@ def _group_range(
         raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
     many = profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
     merged = merge(statistics[name] for name in sources)
-    if set(group) & {*program.raw_extras, program.prototypes}:
+    if set(group) & {*program.raw.extras, program.raw.prototypes}:
         chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
-    elif set(group) & set(program.raw_boxes):
+    elif set(group) & set(program.raw.boxes):
         chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
-    elif set(group) & set(program.raw_scores):
+    elif set(group) & set(program.raw.scores):
         chosen = minmax(merged) if many else above(minmax(merged), LOGIT_FLOOR)
         floor = "" if many else " above -8"
         reason = f"minmax{floor}: confident scores are rare and must not be clipped"

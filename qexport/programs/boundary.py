@@ -7,22 +7,12 @@ it reads leaves the body with scales of its own. Concatenations in front of it a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from qexport.programs.program import MOVES_DATA, Region, Value
+from qexport.programs.program import MOVES_DATA, RawNames, Region, Value, read_by_decode, readers_of
 
 Readers = Mapping[str, tuple[Value, ...]]
-
-
-def readers_of(values: Iterable[Value]) -> dict[str, tuple[Value, ...]]:
-    """For every value those computed from it."""
-    found: dict[str, list[Value]] = {}
-    for value in values:
-        found.setdefault(value.name, [])
-        for source in value.inputs:
-            found[source].append(value)
-    return {name: tuple(each) for name, each in found.items()}
 
 
 def with_regions(values: Mapping[str, Value], raw: Collection[str] = ()) -> dict[str, Value]:
@@ -70,15 +60,12 @@ def _is_expectation(values: Mapping[str, Value], layer: Value) -> bool:
     return source.operation == "softmax"
 
 
-def raw_values(values: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def raw_values(values: Mapping[str, Value]) -> RawNames:
     """Body values that the tail reads: those that only sigmoids see, class scores, and all others."""
     readers = readers_of(values.values())
-    raw: dict[str, None] = {}
-    for value in values.values():
-        if value.region is Region.DECODE:
-            raw.update((name, None) for name in value.inputs if values[name].region is Region.BODY)
+    raw = read_by_decode(values)
     scores = tuple(name for name in raw if {each.operation for each in _users(readers, name)} == {"sigmoid"})
-    return tuple(name for name in raw if name not in scores), scores
+    return RawNames(tuple(name for name in raw if name not in scores), scores)
 
 
 def _users(readers: Readers, name: str) -> Iterator[Value]:

@@ -125,9 +125,9 @@ def _captured(job: ExportJob, checkpoint: Checkpoint) -> Program:
 def _check_classes(checkpoint: Checkpoint, program: Program) -> None:
     """Raise `InputError` where a head computes another number of classes than it says, and so than artifacts would."""
     said = len(checkpoint.names)
-    if program.head in ("end2end", "one2many") and program.classes != said:
+    if program.layout.head in ("end2end", "one2many") and program.layout.classes != said:
         raise InputError(
-            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.classes}",
+            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.layout.classes}",
             "correct its head's nc and the model's names",
         )
 

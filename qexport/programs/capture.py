@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from qexport.data.input_form import InputSpec
 from qexport.errors import ConversionError, InputError
 from qexport.programs.captured_graph import CapturedGraph
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
-from qexport.programs.float_decode import NOTHING
 from qexport.programs.heads import DetectionProgram
 from qexport.programs.naming import bias_of, joins_constants, operation_of, region_of, tensor_inputs, weight_of
 from qexport.programs.normalise import normalise
-from qexport.programs.program import INPUT, Program, Region, Value, every_output
+from qexport.programs.program import INPUT, Program, RawNames, Region, Value, every_output, read_by_decode
 from qexport.programs.rtdetr import QueryProgram
 from qexport.programs.token_layers import Exact
 
@@ -59,28 +60,18 @@ def capture(
         refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
         normalise(graph, INPUT, regions_of(module))
-        _check_same(expected, graph(example.clone()), rows=module.decode.end2end or module.decode.nms)
+        _check_same(expected, graph(example.clone()), rows=module.decode.layout.end2end)
     made = CapturedGraph(graph)
     values = {value.name: value for value in _describe(graph)}
-    raw = _raw_outputs(values)
-    levels = len(module.decode.levels)
+    raw = _raw_names(graph, values, len(module.decode.layout.strides))
+    layout = replace(module.decode.layout, imgsz=imgsz, classes=values[raw.scores[0]].shape[1])
     return Program(
         graph=made,
         values=values,
-        raw_boxes=raw[:levels],
-        raw_scores=raw[levels : 2 * levels] or raw,
-        raw_extras=raw[2 * levels :] if levels else (),
-        prototypes=_prototypes(graph, values),
-        extras=getattr(module.decode, "extras", NOTHING),
-        head=_head(module),
-        strides=module.decode.levels,
-        reg_max=module.decode.reg_max,
-        rows=getattr(module.decode, "rows", 0),
-        final=module.decode.end2end or module.decode.nms,
-        imgsz=imgsz,
-        batch=1 if dynamic else batch,
+        raw=raw,
+        layout=layout,
+        input=InputSpec(imgsz, 1 if dynamic else batch, channels, dynamic, layout.preprocess),
         fingerprint=made.fingerprint(),
-        dynamic=dynamic,
     )
 
 
@@ -88,12 +79,6 @@ def regions_of(module: nn.Module) -> dict[str, Region]:
     """Path of a module → region of all that is computed in it, where that is not the body; names decide nothing."""
     exact = (path for path, part in module.named_modules() if isinstance(part, Exact))
     return {"decode": Region.DECODE, **dict.fromkeys(exact, Region.EXACT)}
-
-
-def _head(module: DetectionProgram | ClassifierProgram | QueryProgram) -> str:
-    if isinstance(module, ClassifierProgram | QueryProgram):
-        return "queries" if isinstance(module, QueryProgram) else "classifier"
-    return "end2end" if module.decode.end2end else "one2many"
 
 
 def batch_shapes(dynamic: bool) -> Any:
@@ -156,13 +141,12 @@ def _macs(node: Node) -> int:
     return 0
 
 
-def _raw_outputs(values: dict[str, Value]) -> tuple[str, ...]:
-    """Body values that the decode reads, in its order: boxes of each level, then class logits of each level."""
-    raw: dict[str, None] = {}
-    for value in values.values():
-        if value.region is Region.DECODE:
-            raw.update((name, None) for name in value.inputs if values[name].region is Region.BODY)
-    return tuple(raw)
+def _raw_names(graph: GraphModule, values: dict[str, Value], levels: int) -> RawNames:
+    """Boxes of each level, then class logits of each, then extras; a classifier has logits alone."""
+    raw, prototypes = read_by_decode(values), _prototypes(graph, values)
+    if not levels:
+        return RawNames((), raw, (), prototypes)
+    return RawNames(raw[:levels], raw[levels : 2 * levels] or raw, raw[2 * levels :], prototypes)
 
 
 def _prototypes(graph: GraphModule, values: dict[str, Value]) -> str:

@@ -6,16 +6,15 @@ capture or on library versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from qexport.data.input_form import UNIT, InputForm
-from qexport.detections.layout import MAX_DETECTIONS, HeadLayout
-from qexport.programs.float_decode import NOTHING, Extras
+from qexport.data.input_form import InputSpec
+from qexport.detections.layout import HeadLayout
 from qexport.programs.graph import Graph
 
 if TYPE_CHECKING:
@@ -67,103 +66,54 @@ class Value:
 
 
 @dataclass(frozen=True)
+class RawNames:
+    """Names of the values that leave the body, which the decode reads.
+
+    Attributes:
+        boxes, scores, extras: of each level; the last are mask coefficients, keypoints or angles.
+        prototypes: the value that is the second output, "" where there is one output.
+    """
+
+    boxes: tuple[str, ...]
+    scores: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    prototypes: str = ""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every one, in the order of the decode's arguments."""
+        last = (self.prototypes,) if self.prototypes else ()
+        return (*self.boxes, *self.scores, *self.extras, *last)
+
+
+@dataclass(frozen=True)
 class Program:
-    """The captured float program.
+    """A float program.
 
     Attributes:
         graph: callable, images (batch, channels, height, width) to the decoded output.
-        values: every tensor in order of computation, by name.
-        raw_boxes, raw_scores, raw_extras: names of the per-level values that the decode reads; the last are mask
-            coefficients, keypoints or angles.
-        prototypes: name of the value that is the second output, "" where there is one output.
-        extras: what `raw_extras` are.
-        head: "end2end", "one2many", "classifier", or "queries" of RT-DETR; "unknown" where nobody says what the outputs
-            mean.
-        strides: pixels in a cell of each level.
-        reg_max: bins of each box side's distribution; 1 where the side is a plain number.
-        final: the output's rows are detections, (batch, 300, 6), and need no NMS.
-        batch: images in one run; 1 where `dynamic`, and shapes are those of one image.
+        values: every tensor in order of computation, by name; shapes are those of one image where the batch is open.
+        raw: where the body ends.
+        layout: what the decoded output means.
+        input: what goes in.
         fingerprint: SHA-256 over structure and weights.
-        dynamic: any number of images can be run at once.
-        form: what the network wants its pixels to be.
-        guessed: where the body ends was found by `qexport.programs.boundary`, not known from the head.
-        class_count: how many classes there are, where the raw scores do not say so.
-        rows: how many detections there are in an image at most, 0 where nobody says.
         origin: fingerprint of the program as it was captured, "" where weights are as they were then.
+        guessed: where the body ends was found by `qexport.programs.boundary`, not known from the head.
     """
 
     graph: Graph
     values: dict[str, Value]
-    raw_boxes: tuple[str, ...]
-    raw_scores: tuple[str, ...]
-    head: str
-    strides: tuple[int, ...]
-    reg_max: int
-    final: bool
-    imgsz: tuple[int, int]
-    batch: int
+    raw: RawNames
+    layout: HeadLayout
+    input: InputSpec
     fingerprint: str
-    dynamic: bool = False
-    raw_extras: tuple[str, ...] = ()
-    prototypes: str = ""
-    extras: Extras = NOTHING
-    form: InputForm = UNIT
-    guessed: bool = False
-    class_count: int = 0
-    rows: int = 0
     origin: str = ""
-
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return self.class_count or self.values[self.raw_scores[0]].shape[1]
-
-    @property
-    def preprocess(self) -> str:
-        """How images become inputs: an entry of `qexport.data.images.PREPROCESS`."""
-        return "centre crop" if self.form.crop else self.layout.preprocess
-
-    @property
-    def layout(self) -> HeadLayout:
-        """What its decoded output means."""
-        return HeadLayout(
-            strides=self.strides,
-            imgsz=self.imgsz,
-            classes=0 if self.head == "unknown" else self.classes,
-            reg_max=self.reg_max,
-            end2end=self.final,
-            extras=self.extras.kind,
-            shape=self.extras.shape,
-            direct=self.extras.direct,
-            head=self.head,
-            max_detections=self.rows or MAX_DETECTIONS,
-        )
-
-    @property
-    def channels(self) -> int:
-        """How many the input has."""
-        shape = self.values[INPUT].shape
-        return shape[-1] if self.form.channels_last else shape[1]
-
-    @property
-    def image_form(self) -> tuple[str, int]:
-        """What is to be made of an image: how it is brought to size, and how many channels it has."""
-        return self.preprocess, self.channels
-
-    @property
-    def raw_outputs(self) -> tuple[str, ...]:
-        """Every body value that leaves the body."""
-        last = (self.prototypes,) if self.prototypes else ()
-        return (*self.raw_boxes, *self.raw_scores, *self.raw_extras, *last)
+    guessed: bool = False
 
     @cached_property
     def readers(self) -> dict[str, tuple[Value, ...]]:
         """For every value the values computed from it."""
-        found: dict[str, list[Value]] = {name: [] for name in self.values}
-        for value in self.values.values():
-            for source in value.inputs:
-                found[source].append(value)
-        return {name: tuple(readers) for name, readers in found.items()}
+        return readers_of(self.values.values())
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Program:
         """Return the program with other weights or biases, by the names that `Value.weight` and `Value.bias` have.
@@ -204,3 +154,20 @@ def observed_sources(program: Program, name: str) -> tuple[str, ...]:
 def every_output(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A program's outputs, the detections first."""
     return tuple(output) if isinstance(output, tuple | list) else (output,)
+
+
+def readers_of(values: Iterable[Value]) -> dict[str, tuple[Value, ...]]:
+    """For every value those computed from it; values are in order of computation."""
+    found: dict[str, list[Value]] = {}
+    for value in values:
+        found.setdefault(value.name, [])
+        for source in value.inputs:
+            found[source].append(value)
+    return {name: tuple(each) for name, each in found.items()}
+
+
+def read_by_decode(values: Mapping[str, Value]) -> tuple[str, ...]:
+    """Body values that the decode reads, in its order."""
+    decode = (value for value in values.values() if value.region is Region.DECODE)
+    raw = (name for value in decode for name in value.inputs if values[name].region is Region.BODY)
+    return tuple(dict.fromkeys(raw))

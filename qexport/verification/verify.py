@@ -107,7 +107,7 @@ def verify(
     share = check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    images, alike, coverage = len(inputs) * program.batch, same.agreement, stored.coverage
+    images, alike, coverage = len(inputs) * program.input.batch, same.agreement, stored.coverage
     if alike is None:
         return Verification(
             found,
@@ -149,7 +149,7 @@ def check_outputs(
     """
     if not inputs:
         raise VerificationError(f"{runtime}: no image to verify with", "add --data")
-    if program.head == "unknown":
+    if program.layout.head == "unknown":
         return OutputCheck(None, output_likeness(reference, program, runner, inputs, runtime))
     found = compared(reference, program, runner, inputs)
     wrong = faults(found, program.layout)
@@ -206,7 +206,7 @@ def compared(reference: Run, program: Program, runner: Runner, inputs: Sequence[
         for batch in inputs:
             expected = [output.numpy() for output in every_output(reference(torch.from_numpy(batch)))]
             actual = list(runner.outputs(batch))
-            if program.prototypes:
+            if program.raw.prototypes:
                 check_prototypes(torch.from_numpy(expected[1]), torch.from_numpy(actual[1]))
             for one, other in zip(expected[0], actual[0], strict=True):
                 found += compared_image(one, other, program.layout)

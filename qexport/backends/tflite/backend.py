@@ -81,9 +81,9 @@ class TFLiteBackend:
         graph, example = copied(program), torch.zeros(program.values["images"].shape)
         if precision == "int8-full":
             graph, example = raw_program(graph, program), example.permute(0, 2, 3, 1).contiguous()
-        elif not metadata["end2end"] and program.raw_boxes:
+        elif not metadata["end2end"] and program.raw.boxes:
             # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
-            height, width = program.imgsz
+            height, width = program.input.imgsz
             unit = graph.get_buffer("decode.unit")
             unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
         converted = plan if precision not in ("w8a16", "int8-dynamic") else None
@@ -95,7 +95,7 @@ class TFLiteBackend:
             _convert(graph, example, converted is not None, options.warn).export(str(path))
         if precision == "int8-full":
             check_integers(path, program)
-            name_outputs(path, program.raw_outputs)
+            name_outputs(path, program.raw.all)
             if options.io == "uint8":
                 convert_io_to_uint8(path)
         elif converted is not None:

@@ -60,7 +60,7 @@ def _file_of(graph: OnnxGraph, program: Program, opset: int, half: bool, full: f
 @_graph_of.register
 def _once(_: CapturedGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
     """Exported once for all formats of a run."""
-    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half, full)
+    key = (program.fingerprint, program.values[INPUT].shape, program.input.dynamic, opset, half, full)
     if key not in _exported:
         if _exported and next(iter(_exported))[0] != program.fingerprint:
             _exported.clear()  # one program at a time: it is the formats of one run that share it
@@ -88,7 +88,7 @@ def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> i
 
 def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
     example = torch.zeros(program.values[INPUT].shape)
-    if program.dynamic:
+    if program.input.dynamic:
         example = torch.zeros(2, *example.shape[1:])
     try:
         with torch.no_grad():
@@ -99,8 +99,8 @@ def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
                 optimize=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.prototypes else 1)],
-                dynamic_shapes=batch_shapes(program.dynamic),
+                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.raw.prototypes else 1)],
+                dynamic_shapes=batch_shapes(program.input.dynamic),
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its passes do
