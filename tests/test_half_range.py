@@ -88,9 +88,10 @@ def test_what_overflows_is_kept_with_what_reads_it() -> None:
 def test_peaks_are_those_of_calibration() -> None:
     program = layers()
     measured, calibrated = measured_peaks(program, [picture(0).numpy(), picture(1).numpy()]), peaks_of(seen(program))
-    assert set(calibrated) <= set(measured)
-    for name, peak in calibrated.items():
-        assert measured[name] == pytest.approx(peak, rel=1e-6), name
+    body = [name for name in calibrated if program.values[name].region == "body"]
+    assert len(body) > 8
+    for name in body:
+        assert measured[name] == pytest.approx(calibrated[name], rel=1e-6), name
 
 
 @pytest.mark.parametrize("name", list(PACKAGES))

@@ -6,7 +6,6 @@ came from.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,16 @@ from qexport.programs.damage import refuse_damaged, refuse_endless
 from qexport.programs.heads import DetectionProgram
 from qexport.programs.naming import bias_of, joins_constants, operation_of, region_of, tensor_inputs, weight_of
 from qexport.programs.normalise import normalise
-from qexport.programs.program import INPUT, Program, RawNames, Region, Value, every_output, read_by_decode
+from qexport.programs.program import (
+    INPUT,
+    Program,
+    RawNames,
+    Region,
+    Value,
+    every_output,
+    multiply_accumulates,
+    read_by_decode,
+)
 from qexport.programs.rtdetr import QueryProgram
 from qexport.programs.token_layers import Exact
 
@@ -128,17 +136,11 @@ def _for_one_image(size: int | torch.SymInt) -> int:
 
 
 def _macs(node: Node) -> int:
-    elements = math.prod(_shape(node.meta["val"]))
-    if weight_of(node):
-        weight: Any = node.args[1]
-        kernel = weight.meta["val"].shape if "val" in weight.meta else ()
-        if operation_of(node) == "conv_transpose":  # (in, out, …): every element of the input meets all of the rest
-            elements = math.prod(_shape(tensor_inputs(node)[0].meta["val"]))
-        return elements * math.prod(map(int, kernel[1:]))
-    if operation_of(node) == "matmul":
-        left: Any = node.args[0]
-        return elements * int(left.meta["val"].shape[-1])
-    return 0
+    if not weight_of(node) and operation_of(node) != "matmul":
+        return 0
+    sides: Any = node.args[:2]
+    given, kernel = (_shape(side.meta["val"]) if "val" in side.meta else () for side in sides)
+    return multiply_accumulates(operation_of(node), _shape(node.meta["val"]), given, kernel)
 
 
 def _raw_names(graph: GraphModule, values: dict[str, Value], levels: int) -> RawNames:

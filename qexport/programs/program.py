@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
+from math import prod
 from typing import TYPE_CHECKING
 
 from qexport.data.input_form import InputSpec
@@ -171,3 +172,16 @@ def read_by_decode(values: Mapping[str, Value]) -> tuple[str, ...]:
     decode = (value for value in values.values() if value.region is Region.DECODE)
     raw = (name for value in decode for name in value.inputs if values[name].region is Region.BODY)
     return tuple(dict.fromkeys(raw))
+
+
+def multiply_accumulates(operation: str, made: tuple[int, ...], given: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """How many it takes to compute a value once.
+
+    Args:
+        operation: "conv", "conv_transpose", "linear" or "matmul".
+        made, given: shapes of the value and of what is multiplied.
+        kernel: shape of what it is multiplied with: (out, in / groups, …), transposed (in, out / groups, …).
+    """
+    if operation == "conv_transpose":  # every element of the input meets all of the rest
+        return prod(given) * prod(kernel[1:])
+    return prod(made) * (prod(kernel[1:]) if operation == "conv" else given[-1])
