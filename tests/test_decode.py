@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
+from qexport.detections.layout import raw_outputs_of
 from qexport.detections.masks import instance_masks
 from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
 from qexport.programs.float_decode import Decode
@@ -52,6 +53,21 @@ def float_decode(raw: tuple[list[Any], ...], at: HeadLayout) -> Any:
     decode = Decode(at)
     given = [[torch.from_numpy(level).permute(0, 3, 1, 2) for level in levels] for levels in raw]
     return decode(*given).numpy()
+
+
+def test_what_metadata_say_of_raw_outputs_is_read_as_it_was_written() -> None:
+    at = HeadLayout(STRIDES, IMGSZ, 2, 16, True, "keypoints", (5, 3), direct=True, max_detections=84)
+    said = raw_outputs_of(at)
+    assert said == {
+        "strides": [8, 16, 32],
+        "reg_max": 16,
+        "further": "keypoints",
+        "shape": [5, 3],
+        "newer": True,
+        "max_detections": 84,
+    }
+    metadata = {"imgsz": list(IMGSZ), "names": {0: "a", 1: "b"}, "end2end": True, "task": "pose", "raw_outputs": said}
+    assert layout_of(metadata) == at
 
 
 @settings(deadline=None, max_examples=60)

@@ -64,14 +64,14 @@ def raw_values(values: Mapping[str, Value]) -> RawNames:
     """Body values that the tail reads: those that only sigmoids see, class scores, and all others."""
     readers = readers_of(values.values())
     raw = read_by_decode(values)
-    scores = tuple(name for name in raw if {each.operation for each in _users(readers, name)} == {"sigmoid"})
+    scores = tuple(name for name in raw if {each.operation for each in users_of(readers, name)} == {"sigmoid"})
     return RawNames(tuple(name for name in raw if name not in scores), scores)
 
 
-def _users(readers: Readers, name: str) -> Iterator[Value]:
+def users_of(readers: Readers, name: str) -> Iterator[Value]:
     """What computes with a value, whatever moved it on the way."""
     for reader in readers[name]:
         if reader.operation in MOVES_DATA:
-            yield from _users(readers, reader.name)
+            yield from users_of(readers, reader.name)
         else:
             yield reader
