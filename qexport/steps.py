@@ -28,7 +28,6 @@ from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import RuntimeProfile
 from qexport.planning.weights import weights_only
 from qexport.programs.build import Source
-from qexport.programs.graph import FileGraph
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs

@@ -29,7 +29,7 @@ from qexport.lowering.request import Lowering, Target
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.planning.plan import QuantPlan
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 
@@ -48,10 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class TinyDecode(nn.Module):
     """Stands in for the real decode: the same place in the program, next to no arithmetic."""
 
-    end2end = False
-    nms = False
-    levels = (2,)
-    reg_max = 1
+    layout = HeadLayout(strides=(2,), imgsz=(8, 8), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 4 + classes, anchors)."""

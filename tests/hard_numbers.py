@@ -13,6 +13,7 @@ from qexport.calibration.observer import Observer
 from qexport.calibration.statistics import Statistics
 from qexport.job.options import ExportJob
 from qexport.programs.build import Source
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 
 SIZE = (8, 8)
@@ -72,7 +73,7 @@ def seen(program: Program, count: int = 2) -> dict[str, Statistics]:
 
     with torch.no_grad():
         for number in range(count):
-            Watching(program.graph).run(picture(number))
+            Watching(module_of(program)).run(picture(number))
     return {name: observer.statistics() for name, observer in observers.items()}
 
 

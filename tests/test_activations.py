@@ -19,6 +19,7 @@ from qexport.errors import InputError
 from qexport.planning.integer_only import check_integer_only
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INTEGER, RuntimeProfile
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 
 INTEGER = {
@@ -96,7 +97,7 @@ def observed(program: Program) -> dict[str, Statistics]:
 
     with torch.no_grad():
         for image in images_of(4):
-            Watching(program.graph).run(image)
+            Watching(module_of(program)).run(image)
     arrays = {name: np.concatenate(each) for name, each in seen.items() if name in program.values}
     return {name: statistics_of(array, float(np.abs(array).max()) + 1e-3) for name, array in arrays.items()}
 

@@ -65,7 +65,7 @@ def real_biases(program: Program, plan: QuantPlan) -> dict[str, np.ndarray]:
     for value in program.values.values():
         if value.bias and value.name in plan.integer:
             steps = plan.tensors[value.inputs[0]].scale[0] * np.array(plan.tensors[value.weight].scale)
-            found[value.name] = program.graph.get_parameter(value.bias).numpy() / steps
+            found[value.name] = program.graph.parameter(value.bias).numpy() / steps
     return found
 
 

@@ -20,8 +20,9 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.onnx.export import unname_batch
 from qexport.measurement.accuracy import evaluate
 from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 for package in ("onnxruntime", "onnxscript", "openvino"):
     pytest.importorskip(package, reason="needs the extras qexport[onnx,openvino]")
@@ -120,7 +121,8 @@ def test_metadata_never_promise_open_sizes(program: Program, task: str, own: dic
     """By Ultralytics' own reading: "dynamic" is what it takes for open sizes, "batch" what it pads to."""
     checkpoint: Checkpoint = replace(demo_checkpoint(), task=task, metadata=own)
     for dynamic, spelt in ((True, None), (False, False)):
-        read = _as_read(artifact_metadata(checkpoint, replace(program, dynamic=dynamic), "fp16", None))
+        given = replace(program, input=replace(program.input, dynamic=dynamic))
+        read = _as_read(artifact_metadata(checkpoint, given, "fp16", None))
         assert (read["dynamic"], read["args"]["dynamic"]) == (spelt, spelt)
         assert (read["batch"], read["args"]["batch"]) == (1, 1)
         assert (read["imgsz"], read["stride"], read["channels"]) == (list(SIZE), 32, 3)

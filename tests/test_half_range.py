@@ -87,9 +87,10 @@ def test_what_overflows_is_kept_with_what_reads_it() -> None:
 def test_peaks_are_those_of_calibration() -> None:
     program = layers()
     measured, calibrated = measured_peaks(program, [picture(0).numpy(), picture(1).numpy()]), peaks_of(seen(program))
-    assert set(calibrated) <= set(measured)
-    for name, peak in calibrated.items():
-        assert measured[name] == pytest.approx(peak, rel=1e-6), name
+    body = [name for name in calibrated if program.values[name].region == "body"]
+    assert len(body) > 8
+    for name in body:
+        assert measured[name] == pytest.approx(calibrated[name], rel=1e-6), name
 
 
 @pytest.mark.parametrize("name", list(PACKAGES))
@@ -106,7 +107,7 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())  # OpenVINO may compute in BF16
     (warning,) = written.warnings
-    largest = float(program.graph.get_parameter("first.weight").abs().max())
+    largest = float(program.graph.parameter("first.weight").abs().max())
     assert f"first_conv has constants up to {largest:.3g}, and FP16 ends at 65504" in warning
     assert "depthwise_conv has constants of " in warning
     assert "point_conv" in warning
@@ -114,7 +115,7 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert ("cls_conv" in warning) == (name != "tflite")  # its biases are FP32
     content = (path / "model.bin" if path.is_dir() else path).read_bytes()
     for layer, stays in (("box", True), ("point", True), ("cls", name != "tflite")):  # 1 by 1: the same in every order
-        weight = program.graph.get_parameter(f"{layer}.weight").detach().numpy()
+        weight = program.graph.parameter(f"{layer}.weight").numpy()
         if (name, layer) == ("tflite", "box"):
             weight = weight / np.float32(SIZE[0])  # the unit of its boxes is folded into it
         assert (weight.tobytes() in content) == stays, layer

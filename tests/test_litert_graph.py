@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
-from qexport.programs.program import Program, copied
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
 from qexport.verification.coverage import check_coverage
 from qexport.verification.verify import check_plan

@@ -15,7 +15,9 @@ from qexport import steps as lower
 from qexport.backends.protocol import Runner
 from qexport.backends.registry import find_backend
 from qexport.clock import Clock
+from qexport.data.input_form import InputSpec
 from qexport.data.selection import RunImages
+from qexport.detections.layout import HeadLayout
 from qexport.errors import ConversionError
 from qexport.job.options import ExportJob
 from qexport.measurement import measure
@@ -93,10 +95,8 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
     program: Any = SimpleNamespace(
         values={"images": SimpleNamespace(shape=(1, 3, 32, 32))},
-        imgsz=(32, 32),
-        batch=1,
-        image_form=("letterbox", 3),
-        head="end2end",
+        input=InputSpec((32, 32)),
+        layout=HeadLayout((8,), (32, 32), 1, head="end2end"),
     )
     missing: list[Unmeasured] = []
     found = measure.measure(

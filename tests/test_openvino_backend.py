@@ -116,7 +116,7 @@ def test_the_small_folder_holds_its_plan(tiny: Program, small: tuple[Path, Quant
     assert stored.tensors["images"].dtype == "uint8"
     grouped = stored.tensors["left.weight"].integers
     assert grouped is not None
-    real = tiny.graph.state_dict()["left.weight"].double().numpy()
+    real = tiny.graph.parameter("left.weight").double().numpy()
     scale = np.array(plan.tensors["left.weight"].scale)[:, None, None, None]
     np.testing.assert_array_equal(grouped, np.rint(real / scale))
 
@@ -153,7 +153,7 @@ def test_half_precision_halves_the_weights(tiny: Program, tmp_path: Path) -> Non
         path = tmp_path / precision
         OpenVINOBackend().lower(lowering(tiny, precision), path)
         stored[precision] = contents(path)["model.bin"]
-    weight = tiny.graph.state_dict()["neck.weight"].numpy()
+    weight = tiny.graph.parameter("neck.weight").numpy()
     assert weight.tobytes() in stored["fp32"]
     assert weight.tobytes() not in stored["fp16"]
     assert weight.astype(np.float16).tobytes() in stored["fp16"]

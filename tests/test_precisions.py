@@ -120,13 +120,13 @@ def test_integers_go_in_and_each_level_comes_out_with_a_scale_of_its_own(
     program, plan, path = integer
     loaded = interpreter(path)
     (given,) = loaded.get_input_details()
-    height, width = program.imgsz
+    height, width = program.input.imgsz
     assert (given["dtype"], list(given["shape"])) == (np.int8, [1, height, width, 3])
     assert given["quantization"] == (pytest.approx(1 / 255), -128)
     outputs = loaded.get_output_details()
     cells = [[height // stride, width // stride] for stride in (8, 16, 32)]
     assert [list(output["shape"][1:3]) for output in outputs] == cells * 2
-    for output, name in zip(outputs, (*program.raw_boxes, *program.raw_scores), strict=True):
+    for output, name in zip(outputs, (*program.raw.boxes, *program.raw.scores), strict=True):
         assert output["dtype"] == np.int8
         assert output["quantization"][0] == pytest.approx(plan.tensors[name].scale[0], rel=1e-6)
         assert output["quantization"][1] == plan.tensors[name].zero_point[0]
@@ -142,7 +142,7 @@ def test_the_file_does_what_the_simulated_program_does(integer: tuple[Program, Q
         expected = simulated(program, plan)(torch.from_numpy(inputs[0])).numpy()
     actual = backend.runner(path, 1)(inputs[0])[0]
     assert actual.shape == expected.shape
-    if program.final:
+    if program.layout.end2end:
         np.testing.assert_allclose(actual[0, :2, 4], expected[0, :2, 4], atol=0.15)
 
 
@@ -156,7 +156,7 @@ def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program,
     for candidate in sample_inputs(demo_images("val", 12), program, count=12):
         with torch.no_grad():
             output = program.graph(torch.from_numpy(candidate)).clone()
-        (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.final)
+        (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.layout.end2end)
         if len(rows) and rows[:, 4].max() > clearest[0, 4]:
             clearest, pixels = rows[rows[:, 4].argmax()][None], candidate
     loaded = interpreter(path)
@@ -179,7 +179,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
     convert_io_to_uint8(path)
     append_metadata(path, read_metadata(signed))
     assert set(types_of(path)) <= {"UINT8", "INT8", "INT32", "INT64", "BOOL"}
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *program.imgsz, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *program.input.imgsz, 3), dtype=np.uint8)
     results: list[list[Any]] = []
     zero_points: list[list[int]] = []
     for file, given in ((signed, (pixels.astype(np.int16) - 128).astype(np.int8)), (path, pixels)):
@@ -194,7 +194,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
     for one, other in zip(*results, strict=True):
         assert other.dtype == np.uint8
         np.testing.assert_array_equal(one.astype(int) + 128, other)
-    image = demo_image(program.imgsz).numpy()
+    image = demo_image(program.input.imgsz).numpy()
     backend = TFLiteBackend()
     np.testing.assert_array_equal(backend.runner(path, 1)(image)[0], backend.runner(signed, 1)(image)[0])
     verify(program, plan, backend.read(path), backend.runner(path, 1), [image])

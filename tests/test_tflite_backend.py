@@ -37,6 +37,7 @@ from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
@@ -223,7 +224,7 @@ def test_the_file_holds_its_plan_and_runs_in_integers(demo_program: Program, low
 @pytest.mark.slow
 def test_weights_in_the_file_are_numpys_rounding(demo_program: Program, lowered: Lowered) -> None:
     """First layer and a depthwise one, read with LiteRT's own interpreter."""
-    module = demo_program.graph.state_dict()
+    module = module_of(demo_program).state_dict()
     for value in ("model_0_conv", "model_23_one2one_cv3_0_0_0_conv"):
         weight = module[demo_program.values[value].weight].double().numpy()
         scales = np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127

@@ -43,7 +43,7 @@ def stored(demo_one2many: Program, plan: QuantPlan) -> StoredGraph:
         planned = plan.tensors[value.name]
         tensors[value.name] = StoredTensor("int8", planned.scale, planned.zero_point)
         if value.weight:
-            weight = demo_one2many.graph.state_dict()[value.weight].double().numpy()
+            weight = demo_one2many.graph.parameter(value.weight).double().numpy()
             scales = np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127
             integers = np.round(weight / scales[:, None, None, None]).astype(np.int8)
             tensors[f"{value.name}.weight"] = StoredTensor(

@@ -51,12 +51,12 @@ def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Prog
 def test_what_is_found_stays(name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     program: Program = request.getfixturevalue(head)
     backend, path = written(name, program, tmp_path)
-    image = demo_image(program.imgsz)
+    image = demo_image(program.input.imgsz)
     with torch.no_grad():
         expected = program.graph(image).numpy()
     actual = backend.runner(path, 1)(image.numpy())[0]
     assert not np.array_equal(actual, expected)
-    if program.final:
+    if program.layout.end2end:
         np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.1)
     else:
         np.testing.assert_allclose(actual[:, 4:], expected[:, 4:], atol=0.2)
@@ -69,7 +69,7 @@ def test_onnx_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) ->
         if value.weight:
             integers = onnx.numpy_helper.to_array(stored[f"{value.weight}.quantised"])
             scales = onnx.numpy_helper.to_array(stored[f"{value.weight}.scale"])
-            array = demo_program.graph.get_parameter(value.weight).detach().numpy()
+            array = demo_program.graph.parameter(value.weight).numpy()
             assert integers.dtype == np.int8
             np.testing.assert_allclose(integers * scales, array, atol=float(scales.max()) * 0.51)
             assert value.weight not in stored

@@ -64,6 +64,32 @@ class InputForm:
 UNIT = InputForm()
 
 
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes.
+
+    Attributes:
+        imgsz: (height, width) in pixels.
+        batch: images in one run; 1 where `dynamic`.
+        channels: of an image.
+        dynamic: any number of images can be run at once.
+        preprocess: how images are brought to size, an entry of `qexport.data.images.PREPROCESS`.
+        form: what the network wants its pixels to be.
+    """
+
+    imgsz: tuple[int, int]
+    batch: int = 1
+    channels: int = 3
+    dynamic: bool = False
+    preprocess: str = "letterbox"
+    form: InputForm = UNIT
+
+    @property
+    def image_form(self) -> tuple[str, int]:
+        """What is to be made of an image: how it is brought to size, and how many channels it has."""
+        return self.preprocess, self.channels
+
+
 def pixel_form(pixels: str) -> tuple[Triple, Triple]:
     """Mean and deviation that `--pixels` asks for.
 

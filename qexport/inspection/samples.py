@@ -87,14 +87,15 @@ def take_samples(
     """
     from qexport.programs.sample_inputs import sample_pixels
 
-    if program.head == "unknown":
+    if program.layout.head == "unknown":
         return None
     pixels = sample_pixels(paths, program, IMAGES)
     if not pixels:
         return None
     # The pixels were made of bytes, so that rounding gives the same bytes.
     images = np.rint(np.concatenate(pixels) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    samples = Samples(program.layout, SampleInput(program.batch, program.preprocess, program.form), images)
+    given = program.input
+    samples = Samples(program.layout, SampleInput(given.batch, given.preprocess, given.form), images)
     found = {name: detect(load(), samples.batches, samples.layout) for name, load in runners.items()}
     return replace(samples, found=found)
 

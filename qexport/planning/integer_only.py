@@ -6,7 +6,7 @@ from qexport.errors import InputError
 from qexport.planning.planner import FIXED_APART, chosen_values
 from qexport.planning.profile import TFLITE_INTEGER
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, Region, Value
 
 REMEDY = "use --precision int8, where it stays float, or --format onnx, openvino or tensorrt"
 
@@ -23,7 +23,7 @@ def check_integer_only(program: Program, kept: frozenset[str]) -> None:
     *_, torn = chosen_values(program, TFLITE_INTEGER, kept)
     why = dict.fromkeys(torn, FIXED_APART) | dict.fromkeys(kept, "is to be kept float")
     for value in program.values.values():
-        if value.region == "body" and value.operation in ACTIVATIONS - TFLITE_INTEGER.operations.keys():
+        if value.region is Region.BODY and value.operation in ACTIVATIONS - TFLITE_INTEGER.operations.keys():
             why[value.name] = f"has no integer kernel in TFLite: {value.operation}"
     found = [value for value in program.values.values() if value.name in why]
     if found:

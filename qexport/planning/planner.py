@@ -27,7 +27,7 @@ from qexport.planning.ranges import (
 )
 from qexport.planning.weights import weight_tensors
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import INPUT, MOVES_DATA, Program, Value, has_constant_operand, observed_sources
+from qexport.programs.program import INPUT, MOVES_DATA, Program, Region, Value, has_constant_operand, observed_sources
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
@@ -114,7 +114,7 @@ def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str,
         found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
         found |= mixed_scale_concats(program, statistics)
-        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw_boxes), FLOAT_TORN)
+        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw.boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
 
 
@@ -174,7 +174,7 @@ def demanded_values(
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or has_constant_operand(value):
+        if rule is None or value.region is not Region.BODY or value.name in float_values or has_constant_operand(value):
             continue
         shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
         if shared and not value.weight:
@@ -197,7 +197,7 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
     stored: set[str] = {INPUT}
     for value in program.values.values():
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values:
+        if rule is None or value.region is not Region.BODY or value.name in float_values:
             continue
         if has_constant_operand(value) and not (profile.constants and value.operation == "mul"):
             continue
@@ -210,8 +210,8 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: froz
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
-    boxes = frozenset(program.raw_boxes)
-    extras = frozenset(program.raw_extras)
+    boxes = frozenset(program.raw.boxes)
+    extras = frozenset(program.raw.extras)
     groups = ((boxes, profile.float_boxes), (extras, profile.float_extras))
     return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
 
@@ -264,7 +264,7 @@ def scale_groups(
 
 def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
     """Raw outputs of all levels that a converter joins before they are floats again."""
-    return (program.raw_boxes, program.raw_scores, program.raw_extras) if profile.levels_share_scale else ()
+    return (program.raw.boxes, program.raw.scores, program.raw.extras) if profile.levels_share_scale else ()
 
 
 def _group_tensors(
@@ -278,7 +278,7 @@ def _group_tensors(
     if fixed is not None:
         scale, zero_point, why = fixed.scale, fixed.zero_point, "scale prescribed by the kernel"
     elif INPUT in group:
-        return dict.fromkeys(group, _pixels(profile, *program.form.bounds))
+        return dict.fromkeys(group, _pixels(profile, *program.input.form.bounds))
     else:
         (low, high), why = _group_range(program, profile, statistics, choice, group)
         scale, zero_point = profile.quantiser.parameters(low, high)
@@ -334,11 +334,11 @@ def _group_range(
         raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
     many = profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
     merged = merge(statistics[name] for name in sources)
-    if set(group) & {*program.raw_extras, program.prototypes}:
+    if set(group) & {*program.raw.extras, program.raw.prototypes}:
         chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
-    elif set(group) & set(program.raw_boxes):
+    elif set(group) & set(program.raw.boxes):
         chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
-    elif set(group) & set(program.raw_scores):
+    elif set(group) & set(program.raw.scores):
         chosen = minmax(merged) if many else above(minmax(merged), LOGIT_FLOOR)
         floor = "" if many else " above -8"
         reason = f"minmax{floor}: confident scores are rare and must not be clipped"
@@ -361,16 +361,16 @@ def _feeds_only_silu(program: Program, name: str) -> bool:
 
 
 def _feeds_only_silu_product(program: Program, value: Value) -> bool:
-    source = value.inputs[0] if value.operation == "sigmoid" and value.region == "body" else ""
+    source = value.inputs[0] if value.operation == "sigmoid" and value.region is Region.BODY else ""
     return bool(source) and bool(program.values[source].weight) and _feeds_only_silu(program, source)
 
 
 def _why_float(value: Value, profile: RuntimeProfile, float_values: frozenset[str]) -> str:
     if value.name in float_values:
         return FLOAT_AS_ASKED
-    if value.region == "decode":
+    if value.region is Region.DECODE:
         return "decode stays float: pixels and scores must not share a scale"
-    if value.region == "exact":
+    if value.region is Region.EXACT:
         return EXACT
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]

@@ -90,7 +90,7 @@ def _tensor(profile: RuntimeProfile, layer: Value, scales: NDArray[np.float32], 
 
 def weight_array(program: Program, path: str) -> NDArray[np.float32]:
     """Return a parameter of the program as float32."""
-    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
+    array: NDArray[np.float32] = program.graph.parameter(path).numpy()
     return array
 
 

@@ -16,11 +16,12 @@ from qexport.data.images import COLOURS
 from qexport.errors import InputError, QexportError, UsageError
 from qexport.job.options import ExportJob
 from qexport.planning.integer_only import check_integer_only
+from qexport.programs.capture import capture
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
 from qexport.programs.named_values import kept_float
 from qexport.programs.onnx.build import read_onnx
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 from qexport.programs.rtdetr import query_detector
 from qexport.tasks import SCORING
 
@@ -124,9 +125,9 @@ def _captured(job: ExportJob, checkpoint: Checkpoint) -> Program:
 def _check_classes(checkpoint: Checkpoint, program: Program) -> None:
     """Raise `InputError` where a head computes another number of classes than it says, and so than artifacts would."""
     said = len(checkpoint.names)
-    if program.head in ("end2end", "one2many") and program.classes != said:
+    if program.layout.head in ("end2end", "one2many") and program.layout.classes != said:
         raise InputError(
-            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.classes}",
+            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.layout.classes}",
             "correct its head's nc and the model's names",
         )
 

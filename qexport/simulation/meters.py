@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import operations, simulated
 
@@ -58,7 +59,7 @@ def metered(program: Program, plan: QuantPlan) -> GraphModule:
     simulation = {node.name: node for node in graph.graph.nodes}
     measurable = set(_measurable(program))
     real: dict[Node, Node] = {}
-    for node in program.graph.graph.nodes:
+    for node in module_of(program).graph.nodes:
         twin = simulation.get(node.name)
         if node.op in ("placeholder", "get_attr") and twin is not None:
             real[node] = twin
@@ -98,7 +99,7 @@ def _measurable(program: Program) -> Iterator[str]:
     Behind a ranking the same row of both programs need not be the same anchor.
     """
     picked: set[Node] = set()
-    for node in program.graph.graph.nodes:
+    for node in module_of(program).graph.nodes:
         if any(source in picked for source in node.all_input_nodes) or not _only_floats(node):
             picked.add(node)
         elif node.name in program.values:

@@ -14,8 +14,9 @@ from torch.fx import GraphModule, Node
 from qexport.errors import ConversionError
 from qexport.planning.arithmetic import INT8, INT8_NARROW, INT16, UINT8, IntegerType
 from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.programs.captured_graph import copied
 from qexport.programs.naming import weight_of
-from qexport.programs.program import Program, copied, has_constant_operand
+from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.tags import OWNER
 
 operations = torch.ops.quantized_decomposed

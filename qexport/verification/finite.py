@@ -55,6 +55,6 @@ def not_finite(outputs: Sequence[NDArray[np.generic]]) -> int:
 
 def generated_input(program: Program) -> NDArray[np.float32]:
     """A batch of smooth pictures in the program's form, where nobody gave an image to try it on."""
-    coarse = torch.rand(program.batch, program.channels, 4, 4, generator=torch.Generator().manual_seed(0))
-    pictures = nn.functional.interpolate(coarse, program.imgsz, mode="bilinear").numpy()
-    return np.stack([program.form.applied(picture) for picture in pictures])
+    coarse = torch.rand(program.input.batch, program.input.channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(coarse, program.input.imgsz, mode="bilinear").numpy()
+    return np.stack([program.input.form.applied(picture) for picture in pictures])

@@ -34,7 +34,7 @@ def verify(
     stored: StoredGraph,
     runner: Runner,
     inputs: Sequence[NDArray[np.float32]],
-    reference: FloatGraph | None = None,
+    reference: Run | None = None,
 ) -> Verification:
     """Compare an artifact with its plan and with the simulated program.
 

@@ -33,7 +33,7 @@ def raw_program(graph: GraphModule, program: Program) -> GraphModule:
         reader.replace_input_with(images, channels_first)
     output = graph.graph.output_node()
     with graph.graph.inserting_before(output):
-        raw = [_channels_last(graph, nodes[name]) for name in program.raw_outputs]
+        raw = [_channels_last(graph, nodes[name]) for name in program.raw.all]
     output.args = (tuple(raw),)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()

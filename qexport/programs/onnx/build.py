@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.data.input_form import InputForm, pixel_form
+from qexport.data.input_form import InputForm, InputSpec, pixel_form
+from qexport.detections.layout import HeadLayout
 from qexport.errors import UsageError
 from qexport.job.options import ExportJob
 from qexport.plugins import check_modules
 from qexport.programs.boundary import raw_values, with_regions
 from qexport.programs.damage import refuse_damaged
-from qexport.programs.float_decode import Extras
 from qexport.programs.named_values import named_values
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, RawNames, Region, Value
 
 if TYPE_CHECKING:
     from qexport.programs.onnx.file import OnnxFile, UltralyticsMetadata
     from qexport.programs.onnx.graph import OnnxGraph
-
-KINDS = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
 
 
 def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
@@ -49,27 +47,20 @@ def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
     values = values_of(model, graph.shapes)
     raw = raw_names(job, graph, values)
     values = with_regions(values, raw)
-    boxes, scores = raw_values(values)
     outputs = [values[name] for name in graph.outputs if name in values]
+    form = replace(input_form(job, file), crop=is_classifier(says, outputs))
+    layout = says.layout(imgsz) if says else HeadLayout((), imgsz, 0, head="unknown")
+    preprocess = "centre crop" if form.crop else layout.preprocess
     program = Program(
         graph=graph,
         values=values,
-        raw_boxes=boxes,
-        raw_scores=scores,
-        head=_head(says),
-        strides=(),
-        reg_max=1,
-        final=bool(says and says.end2end),
-        imgsz=imgsz,
-        batch=batch,
-        fingerprint=hashlib.sha256(graph.fingerprinted + repr(raw).encode()).hexdigest(),
-        dynamic=job.dynamic,
-        form=replace(input_form(job, file), crop=is_classifier(says, outputs)),
+        raw=_raw(values, graph, says),
+        layout=layout,
+        input=InputSpec(imgsz, batch, dynamic=job.dynamic, preprocess=preprocess, form=form),
+        fingerprint=hashlib.sha256(graph.content + repr(raw).encode()).hexdigest(),
         guessed=True,
-        class_count=len(says.names) if says else 0,
-        extras=Extras(KINDS.get(says.task, ""), says.kpt_shape) if says else Extras(),
     )
-    return _checkpoint(file, says), with_prototypes(program, graph, says)
+    return _checkpoint(file, says), program
 
 
 def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
@@ -84,14 +75,6 @@ def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
         fingerprint=file.fingerprint,
         metadata=file.metadata,
     )
-
-
-def _head(says: UltralyticsMetadata | None) -> str:
-    if says is None:
-        return "unknown"
-    if says.task == "classify":
-        return "classifier"
-    return "end2end" if says.end2end else "one2many"
 
 
 def chosen_size(job: ExportJob, file: OnnxFile, says: UltralyticsMetadata | None) -> tuple[int, int]:
@@ -162,12 +145,13 @@ def is_classifier(says: UltralyticsMetadata | None, outputs: list[Value]) -> boo
     return says is None and len(outputs) == 1 and len(outputs[0].shape) == 2
 
 
-def with_prototypes(program: Program, graph: OnnxGraph, says: UltralyticsMetadata | None) -> Program:
-    """Note which raw value is the second output of a segmentation model."""
+def _raw(values: dict[str, Value], graph: OnnxGraph, says: UltralyticsMetadata | None) -> RawNames:
+    """Where the body ends; of a segmentation model one raw value is the second output itself."""
+    raw = raw_values(values)
     if says is None or says.task != "segment" or len(graph.outputs) != 2:
-        return program
-    (name,) = program.values[graph.outputs[1]].inputs
-    if program.values[name].region != "body":
-        return program
-    rest = {key: tuple(n for n in getattr(program, key) if n != name) for key in ("raw_boxes", "raw_scores")}
-    return replace(program, prototypes=name, raw_boxes=rest["raw_boxes"], raw_scores=rest["raw_scores"])
+        return raw
+    (name,) = values[graph.outputs[1]].inputs
+    if values[name].region is not Region.BODY:
+        return raw
+    boxes, scores = (tuple(each for each in names if each != name) for names in (raw.boxes, raw.scores))
+    return RawNames(boxes, scores, prototypes=name)
