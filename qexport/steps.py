@@ -104,8 +104,7 @@ def write_calibrated(source: Source, backend: Backend, table: CalibrationTable) 
     with _others_named(job, backend, job.precision), write_whole(path) as temporary:
         _lower(source, backend, plan, job.precision, temporary, frozenset(unfit), notes)
         inputs = sample_inputs(source.samples, source.program)
-        # A graph that came as a file has no room for meters.
-        reference = None if isinstance(source.program.graph, FileGraph) else metered(source.program, plan)
+        reference = metered(source.program, plan) if source.program.graph.instrumentable else None
         runner = FiniteRunner(backend.runner(temporary, job.threads), source.program, backend.info.name)
         stored = backend.read(temporary)
         verification = verify(source.program, plan, stored, runner, inputs, reference)

@@ -25,9 +25,11 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.detections.layout import HeadLayout
 from qexport.lowering.request import Lowering, Target
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.planning.plan import QuantPlan
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program
 
@@ -127,7 +129,10 @@ def lowering(
 ) -> Lowering:
     """What a backend is asked for; the least of metadata that runners read unless others are given."""
     if metadata is None:  # hand-made heads give boxes in pixels
-        program, metadata = replace(program, final=True), {"precision": precision, "end2end": True}
+        program, metadata = (
+            replace(program, layout=replace(program.layout, end2end=True)),
+            {"precision": precision, "end2end": True},
+        )
     return Lowering(program, Target("any", precision), metadata, plan, options, float32, warn)
 
 

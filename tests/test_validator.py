@@ -22,8 +22,8 @@ from qexport.inspection.recheck import _scored_layout
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import evaluate
 from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
-from qexport.programs.program import capture
 from qexport.reporting.report import ModelInfo
 
 SIZE = (96, 160)

@@ -95,12 +95,12 @@ def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
     others = (r for r in results if r.runs_here and r.artifact.precision != "fp32")
     for item in (other for other in others if other.backend.info.name in floats):
-        paths = run.images.evaluation[: MAX_COMPARED * program.batch]
+        paths = run.images.evaluation[: MAX_COMPARED * program.input.batch]
         title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(run.missing, "outputs", item.artifact.path), run.clock.step(*title, len(paths)) as advance:
             reference = item.backend.runner(floats[item.backend.info.name], run.threads)
             actual = item.backend.runner(item.artifact.path, run.threads)
-            batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
+            batches = (b for p in each_batch(paths, program.input.batch) for b in sample_inputs(p, program, count=1))
             found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
     return found
 
@@ -188,5 +188,5 @@ def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: D
     with run.clock.step(*title, len(data.links)) as advance:
         runner = item.backend.runner(path, run.threads)
         return evaluate(
-            runner, program.layout, run.task, data, batch=program.batch, reference=reference, on_image=advance
+            runner, program.layout, run.task, data, batch=program.input.batch, reference=reference, on_image=advance
         )

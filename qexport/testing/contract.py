@@ -176,19 +176,15 @@ def _check_plan(case: _Case, program: Program, plan: QuantPlan, stored: StoredGr
 
 def _negated(program: Program, weight: str) -> Program:
     """The program with one weight of the other sign."""
-    from qexport.programs.program import copied
-
-    graph = copied(program)
-    graph.get_parameter(weight).data.neg_()
-    return replace(program, graph=graph)
+    return program.with_parameters({weight: -program.graph.parameter(weight)})
 
 
 def _check_outputs(case: _Case, program: Program, plan: QuantPlan | None, runner: Runner) -> None:
     import torch
 
     from qexport.programs.program import every_output
+    from qexport.simulation.simulate import simulation
     from qexport.testing.program import batches
-    from qexport.verification.verify import simulation
 
     reference = simulation(program, plan) if plan else program.graph
     allowed = MAX_ERROR.get(case.precision, MAX_INTEGER_ERROR)

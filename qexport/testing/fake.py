@@ -48,7 +48,7 @@ class FakeBackend:
 
     def lower(self, request: Lowering, path: Path) -> None:
         """Write the archive; weights are stored as the integers of the plan, or in FP16."""
-        from qexport.programs.program import copied
+        from qexport.programs.captured_graph import copied
         from qexport.simulation.rewrite import simulated
         from qexport.testing.graph import to_json
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qexport.detections.layout import HeadLayout, raw_outputs_of
+from qexport.programs.capture import capture
 from qexport.programs.float_decode import Decode
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 SIZE = (64, 64)
 STRIDE, CLASSES = 8, 2
@@ -32,8 +33,7 @@ class Detector(nn.Module):
         self.neck = nn.Conv2d(16, 8, 3, stride=2, padding=1)
         self.box, self.cls = nn.Conv2d(8, 4, 1), nn.Conv2d(8, CLASSES, 1)
         self.act = nn.SiLU()
-        head = SimpleNamespace(nc=CLASSES, reg_max=1, stride=(STRIDE,))
-        self.decode = Decode(head, end2end=False, imgsz=SIZE, nms=False)
+        self.decode = Decode(HeadLayout((STRIDE,), SIZE, CLASSES, head="one2many"))
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 4 + classes, anchors), boxes in pixels."""
@@ -61,13 +61,12 @@ def program(dynamic: bool = False) -> Program:
 
 def metadata(made_of: Program, precision: str) -> Mapping[str, Any]:
     """What Ultralytics and runners read from a file of it."""
-    raw = {"strides": [STRIDE], "reg_max": 1, "further": "", "shape": [0, 0], "newer": False, "max_detections": 300}
     return {
-        **({"raw_outputs": raw} if precision == "int8-full" else {}),
+        **({"raw_outputs": raw_outputs_of(made_of.layout)} if precision == "int8-full" else {}),
         "description": "the detector of qexport.testing",
         "stride": STRIDE,
         "task": "detect",
-        "batch": made_of.batch,
+        "batch": made_of.input.batch,
         "imgsz": list(SIZE),
         "names": {str(number): f"class {number}" for number in range(CLASSES)},
         "channels": 3,

@@ -14,8 +14,8 @@ from qexport.backends.protocol import Runner
 from qexport.detections.agreement import Agreement, compare_decoded
 from qexport.detections.faults import faults
 from qexport.errors import VerificationError
-from qexport.programs.graph import FloatGraph
 from qexport.programs.program import Program, every_output
+from qexport.simulation.simulate import Run
 from qexport.verification.output_fidelity import comparisons
 
 MIN_COSINE = 0.9
@@ -38,7 +38,7 @@ class OutputCheck:
 
 
 def check_outputs(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+    reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
 ) -> OutputCheck:
     """Compare what a runtime finds with what a graph does.
 
@@ -49,7 +49,7 @@ def check_outputs(
     """
     if not inputs:
         raise VerificationError(f"{runtime}: no image to verify with", "add --data")
-    if program.head == "unknown":
+    if program.layout.head == "unknown":
         return OutputCheck(None, output_likeness(reference, program, runner, inputs, runtime))
     found = compared(reference, program, runner, inputs)
     wrong = faults(found, program.layout)
@@ -58,9 +58,7 @@ def check_outputs(
     return OutputCheck(found)
 
 
-def compared(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]
-) -> Agreement:
+def compared(reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]]) -> Agreement:
     """Compare what a graph and a runtime find in every image.
 
     Raises:
@@ -71,7 +69,7 @@ def compared(
         for batch in inputs:
             expected = [output.numpy() for output in every_output(reference(torch.from_numpy(batch)))]
             actual = list(runner(batch))
-            if program.prototypes:
+            if program.raw.prototypes:
                 check_prototypes(torch.from_numpy(expected[1]), torch.from_numpy(actual[1]))
             for one, other in zip(expected[0], actual[0], strict=True):
                 found += compare_decoded(one, other, program.layout)
@@ -79,7 +77,7 @@ def compared(
 
 
 def output_likeness(
-    reference: FloatGraph, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
+    reference: Run, program: Program, runner: Runner, inputs: Sequence[NDArray[np.float32]], runtime: str
 ) -> float | None:
     """Return the least cosine similarity of an output, as a whole or in the mean of its columns.
 

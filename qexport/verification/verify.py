@@ -15,9 +15,8 @@ from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import weight_array
-from qexport.programs.graph import FileGraph, FloatGraph
 from qexport.programs.program import Program
-from qexport.simulation.rewrite import simulated
+from qexport.simulation.simulate import Run, simulation
 from qexport.verification.constants import check_biases
 from qexport.verification.coverage import check_coverage
 from qexport.verification.outcome import Verification
@@ -50,7 +49,7 @@ def verify(
     share = check_coverage(program, plan, stored)
     same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    checked = Verification(found, planned - found, None, len(inputs) * program.batch, stored.coverage)
+    checked = Verification(found, planned - found, None, len(inputs) * program.input.batch, stored.coverage)
     checked = replace(checked, planned_coverage=share)
     if same.agreement is None:
         return replace(checked, cosine=same.cosine, min_agreement=MIN_COSINE)
@@ -66,12 +65,6 @@ def verify(
 
 def _rounded(figure: float | None) -> float | None:
     return None if figure is None else round(figure, 4)
-
-
-def simulation(program: Program, plan: QuantPlan) -> FloatGraph:
-    """The program in which every quantised value passes through its integers, whatever it is made of."""
-    graph = program.graph
-    return graph.simulated(program, plan) if isinstance(graph, FileGraph) else simulated(program, plan)
 
 
 def check_plan(program: Program, plan: QuantPlan, stored: StoredGraph) -> int:

@@ -24,7 +24,8 @@ from qexport.backends.tflite.int16 import quantise_activations_to_int16
 from qexport.backends.tflite.integer_only import raw_program
 from qexport.backends.tflite.weight_compression import compress_weights, kept_layers
 from qexport.planning.plan import QuantPlan
-from qexport.programs.program import INPUT, Program, copied
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import INPUT, Program
 from qexport.programs.tags import tag_values
 from qexport.simulation.rewrite import simulated
 
@@ -64,7 +65,7 @@ def write_integers_only(request: Lowering, path: Path) -> None:
     example = _example(program).permute(0, 2, 3, 1).contiguous()
     _write(request, path, graph, example, quantised=True)
     check_integers(path, program)
-    name_outputs(path, program.raw_outputs)
+    name_outputs(path, program.raw.all)
     if request.options.get("io") == "uint8":
         convert_io_to_uint8(path)
 
@@ -90,9 +91,9 @@ def prepared(program: Program) -> GraphModule:
     """A copy of the program's graph as consumers of the file expect its boxes."""
     graph = copied(program)
     unit = dict(graph.named_buffers()).get("decode.unit")
-    if not program.final and unit is not None:
+    if not program.layout.end2end and unit is not None:
         # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
-        height, width = program.imgsz
+        height, width = program.input.imgsz
         unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
     return graph
 

@@ -27,6 +27,6 @@ class OnnxSimulation:
 
     def __call__(self, images: Tensor, /) -> Any:
         """Run once."""
-        found = self._runner.outputs(np.ascontiguousarray(images.numpy()))
+        found = self._runner(np.ascontiguousarray(images.numpy()))
         made = tuple(torch.from_numpy(output) for output in found)
         return made[0] if len(made) == 1 else made

@@ -172,26 +172,6 @@ class OnnxGraph:
                 elif node.op_type in MAC_OPERATORS:
                     output.shape = ir.Shape([OPEN, *shape[1:]])
 
-    def simulated(self, program: Program, plan: QuantPlan) -> FloatGraph:
-        """See `FileGraph`: Q/DQ pairs computed as they stand, in float."""
-        return _Simulated(self, program, plan)
-
-
-class _Simulated:
-    """A quantised graph in ONNX Runtime with fusion off."""
-
-    def __init__(self, graph: OnnxGraph, program: Program, plan: QuantPlan) -> None:
-        self.get_parameter = graph.get_parameter
-        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-            path = Path(scratch) / "simulated.onnx"
-            write_onnx(program, plan, {}, path, OPSET, half=False)
-            self._runner = OnnxRunner(path, threads=1, fused=False)
-
-    def __call__(self, images: Tensor) -> Any:
-        """Run once."""
-        made = tuple(torch.from_numpy(output) for output in self._runner(_given(images)))
-        return made[0] if len(made) == 1 else made
-
 
 def _given(images: Tensor) -> np.ndarray:
     given: np.ndarray = np.ascontiguousarray(images.numpy())
