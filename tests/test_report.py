@@ -59,9 +59,9 @@ def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Re
         ArtifactResult(FP32, backend),
     ]
     settings = {"images": images(), "written": written, "figures": figures(), **changes}
-    source = Source(settings.pop("job", job()), demo_checkpoint(), program, ())
     return make_report(
-        source,
+        Source(demo_checkpoint(), program),
+        settings.pop("job", job()),
         command="qexport demo.pt --int8",
         table=table,
         seconds={"read": 1.25, "calibrate": 2.5},

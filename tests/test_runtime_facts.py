@@ -19,11 +19,11 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.registry import find_backend, profile_for
 from qexport.data.selection import RunImages
 from qexport.errors import VerificationError
-from qexport.job.options import ExportJob
 from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
 from qexport.planning.planner import make_plan
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.reporting.honesty import caveats
 from qexport.reporting.report import ArtifactReport, artifact_entry, failure_of
@@ -58,7 +58,7 @@ def from_file(name: str, folder: Path) -> Program:
     from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
-    return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 def test_no_file_makes_onnx_runtime_talk(tiny: Program, tmp_path: Path) -> None:

@@ -24,6 +24,17 @@ def profile_for(backend: Backend, precision: str, cpu: str) -> RuntimeProfile:
     return kinds.get(cpu, kinds[ANY])
 
 
+def check_precision(backend: Backend, precision: str) -> None:
+    """Refuse a precision that a backend cannot write.
+
+    Raises:
+        UsageError: with those that it can.
+    """
+    if precision not in backend.precisions:
+        able = ", ".join(sorted(backend.precisions))
+        raise UsageError(f"format {backend.name} cannot be written as {precision}", f"it can as {able}")
+
+
 def available_formats() -> tuple[str, ...]:
     """Names of all registered backends, sorted; none of them is imported."""
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))

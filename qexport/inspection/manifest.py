@@ -32,6 +32,7 @@ def make_manifest(
     table: CalibrationTable | None,
     environment: Mapping[str, Any],
     command: str,
+    ranges: str,
     samples: str | None = None,
 ) -> dict[str, Any]:
     """Say what an artifact is, and what it was made from.
@@ -39,6 +40,7 @@ def make_manifest(
     Args:
         environment: as in the report: Python, system and package versions.
         command: the command line, as one string.
+        ranges: how activation ranges were chosen.
         samples: name of the file with samples of what it finds, None for none.
     """
     artifact, program = item.artifact, source.program
@@ -51,7 +53,7 @@ def make_manifest(
         "bytes": artifact.bytes,
         "weights": {"file": source.checkpoint.path.name, "sha256": source.checkpoint.fingerprint},
         "program": program.fingerprint,
-        "calibration": _calibration(source, table) if item.plan and table else None,
+        "calibration": _calibration(table, ranges) if item.plan and table else None,
         "plan": _plan(source, item.plan) if item.plan else None,
         "samples": samples,
         "qexport": __version__,
@@ -60,14 +62,14 @@ def make_manifest(
     }
 
 
-def _calibration(source: Source, table: CalibrationTable) -> dict[str, Any]:
+def _calibration(table: CalibrationTable, ranges: str) -> dict[str, Any]:
     listed = json.dumps([table.image_names, table.skipped]).encode()
     return {
         "fingerprint": table.images,
         "images": len(table.image_names),
         "list_sha256": hashlib.sha256(listed).hexdigest(),
         "preprocess": table.preprocess,
-        "ranges": source.job.range_method,
+        "ranges": ranges,
     }
 
 

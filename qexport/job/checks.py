@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, UsageError
@@ -28,6 +29,7 @@ NOTHING_KEPT = {
     "fp32": "all of it is float already: leave it out",
     "int8-full": "it has no float: use --precision int8",
 }
+PLANLESS = ("fp32", "fp16")
 IO_TYPES = ("int8", "uint8")
 FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
@@ -124,6 +126,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
         "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
+        "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
         "asked": "--int8" if job.int8 else option,
@@ -164,6 +167,26 @@ CONFLICTS = (
         "{nothing_kept}",
     ),
     Conflict(
+        lambda job: job.plan and job.precision in PLANLESS,
+        "--plan and --precision {precision} exclude each other",
+        "such files have nothing that is planned: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and len(job.format) > 1,
+        "--plan is of one format, and {formats} are to be written",
+        "give --format the one that the plan is of",
+    ),
+    Conflict(
+        lambda job: job.plan and job.ranges,
+        "--plan and --ranges {ranges} exclude each other",
+        "the plan has the ranges: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and job.keep_float,
+        "--plan and --keep-float exclude each other",
+        "make the values float in the plan, or leave it out",
+    ),
+    Conflict(
         lambda job: job.nms and job.head == "end2end",
         "--nms and --head end2end exclude each other",
         "the end-to-end head needs no NMS",
@@ -201,7 +224,7 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
-        lambda job: job.calibrates and not job.data and not (job.calibration and job.eval_data),
+        lambda job: job.calibrates and not job.data and not ((job.calibration or job.plan) and job.eval_data),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",
     ),
@@ -211,6 +234,21 @@ CONFLICTS = (
         "add --data or --eval-data, or --no-eval",
     ),
 )
+
+
+def check_paths(job: ExportJob) -> None:
+    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+
+    Raises:
+        InputError: a path does not exist.
+    """
+    options: dict[str, str | Path | None]
+    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
+    files = {"--calibration": job.calibration, "--plan": job.plan, "--baseline": job.baseline}
+    for option, given in {**options, **files}.items():
+        path = Path(given) if given else None
+        if path and not path.exists() and (option in files or path.name != str(given)):
+            raise InputError(f"{option} {given} does not exist", "check the path")
 
 
 def _check_cpu(job: ExportJob) -> None:
@@ -263,11 +301,9 @@ def _check_source(job: ExportJob) -> None:
 
 
 def _check_format(name: str, job: ExportJob) -> None:
-    from qexport.backends.registry import find_backend
+    from qexport.backends.registry import check_precision, find_backend
 
     backend = find_backend(name)
-    if job.precision not in backend.precisions:
-        able = ", ".join(sorted(backend.precisions))
-        raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
+    check_precision(backend, job.precision)
     if job.dynamic and not backend.dynamic:
         raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

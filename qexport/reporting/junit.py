@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from qexport.clock import elapsed
 from qexport.errors import GateError, VerificationError
 from qexport.reporting.gate import Entry, file_name
 from qexport.reporting.provenance import verified
@@ -37,7 +38,7 @@ def to_junit(report: Mapping[str, Any]) -> str:
     }
     root = ElementTree.Element("testsuites", name=SUITE)
     root.append(suite)
-    seconds = f"{sum(report.get('seconds', {}).values()):.2f}"
+    seconds = f"{elapsed(report.get('seconds', {})):.2f}"
     for element in (root, suite):
         element.attrib.update({**{name: str(count) for name, count in counts.items()}, "time": seconds})
     suite.set("skipped", "0")

@@ -108,7 +108,9 @@ class Report:
     Attributes:
         command: the command line, as one string.
         model, calibration, evaluation: paths and fingerprints.
-        seconds: wall-clock time of each step; of what a second process did, only what was waited for.
+        seconds: wall-clock time of each step. Planning, lowering and verifying count by themselves for each artifact,
+            such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8" says how much
+            of it was waited for, and no more of it belongs to the run's sum (`qexport.clock.elapsed`).
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole.
         failures: formats that did not come to their end; the others did.
@@ -148,6 +150,7 @@ def save_report(report: Report, path: Path) -> None:
 
 def make_report(
     source: Source,
+    job: ExportJob,
     command: str,
     table: CalibrationTable | None,
     images: RunImages,
@@ -158,7 +161,7 @@ def make_report(
     evidence: Mapping[Path, Evidence] | None = None,
 ) -> Report:
     """Gather a run's figures."""
-    job, checkpoint = source.job, source.checkpoint
+    checkpoint = source.checkpoint
     report = Report(
         command=command,
         model=model_entry(checkpoint, source.program),
