@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,11 +102,17 @@ def _calibration_images(choice: ImageChoice) -> RunImages:
     return RunImages(calibration, calibration_dataset=data, available=len(every), notes=(note,) if note else ())
 
 
-def calibration_images(data: str | Path, fraction: float = 1.0, count: int | None = None) -> tuple[Path, ...]:
-    """The images that a data set calibrates with: of its train split, or of a folder or list as a whole.
+def image_files(images: str | Path | Sequence[Path], fraction: float = 1.0, count: int | None = None) -> Sequence[Path]:
+    """Image files as they are given; of a data set those that it calibrates with.
+
+    Args:
+        images: files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
+        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
 
     Raises:
-        InputError: it is missing or empty.
+        InputError: a data set is missing or has none.
     """
-    choice = ImageChoice(data=str(data), calibrates=True, evaluates=False, fraction=fraction, count=count)
+    if not isinstance(images, str | Path):
+        return images
+    choice = ImageChoice(data=str(images), calibrates=True, evaluates=False, fraction=fraction, count=count)
     return select_images(choice).calibration

@@ -9,7 +9,7 @@ from typing import Any
 from qexport.calibration import calibrate as calibration
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.data.resolve import resolve_model
-from qexport.data.selection import calibration_images
+from qexport.data.selection import image_files
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
@@ -46,5 +46,4 @@ def calibrate(
     Raises:
         InputError: images are missing, too few can be read, or a value is not finite.
     """
-    files = calibration_images(images, fraction, count) if isinstance(images, str | Path) else images
-    return calibration.calibrate(program, files, on_image)
+    return calibration.calibrate(program, image_files(images, fraction, count), on_image)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.backends.registry import find_backend
+from qexport.data.selection import image_files
 from qexport.lowering.request import Target
 from qexport.planning.plan import QuantPlan
 from qexport.programs.graph import FileGraph
@@ -40,19 +41,20 @@ def verify(
     program: Program,
     target: Target,
     plan: QuantPlan | None = None,
-    images: Sequence[Path] = (),
+    images: str | Path | Sequence[Path] = (),
     threads: int = 2,
 ) -> Verified:
     """Read a file back, run it, and compare it with its plan and with the program.
 
     Args:
-        images: to run it on, a few are enough; without any a float file is run on a generated picture.
+        images: files to run it on, of which a few are taken, or a data set; without any a float file is run on a
+            generated picture.
         threads: CPU threads of its runtime.
 
     Raises:
         VerificationError: a tensor differs from the plan, or the runtime computes something else.
     """
-    path, backend, inputs = Path(path), find_backend(target.format), sample_inputs(images, program)
+    path, backend, inputs = Path(path), find_backend(target.format), sample_inputs(image_files(images), program)
     runner = FiniteRunner(backend.runner(path, threads), program, backend.name)
     if plan is not None and computes_in_integers(target):
         # A graph that came as a file has no room for meters.
