@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hard_numbers import built, layers
 from qexport import pipeline
 from qexport.cli.app import main
 from qexport.errors import InputError, UsageError
+from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
 from qexport.planning.plan import load_plan
 from qexport.reporting.report import Report
@@ -87,9 +89,8 @@ def test_an_edited_plan_is_obeyed_and_verified(planned: Path, tmp_path: Path) ->
     report = run(tmp_path / "out", plan=edited(planned, tmp_path / "edited.json", change))
     after = constants(tmp_path / "out" / "shapes26_int8.onnx")
     assert float(after[f"{scaled}.scale"]) == pytest.approx(2 * float(before[f"{scaled}.scale"]))
-    assert sum(value.dtype == "int8" for value in before.values()) - 1 == sum(
-        value.dtype == "int8" for value in after.values()
-    )
+    weights = [sum(each.dtype == "int8" and each.ndim == 4 for each in kept.values()) for kept in (before, after)]
+    assert weights[1] == weights[0] - 1
     (artifact,) = report.artifacts
     assert artifact.verification is not None
     assert artifact.int8_mac_coverage is not None
@@ -143,6 +144,11 @@ def test_the_plan_of_weights_is_saved_and_obeyed_like_any_other(tmp_path: Path) 
     assert first.plan == tmp_path / "plan.json"
     content, plan = first.artifact.path.read_bytes(), load_plan(first.plan)
     assert built(program, tmp_path, "onnx", "int8-dynamic", plan=plan).artifact.path.read_bytes() == content
+    entry = {**asdict(first.artifact), "path": str(first.artifact.path), "engine": False}
+    report = {"artifacts": [{**entry, "plan": str(first.plan), "verification": None}]}
+    checks = {each.name: each for each in recheck(first.artifact.path, report, None, 1)}
+    assert checks["hash"].passed
+    assert (checks["plan"].passed, checks["plan"].text.split(":")[0]) == (None, "only weights are integers")
     kept = json.loads(first.plan.read_text(encoding="utf-8"))
     kept["tensors"]["point.weight"] = {"integer": False, "dtype": "float32"}
     first.plan.write_text(json.dumps(kept), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from qexport.inspection.run_folder import free_name
 from qexport.lowering.request import Target
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.programs.build import Source
+from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.steps.lower import lower
 from qexport.steps.plan import beyond_half, plan
-from qexport.steps.verify import verify
+from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
 from qexport.verification.result import ArtifactResult
 
@@ -80,36 +81,48 @@ def build(source: Source, request: BuildRequest) -> Built:
     if request.model != source.checkpoint.fingerprint:
         raise WorkerDiedError("the model's file was another one when this process read it")
     clock, target, program, notes = Clock(Silent()), request.target, source.program, list[str]()
-    name, backend = f"{target.format}_{target.precision}", find_backend(target.format)
+    name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        planned = request.plan or plan(
-            program, request.table, target, ranges=request.ranges, keep_float=request.keep_float
-        )
+        planned = _planned(program, request)
         float32 = beyond_half(program, target, request.table, request.samples)
-        if planned is not None:
-            save_plan(planned, request.plan_path)
-    # `optimise` belongs here: between a plan and its file, on (program, plan), for what both sides below are given.
+    # `optimise` is called here, on the program and its plan: what it returns is lowered, and verified against its plan.
     with _others_named(target, request.others), write_whole(request.path) as temporary:
         with clock.timed(f"lower_{name}"):
-            keep, options = request.keep_float, request.options
-            lower(
-                source, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=notes.append
-            )
+            keep, options, warn = request.keep_float, request.options, notes.append
+            lower(source, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=warn)
         with clock.timed(f"verify_{name}"):
             verified = verify(temporary, program, target, planned, request.samples, request.threads)
-            fit = _fit(request.device, backend, temporary, request.path)
-    result = ArtifactResult(
-        describe_artifact(request.path, target.format, target.precision),
+            fit = _fit(request.device, find_backend(target.format), temporary, request.path)
+    result = _result(request, verified, fit)
+    return Built(replace(result, plan=request.plan_path if planned else None, warnings=tuple(notes)), clock.seconds)
+
+
+def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) -> ArtifactResult:
+    """What is known of a file that has its name now."""
+    target, backend = request.target, find_backend(request.target.format)
+    artifact = describe_artifact(request.path, target.format, target.precision)
+    if verified.verification is None:
+        return ArtifactResult(artifact, backend, stored=verified.stored)
+    return ArtifactResult(
+        artifact,
         backend,
         verified.verification,
-        request.plan_path if planned else None,
-        integer_types(target, backend) if verified.verification else None,
-        fit if verified.verification else None,
-        verified.sqnr,
-        verified.stored,
-        tuple(notes),
+        quantisation=integer_types(target, backend),
+        fit=fit,
+        sqnr=verified.sqnr,
+        stored=verified.stored,
     )
-    return Built(result, clock.seconds)
+
+
+def _planned(program: Program, request: BuildRequest) -> QuantPlan | None:
+    """The plan that was given, or one that is made; saved, whichever it is."""
+    made = request.plan
+    if made is None:
+        keep, table = request.keep_float, request.table
+        made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
+    if made is not None:
+        save_plan(made, request.plan_path)
+    return made
 
 
 def integer_types(target: Target, backend: Backend) -> dict[str, str]:
