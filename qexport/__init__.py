@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qexport.compat.telemetry import without_telemetry
+from qexport.version import __version__
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable, load_table, save_table
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from qexport.steps.plan import make_target, plan
     from qexport.steps.verify import Verified, verify
 
-__version__ = "0.1.0"
-
 __all__ = [
     "CalibrationTable",
     "CaptureOptions",
@@ -45,6 +44,7 @@ __all__ = [
     "Task",
     "TensorQuant",
     "Verified",
+    "__version__",
     "calibrate",
     "check_plan",
     "export",

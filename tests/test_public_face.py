@@ -24,7 +24,7 @@ NAMES = {
 
 
 def test_these_names_are_public_and_say_what_they_are() -> None:
-    assert set(qexport.__all__) == NAMES
+    assert set(qexport.__all__) == {*NAMES, "__version__"}
     assert sorted(qexport.__all__) == qexport.__all__
     for name in NAMES:
         assert (getattr(qexport, name).__doc__ or "").strip(), name

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qexport import __version__
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
 from qexport.targets import TARGETS
+from qexport.version import __version__
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob

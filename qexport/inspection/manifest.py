@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport import __version__
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
 from qexport.verification.plan_check import weight_names
+from qexport.version import __version__
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qexport import __version__
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.planning.plan import QuantPlan
 from qexport.programs.float_decode import max_detections
 from qexport.programs.program import Program
+from qexport.version import __version__
 
 QUANTISE = {"fp32": None, "fp16": 16}
 """Ultralytics' word for what weights are stored in; all other precisions have 8."""

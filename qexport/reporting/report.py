@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qexport import __version__
 from qexport.backends.artifact import manifest_path
 from qexport.backends.device_fit import DeviceFit
 from qexport.calibration.calibration_table import CalibrationTable
@@ -45,6 +44,7 @@ from qexport.tasks import SCORING
 from qexport.verification.output_fidelity import OutputFidelity
 from qexport.verification.result import ArtifactResult, float_counterparts
 from qexport.verification.verify import Verification
+from qexport.version import __version__
 
 SCHEMA = 2
 
