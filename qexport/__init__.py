@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qexport.programs.build import Source
     from qexport.programs.options import CaptureOptions
     from qexport.programs.program import Program
-    from qexport.reporting.load import read_report as load_report
+    from qexport.reporting.load import load_report
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
     from qexport.steps.plan import make_target, plan
@@ -92,7 +92,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name where it is first asked for: torch takes seconds."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), "read_report" if name == "load_report" else name)
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = found
     return found
 

@@ -1,4 +1,4 @@
-"""Show a step while it runs and remember how long it took."""
+"""The clock of a run: shows a step while it runs and keeps its seconds."""
 
 from __future__ import annotations
 

@@ -31,19 +31,19 @@ class QexportError(Exception):
 
 
 class UsageError(QexportError):
-    """The command line or the config file asks for something that cannot be."""
+    """The command line or the config file asks for something impossible."""
 
     exit_code = 2
 
 
 class InputError(QexportError):
-    """A file or folder that was given cannot be used."""
+    """A given file or folder cannot be used."""
 
     exit_code = 3
 
 
 class MissingExtraError(QexportError):
-    """A package that the asked format needs is not installed."""
+    """A package that a requested format needs is not installed."""
 
     exit_code = 4
 
@@ -76,3 +76,14 @@ class GateError(QexportError):
     """A measured figure breaks a rule that was set for it, or is worse than the baseline's; everything is written."""
 
     exit_code = 9
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, the name of its class where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def named_reason(error: BaseException, most: int) -> str:
+    """An error that was not foreseen in one line: its class, and at most so many characters of what it says first."""
+    first = next(iter(str(error).splitlines()), "")[:most]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

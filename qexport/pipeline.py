@@ -23,18 +23,17 @@ from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError, QexportError
 from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
+from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
-from qexport.job.options import ExportJob
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.planning.plan import QuantPlan, check_plan, load_plan
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
-from qexport.publish import measure_run, publish
-from qexport.reporting.baseline import refuse_other
-from qexport.reporting.load import SavedReport, read_report
-from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry
+from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
+from qexport.reporting.load import load_baseline
+from qexport.reporting.report import Report
 from qexport.steps.build import BuildRequest, Built, build, plan_path, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
@@ -79,11 +78,11 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
         QexportError: one of its kinds; no half-written file is left behind.
     """
     clock = Clock(progress)
-    baseline = read_report(job.baseline) if job.baseline else None
+    baseline = load_baseline(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
         run = _read(job, clock, beside)
         if baseline:
-            _check_baseline(baseline, run)
+            check_baseline(baseline, job, run.source, run.images)
     checkpoint, program = run.source.checkpoint, run.source.program
     model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
@@ -92,7 +91,8 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
         table = _table(run)
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
-        begun = make_report(run.source, run.job, command, table, run.images, written, {}, clock.seconds, failures)
+        inputs = inputs_of(run.job, command, run.source, table, run.images)
+        begun = begin_report(inputs, written, failures, clock)
         measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
         return publish(measured, run.job, baseline)
 
@@ -105,9 +105,9 @@ def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     if beside:
         beside.submit(Task(ready, (), reading))
     notes: list[str] = []
-    source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
+    source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
     check_request(source.program, job.precision, job.keep_float)
-    images = as_trained(source.checkpoint, images)
+    images = as_trained(source.checkpoint.task_spec, images)
     images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
     here = Inline({reading: source})
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
@@ -146,12 +146,6 @@ def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
     check_plan(given, source.program, job.plan)
     check_given(given, _target(job, job.format[0]), job.plan)
     return given
-
-
-def _check_baseline(baseline: SavedReport, run: Run) -> None:
-    job, checkpoint = run.job, run.source.checkpoint
-    evaluation = None if job.no_eval else evaluation_entry(job, checkpoint.task, run.images)
-    refuse_other(baseline, job, model_entry(checkpoint, run.source.program), evaluation)
 
 
 def has_task_metadata(job: ExportJob) -> bool:

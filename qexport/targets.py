@@ -1,4 +1,4 @@
-"""Devices by name: what is written for each, for which CPU, and whether what is timed here says anything of it."""
+"""Devices by name: formats, precision and CPU of each, and whether a timing on this machine says anything about it."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program, capture
 
@@ -113,6 +114,16 @@ def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
 def captured(module: Any, imgsz: tuple[int, int] = (8, 8), batch: int = 1) -> Program:
     """Capture a hand-made module that only looks like a `DetectionProgram`."""
     return capture(module, imgsz, batch)
+
+
+def validated(artifact: Path, task: str, data: EvaluationSet, scratch: Path) -> Any:
+    """Metrics of `YOLO(file).val()`: Ultralytics loads the file itself."""
+    from ultralytics.models import YOLO
+
+    model: Any = YOLO(str(artifact), task=task)
+    return model.val(
+        data=str(data.yaml), device="cpu", plots=False, verbose=False, project=str(scratch), name="val", exist_ok=True
+    )
 
 
 def statistics_of(data: NDArray[np.floating], limit: float) -> Statistics:

@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
+from qexport.detections.decode import anchor_points, decoded, dequantised, detections, sigmoid
+from qexport.detections.layout import HeadLayout, layout_of
 from qexport.detections.masks import instance_masks
-from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
+from qexport.detections.matching import rotated_overlaps
+from qexport.detections.suppression import suppressed, suppressed_rotated
 from qexport.programs.float_decode import Decode, Extras
 
 IMGSZ = (64, 96)
@@ -229,7 +231,9 @@ def test_it_imports_without_torch() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'ultralytics', 'onnx', 'tensorflow', 'torchvision'): sys.modules[name] = None\n"
-        "import qexport.decode, qexport.detections.masks\n"
+        "import importlib, pkgutil, qexport.decode\n"
+        "for m in pkgutil.iter_modules(qexport.detections.__path__, 'qexport.detections.'):\n"
+        "    importlib.import_module(m.name)\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('numpy', 'torch')and sys.modules[m])[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

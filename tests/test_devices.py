@@ -129,10 +129,10 @@ def test_a_file_is_checked_operator_by_operator(integer_file: Path) -> None:
 
 def test_what_a_device_lacks_becomes_one_line() -> None:
     lacking = (Lacking("SOFTMAX", 2, "no kernel"), Lacking("DIV", 1, "too large"))
-    line = device_warning(DeviceFit("Edge TPU", 10, lacking, in_front=4))
+    line = device_warning(DeviceFit("Edge TPU", 10, lacking, in_front=4)).text
     assert line.startswith("Edge TPU leaves 6 of 10 operators to the CPU")
     assert line.endswith("2 SOFTMAX (no kernel); 1 DIV (too large)")
-    assert device_warning(DeviceFit("TFLM", 10, lacking)).startswith("TFLM lacks operators: 2 SOFTMAX")
+    assert device_warning(DeviceFit("TFLM", 10, lacking)).text.startswith("TFLM lacks operators: 2 SOFTMAX")
 
 
 def compiler(folder: Path, body: str) -> None:

@@ -175,8 +175,9 @@ def test_only_what_runs_on_its_own_runtime_is_timed(tiny: Program, monkeypatch: 
         written.append(ArtifactResult(Artifact(Path(file), name, "fp32", "", 0), backend))
     engine = Artifact(Path("a.engine"), "tensorrt", "fp32", "", 0)
     written.append(ArtifactResult(engine, written[1].backend))
-    job = ExportJob(model="m.pt", no_eval=True)
-    figures = measure(job, "detect", tiny, RunImages(), written, Clock(Silent()))
+    figures = measure(
+        tiny, "detect", RunImages(), written, threads=1, accuracy=False, latency=True, clock=Clock(Silent())
+    )
     assert set(runners) == {"a.onnx", "a.engine"}
     assert all(counted.runs > 0 for counted in runners.values())
     assert figures[Path("a_tensorrt.onnx")].latency is None

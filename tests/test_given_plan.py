@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reports
 from conftest import DEMO
 from hard_numbers import built, layers
 
@@ -144,9 +145,9 @@ def test_the_plan_of_weights_is_saved_and_obeyed_like_any_other(tmp_path: Path) 
     assert first.plan == tmp_path / "plan.json"
     content, plan = first.artifact.path.read_bytes(), load_plan(first.plan)
     assert built(program, tmp_path, "onnx", "int8-dynamic", plan=plan).artifact.path.read_bytes() == content
-    entry = {**asdict(first.artifact), "path": str(first.artifact.path), "engine": False}
-    report = {"artifacts": [{**entry, "plan": str(first.plan), "verification": None}]}
-    checks = {each.name: each for each in recheck(first.artifact.path, report, None, 1)}
+    entry = {**asdict(first.artifact), "path": str(first.artifact.path), "plan": str(first.plan), "verification": None}
+    saved = reports.report(reports.artifact(**entry))
+    checks = {each.name: each for each in recheck(first.artifact.path, saved, None, 1)}
     assert checks["hash"].passed
     assert (checks["plan"].passed, checks["plan"].text.split(":")[0]) == (None, "only weights are integers")
     kept = json.loads(first.plan.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage
+from qexport.verification.coverage import check_coverage
 
 
 def float_kernels(path: Path) -> set[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,6 +18,7 @@ from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError
 from qexport.measurement.dataset_check import check_data, mismatch
 from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.tasks import TaskSpec
 
 PETS = {0: "bird", 1: "cat", 2: "dog"}
 
@@ -129,8 +128,8 @@ def classes(folder: Path, **extra: str) -> None:
     put(*(folder / place for place in extra.values()))
 
 
-def pets(task: str = "classify", known: dict[int, str] | None = None) -> Any:
-    return replace(demo_checkpoint(), task=task, names=known or PETS, module=SimpleNamespace(model=[None]))
+def pets(task: str = "classify", known: dict[int, str] | None = None) -> TaskSpec:
+    return TaskSpec(Path("pets.pt"), task, known or PETS, 3)
 
 
 def scored(folder: Path) -> RunImages:

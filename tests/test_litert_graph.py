@@ -15,7 +15,8 @@ from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program, copied
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage, check_plan
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 graphs = pytest.importorskip("qexport.backends.tflite.graph_fixes")

@@ -129,8 +129,17 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         head="end2end",
     )
     missing: list[Unmeasured] = []
-    job = ExportJob("a.pt", no_eval=True)
-    found = measure.measure(job, "detect", program, RunImages(), items, Clock(Silent()), missing)
+    found = measure.measure(
+        program,
+        "detect",
+        RunImages(),
+        items,
+        threads=1,
+        accuracy=False,
+        latency=True,
+        clock=Clock(Silent()),
+        missing=missing,
+    )
     assert missing == []
     assert together == [{"a", "d"}, {"c"}]
     assert {str(path) for path, figures in found.items() if figures.latency} == {"a", "c", "d"}

@@ -28,7 +28,8 @@ from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
-from qexport.verification.verify import check_coverage, check_plan, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan, verify
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")

@@ -27,7 +27,8 @@ from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.files import write_whole
 from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
-from qexport.verification.verify import check_coverage, check_plan, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan, verify
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[openvino]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from reports import report as saved_report
 
 import qexport
+from qexport.reporting.report import Report, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {
@@ -56,14 +56,14 @@ def test_readmes_example_runs(
     (tmp_path / "calibration_data").symlink_to(ROOT / "calibration_data")
     saved = tmp_path / "qexport_out" / "demo" / "report.json"
     saved.parent.mkdir(parents=True)
-    saved.write_text(json.dumps(saved_report()), encoding="utf-8")
+    saved.write_text(to_json(saved_report()), encoding="utf-8")
     found: dict[str, Any] = {}
     capfd.readouterr()
     exec(code[1], found)
     # Nothing but the example's own two lines is printed.
     printed = capfd.readouterr().out.splitlines()
     assert [line.partition("(")[0] for line in printed] == ["Verification", "Verification"]
-    assert found["report"]
+    assert isinstance(found["report"], Report)
     import onnx
 
     stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load("shapes26_int8.onnx").graph.initializer}

@@ -203,7 +203,8 @@ def test_one_run_plans_for_two_kinds_of_cpu() -> None:
 def test_latency_of_another_kind_of_cpu_carries_a_warning(planned: str | None, here: str, warned: bool) -> None:
     found = cpu_warnings({"cpu": planned} if planned else None, here)
     assert bool(found) is warned
-    assert all("latency" in line and planned and planned in line and here in line for line in found)
+    assert all(each.about == "latency" for each in found)
+    assert all(planned and planned in each.text and here in each.text for each in found)
 
 
 @pytest.mark.parametrize(

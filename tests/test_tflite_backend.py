@@ -39,7 +39,8 @@ from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage, check_plan, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan, verify
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 

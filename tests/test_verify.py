@@ -20,7 +20,9 @@ from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage, check_plan, compared, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.output_check import compared
+from qexport.verification.verify import check_plan, verify
 
 Batch = NDArray[np.float32]
 VALUE, WEIGHT = "model_3_conv", "model_3_conv.weight"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -94,7 +93,7 @@ class DeviceChecker(Protocol):
 class LowersFloats(Protocol):
     """A backend whose runtime computes floats in less than FP32 of its own accord where the CPU has it.
 
-    FP32 files are what others are compared with, so its `runner`, `read` and `validation` keep those in FP32. Other
+    FP32 files are what others are compared with, so its `runner` and `read` keep those in FP32. Other
     files run as the runtime has them.
     """
 
@@ -151,8 +150,4 @@ class Backend(Protocol):
 
     def runner(self, path: Path, threads: int) -> Runner:
         """Load an artifact for execution on the CPU."""
-        ...
-
-    def validation(self) -> AbstractContextManager[None]:
-        """Conditions that Ultralytics' validator has to run the artifact under."""
         ...

@@ -1,4 +1,4 @@
-"""What a network wants its pixels to be, where that is not RGB in 0..1."""
+"""The pixels that a network expects, if not RGB in 0..1."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InputForm:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number that a pixel can become."""
+        """Smallest and largest value of a pixel after normalisation."""
         ends = [(edge - m) / d for edge in (0.0, 1.0) for m, d in zip(self.mean, self.deviation, strict=True)]
         return min(ends), max(ends)
 

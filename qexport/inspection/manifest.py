@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
-from qexport.verification.plan_check import weight_names
+from qexport.system.machine import Environment
+from qexport.verification.plan_check import WeightNames, weight_names
 from qexport.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def make_manifest(
     source: Source,
     item: ArtifactResult,
     table: CalibrationTable | None,
-    environment: Mapping[str, Any],
+    environment: Environment,
     command: str,
     ranges: str,
     samples: str | None = None,
@@ -57,7 +58,9 @@ def make_manifest(
         "plan": _plan(source, item.plan) if item.plan else None,
         "samples": samples,
         "qexport": __version__,
-        **{name: environment[name] for name in ("python", "system", "packages")},
+        "python": environment.python,
+        "system": environment.system,
+        "packages": dict(environment.packages),
         "command": command,
     }
 
@@ -101,6 +104,12 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
     found: dict[str, Any] = content
     return found
+
+
+def recorded_names(manifest: Mapping[str, Any]) -> WeightNames:
+    """What leads from names in the file to its plan's weights; nothing where the manifest knows no plan."""
+    plan = manifest.get("plan") or {}
+    return WeightNames(plan.get("weights", {}), plan.get("merged", {}))
 
 
 def samples_of(artifact: Path) -> Path:

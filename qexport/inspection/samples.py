@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import SAMPLES
 from qexport.data.input_form import UNIT, InputForm
-from qexport.detections.agreement import Agreement, Findings, compare, findings
-from qexport.detections.decode import Detections, HeadLayout
-from qexport.detections.layout import from_json, to_json
+from qexport.detections.agreement import Findings, findings
+from qexport.detections.decode import detected_format
+from qexport.detections.detections import Detections
+from qexport.detections.layout import HeadLayout, from_json, to_json
 from qexport.errors import InputError
 from qexport.system.files import write_whole
 
@@ -103,14 +104,6 @@ def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadL
     return tuple(findings(image, layout) for batch in batches for image in runner.run(batch))
 
 
-def shared(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
-    """How alike two artifacts are, by the comparison of the export."""
-    found = Agreement()
-    for first, second in zip(one, other, strict=True):
-        found += compare(first, second, layout)
-    return found
-
-
 def save_samples(samples: Samples, path: Path) -> None:
     """Write the file whole or not at all; equal samples give equal files."""
     given = {**asdict(samples.input), "layout": to_json(samples.layout)}
@@ -134,10 +127,13 @@ def _arrays(found: Sequence[Findings]) -> dict[str, Any]:
     return {"count": [len(one.scores) for one in each], "best": np.stack([image.scores for image in found]), **parts}
 
 
-def _findings(content: Mapping[str, Any], name: str) -> tuple[Findings, ...]:
+def _findings(content: Mapping[str, Any], name: str, box_format: str) -> tuple[Findings, ...]:
     count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS.values()))
-    each = zip(*(np.split(part, np.cumsum(count)[:-1]) for part in parts), strict=True)
-    return tuple(Findings(Detections(*one), scores) for one, scores in zip(each, best, strict=True))
+    split = (np.split(part, np.cumsum(count)[:-1]) for part in parts)
+    return tuple(
+        Findings(Detections(boxes, scores, classes, extras, box_format), every)
+        for boxes, scores, classes, extras, every in zip(*split, best, strict=True)
+    )
 
 
 def load_samples(path: Path) -> Samples:
@@ -163,8 +159,9 @@ def _read(head: dict[str, Any], content: Any) -> Samples:
     }
     given = SampleInput(head["batch"], head["preprocess"], InputForm(**form))
     names = dict.fromkeys(key.removeprefix(FOUND).rpartition("/")[0] for key in content.files if key.startswith(FOUND))
-    found = {name: _findings(content, name) for name in names}
-    return Samples(from_json(head["layout"]), given, content["images"], found)
+    layout = from_json(head["layout"])
+    found = {name: _findings(content, name, detected_format(layout)) for name in names}
+    return Samples(layout, given, content["images"], found)
 
 
 def _earlier(head: Mapping[str, Any], images: NDArray[np.uint8]) -> Samples:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qexport.errors import InputError, UsageError
-from qexport.reporting.gate import check_measured
+from qexport.job.export_job import ExportJob
+from qexport.reporting.names import format_name
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, closest
-
-if TYPE_CHECKING:
-    from qexport.job.options import ExportJob
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -31,7 +29,6 @@ NOTHING_KEPT = {
 }
 PLANLESS = ("fp32", "fp16")
 IO_TYPES = ("int8", "uint8")
-FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
@@ -43,6 +40,7 @@ def check_job(job: ExportJob) -> None:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
     from qexport.backends.registry import find_class
+    from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
     for row in (*RANGES, *CHOICES):
         row.check(job)
@@ -124,7 +122,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
+        "files": " and ".join(", ".join(format_name(name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
         "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
         "target_cpu": kind,

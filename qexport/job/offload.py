@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qexport.backends.registry import find_class
-from qexport.job.options import ExportJob
+from qexport.job.export_job import ExportJob
 from qexport.system.machine import cores
 
 

@@ -15,10 +15,12 @@ from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.meters import metered, sqnr_of
 from qexport.steps.plan import computes_in_integers
-from qexport.verification import verify as verification
 from qexport.verification.constants import check_weights
 from qexport.verification.finite import FiniteRunner, generated_input
+from qexport.verification.outcome import Verification
+from qexport.verification.output_check import check_outputs
 from qexport.verification.result import Summary, summary_of
+from qexport.verification.verify import verify as verified
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verified:
         sqnr: signal to quantisation-noise ratio in dB of the plan's values; None where they are float.
     """
 
-    verification: verification.Verification | None
+    verification: Verification | None
     stored: Summary
     sqnr: Mapping[str, float | None] | None = None
 
@@ -60,10 +62,10 @@ def verify(
         # A graph that came as a file has no room for meters.
         reference = None if isinstance(program.graph, FileGraph) else metered(program, plan)
         stored = backend.read(path)
-        same = verification.verify(program, plan, stored, runner, inputs, reference)
+        same = verified(program, plan, stored, runner, inputs, reference)
         return Verified(same, summary_of(stored), sqnr_of(reference) if reference else None)
     if inputs:
-        verification.check_outputs(program.graph, program, runner, inputs, backend.name)
+        check_outputs(program.graph, program, runner, inputs, backend.name)
     else:
         runner.outputs(generated_input(program))
     stored = backend.read(path)

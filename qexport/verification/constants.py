@@ -12,7 +12,7 @@ from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.plan import QuantPlan
 from qexport.planning.weights import WEIGHT_AXIS, bias_array, weight_array
 from qexport.programs.program import Program, Value
-from qexport.verification.plan_check import HALF_A_STEP, MAX_LISTED
+from qexport.verification.plan_check import HALF_A_STEP, listed
 
 LIMITS = (2**31 - 1, 2**31, 2**63 - 1)
 """Magnitudes of a bias that was cut: AI Edge Quantizer stores INT64 that it has cut at INT32's ends."""
@@ -119,8 +119,7 @@ def _weight_difference(program: Program, plan: QuantPlan, layer: Value, kept: St
 
 def _refuse(profile: str, what: str, wrong: list[str]) -> None:
     if wrong:
-        more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
         raise VerificationError(
-            f"{profile}: {what} in the file are not the program's: {'; '.join(wrong[:MAX_LISTED])}{more}",
+            f"{profile}: {what} in the file are not the program's: {listed(wrong)}",
             "the converter did not obey the plan: report the model and the converter's version",
         )

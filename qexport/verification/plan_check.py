@@ -53,8 +53,13 @@ class PlanComparison:
     @property
     def summary(self) -> str:
         """What differs, in one line."""
-        more = f" and {len(self.wrong) - MAX_LISTED} more" if len(self.wrong) > MAX_LISTED else ""
-        return f"{'; '.join(self.wrong[:MAX_LISTED])}{more}"
+        return listed(self.wrong)
+
+
+def listed(lines: Sequence[str], separator: str = "; ") -> str:
+    """The first of many, and how many more there are, in one line."""
+    more = f" and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return f"{separator.join(lines[:MAX_LISTED])}{more}"
 
 
 def weight_names(program: Program) -> WeightNames:

@@ -10,7 +10,7 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.device_fit import DeviceFit
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.lowering.stored import StoredGraph
-from qexport.verification.verify import Verification
+from qexport.verification.outcome import Verification
 
 
 @dataclass(frozen=True)

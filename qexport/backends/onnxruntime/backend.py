@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +87,6 @@ class OnnxBackend:
     def runner(self, path: Path, threads: int) -> OnnxRunner:
         """Load the file into ONNX Runtime."""
         return OnnxRunner(path, threads)
-
-    def validation(self) -> AbstractContextManager[None]:
-        """Nothing special."""
-        return nullcontext()
 
 
 def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:

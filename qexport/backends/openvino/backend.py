@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.openvino.half import compress
 from qexport.backends.protocol import LowerOptions
+from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
@@ -110,23 +109,6 @@ class OpenVINOBackend:
         runner = OpenVINORunner(path, threads, exact=False)
         return None if runner.float_type == "FP32" else (runner.float_type, runner)
 
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """Keep FP32 files in FP32: Ultralytics' loader leaves it to the plugin."""
-        from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
-
-        original = Loader.load_model
-
-        def load_model(loader: Any, weight: str | Path) -> None:
-            with exact_cores() if _stays_exact(Path(weight)) else nullcontext():
-                original(loader, weight)
-
-        setattr(Loader, "load_model", load_model)  # noqa: B010 (an assignment is refused by the type checker)
-        try:
-            yield
-        finally:
-            setattr(Loader, "load_model", original)  # noqa: B010
-
 
 class OpenVINORunner:
     """An IR folder on OpenVINO's CPU plugin; FP32 ones in FP32, others as Ultralytics runs them.
@@ -165,8 +147,7 @@ def behind_split(program: Program) -> dict[str, str]:
 
 
 def _openvino() -> Any:
-    # Set before the import: the package reports its use to its maker otherwise.
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    set_variables(OPENVINO_TELEMETRY)  # read on import
     import openvino
 
     return openvino
@@ -201,21 +182,3 @@ def _stays_exact(path: Path) -> bool:
     metadata = (path if path.is_dir() else path.parent) / METADATA
     content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
     return isinstance(content, dict) and content.get("precision") == "fp32"
-
-
-@contextmanager
-def exact_cores() -> Iterator[None]:
-    """Let every core that is made meanwhile compile for the CPU in FP32."""
-    openvino = _openvino()
-    original = openvino.Core
-
-    class Core(original):  # type: ignore[misc, valid-type]  # the class of a package without types
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            self.set_property("CPU", EXACT)
-
-    openvino.Core = Core
-    try:
-        yield
-    finally:
-        openvino.Core = original

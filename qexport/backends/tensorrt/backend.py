@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from qexport.errors import ConversionError, EngineNotBuiltError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.profile import TENSORRT, RuntimeProfile
-from qexport.programs.onnx.session import PACKAGES, OnnxRunner, check_packages, session_options
+from qexport.programs.onnx.session import PACKAGES, OnnxRunner, check_packages
 from qexport.system.machine import ANY
 
 if TYPE_CHECKING:
@@ -101,19 +99,6 @@ class TensorRTBackend:
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:
         """Load the engine into TensorRT, or the graph into ONNX Runtime, which computes the same numbers."""
         return EngineRunner(path) if path.suffix == self.engine_suffix else OnnxRunner(path, threads, fused=False)
-
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """Let Ultralytics run the graph as it stands: ONNX Runtime would fuse FP16 pairs into kernels it has not."""
-        from ultralytics.nn.backends.onnx import ONNXBackend
-
-        original = ONNXBackend.__init__
-        plain = functools.partialmethod(original, session_options=session_options(threads=0, fused=False))
-        setattr(ONNXBackend, "__init__", plain)  # noqa: B010 (an assignment is refused by the type checker)
-        try:
-            yield
-        finally:
-            setattr(ONNXBackend, "__init__", original)  # noqa: B010
 
     def write_script(self, folder: Path) -> None:
         """Put `build_engine.py`, which needs only TensorRT, beside the graph."""

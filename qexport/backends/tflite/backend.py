@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import LowerOptions, Runner
+from qexport.compat.patches import LITERT_PROGRESS, TENSORFLOW_NOTES, set_variables
 from qexport.errors import ConversionError, MissingExtraError
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
@@ -126,12 +126,6 @@ class TFLiteBackend:
 
         return runner_of(interpreter(path, threads), read_metadata(path))
 
-    def validation(self) -> contextlib.AbstractContextManager[None]:
-        """Ultralytics cannot decode integer-only files."""
-        from qexport.backends.tflite.integer_only import validated_through_decode
-
-        return validated_through_decode()
-
 
 class LiteRunner:
     """A `.tflite` file with float input and output in an interpreter."""
@@ -230,8 +224,7 @@ def _convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], No
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep the converter's and the interpreter's own progress lines away from ours."""
-    os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_variables(LITERT_PROGRESS, TENSORFLOW_NOTES)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -7,9 +7,7 @@ them. A classifier's logits are its one output.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from qexport.detections.decode import decoded, dequantised, layout_of
+from qexport.detections.decode import decoded, dequantised
+from qexport.detections.layout import layout_of
 from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten
@@ -82,30 +81,3 @@ def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDAr
         details["dtype"]
     )
     return integers
-
-
-@contextlib.contextmanager
-def validated_through_decode() -> Iterator[None]:
-    """Let Ultralytics' validator run integer-only files, which it cannot decode, through `IntegerRunner`."""
-    from ultralytics.nn.backends.litert import LiteRTBackend
-
-    load, forward = LiteRTBackend.load_model, LiteRTBackend.forward
-
-    def load_model(self: Any, weight: str | Path) -> None:
-        load(self, weight)
-        metadata = self.read_metadata(weight)
-        self.raw = IntegerRunner(self.interpreter, metadata) if "raw_outputs" in metadata else None
-
-    def decoded_forward(self: Any, im: torch.Tensor) -> list[NDArray[np.float32]]:
-        if self.raw is None:
-            original: list[NDArray[np.float32]] = forward(self, im)
-            return original
-        found: list[NDArray[np.float32]] = self.raw.outputs(im.cpu().numpy())
-        return found
-
-    vars_of: Any = LiteRTBackend
-    vars_of.load_model, vars_of.forward = load_model, decoded_forward
-    try:
-        yield
-    finally:
-        vars_of.load_model, vars_of.forward = load, forward
