@@ -24,11 +24,12 @@ from qexport.inspection.manifest import make_manifest, write_manifest
 from qexport.inspection.run_folder import REPORT, companions, free_name, keep_report, manifests_in
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
 from qexport.job.bounds import bounds_of
-from qexport.job.options import ExportJob
+from qexport.job.export_job import ExportJob
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evidence.gather import gather
 from qexport.measurement.measure import measure
 from qexport.programs.build import Source
+from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
 from qexport.reporting.baseline import compare, refuse_other
 from qexport.reporting.gate import check
@@ -97,6 +98,7 @@ def begin_report(
 
 def measure_run(
     source: Source,
+    job: ExportJob,
     images: RunImages,
     table: CalibrationTable | None,
     written: Sequence[ArtifactResult],
@@ -104,12 +106,12 @@ def measure_run(
     clock: Clock,
 ) -> Report:
     """Measure everything that was written, and keep samples of it; return the report with all figures."""
-    job, missing = source.job, list[Unmeasured]()
+    missing: list[Unmeasured] = []
     before = companions(job.folder)
     names = {item.artifact.path.name for item in written}
     if job.report_json == job.folder / REPORT:
         keep_report(job.folder, names)
-    _write_manifests(source, table, written, report, None)
+    _write_manifests(source, job.range_method, table, written, report, None)
     with attempt([], REPORT):  # the report that comes last says so
         save_report(replace(report, warnings=(*report.warnings, Warning(RUN, UNFINISHED))), job.report_json)
     task = source.checkpoint.task
@@ -127,8 +129,8 @@ def measure_run(
     evidence = gather(source.program, task, table, written, figures, clock, missing)
     samples = None
     with attempt(missing, "samples"), clock.step("samples", "Keeping samples"):
-        samples = _save_samples(source, written, missing)
-    _write_manifests(source, table, written, report, samples)
+        samples = _save_samples(source.program, job, images.samples, written, missing)
+    _write_manifests(source, job.range_method, table, written, report, samples)
     for name in before - companions(job.folder):  # of artifacts that were replaced
         (job.folder / name).unlink(missing_ok=True)
     of_run = [each for each in missing if not each.artifact]
@@ -140,6 +142,7 @@ def measure_run(
 
 def _write_manifests(
     source: Source,
+    ranges: str,
     table: CalibrationTable | None,
     written: Sequence[ArtifactResult],
     report: Report,
@@ -147,18 +150,24 @@ def _write_manifests(
 ) -> None:
     for item in written:
         kept = samples if item.runs_here else None
-        manifest = make_manifest(source, item, table, report.environment, report.command, kept)
+        manifest = make_manifest(source, item, table, report.environment, report.command, ranges, kept)
         write_manifest(manifest, item.artifact.path)
 
 
-def _save_samples(source: Source, written: Sequence[ArtifactResult], missing: list[Unmeasured]) -> str | None:
+def _save_samples(
+    program: Program,
+    job: ExportJob,
+    images: Sequence[Path],
+    written: Sequence[ArtifactResult],
+    missing: list[Unmeasured],
+) -> str | None:
     """Keep what each artifact that runs here finds in a few images; return the file's name, None for none."""
-    folder, samples = source.job.folder, None
+    folder, samples = job.folder, None
     for item in (item for item in written if item.runs_here):
         path = item.artifact.path
         with attempt(missing, "samples", path):
-            load = partial(item.backend.runner, path, source.job.threads)  # one at a time in memory
-            taken = take_samples(source.program, source.samples, {path.name: load})
+            load = partial(item.backend.runner, path, job.threads)  # one at a time in memory
+            taken = take_samples(program, images, {path.name: load})
             if samples and taken:
                 taken = replace(taken, found={**samples.found, **taken.found})
             samples = taken or samples

@@ -97,7 +97,9 @@ def test_all_formats_share_one_calibration(every: Run) -> None:
     assert report["calibration"]["images"] == 32
     assert [step for step in report["seconds"] if "calibrat" in step] == ["calibrate"]
     for name in ALL:
-        steps = {f"{step}_{name}_{precision}" for step in ("lower", "evaluate") for precision in ("int8", "fp32")}
+        steps = {
+            f"{step}_{name}_{precision}" for step in ("lower", "verify", "evaluate") for precision in ("int8", "fp32")
+        }
         assert steps <= set(report["seconds"])
 
 

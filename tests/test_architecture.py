@@ -32,6 +32,7 @@ FLOORS = (
         "tasks",
         "targets",
         "vocabulary",
+        "version",
         "plugins",
         "system",
         "compat",

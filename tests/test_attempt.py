@@ -292,12 +292,18 @@ def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, mo
 
     monkeypatch.setattr(publish, "measure", interrupted)
     monkeypatch.setattr(publish, "make_manifest", lambda *_: {"artifact": "a.onnx"})
-    source: Any = SimpleNamespace(
-        job=ExportJob("a.pt", out=tmp_path), checkpoint=SimpleNamespace(task="detect"), program=None
-    )
+    source: Any = SimpleNamespace(checkpoint=SimpleNamespace(task="detect"), program=None)
     begun = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
     with pytest.raises(KeyboardInterrupt):
-        publish.measure_run(source, RunImages(), None, [written(str(tmp_path / "a.onnx"))], begun, Clock(Silent()))
+        publish.measure_run(
+            source,
+            ExportJob("a.pt", out=tmp_path),
+            RunImages(),
+            None,
+            [written(str(tmp_path / "a.onnx"))],
+            begun,
+            Clock(Silent()),
+        )
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert content["warnings"] == ["the run ended before everything was measured"]
     assert json.loads((tmp_path / "a.onnx.manifest.json").read_text(encoding="utf-8")) == {"artifact": "a.onnx"}

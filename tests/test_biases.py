@@ -194,8 +194,8 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     """Three classes of no weights at all: their logits are their biases, by the file alone."""
     onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.job.options import ExportJob
     from qexport.programs.onnx.build import read_onnx
+    from qexport.programs.options import CaptureOptions
 
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 32, 32] images) => (float[1, 5] logits) {
@@ -213,8 +213,7 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     model.graph.initializer.extend(tensors)
     onnx.save(model, tmp_path / "of_others.onnx")
-    job = ExportJob(str(tmp_path / "of_others.onnx"), format=("onnx",), imgsz=(32, 32))
-    program = read_onnx(job, tmp_path / "of_others.onnx")[1]
+    program = read_onnx(tmp_path / "of_others.onnx", CaptureOptions(imgsz=(32, 32)))[1]
     layer = next(value for value in program.values.values() if value.operation == "linear")
     assert layer.bias
     statistics = {name: statistics_of(np.linspace(-8, 8, 999), 8.0) for name in program.values}

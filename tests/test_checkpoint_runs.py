@@ -13,9 +13,9 @@ from torch import nn
 
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
 from qexport.programs import build as source
 from qexport.programs.build import read_source
+from qexport.programs.options import CaptureOptions
 
 
 def test_a_heads_own_max_det_is_obeyed(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_run_is_said_to_be_one(spoil: Callable[[Any], Non
     spoil(model)
     path = saved(model, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt holds a model that Ultralytics [\d.]+ cannot run \(\w+Error: "):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))
 
 
 def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, mon
     path = saved(small_model(), tmp_path / "model.pt")
     monkeypatch.setattr(source, "capture_program", fail)
     with pytest.raises(RuntimeError, match="ours"):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))
 
 
 @pytest.mark.parametrize(("said", "head"), [(7, "v10Detect"), (2, "Segment"), (5, "Pose")])
@@ -106,4 +106,4 @@ def test_a_head_that_says_another_number_of_classes_than_it_computes_is_refused(
     model.model[-1].nc = said
     path = saved(model, tmp_path / "model.pt")
     with pytest.raises(InputError, match=rf"model\.pt says that it has {said} classes, and its head computes \d"):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))

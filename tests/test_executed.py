@@ -15,10 +15,10 @@ from qexport.backends.info import profile_for
 from qexport.backends.protocol import LowersFloats
 from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
-from qexport.job.options import ExportJob
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.system.machine import VNNI, cpu_kind
 from qexport.verification.coverage import check_coverage
@@ -39,7 +39,7 @@ def program_of(name: str, folder: Path) -> Program:
     from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
-    return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from qexport.errors import ConversionError
-from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME
 from qexport.programs.captured_graph import module_of
 from qexport.programs.onnx.build import read_onnx
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.simulation.simulate import simulation
 
@@ -38,7 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(path: Path) -> Program:
-    return read_onnx(make_job({"model": str(path), "no_eval": True}), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 @pytest.fixture(scope="module", params=SHAPES)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import lowering, synthetic_statistics
-from hard_numbers import SIZE, layers, picture, seen, source
+from hard_numbers import SIZE, built, layers, picture, seen
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +19,6 @@ from qexport.planning.half_range import peaks_of, unfit_constant, unfit_for_half
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, TENSORRT
 from qexport.programs.program import Program
-from qexport.steps import write_float
 
 PACKAGES = {"tflite": "litert_torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
@@ -98,8 +97,7 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     """What FP16 cannot hold is in FP32 and named; what the user wants in FP32 is so, and needs no warning."""
     pytest.importorskip(PACKAGES[name], reason=f"needs the extra qexport[{name}]")
     program = hard()
-    job = source(program, tmp_path, format=(name,), precision="fp16", keep_float=("box_conv",))
-    written = write_float(job, find_backend(name), "fp16")
+    written = built(program, tmp_path, name, "fp16", keep_float=("box_conv",))
     path = written.artifact.path
     with torch.no_grad():
         expected = program.graph(picture()).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
 from qexport.programs.onnx.build import read_onnx
 from qexport.programs.onnx.file import QUANTISED
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 
 
@@ -110,8 +112,8 @@ def old_file(name: str, path: Path, ir_version: int) -> Path:
     return path
 
 
-def program_of(path: Path, **options: object) -> Program:
-    return read_onnx(make_job({"model": str(path), "no_eval": True, **options}), path)[1]
+def program_of(path: Path, **options: Any) -> Program:
+    return read_onnx(path, CaptureOptions(**options))[1]
 
 
 @pytest.mark.parametrize("ir_version", [3, 6])

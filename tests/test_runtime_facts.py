@@ -18,10 +18,10 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.info import profile_for
 from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
-from qexport.job.options import ExportJob
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
 from qexport.planning.planner import make_plan
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.reporting.assemble import artifact_report, failure_of
 from qexport.reporting.load import report_of
@@ -56,7 +56,7 @@ def from_file(name: str, folder: Path) -> Program:
     from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
-    return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 def test_no_file_makes_onnx_runtime_talk(tiny: Program, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from sample_report import sample_report
 
 from qexport.detections.layout import ROTATED
 from qexport.errors import InputError, UsageError
-from qexport.job.options import make_job
 from qexport.measurement.evidence.gallery import gallery
 from qexport.measurement.image_detections import ImageDetections, detections_of, found_in
 from qexport.measurement.shapes import MAX_CORNERS, simplified
 from qexport.programs.build import chosen_size
+from qexport.programs.options import CaptureOptions
 from qexport.reporting.load import report_of
 from qexport.reporting.page.gallery import bones, joints, outlines
 from qexport.reporting.page.render import render
@@ -133,14 +133,13 @@ def test_the_page_draws_what_was_found_and_names_every_class() -> None:
 @pytest.mark.parametrize(("trained", "size"), [(640, 640), (650, 672), (1, 32), (100, 128), (33, 64)])
 def test_a_size_that_nobody_gave_is_what_training_made_of_it(trained: int, size: int) -> None:
     checkpoint: Any = SimpleNamespace(imgsz=trained, stride=32, path="a.pt")
-    job = make_job({"model": "a.pt", "no_eval": True})
-    assert chosen_size(job, checkpoint) == (size, size)
+    assert chosen_size(CaptureOptions(), checkpoint) == (size, size)
     with pytest.raises(UsageError, match="--imgsz 650x650 is not a multiple of the model's stride 32: use 672 672"):
-        chosen_size(make_job({"model": "a.pt", "no_eval": True, "imgsz": 650}), checkpoint)
+        chosen_size(CaptureOptions(imgsz=(650, 650)), checkpoint)
 
 
 @pytest.mark.parametrize("trained", [0, -64])
 def test_a_size_that_is_none_is_the_checkpoints_fault(trained: int) -> None:
     checkpoint: Any = SimpleNamespace(imgsz=trained, stride=32, path="a.pt")
     with pytest.raises(InputError, match=rf"a.pt says that it was trained at {trained} pixels: add --imgsz"):
-        chosen_size(make_job({"model": "a.pt", "no_eval": True}), checkpoint)
+        chosen_size(CaptureOptions(), checkpoint)

@@ -13,7 +13,7 @@ from qexport.backends.registry import available_formats, find_class
 from qexport.errors import UsageError
 from qexport.job.options import PRECISIONS, ExportJob, make_job
 from qexport.reporting.warnings import cpu_warnings
-from qexport.steps import chosen_profile
+from qexport.steps.plan import make_target
 from qexport.system import machine as cpu_module
 from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, kind_for
 from qexport.targets import TARGETS
@@ -181,8 +181,10 @@ def test_each_format_has_its_cpu(choice: str, kinds: dict[str, str], monkeypatch
 def test_one_run_plans_for_two_kinds_of_cpu() -> None:
     """ONNX for a machine with 16-bit sums of pairs, OpenVINO for one without."""
     job = make_job({**DATA, "int8": True, "format": "onnx,openvino", "cpu": "onnx=avx2,openvino=vnni"})
-    found = {name: chosen_profile(job, find_class(name)()) for name in job.format}
-    assert {name: (cpu, profile.saturating_pair_accumulation) for name, (cpu, profile) in found.items()} == {
+    found = {name: make_target(name, job.precision, job.cpu) for name in job.format}
+    assert {
+        name: (each.cpu, each.profile and each.profile.saturating_pair_accumulation) for name, each in found.items()
+    } == {
         "onnx": (AVX2, True),
         "openvino": (VNNI, False),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qexport.backends.info import check_precision, options_from
@@ -27,6 +28,7 @@ NOTHING_KEPT = {
     "fp32": "all of it is float already: leave it out",
     "int8-full": "it has no float: use --precision int8",
 }
+PLANLESS = ("fp32", "fp16")
 IO_TYPES = ("int8", "uint8")
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
@@ -130,6 +132,7 @@ def _derived(job: ExportJob) -> dict[str, str]:
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
         "files": " and ".join(", ".join(display_name(name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
+        "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
         "asked": "--int8" if job.int8 else option,
@@ -178,6 +181,26 @@ CONFLICTS = (
         "{nothing_kept}",
     ),
     Conflict(
+        lambda job: job.plan and job.precision in PLANLESS,
+        "--plan and --precision {precision} exclude each other",
+        "such files have nothing that is planned: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and len(job.format) > 1,
+        "--plan is of one format, and {formats} are to be written",
+        "give --format the one that the plan is of",
+    ),
+    Conflict(
+        lambda job: job.plan and job.ranges,
+        "--plan and --ranges {ranges} exclude each other",
+        "the plan has the ranges: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and job.keep_float,
+        "--plan and --keep-float exclude each other",
+        "make the values float in the plan, or leave it out",
+    ),
+    Conflict(
         lambda job: job.nms and job.head == "end2end",
         "--nms and --head end2end exclude each other",
         "the end-to-end head needs no NMS",
@@ -215,7 +238,7 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
-        lambda job: job.calibrates and not job.data and not (job.calibration and job.eval_data),
+        lambda job: job.calibrates and not job.data and not ((job.calibration or job.plan) and job.eval_data),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",
     ),
@@ -225,6 +248,21 @@ CONFLICTS = (
         "add --data or --eval-data, or --no-eval",
     ),
 )
+
+
+def check_paths(job: ExportJob) -> None:
+    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+
+    Raises:
+        InputError: a path does not exist.
+    """
+    options: dict[str, str | Path | None]
+    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
+    files = {"--calibration": job.calibration, "--plan": job.plan, "--baseline": job.baseline}
+    for option, given in {**options, **files}.items():
+        path = Path(given) if given else None
+        if path and not path.exists() and (option in files or path.name != str(given)):
+            raise InputError(f"{option} {given} does not exist", "check the path")
 
 
 def _check_cpu(job: ExportJob) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qexport import __version__
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.detections.layout import raw_outputs_of
 from qexport.planning.plan import QuantPlan
 from qexport.programs.float_decode import max_detections
 from qexport.programs.program import Program
+from qexport.version import __version__
 
 QUANTISE = {"fp32": None, "fp16": 16}
 """Ultralytics' word for what weights are stored in; all other precisions have 8."""

@@ -18,8 +18,13 @@ def check_integer_only(program: Program, kept: frozenset[str]) -> None:
         kept: values that the user wants in float.
 
     Raises:
-        InputError: some have none; the first is named with its layer.
+        InputError: some have none; the first is named with its layer. RT-DETR has none at all.
     """
+    if program.layout.head == "queries":
+        raise InputError(
+            "RT-DETR cannot be integer-only: its choice of queries and its coordinates stay float",
+            "use --precision int8 with --format tflite, onnx, openvino or tensorrt",
+        )
     *_, torn = chosen_values(program, TFLITE_INTEGER, kept)
     why = dict.fromkeys(torn, FIXED_APART) | dict.fromkeys(kept, "is to be kept float")
     for value in program.values.values():

@@ -7,9 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError
+from qexport.system.files import write_text
+
+if TYPE_CHECKING:
+    from qexport.programs.program import Program
 
 SCHEMA = 1
 
@@ -86,6 +90,11 @@ def _compact(tensor: TensorQuant) -> dict[str, Any]:
     return {key: value for key, value in asdict(tensor).items() if value not in ((), None, "")}
 
 
+def save_plan(plan: QuantPlan, path: Path) -> None:
+    """Write a plan as JSON, whole or not at all."""
+    write_text(path, to_json(plan))
+
+
 def load_plan(path: Path) -> QuantPlan:
     """Read a saved plan.
 
@@ -111,3 +120,16 @@ def load_plan(path: Path) -> QuantPlan:
 def _tensor(entry: dict[str, Any]) -> TensorQuant:
     lists: dict[str, Any] = {key: tuple(entry[key]) for key in ("scale", "zero_point") if key in entry}
     return TensorQuant(**(entry | lists))
+
+
+def check_plan(plan: QuantPlan, program: Program, path: Path) -> None:
+    """Refuse a plan that a program cannot obey.
+
+    Args:
+        path: where it was read from.
+
+    Raises:
+        InputError: it is of another one.
+    """
+    if plan.program != program.fingerprint:
+        raise InputError(f"{path} is a plan of another model, image size, batch or head", "give the plan of this one")

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qexport import __version__
 from qexport.backends.device_fit import DeviceFit
+from qexport.clock import elapsed
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.verification.outcome import OutputFidelity, Verification
+from qexport.version import __version__
 
 SCHEMA = 2
 Interval = tuple[float, float]
@@ -293,7 +294,9 @@ class Report:
 
     Attributes:
         command: the command line, as one string.
-        seconds: wall-clock time of each step; of what a second process did, only what was waited for.
+        seconds: wall-clock time of each step. Planning, lowering and verifying count by themselves for each artifact,
+            such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8" says how much
+            of it was waited for (`elapsed`).
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole, or about figures of every artifact.
         failures: formats that did not come to their end; the others did.
@@ -326,8 +329,8 @@ class Report:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the whole run."""
-        return sum(self.seconds.values())
+        """Seconds of the whole run: of what a second process did beside it, only what was waited for."""
+        return elapsed(self.seconds)
 
 
 def to_json(report: Report) -> str:

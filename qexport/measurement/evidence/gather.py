@@ -140,8 +140,9 @@ def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[Cla
 def _noise(
     program: Program, table: CalibrationTable | None, item: ArtifactResult
 ) -> tuple[tuple[Layer, ...] | None, tuple[Histogram, ...] | None]:
-    """The plan's values and the worst histograms of a calibrated artifact."""
-    if table is None or item.plan is None or item.sqnr is None:
+    """The plan's values and, where there was a calibration pass, the worst histograms of an artifact of integers."""
+    if item.plan is None or item.sqnr is None:
         return None, None
     plan = load_plan(item.plan)
-    return layers(program, plan, item.sqnr), worst_histograms(program, plan, table.statistics, item.sqnr)
+    worst = worst_histograms(program, plan, table.statistics, item.sqnr) if table else None
+    return layers(program, plan, item.sqnr), worst
