@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# Two OpenMP threads were slow and erratic beside other processes: see ARCHITECTURE.md.
+# Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
 .PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-gate bench-interrupts support lint types format clean

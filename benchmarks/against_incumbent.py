@@ -21,17 +21,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from qexport.compat.quiet import quiet_ultralytics
 
 quiet_ultralytics()  # before anything imports Ultralytics or a runtime; processes that are started inherit it
 
+if TYPE_CHECKING:
+    from qexport.backends.protocol import Runner
+
 QEXPORT = Path(sys.executable).with_name("qexport")
 MODELS = ("yolo26n", "yolo11n", "yolov8n")
+SIZE = (640, 640)
 FORMATS = ("onnx", "openvino", "tensorrt")
 MIN_FIDELITY = {"onnx": 0.91, "openvino": 0.94, "tensorrt": 0.91}
 MIN_RETENTION = 0.965
@@ -123,8 +128,8 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
     repair()
     from ultralytics.models import YOLO
 
-    from qexport.backends.openvino.backend import exact_cores
     from qexport.data.dataset import image_list, load_dataset
+    from qexport.detections.layout import HeadLayout
     from qexport.measurement.accuracy import evaluate
     from qexport.measurement.evaluation_set import make_evaluation_set
 
@@ -137,8 +142,11 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
             reference = None
             for precision in ("fp32", "int8"):
                 path = exported(YOLO, shared, model, name, precision, folder / "ultralytics")
-                with exact_cores() if precision == "fp32" else nullcontext():
-                    found = evaluate(path, "detect", data, Path(scratch), reference)
+                runner = runner_of(path, name, precision)
+                # Rows of six are detections, others anchors: (1, 300, 6) or (1, 4 + classes, anchors).
+                rows_of_six = runner(np.zeros((1, 3, *SIZE), np.float32))[0].shape[-1] == 6
+                layout = HeadLayout((), SIZE, len(dataset.names), end2end=rows_of_six)
+                found = evaluate(runner, layout, "detect", data, reference=reference)
                 reference = reference or found.detections
                 rows.append(Row(model, "ultralytics", name, precision, str(path), found.map, found.fidelity))
     return rows
@@ -159,26 +167,28 @@ def exported(yolo: Any, shared: Path, model: str, name: str, precision: str, fol
     return kept
 
 
-def time_rows(rows: list[Row], shared: Path) -> None:
-    """Time the files of one model in turns, two threads each."""
+def runner_of(path: Path, name: str, precision: str) -> Runner:
+    """A file of either tool on its runtime."""
     from qexport.backends.openvino.backend import OpenVINORunner
-    from qexport.backends.protocol import Runner
-    from qexport.data.images import letterbox, read_image, to_tensor
-    from qexport.measurement.latency import measure_latency
     from qexport.programs.onnx.session import OnnxRunner
 
-    image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
-    batch = to_tensor(letterbox(read_image(image), (640, 640)))[None]
+    # FP32 is FP32 in every row, also where OpenVINO would take BF16.
+    exact = True if precision == "fp32" else None
+    return OnnxRunner(path, 2) if name == "onnx" else OpenVINORunner(path, 2, exact)
 
-    def runner(row: Row) -> Runner:
-        # FP32 is FP32 in every row, also where OpenVINO would take BF16.
-        exact = True if row.precision == "fp32" else None
-        return OnnxRunner(Path(row.path), 2) if row.format == "onnx" else OpenVINORunner(Path(row.path), 2, exact)
+
+def time_rows(rows: list[Row], shared: Path) -> None:
+    """Time the files of one model in turns, two threads each."""
+    from qexport.data.images import letterbox, read_image, to_tensor
+    from qexport.measurement.latency import measure_latency
+
+    image = sorted((shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
+    batch = to_tensor(letterbox(read_image(image), SIZE))[None]
 
     for name in ("onnx", "openvino"):
         timed = [row for row in rows if row.format == name]
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        runners = {row.path: runner(row) for row in timed}
+        runners = {row.path: runner_of(Path(row.path), row.format, row.precision) for row in timed}
         order = list(runners.items())
         blocks = [measure_latency(dict(order[:: -1 if block % 2 else 1]), batch, rounds=1) for block in range(BLOCKS)]
         for row in timed:

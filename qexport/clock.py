@@ -1,9 +1,9 @@
-"""Show a step while it runs and remember how long it took."""
+"""The clock of a run: shows a step while it runs and keeps its seconds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from qexport.progress import Progress
@@ -17,9 +17,36 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
+    def shown(self, title: str) -> Iterator[None]:
+        """Show `title` for the time of the block, whose parts are timed by themselves."""
+        with self._progress.step(title):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time the block and show nothing; steps of one name add up."""
+        started = time.perf_counter()
+        yield
+        self.add({name: time.perf_counter() - started})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Note what steps took, those that another process did, too."""
+        for name, each in seconds.items():
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + each, 2)
+
+    @contextmanager
     def step(self, name: str, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
         """Show `title` and time the block; steps of one name add up."""
-        started = time.perf_counter()
-        with self._progress.step(title, total) as advance:
+        with self.timed(name), self._progress.step(title, total) as advance:
             yield advance
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+
+
+WAITED = "wait_"
+"""Begins the names of steps that waited for another process, whose own steps have the rest of the name."""
+
+
+def elapsed(seconds: Mapping[str, float]) -> float:
+    """Wall-clock seconds of a run: of what another process did beside it, only what was waited for."""
+    beside = [name.removeprefix(WAITED) for name in seconds if name.startswith(WAITED)]
+    theirs = {f"{verb}_{name}" for verb in ("plan", "lower", "verify") for name in beside}
+    return sum(each for name, each in seconds.items() if name not in theirs)

@@ -4,6 +4,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── UsageError          exit 2   the command line or the config file
 ├── InputError          exit 3   a model, data set, image or folder that cannot be used
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
+│   └── PluginError              … or is broken, or two packages claim one name
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why
@@ -31,21 +32,25 @@ class QexportError(Exception):
 
 
 class UsageError(QexportError):
-    """The command line or the config file asks for something that cannot be."""
+    """The command line or the config file asks for something impossible."""
 
     exit_code = 2
 
 
 class InputError(QexportError):
-    """A file or folder that was given cannot be used."""
+    """A given file or folder cannot be used."""
 
     exit_code = 3
 
 
 class MissingExtraError(QexportError):
-    """A package that the asked format needs is not installed."""
+    """A package that a requested format needs is not installed."""
 
     exit_code = 4
+
+
+class PluginError(MissingExtraError):
+    """A package that registers a plug-in is broken, or two of them claim one name."""
 
 
 class ConversionError(QexportError):
@@ -76,3 +81,14 @@ class GateError(QexportError):
     """A measured figure breaks a rule that was set for it, or is worse than the baseline's; everything is written."""
 
     exit_code = 9
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, the name of its class where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def named_reason(error: BaseException, most: int) -> str:
+    """An error that was not foreseen in one line: its class, and at most so many characters of what it says first."""
+    first = next(iter(str(error).splitlines()), "")[:most]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,89 +1,152 @@
-"""The walk of one run: job → checkpoint → program → calibrate → plan → lower → verify → measure → report."""
+"""A run: resolve → read → calibrate → for each target plan → optimise → lower → verify → measure → report.
+
+Nothing below knows of a job: what a step needs of it is given as a noun.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
+from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
-from qexport.backends.registry import find_backend, find_class
+from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
 from qexport.calibration.calibrate import calibrate, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.clock import Clock
+from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
-from qexport.data.selection import RunImages, select_images
+from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError, QexportError
-from qexport.execution.worker import ReadSource, Submit, WorkerDiedError, WriteArtifact, offloaded_formats
+from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
-from qexport.job.options import ExportJob
+from qexport.job.export_job import ExportJob
+from qexport.job.offload import offloaded_formats
+from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
+from qexport.planning.plan import QuantPlan, check_plan, load_plan
 from qexport.programs.build import Source, read_source
-from qexport.progress import Progress
-from qexport.publish import measure_run, publish
-from qexport.reporting.baseline import refuse_other
-from qexport.reporting.load import SavedReport, read_report
-from qexport.reporting.report import Report, evaluation_entry, make_report, model_entry
-from qexport.steps import build_engine, write_calibrated, write_float
+from qexport.programs.options import CaptureOptions
+from qexport.progress import Progress, Silent
+from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
+from qexport.reporting.load import load_baseline
+from qexport.reporting.report import Report
+from qexport.steps.build import BuildRequest, Built, build, plan_path, ready
+from qexport.steps.lower import build_engine
+from qexport.steps.plan import check_given, check_request, make_target, needs_table
 from qexport.verification.result import ArtifactResult
 
-Pending = dict[tuple[str, str], "Future[ArtifactResult]"]
-"""What a second process was asked to write, by format and precision."""
+SILENT = Silent()
 
 
-def export(job: ExportJob, progress: Progress, command: str = "", submit: Submit | None = None) -> Report:
+@dataclass(frozen=True)
+class Run:
+    """What the steps of one run share.
+
+    Attributes:
+        job: with the folder that was chosen.
+        reading: the task that reads the source, which other processes have to do for themselves.
+        plan: one that was given, which is obeyed in place of planning.
+        here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
+    """
+
+    job: ExportJob
+    source: Source
+    images: RunImages
+    reading: Task
+    clock: Clock
+    here: Executor
+    beside: Executor | None = None
+    plan: QuantPlan | None = None
+
+
+def export(job: ExportJob, progress: Progress = SILENT, command: str = "", beside: Executor | None = None) -> Report:
     """Do one run and return its report, which is also saved.
 
     What cannot be measured or rendered is in the report with its reason; what was written stays.
 
     Args:
-        submit: a second process, where the caller has one, that writes `formats_apart(job)` beside this one.
+        job: see `make_job`, which checks it.
+        progress: shows steps; nothing does unless given.
+        command: for the report, as one string.
+        beside: a second process, where the caller has one, that builds `offloaded_formats(job)` beside this one.
 
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
     """
     clock = Clock(progress)
-    baseline = read_report(job.baseline) if job.baseline else None
+    baseline = load_baseline(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
-        images = select_images(job, labelled=has_task_metadata(job))
-        path = resolve_model(job.model)
-        if submit:
-            submit(ReadSource(job, path, images.samples))
-        notes: list[str] = []
-        source = read_source(job, path, images.samples, lambda checkpoint: notes.extend(check_data(checkpoint, images)))
-        images = as_trained(source.checkpoint, images)
-        images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
+        run = _read(job, clock, beside)
         if baseline:
-            _check_baseline(baseline, source, images)
-    model = Model(source.checkpoint.path.name, source.checkpoint.fingerprint, source.program.fingerprint)
-    with run_folder(job, model, progress) as folder:
-        placed = replace(source, job=replace(job, out=folder))
-        table, written, failures = _written(placed, images, submit, clock)
-        begun = make_report(placed, command, table, images, written, {}, clock.seconds, failures)
-        measured = measure_run(placed, images, table, written, begun, clock)
-        return publish(measured, placed.job, baseline)
+            check_baseline(baseline, job, run.source, run.images)
+    checkpoint, program = run.source.checkpoint, run.source.program
+    model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
+    with run_folder(job.folder, job.out is not None, model, progress) as folder:
+        run = replace(run, job=replace(job, out=folder))
+        pending = _submit_float(run)
+        table = _table(run)
+        pending |= _submit_calibrated(run, table)
+        written, failures = write_all(run, table, pending)
+        inputs = inputs_of(run.job, command, run.source, table, run.images)
+        begun = begin_report(inputs, written, failures, clock)
+        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
+        return publish(measured, run.job, baseline)
 
 
-def _written(
-    source: Source, images: RunImages, submit: Submit | None, clock: Clock
-) -> tuple[CalibrationTable | None, list[ArtifactResult], list[tuple[str, QexportError]]]:
-    """Calibrate and write every format."""
-    job = source.job
-    pending = _ask_for_float(source, submit) if submit else {}
-    table = _table(source, images, clock) if job.calibrates else None
-    if submit and len(job.format) > 1:
-        for name in offloaded_formats(job):
-            pending[name, job.precision] = submit(_request(source, name, job.precision, table))
-    return table, *_write_all(source, table, pending, clock)
+def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
+    """Resolve, read and capture, and refuse what cannot be done with it."""
+    images = select_images(_image_choice(job), labelled=has_task_metadata(job))
+    path, options = resolve_model(job.model), _capture_options(job)
+    reading = Task(read_source, (path, options))
+    if beside:
+        beside.submit(Task(ready, (), reading))
+    notes: list[str] = []
+    source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
+    check_request(source.program, job.precision, job.keep_float)
+    images = as_trained(source.checkpoint.task_spec, images)
+    images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
+    here = Inline({reading: source})
+    return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
 
-def _check_baseline(baseline: SavedReport, source: Source, images: RunImages) -> None:
-    job, checkpoint = source.job, source.checkpoint
-    evaluation = None if job.no_eval else evaluation_entry(job, checkpoint.task, images)
-    refuse_other(baseline, job, model_entry(checkpoint, source.program), evaluation)
+def _image_choice(job: ExportJob) -> ImageChoice:
+    return ImageChoice(
+        data=job.data,
+        eval_data=job.eval_data,
+        calibrates=job.calibrates,
+        evaluates=not job.no_eval,
+        fraction=job.fraction,
+        count=job.calib_images,
+        calibrated=bool(job.calibration or job.plan),
+    )
+
+
+def _capture_options(job: ExportJob) -> CaptureOptions:
+    return CaptureOptions(
+        imgsz=job.imgsz,
+        batch=job.batch,
+        dynamic=job.dynamic,
+        head=job.head,
+        nms=job.nms,
+        trust=job.trust_checkpoint,
+        raw_outputs=job.raw_outputs,
+        pixels=job.pixels,
+        bgr=job.bgr,
+    )
+
+
+def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
+    if job.plan is None:
+        return None
+    given = load_plan(job.plan)
+    check_plan(given, source.program, job.plan)
+    check_given(given, _target(job, job.format[0]), job.plan)
+    return given
 
 
 def has_task_metadata(job: ExportJob) -> bool:
@@ -99,80 +162,129 @@ def has_task_metadata(job: ExportJob) -> bool:
     return described(read_file(Path(job.model)).metadata) is not None
 
 
-def _ask_for_float(source: Source, submit: Submit) -> Pending:
-    """FP32 files need no calibration: the second process starts with them."""
-    job = source.job
-    wanted = (name for name in offloaded_formats(job) if job.needs_float_counterpart(find_class(name).timed))
-    return {(name, "fp32"): submit(_request(source, name, "fp32")) for name in wanted}
-
-
-def _request(source: Source, name: str, precision: str, table: CalibrationTable | None = None) -> WriteArtifact:
-    return WriteArtifact(name, precision, table, source.job.folder, source.checkpoint.fingerprint)
-
-
-def _table(source: Source, images: RunImages, clock: Clock) -> CalibrationTable:
-    job, program = source.job, source.program
-    if job.calibration:
+def _table(run: Run) -> CalibrationTable | None:
+    """Calibrate, or read the table that was given; None where nothing needs one."""
+    job, program, images = run.job, run.source.program, run.images.calibration
+    if job.calibration and job.calibrates:
         table = load_table(job.calibration)
         check_table(table, program.fingerprint, preprocess_name(program), job.calibration)
-        if images.calibration and table.images != fingerprint(images.calibration):
+        if images and table.images != fingerprint(images):
             raise InputError(
                 f"{job.calibration} was made from other images than --data",
                 "leave out one of the two, or give its --calib-images and --fraction",
             )
         return table
-    with clock.step("calibrate", "Calibrating", len(images.calibration)) as advance:
-        table = calibrate(program, images.calibration, advance)
+    if not any(needs_table(_target(job, name), run.plan) for name in job.format):
+        return None
+    with run.clock.step("calibrate", "Calibrating", len(images)) as advance:
+        table = calibrate(program, images, advance)
         save_table(table, job.folder / "calibration.npz")
     return table
 
 
-def _write_all(
-    source: Source, table: CalibrationTable | None, pending: Pending, clock: Clock
+Pending = dict[tuple[str, str], "Future[Built]"]
+"""What is being built beside this process, by format and precision."""
+
+
+def _submit_float(run: Run) -> Pending:
+    """FP32 files need no calibration: the second process starts with them."""
+    job, beside = run.job, run.beside
+    if beside is None:
+        return {}
+    wanted = [name for name in offloaded_formats(job) if job.needs_float_counterpart(find_info(name).timed)]
+    return {(name, "fp32"): _submit(beside, run.reading, request(run, name, "fp32")) for name in wanted}
+
+
+def _submit_calibrated(run: Run, table: CalibrationTable | None) -> Pending:
+    job, beside = run.job, run.beside
+    if beside is None or len(job.format) == 1:
+        return {}
+    asked = {name: request(run, name, job.precision, table) for name in offloaded_formats(job)}
+    return {(name, job.precision): _submit(beside, run.reading, each) for name, each in asked.items()}
+
+
+def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Built]:
+    return executor.submit(Task(build, (asked,), reading))
+
+
+def _target(job: ExportJob, name: str, precision: str = "") -> Target:
+    return make_target(name, precision or job.precision, job.cpu)
+
+
+def request(run: Run, name: str, precision: str, table: CalibrationTable | None = None) -> BuildRequest:
+    """What is to be built of a job for one format and precision, beside what is asked for its FP32 file."""
+    job, info, target = run.job, find_info(name), _target(run.job, name, precision)
+    path = job.folder / f"{job.stem}_{precision}{info.suffix}"
+    able = formats_from_onnx() if job.from_onnx else available_formats()
+    return BuildRequest(
+        target=target,
+        path=path,
+        plan_path=plan_path(target, path, job.stem, alone=len(job.format) == 1),
+        samples=run.images.samples,
+        model=run.source.checkpoint.fingerprint,
+        plan=run.plan if precision == job.precision else None,
+        table=table,
+        ranges=job.range_method,
+        keep_float=job.keep_float,
+        options=options_from(info, job.backend_options),
+        threads=job.threads,
+        device=job.target or "",
+        others=tuple(each for each in able if each not in job.format),
+    )
+
+
+def write_all(
+    run: Run, table: CalibrationTable | None, pending: Pending
 ) -> tuple[list[ArtifactResult], list[tuple[str, QexportError]]]:
-    """Write every format; one that fails does not lose the others. What a second process writes is waited for last.
+    """Build every format; one that fails does not lose the others. What is built beside is waited for last.
 
     Raises:
         QexportError: nothing could be written at all.
     """
-    written: dict[str, list[ArtifactResult]] = {name: [] for name in source.job.format}
+    job = run.job
+    written: dict[str, list[ArtifactResult]] = {name: [] for name in job.format}
     errors: dict[str, QexportError] = {}
-    for name in sorted(source.job.format, key=lambda name: (name, source.job.precision) in pending):
+    for name in sorted(job.format, key=lambda name: (name, job.precision) in pending):
         try:
-            for item in _write_format(source, table, find_backend(name), pending, clock):
+            for item in _write_format(run, table, find_backend(name), pending):
                 written[name].append(item)
         except QexportError as error:
             errors[name] = error
-    failures = [(name, errors[name]) for name in source.job.format if name in errors]
+    failures = [(name, errors[name]) for name in job.format if name in errors]
     if not any(written.values()):
         raise failures[0][1]
     return [item for items in written.values() for item in items], failures
 
 
 def _write_format(
-    source: Source, table: CalibrationTable | None, backend: Backend, pending: Pending, clock: Clock
+    run: Run, table: CalibrationTable | None, backend: Backend, pending: Pending
 ) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
-    job, precision = source.job, source.job.precision
-    with clock.step(f"lower_{backend.name}_{precision}", f"Writing {backend.name} {precision.upper()}"):
-        asked = _write(source, table, backend, precision, pending)
+    job, precision, name = run.job, run.job.precision, backend.info.name
+    asked = _built(run, request(run, name, precision, table), pending)
     yield asked
-    if job.needs_float_counterpart(backend.timed):
-        with clock.step(f"lower_{backend.name}_fp32", f"Writing {backend.name} FP32"):
-            yield _write(source, None, backend, "fp32", pending)
+    if job.needs_float_counterpart(backend.info.timed):
+        yield _built(run, request(run, name, "fp32"), pending)
     if isinstance(backend, EngineBuilder):
         backend.write_script(job.folder)
         if not job.no_build:
-            with clock.step(f"build_{backend.name}", f"Building {backend.name} engine"):
-                yield build_engine(source, asked)
+            assert backend.info.engine is not None
+            path = job.folder / f"{job.stem}_{precision}{backend.info.engine.suffix}"
+            options = {"most_images": max(16, job.batch), "likely_images": job.batch, **job.backend_options}
+            with run.clock.step(f"build_{name}", f"Building {name} engine"):
+                yield build_engine(run.source, asked, path, options)
 
 
-def _write(
-    source: Source, table: CalibrationTable | None, backend: Backend, precision: str, pending: Pending
-) -> ArtifactResult:
-    """Wait for the second process, or write it here; here, too, where that process is gone."""
-    reply = pending.get((backend.name, precision))
-    if reply is not None:
-        with suppress(WorkerDiedError):
-            return reply.result()
-    return write_calibrated(source, backend, table) if table is not None else write_float(source, backend, precision)
+def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:
+    """Wait for what is built beside, or build it here; here, too, where that process is gone."""
+    target, clock, started = asked.target, run.clock, perf_counter()
+    reply = pending.get((target.format, target.precision))
+    with clock.shown(f"Writing {target.format} {target.precision.upper()}"):
+        if reply is not None:
+            with suppress(WorkerDiedError):
+                built = reply.result()
+                clock.add({f"{WAITED}{target.format}_{target.precision}": perf_counter() - started, **built.seconds})
+                return built.result
+        built = _submit(run.here, run.reading, asked).result()
+        clock.add(built.seconds)
+        return built.result

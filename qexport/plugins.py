@@ -1,23 +1,57 @@
-"""What other packages add: entry points, by group and name; nothing is imported before it is asked for."""
+"""Plug-ins: what packages register as entry points, by group and name.
+
+Groups are `qexport.backends` (classes of backends), `qexport.ranges` (range estimators) and `qexport.passes` (passes
+over weights). Names are listed without importing anything; only what is asked for is loaded.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from qexport.errors import MissingExtraError, PluginError
 
 
 def names(group: str) -> tuple[str, ...]:
-    """What is registered in a group, sorted."""
+    """Names that packages register in a group, sorted; nothing is imported."""
     return tuple(sorted({entry.name for entry in entry_points(group=group)}))
 
 
-def lookup(group: str, name: str) -> object:
-    """Import what is registered under a name.
+def lookup(group: str, name: str) -> Any:
+    """Load what is registered as `name`.
 
     Raises:
         KeyError: nothing is.
+        PluginError: two packages register different things as `name`, or the one that does cannot be loaded.
     """
-    for entry in entry_points(group=group):
-        if entry.name == name:
-            found: object = entry.load()
-            return found
-    raise KeyError(name)
+    entries = {entry.value: entry for entry in entry_points(group=group) if entry.name == name}
+    if not entries:
+        raise KeyError(name)
+    if len(entries) > 1:
+        packages = " and ".join(sorted(_package(entry) for entry in entries.values()))
+        raise PluginError(f"{name} is registered in {group} by {packages}", "uninstall one of them")
+    (entry,) = entries.values()
+    try:
+        return entry.load()
+    except Exception as error:  # importing a package can raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(
+            f"{name} in {group}: {_package(entry)} cannot be loaded ({reason})", "repair or uninstall it"
+        ) from error
+
+
+def check_modules(what: str, modules: Iterable[str], install: str) -> None:
+    """Raise `MissingExtraError` where a module that something needs cannot be imported; nothing is imported.
+
+    Args:
+        install: what pip installs for it.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(f"{what} needs {', '.join(missing)}", f"pip install '{install}'")
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

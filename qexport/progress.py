@@ -1,4 +1,4 @@
-"""How long steps tell that they are alive: a seam, so that only the command line draws."""
+"""Progress of steps: the protocol that they report to, so that only the command line draws."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ manifests and a report without figures come first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,33 +14,91 @@ from pathlib import Path
 
 import numpy as np
 
+from qexport.backends.registry import reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
 from qexport.detections.agreement import Findings
-from qexport.errors import InputError
+from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
 from qexport.inspection.run_folder import REPORT, companions, free_name, keep_report, manifests_in
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
-from qexport.job.options import ExportJob
+from qexport.job.bounds import bounds_of
+from qexport.job.export_job import ExportJob
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evidence.gather import gather
 from qexport.measurement.measure import measure
 from qexport.programs.build import Source
-from qexport.reporting.baseline import compare
-from qexport.reporting.gate import Gate, bounds_of, check
-from qexport.reporting.load import SavedReport
+from qexport.programs.program import Program
+from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
+from qexport.reporting.baseline import compare, refuse_other
+from qexport.reporting.gate import check
+from qexport.reporting.load import Baseline
+from qexport.reporting.options import Places, RunOptions
 from qexport.reporting.page import write_page
-from qexport.reporting.renderings import write_junit, write_summary
-from qexport.reporting.report import Report, save_report, to_json, with_figures
+from qexport.reporting.renderings import save_report, write_junit, write_summary
+from qexport.reporting.report import RUN, Gate, Report, Warning
+from qexport.reporting.warnings import missing_warning
+from qexport.system.machine import environment
 from qexport.verification.result import ArtifactResult
 
 UNFINISHED = "the run ended before everything was measured"
 """Warning of a report that no later one has replaced."""
 
 
+def run_options(job: ExportJob, command: str = "") -> RunOptions:
+    """What the report says of a job."""
+    return RunOptions(
+        command=command,
+        data=job.data,
+        eval_data=job.eval_data,
+        calibration=job.calibration,
+        ranges=job.range_method,
+        threads=job.threads,
+        target=job.target or "",
+        scored=not job.no_eval,
+        timed=not job.no_latency,
+        saved=str(job.report_json),
+    )
+
+
+def places_of(job: ExportJob) -> Places:
+    """Where a job's report goes."""
+    return Places(job.report_json, job.page, job.summary, job.junit)
+
+
+def check_baseline(baseline: Baseline, job: ExportJob, source: Source, images: RunImages) -> None:
+    """Refuse a baseline that says nothing of this run, before anything slow happens.
+
+    Raises:
+        InputError: see `qexport.reporting.baseline.refuse_other`.
+    """
+    checkpoint = source.checkpoint
+    evaluation = None if job.no_eval else evaluation_info(run_options(job), checkpoint.task, images)
+    refuse_other(baseline, job.format, job.precision, model_info(checkpoint, source.program), evaluation)
+
+
+def inputs_of(
+    job: ExportJob, command: str, source: Source, table: CalibrationTable | None, images: RunImages
+) -> Inputs:
+    """What went into a run, as its report says it."""
+    return Inputs(run_options(job, command), source.checkpoint, source.program, table, images)
+
+
+def begin_report(
+    inputs: Inputs,
+    written: Sequence[ArtifactResult],
+    failures: Sequence[tuple[str, QexportError]],
+    clock: Clock,
+) -> Report:
+    """The report of what was written, before any of it is measured."""
+    report = make_report(inputs, environment(reported_packages()), failures)
+    return with_artifacts(report, Measured(written), inputs, clock.seconds)
+
+
 def measure_run(
     source: Source,
+    job: ExportJob,
     images: RunImages,
     table: CalibrationTable | None,
     written: Sequence[ArtifactResult],
@@ -49,31 +106,43 @@ def measure_run(
     clock: Clock,
 ) -> Report:
     """Measure everything that was written, and keep samples of it; return the report with all figures."""
-    job, missing = source.job, list[Unmeasured]()
+    missing: list[Unmeasured] = []
     before = companions(job.folder)
     names = {item.artifact.path.name for item in written}
     if job.report_json == job.folder / REPORT:
         keep_report(job.folder, names)
-    _write_manifests(source, table, written, report, None)
+    _write_manifests(source, job.range_method, table, written, report, None)
     with attempt([], REPORT):  # the report that comes last says so
-        save_report(replace(report, warnings=(*report.warnings, UNFINISHED)), job.report_json)
+        save_report(replace(report, warnings=(*report.warnings, Warning(RUN, UNFINISHED))), job.report_json)
     task = source.checkpoint.task
-    figures = measure(job, task, source.program, images, written, clock, missing)
+    figures = measure(
+        source.program,
+        task,
+        images,
+        written,
+        threads=job.threads,
+        accuracy=not job.no_eval,
+        latency=job.measures_latency,
+        clock=clock,
+        missing=missing,
+    )
     evidence = gather(source.program, task, table, written, figures, clock, missing)
     samples = None
     with attempt(missing, "samples"), clock.step("samples", "Keeping samples"):
-        samples = _save_samples(source, written, missing)
-    _write_manifests(source, table, written, report, samples)
+        samples = _save_samples(source.program, job, images.samples, written, missing)
+    _write_manifests(source, job.range_method, table, written, report, samples)
     for name in before - companions(job.folder):  # of artifacts that were replaced
         (job.folder / name).unlink(missing_ok=True)
     of_run = [each for each in missing if not each.artifact]
     of_artifacts = [each for each in missing if each.artifact]
-    made = with_figures(report, source, images, written, figures, clock.seconds, evidence, of_artifacts)
-    return _with_missing(made, of_run)
+    inputs = inputs_of(job, report.command, source, table, images)
+    measured = Measured(written, figures, evidence, missing=of_artifacts)
+    return _with_missing(with_artifacts(report, measured, inputs, clock.seconds), of_run)
 
 
 def _write_manifests(
     source: Source,
+    ranges: str,
     table: CalibrationTable | None,
     written: Sequence[ArtifactResult],
     report: Report,
@@ -81,18 +150,24 @@ def _write_manifests(
 ) -> None:
     for item in written:
         kept = samples if item.runs_here else None
-        manifest = make_manifest(source, item, table, report.environment, report.command, kept)
+        manifest = make_manifest(source, item, table, report.environment, report.command, ranges, kept)
         write_manifest(manifest, item.artifact.path)
 
 
-def _save_samples(source: Source, written: Sequence[ArtifactResult], missing: list[Unmeasured]) -> str | None:
+def _save_samples(
+    program: Program,
+    job: ExportJob,
+    images: Sequence[Path],
+    written: Sequence[ArtifactResult],
+    missing: list[Unmeasured],
+) -> str | None:
     """Keep what each artifact that runs here finds in a few images; return the file's name, None for none."""
-    folder, samples = source.job.folder, None
+    folder, samples = job.folder, None
     for item in (item for item in written if item.runs_here):
         path = item.artifact.path
         with attempt(missing, "samples", path):
-            load = partial(item.backend.runner, path, source.job.threads)  # one at a time in memory
-            taken = take_samples(source.program, source.samples, {path.name: load})
+            load = partial(item.backend.runner, path, job.threads)  # one at a time in memory
+            taken = take_samples(program, images, {path.name: load})
             if samples and taken:
                 taken = replace(taken, found={**samples.found, **taken.found})
             samples = taken or samples
@@ -117,12 +192,11 @@ def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[s
     return free_name(folder, FILE, first, "samples", lambda each: each.get("artifact") in names), {}
 
 
-def judged(report: Report, job: ExportJob, baseline: SavedReport | None) -> Report:
+def judged(report: Report, job: ExportJob, baseline: Baseline | None) -> Report:
     """Check the job's rules, and compare with an earlier run where there is one."""
     missing: list[Unmeasured] = []
     with attempt(missing, "check of the gate's rules"):
-        content = json.loads(to_json(report))
-        outcomes = check(content, bounds_of(job), job.precision)
+        outcomes = check(report, bounds_of(job), job.precision)
         report = replace(report, gate=Gate(all(each.passed for each in outcomes), outcomes)) if outcomes else report
     if baseline:
         with attempt(missing, "comparison with the baseline"):
@@ -130,35 +204,35 @@ def judged(report: Report, job: ExportJob, baseline: SavedReport | None) -> Repo
     return _with_missing(report, missing)
 
 
-def _compared(report: Report, job: ExportJob, baseline: SavedReport) -> Report:
-    compared, warnings = compare(json.loads(to_json(report)), baseline.content, job.precision)
+def _compared(report: Report, job: ExportJob, baseline: Baseline) -> Report:
+    compared, notes = compare(report, baseline.report, job.precision)
     outcomes = (*(report.gate.rules if report.gate else ()), *compared)
-    origin = {"path": str(baseline.path), "sha256": baseline.sha256}
     gate = Gate(all(each.passed for each in outcomes), outcomes) if outcomes else None
-    return replace(report, baseline=origin, warnings=(*report.warnings, *warnings), gate=gate)
+    warnings = (*report.warnings, *(Warning(RUN, note) for note in notes))
+    return replace(report, baseline=baseline.origin, warnings=warnings, gate=gate)
 
 
 def _with_missing(report: Report, missing: Sequence[Unmeasured]) -> Report:
-    warnings = dict.fromkeys((*report.warnings, *(each.text for each in missing)))
+    warnings = dict.fromkeys((*report.warnings, *map(missing_warning, missing)))
     return replace(report, warnings=tuple(warnings), unmeasured=(*report.unmeasured, *missing))
 
 
-def publish(report: Report, job: ExportJob, baseline: SavedReport | None) -> Report:
+def publish(report: Report, job: ExportJob, baseline: Baseline | None) -> Report:
     """Judge and save a report and render its other forms; one that fails does not lose the others."""
-    report = judged(report, job, baseline)
-    missing: list[Unmeasured] = []
+    report, places, missing = judged(report, job, baseline), places_of(job), list[Unmeasured]()
     with attempt(missing, REPORT):
-        save_report(report, job.report_json)
-        if job.page:
+        save_report(report, places.report)
+        if places.page:
             with attempt(missing, "page"):
-                write_page(job.report_json, job.page)
-    content = json.loads(to_json(report))
-    with attempt(missing, "summary"):
-        write_summary(job, content)
-    with attempt(missing, "junit"):
-        write_junit(job, content)
+                write_page(report, places.page)
+    if places.summary:
+        with attempt(missing, "summary"):
+            write_summary(report, places.summary)
+    if places.junit:
+        with attempt(missing, "junit"):
+            write_junit(report, places.junit)
     report = _with_missing(report, missing)
     if missing and not any(each.what == REPORT for each in missing):
         with attempt([], REPORT):  # the one before is there
-            save_report(report, job.report_json)
+            save_report(report, places.report)
     return report

@@ -1,4 +1,4 @@
-"""Devices by name: what is written for each, for which CPU, and whether what is timed here says anything of it."""
+"""Devices by name: formats, precision and CPU of each, and whether a timing on this machine says anything about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INTEGERS_ONLY = "int8-full"
 
 
 @dataclass(frozen=True)
-class Target:
+class Device:
     """A kind of device.
 
     Attributes:
@@ -24,6 +24,8 @@ class Target:
         threads: CPU threads unless told otherwise; None where artifacts do not run on its CPU.
         remote: it is never the machine that exports, so that nothing is timed here for it.
         aliases: other names.
+        check: what checks files for it, see `qexport.backends.registry.device_check`, as "module:function"; "" where
+            the format's backend does, or where files run there as they do here.
     """
 
     device: str
@@ -34,6 +36,7 @@ class Target:
     threads: int | None = 4
     remote: bool = False
     aliases: tuple[str, ...] = ()
+    check: str = ""
 
     @property
     def integers_only(self) -> bool:
@@ -47,47 +50,47 @@ class Target:
 
 
 TARGETS = {
-    "raspberrypi5": Target(
+    "raspberrypi5": Device(
         "Raspberry Pi 5 (four Cortex-A76)",
         ("tflite", "onnx"),
         ("tflite", "onnx", "openvino"),
         ARM,
         aliases=("rpi5", "pi5", "raspberry-pi-5", "raspberrypi", "rpi", "raspberry-pi"),
     ),
-    "raspberrypi4": Target(
+    "raspberrypi4": Device(
         "Raspberry Pi 4 (four Cortex-A72)",
         ("tflite", "onnx"),
         ("tflite", "onnx", "openvino"),
         ARM,
         aliases=("rpi4", "pi4", "raspberry-pi-4"),
     ),
-    "jetson-orin": Target(
+    "jetson-orin": Device(
         "NVIDIA Jetson Orin (TensorRT 10)",
         ("tensorrt",),
         ("tensorrt", "onnx", "tflite"),
         ARM,
         aliases=("jetson", "orin", "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "orin-nano"),
     ),
-    "intel": Target(
+    "intel": Device(
         "Intel CPU with VNNI (Core from the 11th, Xeon from Cascade Lake on)",
         ("openvino",),
         ("openvino", "onnx", "tflite"),
         VNNI,
         aliases=("intel-vnni", "xeon"),
     ),
-    "intel-avx2": Target(
+    "intel-avx2": Device(
         "Intel CPU with AVX2 alone",
         ("openvino",),
         ("openvino", "onnx", "tflite"),
         AVX2,
     ),
-    "android": Target(
+    "android": Device(
         "Android telephone, CPU",
         ("tflite",),
         ("tflite", "onnx"),
         ARM,
     ),
-    "coral": Target(
+    "coral": Device(
         "Coral Edge TPU",
         ("edgetpu",),
         ("edgetpu",),
@@ -97,7 +100,7 @@ TARGETS = {
         remote=True,
         aliases=("edgetpu", "edge-tpu"),
     ),
-    "mcu": Target(
+    "mcu": Device(
         "microcontroller with TFLite Micro",
         ("tflite",),
         ("tflite",),
@@ -106,6 +109,7 @@ TARGETS = {
         threads=None,
         remote=True,
         aliases=("microcontroller", "tflm", "tflite-micro"),
+        check="qexport.backends.tflite_micro.backend:fit_microcontroller",
     ),
 }
 ALIASES = {name: target.aliases for name, target in TARGETS.items()}

@@ -1,8 +1,31 @@
-"""The tasks of models: what a validator of Ultralytics is called for each, and how its metrics are named."""
+"""The tasks of models: what labels have to fit, which validator of Ultralytics scores each, how metrics are named."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model was trained for, as far as a data set's labels have to fit it.
+
+    Attributes:
+        path: the model's file, for messages.
+        task: a key of `SCORING`; "" where an ONNX file does not say.
+        names: class index → class name.
+        channels: of its input.
+        kpt_shape: of a pose model how many keypoints, and values of each; None for other tasks, or where nobody says.
+        single_class: labels of all classes count as one.
+    """
+
+    path: Path
+    task: str
+    names: Mapping[int, str]
+    channels: int
+    kpt_shape: tuple[int, ...] | None = None
+    single_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -10,6 +33,7 @@ class Scoring:
     """How Ultralytics scores a task.
 
     Attributes:
+        title: what the task is called in a sentence.
         module, validator: where its validator is.
         metric: which of the validator's metrics is the task's own.
         other: the second one, such as that of the boxes around masks; "" for none.
@@ -17,6 +41,7 @@ class Scoring:
         correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
     """
 
+    title: str
     module: str
     validator: str
     metric: str
@@ -26,8 +51,9 @@ class Scoring:
 
 
 SCORING = {
-    "detect": Scoring("ultralytics.models.yolo.detect", "DetectionValidator", "box"),
+    "detect": Scoring("object detection", "ultralytics.models.yolo.detect", "DetectionValidator", "box"),
     "segment": Scoring(
+        "instance segmentation",
         "ultralytics.models.yolo.segment",
         "SegmentationValidator",
         "seg",
@@ -36,12 +62,20 @@ SCORING = {
         "tp_m",
     ),
     "pose": Scoring(
-        "ultralytics.models.yolo.pose", "PoseValidator", "pose", "box", ("pose mAP50-95", "pose mAP50"), "tp_p"
+        "pose estimation",
+        "ultralytics.models.yolo.pose",
+        "PoseValidator",
+        "pose",
+        "box",
+        ("pose mAP50-95", "pose mAP50"),
+        "tp_p",
     ),
-    "obb": Scoring("ultralytics.models.yolo.obb", "OBBValidator", "box"),
-    "classify": Scoring("ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""),
+    "obb": Scoring("oriented boxes", "ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "classify": Scoring(
+        "classification", "ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""
+    ),
 }
 
 
-QUERIES = Scoring("ultralytics.models.rtdetr", "RTDETRValidator", "box")
+QUERIES = Scoring("object detection", "ultralytics.models.rtdetr", "RTDETRValidator", "box")
 """RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""

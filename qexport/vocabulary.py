@@ -1,4 +1,4 @@
-"""What people type for formats, precisions and CPUs, and what it is called here."""
+"""Accepted spellings of formats, precisions and CPUs."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ CPU_ALIASES = {
 
 
 def plain(word: str) -> str:
-    """A word without what people write differently: "TF Lite", ".tf_lite" and "tf-lite" are one."""
+    """A word in its plain spelling: "TF Lite", ".tf_lite" and "tf-lite" are one."""
     return re.sub(r"[\s_.-]+", "-", word.strip().casefold()).strip("-")
 
 
 def canonical(word: str, aliases: Mapping[str, Iterable[str]], names: Iterable[str] = ()) -> str:
-    """The name that a word stands for, or the word as it is where nobody knows it.
+    """The name that a word stands for; an unknown word as it is.
 
     Args:
         names: further names that are right as they are.

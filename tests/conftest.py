@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,13 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
+from qexport.detections.layout import HeadLayout
+from qexport.lowering.request import Lowering, Target
+from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.planning.plan import QuantPlan
+from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture
+from qexport.programs.program import Program
 
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 
@@ -45,10 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class TinyDecode(nn.Module):
     """Stands in for the real decode: the same place in the program, next to no arithmetic."""
 
-    end2end = False
-    nms = False
-    levels = (2,)
-    reg_max = 1
+    layout = HeadLayout(strides=(2,), imgsz=(8, 8), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 4 + classes, anchors)."""
@@ -113,6 +115,35 @@ def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
 def captured(module: Any, imgsz: tuple[int, int] = (8, 8), batch: int = 1) -> Program:
     """Capture a hand-made module that only looks like a `DetectionProgram`."""
     return capture(module, imgsz, batch)
+
+
+def lowering(
+    program: Program,
+    precision: str,
+    plan: QuantPlan | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    float32: frozenset[str] = frozenset(),
+    warn: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Lowering:
+    """What a backend is asked for; the least of metadata that runners read unless others are given."""
+    if metadata is None:  # hand-made heads give boxes in pixels
+        program, metadata = (
+            replace(program, layout=replace(program.layout, end2end=True)),
+            {"precision": precision, "end2end": True},
+        )
+    return Lowering(program, Target("any", precision), metadata, plan, options, float32, warn)
+
+
+def validated(artifact: Path, task: str, data: EvaluationSet, scratch: Path) -> Any:
+    """Metrics of `YOLO(file).val()`: Ultralytics loads the file itself."""
+    from ultralytics.models import YOLO
+
+    model: Any = YOLO(str(artifact), task=task)
+    return model.val(
+        data=str(data.yaml), device="cpu", plots=False, verbose=False, project=str(scratch), name="val", exist_ok=True
+    )
 
 
 def statistics_of(data: NDArray[np.floating], limit: float) -> Statistics:

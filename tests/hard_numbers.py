@@ -9,11 +9,15 @@ import torch
 from conftest import TinyDecode, captured, demo_checkpoint, seeded
 from torch import Tensor, nn
 
+from qexport.backends.registry import find_backend
 from qexport.calibration.observer import Observer
 from qexport.calibration.statistics import Statistics
-from qexport.job.options import ExportJob
 from qexport.programs.build import Source
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
+from qexport.steps.build import BuildRequest, build
+from qexport.steps.plan import make_target
+from qexport.verification.result import ArtifactResult
 
 SIZE = (8, 8)
 
@@ -72,7 +76,7 @@ def seen(program: Program, count: int = 2) -> dict[str, Statistics]:
 
     with torch.no_grad():
         for number in range(count):
-            Watching(program.graph).run(picture(number))
+            Watching(module_of(program)).run(picture(number))
     return {name: observer.statistics() for name, observer in observers.items()}
 
 
@@ -80,6 +84,9 @@ def picture(seed: int = 0) -> Tensor:
     return torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def source(program: Program, out: Path, **options: Any) -> Source:
-    """What `write_float` takes, without an image to compare on."""
-    return Source(ExportJob("hard.pt", no_eval=True, out=out, **options), demo_checkpoint(), program, [])
+def built(program: Program, out: Path, name: str, precision: str, **changes: Any) -> ArtifactResult:
+    """Build a file of a format, without an image to compare on."""
+    source, target = Source(demo_checkpoint(), program), make_target(name, precision)
+    path = out / f"hard_{precision}{find_backend(name).info.suffix}"
+    model = source.checkpoint.fingerprint
+    return build(source, BuildRequest(target, path, out / "plan.json", (), model, **changes)).result

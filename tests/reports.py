@@ -1,12 +1,17 @@
-"""A report.json by hand, for the files that test what is made of reports."""
+"""A report by hand, as an earlier version might have written it, for the files that test what is made of reports."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+from qexport.reporting.load import report_of
+from qexport.reporting.report import Report
+
 FEW = "accuracy is of 9 images only: differences of a few percent are noise"
 RESTLESS = "latency varied: the 95th percentile is 31% above the median"
+ABOUT = {FEW: "accuracy", RESTLESS: "latency"}
+"""What warnings are about; all others are about the artifact."""
 
 ACCURACY = {
     "map": 0.4455,
@@ -48,12 +53,18 @@ def artifact(precision: str = "int8", format_: str = "onnx", **changes: Any) -> 
         },
         "warnings": [],
     }
-    return {**entry, **changes}
+    entry |= changes
+    return {**entry, "warnings_about": [ABOUT.get(text, "artifact") for text in entry["warnings"]]}
 
 
-def report(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def report(*entries: dict[str, Any], **changes: Any) -> Report:
     """A whole report, of one INT8 ONNX file where nothing else is said."""
-    content: dict[str, Any] = {
+    return report_of(content(*entries, **changes))
+
+
+def content(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The same as parsed JSON."""
+    found: dict[str, Any] = {
         "command": "qexport yolo26n.pt --int8",
         "model": {
             "path": "models/yolo26n.pt",
@@ -84,7 +95,7 @@ def report(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "schema": 2,
         "qexport": "0.1.0",
     }
-    return copy.deepcopy({**content, **changes})
+    return copy.deepcopy({**found, **changes})
 
 
 def accuracy(**changes: Any) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def _fp32(name: str, i: int, timed: bool) -> dict[str, Any]:
         "layers": None,
         "histograms": None,
         "warnings": [FEW],
+        "warnings_about": ["accuracy"],
     }
 
 
@@ -202,6 +203,7 @@ def _int8(name: str, i: int, timed: bool, layers: int, images: int, pixels: int,
         "layers": [_layer(random, n, layers) for n in range(layers)],
         "histograms": [_histogram(random, n) for n in range(histograms)],
         "warnings": [FEW, *([RESTLESS] if timed and i == 0 else [])],
+        "warnings_about": ["accuracy", *(["latency"] if timed and i == 0 else [])],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.decode import HeadLayout
+from qexport.detections.layout import HeadLayout
 
 Array = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDecode, captured, seeded, statistics_of
+from conftest import TinyDecode, captured, lowering, seeded, statistics_of
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -19,6 +19,7 @@ from qexport.errors import InputError
 from qexport.planning.integer_only import check_integer_only
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INTEGER, RuntimeProfile
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 
 INTEGER = {
@@ -96,7 +97,7 @@ def observed(program: Program) -> dict[str, Statistics]:
 
     with torch.no_grad():
         for image in images_of(4):
-            Watching(program.graph).run(image)
+            Watching(module_of(program)).run(image)
     arrays = {name: np.concatenate(each) for name, each in seen.items() if name in program.values}
     return {name: statistics_of(array, float(np.abs(array).max()) + 1e-3) for name, array in arrays.items()}
 
@@ -232,7 +233,7 @@ def test_files_hold_the_kernels_and_compute_the_plan(precision: str, tmp_path: P
     program = every()[0] if precision == "int8" else active(*INTEGER)
     profile = TFLITE if precision == "int8" else TFLITE_INTEGER
     plan, path = make_plan(program, observed(program), profile, "minmax"), tmp_path / "active.tflite"
-    TFLiteBackend().lower(program, plan, {"end2end": True, "precision": precision}, path)
+    TFLiteBackend().lower(lowering(program, precision, plan), path)
     operators = read_graph(path).operators
     kinds = Counter(operator.kind for operator in operators if operator.outputs[0].dtype == "INT8")
     expected = {"LEAKY_RELU": 1, "HARD_SWISH": 1, "GELU": 2, "TANH": 1, "LOGISTIC": 1}

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scenes import CLASSES, columns, layout, noisy, written
 
-from qexport.detections.agreement import Agreement, as_columns, compare, faults, findings, remark
-from qexport.detections.decode import HeadLayout
-from qexport.verification.verify import compared_image
+from qexport.detections.agreement import Agreement, compare, compare_decoded, findings
+from qexport.detections.decode import as_columns
+from qexport.detections.faults import faults, remark
+from qexport.detections.layout import HeadLayout
 
 Array = NDArray[np.float32]
 IMAGES = 3
@@ -39,7 +40,7 @@ def compared(at: HeadLayout, change: Callable[[Array, int], Array], faint: bool 
     found = Agreement()
     for seed in range(IMAGES):
         image = columns(seed, at.extras, faint)
-        found += compared_image(written(image, at), written(change(image.copy(), seed), at), at)
+        found += compare_decoded(written(image, at), written(change(image.copy(), seed), at), at)
     return found
 
 

@@ -97,7 +97,9 @@ def test_all_formats_share_one_calibration(every: Run) -> None:
     assert report["calibration"]["images"] == 32
     assert [step for step in report["seconds"] if "calibrat" in step] == ["calibrate"]
     for name in ALL:
-        steps = {f"{step}_{name}_{precision}" for step in ("lower", "evaluate") for precision in ("int8", "fp32")}
+        steps = {
+            f"{step}_{name}_{precision}" for step in ("lower", "verify", "evaluate") for precision in ("int8", "fp32")
+        }
         assert steps <= set(report["seconds"])
 
 
@@ -195,9 +197,9 @@ def test_the_number_of_images_can_be_left_open(tmp_path: Path) -> None:
     for name in ("onnx", "openvino"):
         path = Path(finished.artifact(name, "int8")["path"])
         opened = find_backend(name).runner(path, 2)
-        three = opened.run(images)
+        three = opened(images)[0]
         assert three.shape == (3, 300, 6)
         # Rows are ranked by score, so that scores are what can be compared across batch sizes.
-        one = opened.run(images[1:2])
+        one = opened(images[1:2])[0]
         np.testing.assert_allclose(three[1, :20, 4], one[0, :20, 4], atol=0.02)
     assert finished.report["evaluation"] is None

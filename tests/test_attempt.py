@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from torch import zeros
 
 from qexport import publish
 from qexport.backends.artifact import Artifact
+from qexport.backends.protocol import Runner
 from qexport.backends.registry import find_backend
 from qexport.cli.app import main
 from qexport.clock import Clock
@@ -30,11 +30,14 @@ from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evidence import gather as evidence
 from qexport.measurement.measure import Figures
+from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.reporting.report import Report
+from qexport.reporting.load import Baseline
+from qexport.reporting.report import BaselineInfo, ModelInfo, Report, Warning
 from qexport.verification.result import ArtifactResult
 
+MODEL_INFO = ModelInfo(path="a.pt", sha256="", head="end2end", imgsz=(64, 64), batch=1)
 FAULTS: dict[str, Exception] = {
     "of a library": RuntimeError("no such kernel\nand a second line"),
     "of memory": MemoryError(),
@@ -89,24 +92,48 @@ def test_an_interrupt_is_no_failure_of_a_step(interrupt: type[BaseException]) ->
 class Runs:
     """A runner that fails, or does not."""
 
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
+    def __init__(self, name: str, error: Exception | None) -> None:
+        self.name, self.error = name, error
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         if self.error:
             raise self.error
-        return batch
+        return (batch,)
 
 
 def written(name: str, error: Exception | None = None, loads: Exception | None = None, precision: str = "int8") -> Any:
     def runner(*_: Any) -> Runs:
         if loads:
             raise loads
-        return Runs(error)
+        return Runs(name, error)
 
-    backend = SimpleNamespace(name="onnx", runner=runner, validation=nullcontext)
+    backend = SimpleNamespace(info=SimpleNamespace(name="onnx"), runner=runner)
     artifact = SimpleNamespace(path=Path(name), precision=precision)
-    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine_runtime=None)
+    return SimpleNamespace(backend=backend, timed=True, runs_here=True, artifact=artifact, engine=False)
+
+
+def measured(
+    program: Program,
+    images: RunImages,
+    items: list[Any],
+    missing: list[Unmeasured],
+    accuracy: bool = False,
+    latency: bool = False,
+) -> dict[Path, Figures]:
+    return measure.measure(
+        program,
+        "detect",
+        images,
+        items,
+        threads=2,
+        accuracy=accuracy,
+        latency=latency,
+        clock=Clock(Silent()),
+        missing=missing,
+    )
 
 
 @pytest.mark.parametrize("fault", list(FAULTS))
@@ -117,9 +144,8 @@ def test_a_file_that_does_not_run_does_not_stop_the_others_timing(
     monkeypatch.setattr("qexport.measurement.latency.PAUSE", 0)
     bad = written("bad", FAULTS[fault] if when == "running" else None, FAULTS[fault] if when == "loading" else None)
     missing: list[Unmeasured] = []
-    job = ExportJob("a.pt", no_eval=True)
     items = [written("good"), bad, written("fine")]
-    found = measure.measure(job, "detect", tiny, RunImages(), items, Clock(Silent()), missing)
+    found = measured(tiny, RunImages(), items, missing, latency=True)
     assert {path.name for path, each in found.items() if each.latency} == {"good", "fine"}
     assert [(each.artifact, each.what, each.reason) for each in missing] == [("bad", "latency", REASONS[fault][0])]
 
@@ -135,8 +161,7 @@ def test_a_failing_evaluation_is_that_of_one_file(
     images: Any = SimpleNamespace(evaluation_data="set", evaluation=(), any=(), classes={})
     items = [written("a_int8.onnx"), written("a_fp32.onnx", precision="fp32"), written("a_fp16.onnx", precision="fp16")]
     missing: list[Unmeasured] = []
-    job = ExportJob("a.pt", no_latency=True)
-    found = measure.measure(job, "detect", tiny, images, items, Clock(Silent()), missing)
+    found = measured(tiny, images, items, missing, accuracy=True)
     lost = {path.name for path, each in found.items() if each.accuracy is None}
     names = {item.artifact.path.name for item in items}
     assert lost == (names if bad == "evaluation set" else {f"{bad}.onnx"})
@@ -196,10 +221,10 @@ def test_a_run_with_failing_steps_leaves_everything_else(
 ) -> None:
     """One file's evaluation, the page and the samples fail; the other file is scored, and all is on disk."""
 
-    def scored(path: Path, *more: Any) -> Accuracy:
-        if path.suffix != ".onnx":
+    def scored(runner: Runner, *given: Any, **named: Any) -> Accuracy:
+        if not isinstance(runner, OnnxRunner):
             raise RuntimeError("the validator has a fault")
-        return accuracy.evaluate(path, *more)
+        return accuracy.evaluate(runner, *given, **named)
 
     monkeypatch.setattr(measure, "evaluate", scored)
     monkeypatch.setattr(publish, "take_samples", failing(ValueError("no samples today")))
@@ -235,7 +260,7 @@ def test_a_run_with_failing_steps_leaves_everything_else(
 def test_every_step_after_measuring_may_fail_alone(
     step: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = Report("qexport", {}, None, None, (), {}, 2)
+    report = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
     done: list[str] = []
 
     def noting(name: str, answer: Any = None) -> Callable[..., Any]:
@@ -249,29 +274,36 @@ def test_every_step_after_measuring_may_fail_alone(
     for name in ("save_report", "write_page", "write_summary", "write_junit", "check", "compare"):
         monkeypatch.setattr(publish, name, noting(name, answers.get(name)))
     monkeypatch.setattr(publish, step, failing(FAULTS[fault]))
-    baseline: Any = SimpleNamespace(path=Path("b.json"), sha256="", content={})
-    job = ExportJob("a.pt", out=tmp_path, report=tmp_path / "page.html", no_eval=True)
+    baseline = Baseline(BaselineInfo("b.json"), report)
+    page, summary, junit = (tmp_path / name for name in ("page.html", "s.md", "j.xml"))
+    job = ExportJob("a.pt", out=tmp_path, report=page, summary=summary, junit=junit, no_eval=True)
     made = publish.publish(replace(report, unmeasured=()), job, baseline)
     expected = {"check", "compare", "save_report", "write_page", "write_summary", "write_junit"} - {step}
     assert set(done) == expected - ({"write_page"} if step == "save_report" else set())
     assert [each.reason for each in made.unmeasured] == [REASONS[fault][0]]
-    assert made.unmeasured[0].text in made.warnings
+    assert Warning("run", made.unmeasured[0].text) in made.warnings
 
 
 def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the user, or by the system for want of memory: manifests and report are there before anything is measured."""
 
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(publish, "measure", interrupted)
     monkeypatch.setattr(publish, "make_manifest", lambda *_: {"artifact": "a.onnx"})
-    source: Any = SimpleNamespace(
-        job=ExportJob("a.pt", out=tmp_path), checkpoint=SimpleNamespace(task="detect"), program=None
-    )
-    begun = Report("qexport", {}, None, None, (), {}, 2)
+    source: Any = SimpleNamespace(checkpoint=SimpleNamespace(task="detect"), program=None)
+    begun = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
     with pytest.raises(KeyboardInterrupt):
-        publish.measure_run(source, RunImages(), None, [written(str(tmp_path / "a.onnx"))], begun, Clock(Silent()))
+        publish.measure_run(
+            source,
+            ExportJob("a.pt", out=tmp_path),
+            RunImages(),
+            None,
+            [written(str(tmp_path / "a.onnx"))],
+            begun,
+            Clock(Silent()),
+        )
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert content["warnings"] == ["the run ended before everything was measured"]
     assert json.loads((tmp_path / "a.onnx.manifest.json").read_text(encoding="utf-8")) == {"artifact": "a.onnx"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -9,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import FEW, accuracy, artifact, report
+from reports import FEW, accuracy, artifact, content, report
 
 from qexport.errors import InputError
-from qexport.job.options import make_job
 from qexport.measurement.latency import summarise
 from qexport.reporting.baseline import MIN_SLOWDOWN, compare, refuse_other
-from qexport.reporting.load import SavedReport, read_report
+from qexport.reporting.load import Baseline, load_baseline, load_report, report_of
+from qexport.reporting.report import BaselineInfo, Report
 
-JOB = make_job({"model": "yolo26n.pt", "int8": True, "format": "onnx", "data": "a.yaml"})
 FIGURES = ("map", "retention", "fidelity", "speedup", "size", "coverage")
 
 
-def broken(now: dict[str, Any], before: dict[str, Any]) -> dict[str, str]:
+def broken(now: Report, before: Report) -> dict[str, str]:
     """Name of each comparison that fails → its line."""
     outcomes, _ = compare(now, before, "int8")
     return {outcome.rule.removeprefix("baseline-"): outcome.text for outcome in outcomes if not outcome.passed}
+
+
+def refuse(old: dict[str, Any], scored: bool = True) -> None:
+    """Offer a report as the baseline of the one that is made by hand."""
+    before, now = Baseline(BaselineInfo("old.json"), report_of(old)), report()
+    refuse_other(before, ("onnx",), "int8", now.model, now.evaluation if scored else None)
 
 
 def test_a_run_is_no_worse_than_itself() -> None:
@@ -46,7 +52,7 @@ def test_a_planted_regression_of_accuracy_is_named_in_one_line() -> None:
 
 def test_other_weights_are_compared_by_the_intervals_of_map_itself() -> None:
     """Of other weights FP32 differs, too, so that nothing is paired: 0.035 each way."""
-    other = {**report()["model"], "sha256": "34" * 32}
+    other = {**content()["model"], "sha256": "34" * 32}
     better = report(artifact(accuracy=accuracy(map=0.49, map_interval=[0.455, 0.525])), model=other)
     outcomes, warnings = compare(report(), better, "int8")
     assert all(outcome.passed for outcome in outcomes)
@@ -145,7 +151,7 @@ def test_twice_as_slow_is_seen_by_a_quiet_machine() -> None:
 
 
 def test_another_machine_is_not_compared_by_its_speed() -> None:
-    other = {**report()["environment"], "processor": "Apple M4"}
+    other = {**content()["environment"], "processor": "Apple M4"}
     outcomes, warnings = compare(report(artifact(speedup=0.2)), report(environment=other), "int8")
     assert "baseline-speedup" not in [outcome.rule for outcome in outcomes]
     (warning,) = warnings
@@ -184,48 +190,53 @@ def test_the_line_carries_the_warnings_of_both_runs() -> None:
     ],
 )
 def test_a_baseline_of_something_else_is_refused(part: str, key: str, value: object, message: str) -> None:
-    content = report()
-    now = report()
-    content[part][key] = value
+    old = content()
+    old[part][key] = value
     with pytest.raises(InputError, match=message):
-        refuse_other(SavedReport(Path("old.json"), "", content), JOB, now["model"], now["evaluation"])
+        refuse(old)
 
 
 def test_a_baseline_without_such_a_file_is_refused() -> None:
-    now = report()
-    saved = SavedReport(Path("old.json"), "", report(artifact("fp16")))
     with pytest.raises(InputError, match=r"old\.json has no int8 artifact of onnx: make a new baseline"):
-        refuse_other(saved, JOB, now["model"], now["evaluation"])
+        refuse(content(artifact("fp16")))
 
 
 def test_other_data_do_not_matter_where_nothing_is_scored() -> None:
-    content = report()
-    content["evaluation"]["fingerprint"] = "f" * 32
-    refuse_other(SavedReport(Path("old.json"), "", content), JOB, report()["model"], None)
+    old = content()
+    old["evaluation"]["fingerprint"] = "f" * 32
+    refuse(old, scored=False)
+
+
+def test_a_report_of_the_first_version_does_not_say_whether_boxes_overlap() -> None:
+    old = content(schema=1)
+    del old["model"]["nms"]
+    refuse(old)
+    with pytest.raises(InputError, match="has nms True, this run has False"):
+        refuse({**old, "model": {**old["model"], "nms": True}})
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("text", "message"),
     [
         ("{", r"cannot be read \(not JSON\)"),
         ("[]", "is not a report of qexport"),
         ('{"schema": 2}', "is not a report of qexport"),
-        (json.dumps({**report(), "schema": 3}), "has schema 3: this version reads 1 or 2"),
-        (json.dumps({**report(), "artifacts": [{"path": "a"}]}), "is not a report of qexport"),
+        (json.dumps(content(schema=3)), "has schema 3: this version reads 1 or 2"),
+        (json.dumps(content({"path": "a"})), "is not a report of qexport"),
     ],
 )
-def test_what_is_no_report_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text(content)
+    path.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_report(path)
+        load_report(path)
     with pytest.raises(InputError, match="cannot be read"):
-        read_report(tmp_path / "absent.json")
+        load_report(tmp_path / "absent.json")
 
 
 def test_a_report_is_read_with_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(report()))
-    saved = read_report(path)
-    assert saved.content == report()
-    assert len(saved.sha256) == 64
+    path.write_text(json.dumps(content()))
+    saved = load_baseline(path)
+    assert saved.report == report()
+    assert saved.origin == BaselineInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest())

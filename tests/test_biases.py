@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import captured, seeded, statistics_of
+from conftest import captured, lowering, seeded, statistics_of
 from hard_numbers import UnitDecode, layers, picture, seen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +65,7 @@ def real_biases(program: Program, plan: QuantPlan) -> dict[str, np.ndarray]:
     for value in program.values.values():
         if value.bias and value.name in plan.integer:
             steps = plan.tensors[value.inputs[0]].scale[0] * np.array(plan.tensors[value.weight].scale)
-            found[value.name] = program.graph.get_parameter(value.bias).numpy() / steps
+            found[value.name] = program.graph.parameter(value.bias).numpy() / steps
     return found
 
 
@@ -162,7 +162,7 @@ def test_an_onnx_file_has_the_biases_of_dead_channels(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     program, backend = program_of("every kind of layer"), find_backend("onnx")
     plan = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     biases = stored_biases(tmp_path / "a.onnx")
     for name in ("first_conv", "depthwise_conv"):
         assert biases[name][1:3] == pytest.approx([3.0, -3.0], rel=1e-6)
@@ -177,12 +177,12 @@ def test_a_tflite_file_computes_the_biases_of_dead_channels(
     program, backend = program_of("every kind of layer"), find_backend("tflite")
     plan = make_plan(program, seen(program), replace(profile, float_boxes=0.0), "minmax")
     path = tmp_path / "a.tflite"
-    backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
+    backend.lower(lowering(program, precision, plan), path)
     stored = backend.read(path)
     assert check_biases(program, plan, stored) == len(stored.biases) == 6
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = backend.runner(path, 1).run(picture().numpy())
+    actual = backend.runner(path, 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()  # clipped biases cost a third
     for name, kept in stored.biases.items():
         if name in ("first_conv", "depthwise_conv", "up_conv_transpose"):
@@ -194,8 +194,8 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     """Three classes of no weights at all: their logits are their biases, by the file alone."""
     onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.job.options import ExportJob
     from qexport.programs.onnx.build import read_onnx
+    from qexport.programs.options import CaptureOptions
 
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 18]> g (float[1, 3, 32, 32] images) => (float[1, 5] logits) {
@@ -213,18 +213,17 @@ def test_a_classifiers_linear_layer_in_an_onnx_file_of_others(tmp_path: Path) ->
     tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     model.graph.initializer.extend(tensors)
     onnx.save(model, tmp_path / "of_others.onnx")
-    job = ExportJob(str(tmp_path / "of_others.onnx"), format=("onnx",), imgsz=(32, 32))
-    program = read_onnx(job, tmp_path / "of_others.onnx")[1]
+    program = read_onnx(tmp_path / "of_others.onnx", CaptureOptions(imgsz=(32, 32)))[1]
     layer = next(value for value in program.values.values() if value.operation == "linear")
     assert layer.bias
     statistics = {name: statistics_of(np.linspace(-8, 8, 999), 8.0) for name in program.values}
     plan = make_plan(program, statistics, replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
     assert layer.name in plan.integer
     backend = find_backend("onnx")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     assert check_biases(program, plan, backend.read(tmp_path / "a.onnx")) == 2
     picture = np.full((1, 3, 32, 32), 0.5, dtype=np.float32)
-    logits = backend.runner(tmp_path / "a.onnx", 1).run(picture)
+    logits = backend.runner(tmp_path / "a.onnx", 1)(picture)[0]
     np.testing.assert_allclose(logits[0, :3], [2.5, -7.0, 0.25], atol=16 / 255)
 
 
@@ -235,7 +234,7 @@ def test_a_clipped_bias_is_found_in_the_file(tmp_path: Path) -> None:
     good = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0, float_boxes=0.0), "minmax")
     narrow = replace(good.tensors["point.weight"], scale=(1e-9,) * 16)
     plan = replace(good, tensors={**good.tensors, "point.weight": narrow})
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     with pytest.raises(VerificationError, match=r"point\.bias: 5 became 0\.\d+ in channel 15"):
         check_biases(program, plan, backend.read(tmp_path / "a.onnx"))
 
@@ -247,7 +246,7 @@ def test_biases_of_zeros_that_an_exporter_leaves_out_are_not_missed(format_name:
     program = layers(**dict.fromkeys(("first", "point", "box"), lambda _weight, bias: bias.zero_()))
     profile = replace({"onnx": ONNXRUNTIME, "tflite": TFLITE}[format_name], float_stem=0.0, float_boxes=0.0)
     plan, backend = make_plan(program, seen(program), profile, "minmax"), find_backend(format_name)
-    backend.lower(program, plan, {"precision": "int8", "end2end": True}, tmp_path / f"a.{format_name}")
+    backend.lower(lowering(program, "int8", plan), tmp_path / f"a.{format_name}")
     assert check_biases(program, plan, backend.read(tmp_path / f"a.{format_name}")) >= 2
 
 
@@ -263,7 +262,7 @@ def test_other_biases_than_the_programs_are_refused(change: Any, words: str, tmp
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     program, backend = layers(), find_backend("onnx")
     plan = make_plan(program, seen(program), replace(ONNXRUNTIME, float_stem=0.0), "minmax")
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx")
+    backend.lower(lowering(program, "int8", plan), tmp_path / "a.onnx")
     stored: StoredGraph = backend.read(tmp_path / "a.onnx")
     others = {name: kept for name, kept in stored.biases.items() if name != "first_conv"}
     changed = others if change is None else {**others, "first_conv": change(stored.biases["first_conv"])}

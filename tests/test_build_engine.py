@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from conftest import demo_checkpoint
 
-from qexport.backends.protocol import EngineOptions
 from qexport.backends.tensorrt import build_engine
 from qexport.backends.tensorrt.backend import SCRIPT, TensorRTBackend
 from qexport.backends.tensorrt.build_engine import GIB, BuildError, Options, build, read_metadata
@@ -284,7 +283,7 @@ def test_the_backend_builds_with_the_tensorrt_that_is_installed(
     tensorrt: Load, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.9.0", SHAPE=(-1, 3, 96, 96)))
-    options = EngineOptions(1.5, tmp_path / "times.bin", 32, 4, None)
+    options = {"workspace": 1.5, "timing_cache": tmp_path / "times.bin", "most_images": 32, "likely_images": 4}
     TensorRTBackend().build(graph, tmp_path / "demo.engine", METADATA, options)
     record = asked_for(tmp_path / "demo.engine")
     assert record["workspace"] == 1_610_612_736
@@ -292,7 +291,7 @@ def test_the_backend_builds_with_the_tensorrt_that_is_installed(
     assert (tmp_path / "times.bin").is_file()
 
 
-def not_built(graph: Path, options: EngineOptions = EngineOptions()) -> str:
+def not_built(graph: Path, **options: Any) -> str:
     """The only line of a backend that did not build."""
     with pytest.raises(EngineNotBuiltError) as caught:
         TensorRTBackend().build(graph, graph.with_name("demo.engine"), METADATA, options)
@@ -319,4 +318,4 @@ def test_a_timing_cache_that_cannot_be_written_is_named(
     tensorrt: Load, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.9.0"))
-    assert "times.bin" in not_built(graph, EngineOptions(timing_cache=tmp_path / "gone" / "times.bin"))
+    assert "times.bin" in not_built(graph, timing_cache=tmp_path / "gone" / "times.bin")

@@ -23,6 +23,7 @@ from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
 from qexport.planning.ranges import percentile
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import MOVES_DATA, Program
 
 
@@ -145,8 +146,8 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_filled_with_one_image() -> None:
     from conftest import demo_checkpoint
 
+    from qexport.programs.capture import capture
     from qexport.programs.heads import split_head
-    from qexport.programs.program import capture
 
     size, images = (64, 64), demo_images("train", 2)
     one, two = (capture(split_head(demo_checkpoint().module, "one2many", size), size, batch) for batch in (1, 2))
@@ -181,9 +182,9 @@ def test_statistics_are_those_of_the_program_run_as_it_is(tiny: Program) -> None
             return result
 
     image = demo_images("train", 1)
-    (pixels,) = (pixels for _, pixels in stream(image, tiny.imgsz, lambda *_: None))
+    (pixels,) = (pixels for _, pixels in stream(image, tiny.input.imgsz, lambda *_: None))
     with torch.no_grad():
-        Recording(tiny.graph).run(torch.from_numpy(pixels)[None])
+        Recording(module_of(tiny)).run(torch.from_numpy(pixels)[None])
     statistics = calibrate(tiny, image, nothing).statistics
     watched = [name for name in statistics if tiny.values[name].operation != "sigmoid"]
     assert len(watched) > 8

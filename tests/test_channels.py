@@ -81,8 +81,8 @@ def test_a_run_calibrates_verifies_and_scores(channels: int, tmp_path: Path) -> 
     report = export(make_job({"model": str(model(channels, tmp_path)), "data": str(data), **options}), Silent())
     small = next(artifact for artifact in report.artifacts if artifact.precision == "int8")
     assert small.accuracy is not None
-    assert small.accuracy["images"] == 4
+    assert small.accuracy.images == 4
     if channels == 4:  # the colours are all there
-        assert (small.accuracy["map"] or 0) > 0.7
+        assert (small.accuracy.map or 0) > 0.7
     assert report.calibration is not None
-    assert report.calibration["preprocess"] == f"letterbox 320x320, {'grey' if channels == 1 else '4 channels'}, 0..1"
+    assert report.calibration.preprocess == f"letterbox 320x320, {'grey' if channels == 1 else '4 channels'}, 0..1"

@@ -13,9 +13,9 @@ from torch import nn
 
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
 from qexport.programs import build as source
 from qexport.programs.build import read_source
+from qexport.programs.options import CaptureOptions
 
 
 def test_a_heads_own_max_det_is_obeyed(tmp_path: Path) -> None:
@@ -41,82 +41,30 @@ def test_a_max_det_that_is_none_is_refused(said: Any, tmp_path: Path) -> None:
         split_head(loaded.module, "end2end", (64, 64))
 
 
-class AskedError(Exception):
-    """What Ultralytics would have been asked to score."""
-
-    def __init__(self, artifact: str, options: dict[str, Any]) -> None:
-        super().__init__(artifact)
-        self.artifact, self.options = artifact, options
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Listening:
-        def __init__(self, artifact: str, task: str) -> None:
-            self.artifact = artifact
-
-        def add_callback(self, *_: Any) -> None:
-            """Nothing to call."""
-
-        def val(self, **options: Any) -> None:
-            raise AskedError(self.artifact, options)
-
-    from ultralytics import models
-
-    monkeypatch.setattr(models, "YOLO", Listening, raising=False)
-
-
-@pytest.mark.usefixtures("asked")
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("yolov5s.onnx", "artifact.onnx"),
-        (" it's 100% #1 yolov3.tflite", "artifact.tflite"),
-        ("größe.int8.engine", "artifact.engine"),
-        (" yolov5u.yaml_openvino_model", "artifact_openvino_model"),
-    ],
-)
-def test_the_validator_is_told_nothing_of_an_artifacts_name(name: str, plain: str, tmp_path: Path) -> None:
-    from qexport.measurement.accuracy import evaluate
-    from qexport.measurement.evaluation_set import EvaluationSet
-
-    (tmp_path / "scratch").mkdir()
-    artifact = tmp_path / "a 'yolov5' folder" / name
-    inside = artifact / "model.xml" if name.endswith("_model") else artifact
-    inside.parent.mkdir(parents=True)
-    inside.write_bytes(b"weights")
-    with pytest.raises(AskedError) as caught:
-        evaluate(artifact, "detect", EvaluationSet(tmp_path / "data.yaml", {}), tmp_path / "scratch")
-    told = Path(caught.value.artifact)
-    assert told.name == plain
-    assert "folder" not in caught.value.artifact
-    assert (told / "model.xml" if told.is_dir() else told).read_bytes() == b"weights"
-
-
-@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("single", [True, False])
 def test_a_single_cls_model_is_scored_as_it_was_trained(single: bool, tmp_path: Path) -> None:
     """On its own YAML of three classes, all of whose labels count as the one that it knows."""
     from qexport.data.dataset import Dataset
     from qexport.data.selection import RunImages
-    from qexport.measurement.accuracy import evaluate
+    from qexport.detections.layout import HeadLayout
     from qexport.measurement.dataset_check import as_trained, mismatch
     from qexport.measurement.evaluation_set import make_evaluation_set
+    from qexport.measurement.validator import make_validator
+    from qexport.tasks import SCORING
 
     model = small_model(nc=1)
     model.names = {0: "item"}
     path = saved(model, tmp_path / "model.pt", train_args={"single_cls": single, "imgsz": 64})
-    checkpoint = load_checkpoint(path)
+    spec = load_checkpoint(path).task_spec
     (tmp_path / "data.yaml").write_text("")
     data = Dataset(tmp_path / "data.yaml", tmp_path, {}, {0: "a", 1: "b", 2: "c"}, 3, None)
-    assert ("3 classes" in mismatch(checkpoint, data)) != single
-    images = as_trained(checkpoint, RunImages(evaluation_data=data))
+    assert ("3 classes" in mismatch(spec, data)) != single
+    images = as_trained(spec, RunImages(evaluation_data=data))
     assert images.evaluation_data is not None
     assert images.evaluation_data.names == ({0: "item"} if single else data.names)
     linked = make_evaluation_set(images.evaluation_data, (), tmp_path / "linked")
-    with pytest.raises(AskedError) as caught:
-        evaluate(path, "detect", linked, tmp_path)
-    assert caught.value.options["single_cls"] is single
+    validator = make_validator(SCORING["detect"], "detect", linked, HeadLayout((8,), (64, 64), 1), 1, tmp_path)
+    assert validator.args.single_cls is single
 
 
 def _weight_of_another_shape(model: Any) -> None:
@@ -137,7 +85,7 @@ def test_a_model_that_cannot_be_run_is_said_to_be_one(spoil: Callable[[Any], Non
     spoil(model)
     path = saved(model, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt holds a model that Ultralytics [\d.]+ cannot run \(\w+Error: "):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))
 
 
 def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +95,7 @@ def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, mon
     path = saved(small_model(), tmp_path / "model.pt")
     monkeypatch.setattr(source, "capture_program", fail)
     with pytest.raises(RuntimeError, match="ours"):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))
 
 
 @pytest.mark.parametrize(("said", "head"), [(7, "v10Detect"), (2, "Segment"), (5, "Pose")])
@@ -158,4 +106,4 @@ def test_a_head_that_says_another_number_of_classes_than_it_computes_is_refused(
     model.model[-1].nc = said
     path = saved(model, tmp_path / "model.pt")
     with pytest.raises(InputError, match=rf"model\.pt says that it has {said} classes, and its head computes \d"):
-        read_source(ExportJob(model=str(path), imgsz=(64, 64)), path, ())
+        read_source(path, CaptureOptions(imgsz=(64, 64)))

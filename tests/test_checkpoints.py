@@ -20,7 +20,6 @@ from torch import nn
 from qexport.checkpoints.checkpoint import QUANTISED, load_checkpoint
 from qexport.compat.torchvision import repair
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 
@@ -222,10 +221,12 @@ def test_what_modelopt_learned_is_said_to_be_left_out(state: Any, tmp_path: Path
 
 def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path: Path) -> None:
     from qexport.data.selection import RunImages
+    from qexport.reporting.options import RunOptions
+    from qexport.reporting.report import Warning
     from qexport.reporting.warnings import run_warnings
 
     checkpoint = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt={"ranges": {}}))
-    assert run_warnings(ExportJob(model="qat.pt"), checkpoint, None, RunImages()) == (QUANTISED,)
+    assert run_warnings(RunOptions(), checkpoint, None, RunImages()) == (Warning("run", QUANTISED),)
 
 
 def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from page_reader import read_page
 from sample_report import bare, sample_report
 
 from qexport.cli.app import main
-from qexport.reporting.page import write_page
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +62,13 @@ def test_the_verb_writes_beside_the_report_or_where_it_is_told(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "report.html", "report.json"]
 
 
-def test_a_page_that_cannot_be_rendered_leaves_nothing_behind(tmp_path: Path, report: dict[str, Any]) -> None:
+def test_a_part_that_is_missing_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], report: dict[str, Any]
+) -> None:
     source = tmp_path / "report.json"
     broken = bare(report)
     del broken["artifacts"][0]["accuracy"]["per_class"][0]["class"]
     source.write_text(json.dumps(broken), encoding="utf-8")
-    with pytest.raises(KeyError):
-        write_page(source, tmp_path / "page.html")
+    assert main(["report", str(source)]) == 3
+    assert "(its artifacts.0.accuracy.per_class.0.class)" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

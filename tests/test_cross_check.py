@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, demo_checkpoint, demo_images
+from conftest import DEMO, demo_checkpoint, demo_images, lowering
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.calibration.calibrate import calibrate
@@ -43,7 +43,7 @@ def integer(demo_one2many: Program, tmp_path_factory: pytest.TempPathFactory) ->
     plan = make_plan(demo_one2many, table.statistics, TFLITE_INTEGER)
     path = tmp_path_factory.mktemp("integer") / "demo_int8-full.tflite"
     metadata = artifact_metadata(demo_checkpoint(), demo_one2many, "int8-full", plan)
-    TFLiteBackend().lower(demo_one2many, plan, metadata, path)
+    TFLiteBackend().lower(lowering(demo_one2many, "int8-full", plan, metadata), path)
     return path
 
 
@@ -61,10 +61,10 @@ def test_both_implementations_find_the_same(integer: Path) -> None:
 @pytest.mark.slow
 def test_another_file_is_not_taken_for_the_same(integer: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the weights of the first layer turned round, TensorFlow's copy of the file is another one."""
+    from qexport.backends.tflite import reference_kernels
     from qexport.backends.tflite.file import load_file, save_file
-    from qexport.inspection import tensorflow
 
-    original = tensorflow.reference_interpreter
+    original = reference_kernels.reference_interpreter
 
     def damaged(path: Path) -> Any:
         model = load_file(path)
@@ -75,7 +75,7 @@ def test_another_file_is_not_taken_for_the_same(integer: Path, monkeypatch: pyte
         save_file(model, tmp_path / "damaged.tflite")
         return original(tmp_path / "damaged.tflite")
 
-    monkeypatch.setattr(tensorflow, "reference_interpreter", damaged)
+    monkeypatch.setattr(reference_kernels, "reference_interpreter", damaged)
     found = cross_check(integer, demo_images("val", 4), 1)
     assert found.steps > 1
     with pytest.raises(VerificationError, match="differs: report the model"):
@@ -109,10 +109,10 @@ def test_what_cannot_be_verified_is_one_line(words: tuple[str, ...], code: int, 
 
 
 def test_a_missing_tensorflow_is_named(integer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qexport.backends.tflite import reference_kernels
     from qexport.errors import MissingExtraError
-    from qexport.inspection import tensorflow
 
-    monkeypatch.setattr(tensorflow, "find_spec", lambda _: None)
+    monkeypatch.setattr(reference_kernels, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"tensorflow is not installed: pip install 'qexport\[tensorflow\]'"):
         module.cross_check(integer, demo_images("val", 1), 1)
 

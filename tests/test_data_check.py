@@ -10,21 +10,21 @@ import pytest
 import yaml
 from conftest import DEMO, demo_checkpoint, demo_images
 
-from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import load_dataset, load_folder
 from qexport.data.selection import RunImages
 from qexport.errors import InputError
 from qexport.measurement.dataset_check import check_data, mismatch
+from qexport.tasks import TaskSpec
 
 SHAPES = DEMO / "shapes"
 YAMLS = {task: SHAPES / f"shapes{'' if task == 'detect' else f'-{task}'}.yaml" for task in ("detect", "segment", "obb")}
 YAMLS["pose"] = SHAPES / "shapes-pose.yaml"
 
 
-def model(task: str, points: list[int] | None = None) -> Checkpoint:
+def model(task: str, points: list[int] | None = None) -> TaskSpec:
     """The demo checkpoint as if it were of another task."""
     head = SimpleNamespace(kpt_shape=points)
-    return replace(demo_checkpoint(), task=task, module=SimpleNamespace(model=[head]))
+    return replace(demo_checkpoint(), task=task, module=SimpleNamespace(model=[head])).task_spec
 
 
 def scored(path: Path) -> RunImages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.detections.decode import HeadLayout, anchor_points, decoded, dequantised, detections, layout_of, sigmoid
+from qexport.detections.decode import anchor_points, decoded, dequantised, detections, sigmoid
+from qexport.detections.layout import HeadLayout, layout_of, raw_outputs_of
 from qexport.detections.masks import instance_masks
-from qexport.detections.overlaps import rotated_overlaps, suppressed, suppressed_rotated
-from qexport.programs.float_decode import Decode, Extras
+from qexport.detections.matching import rotated_overlaps
+from qexport.detections.suppression import suppressed, suppressed_rotated
+from qexport.programs.float_decode import Decode
 
 IMGSZ = (64, 96)
 STRIDES = (8, 16, 32)
@@ -50,10 +51,24 @@ def raw_outputs(seed: int, at: HeadLayout, batch: int = 1) -> tuple[list[Any], l
 
 
 def float_decode(raw: tuple[list[Any], ...], at: HeadLayout) -> Any:
-    head = SimpleNamespace(nc=at.classes, reg_max=at.reg_max, stride=torch.tensor(STRIDES))
-    decode = Decode(head, at.end2end, IMGSZ, nms=False, extras=Extras(at.extras, at.shape, at.direct))
+    decode = Decode(at)
     given = [[torch.from_numpy(level).permute(0, 3, 1, 2) for level in levels] for levels in raw]
     return decode(*given).numpy()
+
+
+def test_what_metadata_say_of_raw_outputs_is_read_as_it_was_written() -> None:
+    at = HeadLayout(STRIDES, IMGSZ, 2, 16, True, "keypoints", (5, 3), direct=True, max_detections=84)
+    said = raw_outputs_of(at)
+    assert said == {
+        "strides": [8, 16, 32],
+        "reg_max": 16,
+        "further": "keypoints",
+        "shape": [5, 3],
+        "newer": True,
+        "max_detections": 84,
+    }
+    metadata = {"imgsz": list(IMGSZ), "names": {0: "a", 1: "b"}, "end2end": True, "task": "pose", "raw_outputs": said}
+    assert layout_of(metadata) == at
 
 
 @settings(deadline=None, max_examples=60)
@@ -229,7 +244,9 @@ def test_it_imports_without_torch() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'ultralytics', 'onnx', 'tensorflow', 'torchvision'): sys.modules[name] = None\n"
-        "import qexport.decode, qexport.detections.masks\n"
+        "import importlib, pkgutil, qexport.decode\n"
+        "for m in pkgutil.iter_modules(qexport.detections.__path__, 'qexport.detections.'):\n"
+        "    importlib.import_module(m.name)\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('numpy', 'torch')and sys.modules[m])[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,27 +13,33 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.detections.found import Found, found_in, pairs, upright
+from qexport.detections.detections import Detections, upright_boxes
+from qexport.detections.layout import ROTATED
+from qexport.detections.matching import best_overlaps, pairs
 from qexport.measurement.evidence.confidence import confidence_shift
 from qexport.measurement.evidence.gallery import MAX_BYTES, gallery, thumbnail
+from qexport.measurement.image_detections import ImageDetections, answer_in, found_in
 
 Row = tuple[float, float, float, float, float, int]
 """Corners, score, class."""
 
 
-def found(*rows: Row, path: Path = Path("a.jpg"), size: tuple[int, int] = (100, 80)) -> Found:
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-    return Found(path, size, table[:, :4], table[:, 4], table[:, 5])
+def boxed(*rows: Row) -> Detections:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), table[:, 6:])
 
 
-def rotated(*rows: tuple[float, ...]) -> Found:
-    table = torch.tensor(rows, dtype=torch.float32)
-    return Found(Path("a.jpg"), (100, 80), table[:, :5], table[:, 5], table[:, 6])
+def found(*rows: Row, path: Path = Path("a.jpg")) -> ImageDetections:
+    return ImageDetections(path, (100, 80), boxed(*rows))
 
 
-def answer(*probabilities: float) -> Found:
-    scores = torch.tensor(probabilities)
-    return Found(Path("a.jpg"), (0, 0), torch.zeros(0, 0), scores, torch.arange(len(scores)))
+def rotated(*rows: tuple[float, ...]) -> Detections:
+    table = np.array(rows, np.float32)
+    return Detections(table[:, :4], table[:, 5], table[:, 6].astype(np.int64), table[:, 4:5], ROTATED)
+
+
+def answer(*probabilities: float) -> ImageDetections:
+    return answer_in(Path("a.jpg"), torch.tensor(probabilities))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,14 +65,16 @@ def test_boxes_are_brought_back_from_the_letterbox() -> None:
     given = torch.tensor([[64.0, 144, 192, 176], [-16, 0, 400, 320]])
     here = found_in(Path("a.jpg"), prediction(given), batch_of(1.6, 0, 80), 0)
     assert here.size == (200, 100)
-    torch.testing.assert_close(here.boxes, torch.tensor([[40.0, 40, 120, 60], [0, 0, 200, 100]]))
+    np.testing.assert_allclose(here.detections.boxes, [[40, 40, 120, 60], [0, 0, 200, 100]])
+    assert here.detections.box_format == "corners"
     assert given[0, 0] == 64  # a copy: the validator goes on with its own
 
 
 def test_rotated_boxes_keep_their_angle() -> None:
     given = torch.tensor([[160.0, 160, 64, 32, 0.5]])
     here = found_in(Path("a.jpg"), prediction(given), batch_of(1.6, 0, 80), 0)
-    torch.testing.assert_close(here.boxes, torch.tensor([[100.0, 50, 40, 20, 0.5]]))
+    np.testing.assert_allclose(here.detections.rotated_boxes, [[100, 50, 40, 20, 0.5]])
+    assert here.detections.box_format == "rotated"
 
 
 A: Row = (0, 0, 10, 10, 0.9, 0)
@@ -87,13 +95,13 @@ B: Row = (50, 50, 60, 60, 0.8, 1)
     ],
 )
 def test_pairs_by_hand(one: list[Row], other: list[Row], expected: list[tuple[int, int]]) -> None:
-    assert sorted(pairs(found(*one), found(*other))) == expected
+    assert sorted(pairs(boxed(*one), boxed(*other))) == expected
 
 
 def test_the_least_confident_do_not_change_the_pairs_of_the_rest() -> None:
-    other = found((0, 0, 10, 8, 0.7, 0), (0, 0, 10, 10, 0.1, 0), (50, 50, 60, 60, 0.6, 1))
-    assert pairs(found(A, B), other) == [(0, 0), (1, 2)]
-    assert pairs(found(A, B), other.confident(0.25)) == [(0, 0), (1, 1)]
+    other = boxed((0, 0, 10, 8, 0.7, 0), (0, 0, 10, 10, 0.1, 0), (50, 50, 60, 60, 0.6, 1))
+    assert pairs(boxed(A, B), other) == [(0, 0), (1, 2)]
+    assert pairs(boxed(A, B), other.confident(0.25)) == [(0, 0), (1, 1)]
 
 
 def test_turned_boxes_pair_by_how_they_are_rotated() -> None:
@@ -103,12 +111,28 @@ def test_turned_boxes_pair_by_how_they_are_rotated() -> None:
     assert pairs(one, quarter) == []
 
 
+def test_what_the_other_side_has_at_all_is_asked_of_each_by_itself() -> None:
+    # Two of one object: both are there for the first question, one of them pairs for the second.
+    twice, once = boxed(A, (0, 0, 10, 8, 0.7, 0), B), boxed((0, 0, 10, 10, 0.1, 0), (*B[:4], 0.9, 0))
+    rows, area = best_overlaps(twice, once)
+    assert rows[:2].tolist() == [0, 0]
+    np.testing.assert_allclose(area, [1, 0.8, 0])  # the last is of another class
+    assert pairs(twice, once) == [(0, 0)]
+    assert best_overlaps(twice, boxed())[1].tolist() == [0, 0, 0]
+
+
+def test_boxes_of_two_kinds_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="boxes of two kinds do not overlap: corners, rotated"):
+        pairs(boxed(A), rotated((50, 40, 20, 20, 0.0, 0.9, 0)))
+
+
 def test_the_upright_box_around_a_rotated_one_stays_in_the_image() -> None:
     # A square of side 20 on its tip is 20 sqrt(2) wide.
     half = 10 * 2**0.5
-    box, cut = upright(rotated((50, 40, 20, 20, np.pi / 4, 0.9, 0), (0, 80, 20, 20, np.pi / 4, 0.9, 0)))
-    torch.testing.assert_close(box, torch.tensor([50 - half, 40 - half, 50 + half, 40 + half]))
-    torch.testing.assert_close(cut, torch.tensor([0, 80 - half, half, 80]))
+    given = rotated((50, 40, 20, 20, np.pi / 4, 0.9, 0), (0, 80, 20, 20, np.pi / 4, 0.9, 0))
+    box, cut = upright_boxes(given, (100, 80))
+    np.testing.assert_allclose(box, [50 - half, 40 - half, 50 + half, 40 + half], rtol=1e-6)
+    np.testing.assert_allclose(cut, [0, 80 - half, half, 80], rtol=1e-6)
 
 
 def test_scores_are_compared_pair_by_pair() -> None:

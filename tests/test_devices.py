@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import demo_checkpoint, demo_images
+from conftest import demo_checkpoint, demo_images, lowering
 
 from qexport.backends.device_fit import DeviceFit, Lacking
 from qexport.backends.edgetpu.backend import EdgeTPUBackend
 from qexport.backends.edgetpu.operators import OPERATORS, why_not
-from qexport.backends.protocol import EngineOptions
 from qexport.backends.tflite.operators import FileOperator, FileTensor, read_graph
 from qexport.backends.tflite_micro.backend import OPERATORS as MICRO_OPERATORS
 from qexport.backends.tflite_micro.backend import allocated, fit_microcontroller
@@ -47,7 +46,7 @@ def integer_file(demo_program: Program, tmp_path_factory: pytest.TempPathFactory
     plan = make_plan(demo_program, table.statistics, TFLITE_INTEGER)
     path = tmp_path_factory.mktemp("devices") / "demo_int8-full.tflite"
     metadata = artifact_metadata(demo_checkpoint(), demo_program, "int8-full", plan)
-    EdgeTPUBackend().lower(demo_program, plan, metadata, path)
+    EdgeTPUBackend().lower(lowering(demo_program, "int8-full", plan, metadata), path)
     return path
 
 
@@ -115,7 +114,7 @@ def test_the_edge_tpu_leaves_the_rest_to_the_cpu(given: FileOperator, reason: st
 
 def test_a_file_is_checked_operator_by_operator(integer_file: Path) -> None:
     """The demo model has attention: its products and its softmax are what an Edge TPU has no kernel for."""
-    found = EdgeTPUBackend().fit(integer_file)
+    found = EdgeTPUBackend().fit(integer_file, integer_file)
     kinds = [operator.kind for operator in read_graph(integer_file).operators]
     products = "BATCH_MATMUL" if "BATCH_MATMUL" in kinds else "FULLY_CONNECTED"  # the converter's choice, by shape
     assert {each.kind: each.count for each in found.lacking} == {
@@ -129,10 +128,10 @@ def test_a_file_is_checked_operator_by_operator(integer_file: Path) -> None:
 
 def test_what_a_device_lacks_becomes_one_line() -> None:
     lacking = (Lacking("SOFTMAX", 2, "no kernel"), Lacking("DIV", 1, "too large"))
-    line = device_warning(DeviceFit("Edge TPU", 10, lacking, in_front=4))
+    line = device_warning(DeviceFit("Edge TPU", 10, lacking, in_front=4)).text
     assert line.startswith("Edge TPU leaves 6 of 10 operators to the CPU")
     assert line.endswith("2 SOFTMAX (no kernel); 1 DIV (too large)")
-    assert device_warning(DeviceFit("TFLM", 10, lacking)).startswith("TFLM lacks operators: 2 SOFTMAX")
+    assert device_warning(DeviceFit("TFLM", 10, lacking)).text.startswith("TFLM lacks operators: 2 SOFTMAX")
 
 
 def compiler(folder: Path, body: str) -> None:
@@ -143,7 +142,7 @@ def compiler(folder: Path, body: str) -> None:
 
 
 def build(graph: Path, out: Path) -> None:
-    EdgeTPUBackend().build(graph, out, {"imgsz": [96, 96], "precision": "int8-full"}, EngineOptions())
+    EdgeTPUBackend().build(graph, out, {"imgsz": [96, 96], "precision": "int8-full"}, {})
 
 
 def test_without_the_compiler_the_file_is_left_ready(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,16 +18,18 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
-from qexport.detections.found import Found
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.average_precision import ImageScores
-from qexport.measurement.evidence.gather import Evidence, accuracy_entry, gather
+from qexport.measurement.evidence.gather import Evidence, gather
+from qexport.measurement.image_detections import ImageDetections, detections_of
 from qexport.measurement.measure import Figures
 from qexport.planning.plan import to_json
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
+from qexport.reporting.assemble import accuracy_info
+from qexport.reporting.json_form import to_plain
 from qexport.verification.result import ArtifactResult, float_counterparts
 
 SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")
@@ -46,7 +49,8 @@ def accuracy(folder: Path, misses: Sequence[int], score: float) -> Accuracy:
         scores[name] = ImageScores(
             np.ones((count, 10), dtype=bool), np.full(count, score), np.full(count, 2), np.full(1, 2)
         )
-        found[name] = Found(folder / name, (40, 40), boxes, torch.full((count,), score), torch.full((count,), 2.0))
+        seen = detections_of(boxes, torch.full((count,), score), torch.full((count,), 2.0))
+        found[name] = ImageDetections(folder / name, (40, 40), seen)
     return Accuracy(1 - 0.1 * len(misses), 1, 0.9, IMAGES, (), {}, scores=scores, found=found)
 
 
@@ -76,9 +80,15 @@ def test_each_file_is_compared_with_the_float_file_of_its_format() -> None:
     assert float_counterparts([written(SMALL, "int8"), lite]) == {}
 
 
+def entry_of(found: Evidence, names: dict[int, str]) -> dict[str, Any]:
+    """What report.json says of an artifact's accuracy."""
+    entry: dict[str, Any] = to_plain(accuracy_info(Accuracy(0.5, 0.6, None, IMAGES, (), {}), None, found, names))
+    return entry
+
+
 def test_what_a_file_lost_is_in_the_report(evidence: dict[Path, Evidence]) -> None:
     found = evidence[SMALL]
-    entry = accuracy_entry(found, {2: "ring"})
+    entry = entry_of(found, {2: "ring"})
     # Found in 8 and 9 of 10 images, all right: 0.8 of the recall, so 80 points of 101, the first of them half.
     assert entry["per_class"] == [{"class": 2, "name": "ring", "labels": 10, "map": 0.795, "map_float": 0.895}]
     # The difference is one image of ten; a resample draws it 0 to 3 times in 95 %. Each time costs 0.1, but where
@@ -97,11 +107,11 @@ def test_what_a_file_lost_is_in_the_report(evidence: dict[Path, Evidence]) -> No
     (picture,) = found.gallery
     assert picture.image == "3.jpg"
     assert picture.lost == ({"box": [10.0, 10.0, 30.0, 30.0], "score": 0.8, "class": 2},)
-    json.dumps([entry, asdict(picture)], allow_nan=False)
+    json.dumps([entry, to_plain(picture)], allow_nan=False)
 
 
 def test_the_float_file_is_compared_with_nothing(evidence: dict[Path, Evidence]) -> None:
-    entry = accuracy_entry(evidence[WHOLE], {})
+    entry = entry_of(evidence[WHOLE], {})
     assert entry["per_class"] == [{"class": 2, "name": "2", "labels": 10, "map": 0.895, "map_float": None}]
     assert entry["map_interval"][0] < 0.895
     assert entry["drop_interval"] is entry["retention_interval"] is entry["confidence"] is None
@@ -125,7 +135,7 @@ def test_layers_and_histograms_do_not_wait_for_accuracy(tiny: Program, tmp_path:
     item = replace(written(SMALL, "int8"), plan=saved, sqnr={"stem_conv": 12.0, "neck_conv": 9.0})
     clock = Clock(Silent())
     (found,) = gather(tiny, "detect", table, [item], {SMALL: Figures()}, clock).values()
-    assert accuracy_entry(found, {}) == {}
+    assert not {"resamples", "per_class", "map_interval"} & set(entry_of(found, {}))
     assert "bootstrap" not in clock.seconds
     assert found.gallery is None
     assert found.layers is not None

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import captured, seeded, synthetic_statistics
+from conftest import captured, lowering, seeded, synthetic_statistics
 from layer_graphs import BLOCKS, block
 
+from qexport.backends.info import profile_for
 from qexport.backends.protocol import LowersFloats
-from qexport.backends.registry import find_backend, profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
-from qexport.job.options import ExportJob
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.system.machine import VNNI, cpu_kind
-from qexport.verification.verify import Verification, check_coverage, check_plan
+from qexport.verification.coverage import check_coverage
+from qexport.verification.outcome import Verification
+from qexport.verification.verify import check_plan
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
@@ -37,7 +39,7 @@ def program_of(name: str, folder: Path) -> Program:
     from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
-    return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,11 @@ def written(
     program: Program, runtime: str, path: Path, kept: frozenset[str] = frozenset()
 ) -> tuple[QuantPlan, StoredGraph]:
     backend = find_backend(runtime)
-    profile = profile_for(backend, "int8", "vnni")
+    profile = profile_for(backend.info, "int8", "vnni")
     plan = make_plan(
         program, synthetic_statistics(program.values), profile, "percentile", dict.fromkeys(kept, FLOAT_AS_ASKED)
     )
-    backend.lower(program, plan, {"precision": "int8"}, path)
+    backend.lower(lowering(program, "int8", plan), path)
     return plan, backend.read(path)
 
 
@@ -63,7 +65,7 @@ def test_a_files_share_is_the_plans_whatever_the_runtime_fuses(
     name: str, runtime: str, folder: Path, tmp_path: Path
 ) -> None:
     program = program_of(name, folder)
-    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).suffix}")
+    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).info.suffix}")
     every = sum(value.macs for value in program.values.values())
     planned = sum(value.macs for value in program.values.values() if value.name in plan.integer)
     assert (stored.integer_macs, stored.total_macs) == (planned, every)
@@ -95,7 +97,7 @@ def test_what_a_runtime_leaves_out_is_no_fault_of_the_file(folder: Path, tmp_pat
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_layer_that_the_file_has_in_floats_is_refused(runtime: str, folder: Path, tmp_path: Path) -> None:
     program = program_of("residual", folder)
-    suffix = find_backend(runtime).suffix
+    suffix = find_backend(runtime).info.suffix
     plan, _ = written(program, runtime, tmp_path / f"file{suffix}")
     layer = next(value for value in reversed(program.values.values()) if value.weight)
     _, stored = written(program, runtime, tmp_path / f"less{suffix}", frozenset({layer.name}))
@@ -126,7 +128,7 @@ class Scaled(torch.nn.Module):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_scaled_layers_of_a_checkpoint_run_in_integers(runtime: str, tmp_path: Path) -> None:
     program = captured(seeded(Scaled()), (16, 16))
-    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).suffix}")
+    plan, stored = written(program, runtime, tmp_path / f"file{find_backend(runtime).info.suffix}")
     assert dict(stored.arithmetic) == {"INT8": 16 * 16 * 16 * (27 + 144 + 16 + 4 + 2)}
     assert check_coverage(program, plan, stored) == 1.0
 
@@ -153,7 +155,7 @@ def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
     from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner, compiled
 
     backend, path = OpenVINOBackend(), tmp_path / "file_openvino_model"
-    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
+    backend.lower(lowering(program_of("residual", folder), precision), path)
     (every,) = {sum(value.macs for value in program_of("residual", folder).values.values())}
     preferred = OpenVINORunner(path, 1, exact=False).float_type
     expected = "FP32" if precision == "fp32" else preferred
@@ -167,29 +169,6 @@ def test_fp32_files_are_computed_in_fp32_and_others_as_the_plugin_has_it(
         assert (found[0] if found else "FP32") == preferred
 
 
-def test_the_validator_computes_fp32_files_in_fp32_too(folder: Path, tmp_path: Path) -> None:
-    from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
-
-    from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner
-
-    backend = OpenVINOBackend()
-    original = Loader.load_model
-    for precision in ("fp32", "int8-dynamic"):
-        path = tmp_path / f"{precision}_openvino_model"
-        backend.lower(
-            program_of("residual", folder),
-            None,
-            {"precision": precision, "stride": 8, "task": "detect", "batch": 1},
-            path,
-        )
-        with backend.validation():
-            loader: Any = Loader(path, torch.device("cpu"))
-        kind = loader.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        preferred = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}[OpenVINORunner(path, 1, exact=False).float_type]
-        assert kind == ("f32" if precision == "fp32" else preferred)
-    assert Loader.load_model is original
-
-
 @pytest.mark.parametrize(
     ("precision", "expected"), [("fp32", {"FP32"}), ("fp16", {"FP32"}), ("int8-dynamic", {"FP32"})]
 )
@@ -201,7 +180,7 @@ def test_onnx_runtime_computes_floats_in_fp32_on_x86_whatever_the_file_stores(
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("other CPUs have FP16 kernels")
     backend, path = find_backend("onnx"), tmp_path / "file.onnx"
-    backend.lower(program_of("residual", folder), None, {"precision": precision}, path)
+    backend.lower(lowering(program_of("residual", folder), precision), path)
     assert set(backend.read(path).arithmetic) == expected
 
 

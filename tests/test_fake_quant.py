@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from qexport.planning.plan import TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import OPENVINO, TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
-from qexport.programs.program import Program, copied, every_output
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import Program, every_output
 from qexport.simulation.fake_quant import FakeQuant, fake_quantisers
 from qexport.simulation.insert import insert
 from qexport.simulation.rewrite import simulated
@@ -63,7 +64,7 @@ def test_forward_is_the_quantise_and_dequantise_pair(demo_program: Program, prof
     fake = insert(demo_program, plan, fake_quantisers())
     modules = [part for part in fake.modules() if isinstance(part, FakeQuant)]
     assert len(modules) >= sum(not tensor.is_float for tensor in plan.tensors.values()) > 50
-    image = demo_image(demo_program.imgsz)
+    image = demo_image(demo_program.input.imgsz)
     with torch.no_grad():
         pairs = zip(every_output(simulated(demo_program, plan)(image)), every_output(fake(image)), strict=True)
         assert all(torch.equal(expected, actual) for expected, actual in pairs)
@@ -88,7 +89,7 @@ def test_scales_and_weights_learn_through_it(tiny: Program) -> None:
     for weight in fake.parameters():
         weight.requires_grad_(True)
     images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    expected, before = tiny.graph(images), tiny.graph.get_parameter("neck.weight").clone()
+    expected, before = tiny.graph(images), tiny.graph.parameter("neck.weight").clone()
     learner = torch.optim.Adam(fake.parameters(), lr=1e-3)
     losses = []
     for _ in range(30):
@@ -99,7 +100,7 @@ def test_scales_and_weights_learn_through_it(tiny: Program) -> None:
         losses.append(float(loss.detach()))
     assert min(losses[-5:]) < 0.5 * losses[0]
     assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in fake.parameters())
-    assert torch.equal(tiny.graph.get_parameter("neck.weight"), before)
+    assert torch.equal(tiny.graph.parameter("neck.weight"), before)
 
 
 class Kept(nn.Module):

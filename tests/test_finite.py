@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import captured, seeded
-from hard_numbers import SIZE, Layers, layers, source
+from hard_numbers import SIZE, Layers, built, layers
 from numpy.typing import NDArray
 
-from qexport.backends.registry import find_backend
+from qexport.backends.registry import find_class
 from qexport.errors import InputError, UsageError, VerificationError
+from qexport.lowering.request import Lowering
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
-from qexport.steps import write_float
 from qexport.verification.finite import FiniteRunner, generated_input
 
 
@@ -50,7 +50,6 @@ def test_a_model_that_overflows_by_itself_is_refused() -> None:
 def test_an_onnx_file_of_nan_is_refused_by_its_layers_name(operator: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.job.options import ExportJob
     from qexport.programs.onnx.build import read_onnx
 
     layer = {"Conv": "w_flat = Conv (images, w)", "Gemm": "y = Gemm (flat, w)", "MatMul": "y = MatMul (flat, w)"}
@@ -66,7 +65,7 @@ def test_an_onnx_file_of_nan_is_refused_by_its_layers_name(operator: str, tmp_pa
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     onnx.save(model, tmp_path / "damaged.onnx")
     with pytest.raises(InputError, match=r"damaged\.onnx has .* with 1 of 12288 numbers NaN or infinite"):
-        read_onnx(ExportJob(str(tmp_path / "damaged.onnx"), format=("onnx",)), tmp_path / "damaged.onnx")
+        read_onnx(tmp_path / "damaged.onnx", CaptureOptions())
 
 
 class Planted:
@@ -75,23 +74,20 @@ class Planted:
     def __init__(self, program: Program, number: float) -> None:
         self.program, self.number = program, number
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         with torch.no_grad():
             output = self.program.graph(torch.from_numpy(batch)).numpy().copy()
         output[0, 0, 0] = self.number
-        return [output]
+        return (output,)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_an_output_that_is_no_number_is_refused(number: float) -> None:
     program = layers()
     with pytest.raises(VerificationError, match=r"onnx: 1 of 1536 numbers in the outputs are NaN or infinite"):
-        FiniteRunner(Planted(program, number), program, "onnx").run(generated_input(program))
+        FiniteRunner(Planted(program, number), program, "onnx")(generated_input(program))
     assert VerificationError.exit_code == 6
-    assert FiniteRunner(Planted(program, 0.0), program, "onnx").run(generated_input(program)).shape == (1, 6, 256)
+    assert FiniteRunner(Planted(program, 0.0), program, "onnx")(generated_input(program))[0].shape == (1, 6, 256)
 
 
 def test_infinity_of_the_models_own_is_no_fault_of_the_file() -> None:
@@ -101,18 +97,18 @@ def test_infinity_of_the_models_own_is_no_fault_of_the_file() -> None:
         graph = property(lambda self: lambda batch: torch.full((1, 6, 256), torch.inf))
 
     endless: Any = Endless(program, 0.0)
-    assert np.isinf(FiniteRunner(Planted(program, np.inf), endless, "onnx").run(generated_input(program))).sum() == 1
+    assert np.isinf(FiniteRunner(Planted(program, np.inf), endless, "onnx")(generated_input(program))[0]).sum() == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-dynamic"])
 def test_a_file_is_run_where_there_is_no_image(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    program, backend = layers(), find_backend("onnx")
+    program, backend = layers(), find_class("onnx")
     monkeypatch.setattr(backend, "runner", lambda *_: Planted(program, np.nan))
-    monkeypatch.setattr(backend, "lower", lambda *given: given[3].write_bytes(b"stands for a file"))
+    monkeypatch.setattr(backend, "lower", lambda self, request, path: path.write_bytes(b"stands for a file"))
     with pytest.raises(VerificationError, match="NaN or infinite"):
-        write_float(source(program, tmp_path, format=("onnx",), precision=precision), backend, precision)
-    assert list(tmp_path.iterdir()) == []
+        built(program, tmp_path, "onnx", precision)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"] * (precision == "int8-dynamic")
 
 
 @pytest.mark.parametrize(
@@ -129,20 +125,20 @@ def test_a_file_is_run_where_there_is_no_image(precision: str, tmp_path: Path, m
 def test_what_has_no_weights_cannot_keep_them_in_float(
     name: str, precision: str, value: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[Any] = []
-    program, backend = layers(), find_backend(name)
+    given: list[Lowering] = []
+    program, backend = layers(), find_class(name)
 
-    def lower(*arguments: Any) -> None:
-        given.extend(arguments)
+    def lower(self: Any, request: Lowering, path: Path) -> None:
+        given.append(request)
         raise VerificationError("far enough")
 
     monkeypatch.setattr(backend, "lower", lower)
-    job = source(program, tmp_path, format=(name,), precision=precision, keep_float=(value,))
     with pytest.raises(UsageError if refused else VerificationError) as found:
-        write_float(job, backend, precision)
+        built(program, tmp_path, name, precision, keep_float=(value,))
     if refused:
         assert f"--keep-float {value} has no weights, and {precision} in format {name}" in str(found.value)
     elif precision == "fp16":
-        assert given[4].float32 == {value}
+        assert given[0].float32 == {value}
     else:
-        assert given[1].tensors["point.weight"].why == "float as asked"
+        assert given[0].plan is not None
+        assert given[0].plan.tensors["point.weight"].why == "float as asked"

@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import synthetic_statistics
-from hard_numbers import SIZE, layers, picture, seen, source
+from conftest import lowering, synthetic_statistics
+from hard_numbers import SIZE, built, layers, picture, seen
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qexport.backends.protocol import LowerOptions
 from qexport.backends.registry import find_backend
 from qexport.calibration.peaks import measured_peaks
 from qexport.planning.half_range import peaks_of, unfit_constant, unfit_for_half
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import ONNXRUNTIME, TENSORRT
 from qexport.programs.program import Program
-from qexport.steps import write_float
 
 PACKAGES = {"tflite": "litert_torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
@@ -88,9 +86,10 @@ def test_what_overflows_is_kept_with_what_reads_it() -> None:
 def test_peaks_are_those_of_calibration() -> None:
     program = layers()
     measured, calibrated = measured_peaks(program, [picture(0).numpy(), picture(1).numpy()]), peaks_of(seen(program))
-    assert set(calibrated) <= set(measured)
-    for name, peak in calibrated.items():
-        assert measured[name] == pytest.approx(peak, rel=1e-6), name
+    body = [name for name in calibrated if program.values[name].region == "body"]
+    assert len(body) > 8
+    for name in body:
+        assert measured[name] == pytest.approx(calibrated[name], rel=1e-6), name
 
 
 @pytest.mark.parametrize("name", list(PACKAGES))
@@ -98,16 +97,15 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     """What FP16 cannot hold is in FP32 and named; what the user wants in FP32 is so, and needs no warning."""
     pytest.importorskip(PACKAGES[name], reason=f"needs the extra qexport[{name}]")
     program = hard()
-    job = source(program, tmp_path, format=(name,), precision="fp16", keep_float=("box_conv",))
-    written = write_float(job, find_backend(name), "fp16")
+    written = built(program, tmp_path, name, "fp16", keep_float=("box_conv",))
     path = written.artifact.path
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = find_backend(name).runner(path, 1).run(picture().numpy())
+    actual = find_backend(name).runner(path, 1)(picture().numpy())[0]
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())  # OpenVINO may compute in BF16
     (warning,) = written.warnings
-    largest = float(program.graph.get_parameter("first.weight").abs().max())
+    largest = float(program.graph.parameter("first.weight").abs().max())
     assert f"first_conv has constants up to {largest:.3g}, and FP16 ends at 65504" in warning
     assert "depthwise_conv has constants of " in warning
     assert "point_conv" in warning
@@ -115,7 +113,7 @@ def test_a_half_file_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert ("cls_conv" in warning) == (name != "tflite")  # its biases are FP32
     content = (path / "model.bin" if path.is_dir() else path).read_bytes()
     for layer, stays in (("box", True), ("point", True), ("cls", name != "tflite")):  # 1 by 1: the same in every order
-        weight = program.graph.get_parameter(f"{layer}.weight").detach().numpy()
+        weight = program.graph.parameter(f"{layer}.weight").numpy()
         if (name, layer) == ("tflite", "box"):
             weight = weight / np.float32(SIZE[0])  # the unit of its boxes is folded into it
         assert (weight.tobytes() in content) == stays, layer
@@ -132,11 +130,10 @@ def test_tensorrt_computes_in_fp32_what_fp16_cannot_hold_between_its_integers(tm
     assert not unfit.keys() & plan.integer
     assert plan.tensors["first_conv"].why == unfit["first_conv"]
     assert "point_conv" in plan.integer
-    options = LowerOptions(float32=frozenset(unfit))
-    backend.lower(program, plan, {"precision": "int8"}, tmp_path / "a.onnx", options)
+    backend.lower(lowering(program, "int8", plan, float32=frozenset(unfit)), tmp_path / "a.onnx")
     with torch.no_grad():
         expected = program.graph(picture()).numpy()
-    actual = backend.runner(tmp_path / "a.onnx", 1).run(picture().numpy())
+    actual = backend.runner(tmp_path / "a.onnx", 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
 
 

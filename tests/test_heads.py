@@ -103,20 +103,20 @@ def test_a_head_with_a_distance_distribution_is_ultralytics_own(name: str) -> No
     split = split_head(untrained(name), None, (96, 128))
     with torch.no_grad():
         actual = split(images)
-    assert split.decode.reg_max == 16
-    assert not split.decode.end2end
+    assert split.decode.layout.reg_max == 16
+    assert not split.decode.layout.end2end
     assert expected[:, :4].std() > 1
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_a_distribution_head_can_be_captured() -> None:
     program = captured(split_head(untrained("yolo11n.yaml"), None, (64, 64)), (64, 64))
-    assert [program.values[name].shape for name in program.raw_boxes] == [
+    assert [program.values[name].shape for name in program.raw.boxes] == [
         (1, 64, 8, 8),
         (1, 64, 4, 4),
         (1, 64, 2, 2),
     ]
-    assert [program.values[name].shape[1] for name in program.raw_scores] == [5, 5, 5]
+    assert [program.values[name].shape[1] for name in program.raw.scores] == [5, 5, 5]
 
 
 def test_suppression_inside_keeps_what_ultralytics_keeps() -> None:
@@ -160,7 +160,7 @@ def test_anchor_points_by_hand() -> None:
 
 
 def test_without_a_choice_the_end_to_end_head_is_taken_where_there_is_one() -> None:
-    assert split_head(demo_checkpoint().module, None, (64, 64)).decode.end2end
+    assert split_head(demo_checkpoint().module, None, (64, 64)).decode.layout.end2end
 
 
 def test_a_model_without_an_end_to_end_head_is_refused_one() -> None:

@@ -350,9 +350,7 @@ def test_every_config_in_the_repository_is_a_job() -> None:
 
 
 def test_a_format_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qexport.backends.tflite import backend as tflite
-
-    monkeypatch.setattr(tflite, "find_spec", lambda name: None)
+    monkeypatch.setattr("qexport.plugins.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'qexport\[tflite\]'"):
         make_job(GOOD)
 

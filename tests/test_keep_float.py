@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import synthetic_statistics
+from conftest import lowering, synthetic_statistics
 from hard_numbers import layers, picture, seen
 
 from qexport.backends.registry import find_backend
@@ -17,7 +17,7 @@ from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage
+from qexport.verification.coverage import check_coverage
 
 
 def float_kernels(path: Path) -> set[str]:
@@ -44,22 +44,22 @@ def test_a_layer_between_integers_computes_in_float(
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     program, backend, path = layers(), find_backend("tflite"), tmp_path / "a.tflite"
     plan = make_plan(program, seen(program), profile, "minmax", dict.fromkeys(kept, FLOAT_AS_ASKED))
-    backend.lower(program, plan, {"precision": precision, "end2end": True}, path)
+    backend.lower(lowering(program, precision, plan), path)
     check_coverage(program, plan, backend.read(path))
     assert set(kept) <= float_kernels(path)
     assert "depthwise_conv" not in float_kernels(path)
-    weight = program.graph.get_parameter("point.weight").detach().numpy().tobytes()
+    weight = program.graph.parameter("point.weight").numpy().tobytes()
     assert (weight in path.read_bytes()) == ("point_conv" in kept)
     with torch.no_grad():
         expected = simulated(program, plan)(picture()).numpy()
-    actual = backend.runner(path, 1).run(picture().numpy())
+    actual = backend.runner(path, 1)(picture().numpy())[0]
     assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_a_sum_between_integers_computes_in_float(tiny: Program, tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE, "minmax", {"program_add": FLOAT_AS_ASKED})
-    find_backend("tflite").lower(tiny, plan, {"end2end": True}, tmp_path / "a.tflite")
+    find_backend("tflite").lower(lowering(tiny, "int8", plan), tmp_path / "a.tflite")
     assert "program_add" in float_kernels(tmp_path / "a.tflite")
     assert "program_add_2" not in float_kernels(tmp_path / "a.tflite")
 

@@ -33,14 +33,11 @@ class Runner:
         self.name, self.clock, self.calls, self.milliseconds = name, clock, calls, milliseconds
         self.batches: list[Batch] = []
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
         self.batches.append(batch)
         self.clock.now += self.milliseconds[len(self.batches) - 1] / 1e3
         self.calls.append(self.name)
-        return batch
+        return (batch,)
 
 
 @pytest.fixture

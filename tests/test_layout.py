@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,11 +14,11 @@ from refusals import INPUT, INT8, Refusal
 from qexport.data.choice import MAX_CALIBRATION, note_of
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import image_list, load_dataset, load_folder
-from qexport.data.selection import RunImages, select_images
+from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError
-from qexport.job.options import make_job
 from qexport.measurement.dataset_check import check_data, mismatch
 from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.tasks import TaskSpec
 
 PETS = {0: "bird", 1: "cat", 2: "dog"}
 
@@ -115,9 +113,8 @@ def test_advice_is_about_what_was_given(tmp_path: Path, kind: str, advice: str) 
     (tmp_path / "d.txt").write_text("pictures/a.jpg\n")
     (tmp_path / "d.yaml").write_text("names: [x]\ntrain: pictures\n")
     place = {"folder": tmp_path / "pictures", "list": tmp_path / "d.txt", "yaml": tmp_path / "d.yaml"}[kind]
-    job = make_job({"model": "a.pt", "data": str(place)})
     with pytest.raises(InputError, match="no split 'val'") as refused:
-        select_images(job)
+        select_images(ImageChoice(data=str(place)))
     assert advice in refused.value.remedy
     assert ("'val:" in refused.value.remedy) == (kind == "yaml")
 
@@ -131,8 +128,8 @@ def classes(folder: Path, **extra: str) -> None:
     put(*(folder / place for place in extra.values()))
 
 
-def pets(task: str = "classify", known: dict[int, str] | None = None) -> Any:
-    return replace(demo_checkpoint(), task=task, names=known or PETS, module=SimpleNamespace(model=[None]))
+def pets(task: str = "classify", known: dict[int, str] | None = None) -> TaskSpec:
+    return TaskSpec(Path("pets.pt"), task, known or PETS, 3)
 
 
 def scored(folder: Path) -> RunImages:
@@ -233,11 +230,11 @@ def test_a_folder_too_many_to_train_with_is_named(tmp_path: Path) -> None:
     ("given", "count"),
     [
         ({}, 512),
-        ({"calib_images": "all"}, 2000),
-        ({"calib_images": "7"}, 7),
-        ({"calib_images": 700}, 700),
+        ({"count": 0}, 2000),
+        ({"count": 7}, 7),
+        ({"count": 700}, 700),
         ({"fraction": 0.5}, 1000),
-        ({"fraction": 0.5, "calib_images": 9}, 9),
+        ({"fraction": 0.5, "count": 9}, 9),
     ],
 )
 def test_calibration_has_a_limit_unless_somebody_sets_one(
@@ -246,8 +243,7 @@ def test_calibration_has_a_limit_unless_somebody_sets_one(
     every = tuple(Path(f"{i:06d}.jpg") for i in range(2000))
     put(tmp_path / "a.jpg")
     monkeypatch.setattr("qexport.data.selection.image_list", lambda *_: every)
-    job = make_job({"model": "a.pt", "int8": True, "data": str(tmp_path), "no_eval": True, **given})
-    images = select_images(job)
+    images = select_images(ImageChoice(data=str(tmp_path), calibrates=True, evaluates=False, **given))
     assert (len(images.calibration), images.available) == (count, 2000)
     steps = {int(b.stem) - int(a.stem) for a, b in zip(images.calibration, images.calibration[1:], strict=False)}
     assert max(steps) - min(steps) <= 1  # evenly chosen

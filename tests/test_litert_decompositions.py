@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import demo_images, synthetic_statistics
+from conftest import demo_images, lowering, synthetic_statistics
 
-from qexport.backends.protocol import LowerOptions
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import read_metadata
 from qexport.calibration.calibrate import calibrate
@@ -42,11 +41,11 @@ def both_ways(
     with monkeypatch.context() as patch:
         patch.setattr(decompositions, "run_decompositions", counted)
         patch.setattr(exports, "exported_program", directly)
-        TFLiteBackend().lower(program, plan, metadata, folder / "quick.tflite")
+        TFLiteBackend().lower(lowering(program, "int8" if plan else "fp32", plan, metadata), folder / "quick.tflite")
     assert calls == ["export", "", "", "", ""]  # it ran, decomposed four times, and came to its end
     with monkeypatch.context() as patch:
         patch.setattr(decompositions, "is_tested", lambda: False)
-        TFLiteBackend().lower(program, plan, metadata, folder / "own.tflite")
+        TFLiteBackend().lower(lowering(program, "int8" if plan else "fp32", plan, metadata), folder / "own.tflite")
     return (folder / "quick.tflite").read_bytes(), (folder / "own.tflite").read_bytes()
 
 
@@ -76,6 +75,6 @@ def test_the_converters_own_way_is_taken_where_the_quick_one_fails(
 
     monkeypatch.setattr(decompositions, "run_decompositions", broken)
     notes: list[str] = []
-    TFLiteBackend().lower(tiny, None, {"end2end": True}, tmp_path / "a.tflite", LowerOptions(warn=notes.append))
+    TFLiteBackend().lower(lowering(tiny, "fp32", warn=notes.append), tmp_path / "a.tflite")
     assert notes == ["converted the slow way, because the quick one failed (RuntimeError: planted)"]
-    assert read_metadata(tmp_path / "a.tflite") == {"end2end": True}
+    assert read_metadata(tmp_path / "a.tflite") == {"precision": "fp32", "end2end": True}

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDecode, captured, seeded, synthetic_statistics
+from conftest import TinyDecode, captured, lowering, seeded, synthetic_statistics
 from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import TFLITE
-from qexport.programs.program import Program, copied
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage, check_plan
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 graphs = pytest.importorskip("qexport.backends.tflite.graph_fixes")
@@ -92,7 +94,7 @@ def test_a_file_holds_its_plan_and_constants_stay_float(
     monkeypatch.setattr(litert_torch.config, "layout_optimize_partitioner", partitioner)
     plan = make_plan(program, synthetic_statistics(program.values), TFLITE, "minmax", {"cls_conv": FLOAT_AS_ASKED})
     path, backend = tmp_path / "a.tflite", TFLiteBackend()
-    backend.lower(program, plan, {"end2end": True}, path)
+    backend.lower(lowering(program, "int8", plan), path)
     stored = backend.read(path)
     assert check_plan(program, plan, stored) >= 8
     check_coverage(program, plan, stored)
@@ -102,4 +104,4 @@ def test_a_file_holds_its_plan_and_constants_stay_float(
     with torch.no_grad():
         expected = simulated(program, plan)(image).numpy()
     assert np.ptp(expected) > 100
-    np.testing.assert_allclose(backend.runner(path, 1).run(image.numpy()), expected, atol=0.05)
+    np.testing.assert_allclose(backend.runner(path, 1)(image.numpy())[0], expected, atol=0.05)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import demo_checkpoint
 from numpy.typing import NDArray
 
-from qexport import steps as lower
+from qexport import pipeline
 from qexport.backends.protocol import Runner
-from qexport.backends.registry import find_backend
+from qexport.backends.registry import find_class
 from qexport.clock import Clock
+from qexport.data.input_form import InputSpec
 from qexport.data.selection import RunImages
+from qexport.detections.layout import HeadLayout
 from qexport.errors import ConversionError
+from qexport.execution.executor import Inline, Task
 from qexport.job.options import ExportJob
 from qexport.measurement import measure
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.latency import Latency
+from qexport.planning.plan import QuantPlan
+from qexport.programs.build import Source
+from qexport.programs.program import Program
 from qexport.progress import Silent
+from qexport.steps.build import build
+from qexport.steps.plan import make_target
 from qexport.system import machine as cpu_kinds
 
 
@@ -40,9 +50,10 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     name: str, asked: str, machine: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_kinds, "cpu_kind", lambda: machine)
-    cpu, profile = lower.chosen_profile(ExportJob("a.pt", int8=True, cpu=asked), find_backend(name))
-    assert cpu == (machine if asked == "auto" else asked)
-    assert (profile.name, profile.saturating_pair_accumulation) == (name, pairs)
+    target = make_target(name, "int8", asked)
+    assert target.profile is not None
+    assert target.cpu == (machine if asked == "auto" else asked)
+    assert (target.profile.name, target.profile.saturating_pair_accumulation) == (name, pairs)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +80,32 @@ def test_weights_are_made_for_the_cpu_that_is_asked_for(
     ],
 )
 def test_a_refusal_says_which_formats_may_take_the_model(
-    model: str, name: str, precision: str, remedy: str, expected: str
+    model: str,
+    name: str,
+    precision: str,
+    remedy: str,
+    expected: str,
+    tiny: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = ExportJob(model, format=(name,))
-    with pytest.raises(ConversionError) as found, lower._others_named(job, find_backend(name), precision):
+    def refuse(*_: Any) -> None:
         raise ConversionError("there is no kernel for it", remedy)
+
+    monkeypatch.setattr(find_class(name), "lower", refuse)
+    source = Source(demo_checkpoint(), tiny)
+    run = pipeline.Run(
+        ExportJob(model, format=(name,), out=tmp_path),
+        source,
+        RunImages(),
+        Task(print),
+        Clock(Silent()),
+        Inline(),
+        plan=QuantPlan("any", tiny.fingerprint, frozenset(), {}),
+    )
+    asked = replace(pipeline.request(run, name, precision), plan=run.plan)
+    with pytest.raises(ConversionError) as found:
+        build(source, asked)
     assert (found.value.what, found.value.remedy) == ("there is no kernel for it", expected)
 
 
@@ -85,7 +117,7 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         return {path: Latency(2.0, 3.0, 1.0, 40) for path in runners}
 
     def written(backend: str, path: str) -> Any:
-        runtime = SimpleNamespace(name=backend, runner=lambda *_: None)
+        runtime = SimpleNamespace(info=SimpleNamespace(name=backend), runner=lambda *_: None)
         artifact = SimpleNamespace(path=Path(path), precision="int8")
         return SimpleNamespace(backend=runtime, timed=backend != "tensorrt", artifact=artifact)
 
@@ -93,14 +125,21 @@ def test_each_runtime_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     items = [written(*pair) for pair in (("onnx", "a"), ("tensorrt", "b"), ("openvino", "c"), ("onnx", "d"))]
     program: Any = SimpleNamespace(
         values={"images": SimpleNamespace(shape=(1, 3, 32, 32))},
-        imgsz=(32, 32),
-        batch=1,
-        image_form=("letterbox", 3),
-        head="end2end",
+        input=InputSpec((32, 32)),
+        layout=HeadLayout((8,), (32, 32), 1, head="end2end"),
     )
     missing: list[Unmeasured] = []
-    job = ExportJob("a.pt", no_eval=True)
-    found = measure.measure(job, "detect", program, RunImages(), items, Clock(Silent()), missing)
+    found = measure.measure(
+        program,
+        "detect",
+        RunImages(),
+        items,
+        threads=1,
+        accuracy=False,
+        latency=True,
+        clock=Clock(Silent()),
+        missing=missing,
+    )
     assert missing == []
     assert together == [{"a", "d"}, {"c"}]
     assert {str(path) for path, figures in found.items() if figures.latency} == {"a", "c", "d"}

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_statistics
+from conftest import SMALL, demo_checkpoint, demo_image, demo_images, lowering, synthetic_statistics
 
+from qexport.backends.info import profile_for
 from qexport.backends.onnxruntime.backend import OnnxBackend, integer_kernels, optimised
-from qexport.backends.registry import available_formats, find_backend, profile_for
+from qexport.backends.registry import available_formats, find_backend
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
 from qexport.lowering.metadata import artifact_metadata
@@ -28,7 +29,8 @@ from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
-from qexport.verification.verify import check_coverage, check_plan, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan, verify
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")
@@ -50,19 +52,19 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     """The end-to-end demo model at 96 pixels, calibrated on four images, for this machine."""
     backend = OnnxBackend()
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
-    plan = make_plan(demo_program, table.statistics, profile_for(backend, "int8", cpu_kind()))
+    plan = make_plan(demo_program, table.statistics, profile_for(backend.info, "int8", cpu_kind()))
     path = tmp_path_factory.mktemp("onnx") / "demo_int8.onnx"
     metadata = artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)
-    backend.lower(demo_program, plan, metadata, path)
+    backend.lower(lowering(demo_program, "int8", plan, metadata), path)
     return Lowered(path, plan, backend.read(path), metadata)
 
 
 @pytest.fixture(scope="module")
 def small(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QuantPlan]:
     """The tiny detector, with the weights that any CPU computes with."""
-    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OnnxBackend(), "int8", AVX2), "minmax")
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OnnxBackend.info, "int8", AVX2), "minmax")
     path = tmp_path_factory.mktemp("small") / "small.onnx"
-    OnnxBackend().lower(tiny, plan, {"precision": "int8"}, path)
+    OnnxBackend().lower(lowering(tiny, "int8", plan), path)
     return path, plan
 
 
@@ -79,22 +81,27 @@ def quantised(plan: QuantPlan) -> int:
 def test_the_backend_is_found_by_name() -> None:
     assert "onnx" in available_formats()
     backend = find_backend("onnx")
-    assert (backend.name, backend.suffix, backend.dynamic, backend.timed) == ("onnx", ".onnx", True, True)
-    assert backend.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
+    assert (backend.info.name, backend.info.suffix, backend.info.dynamic, backend.info.timed) == (
+        "onnx",
+        ".onnx",
+        True,
+        True,
+    )
+    assert backend.info.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
 
 
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OnnxBackend()
-    assert profile_for(backend, "int8", VNNI) == profile_for(backend, "int8", ARM) == ONNXRUNTIME
-    assert profile_for(backend, "int8", AVX2).saturating_pair_accumulation
-    assert not profile_for(backend, "int8", VNNI).saturating_pair_accumulation
+    assert profile_for(backend.info, "int8", VNNI) == profile_for(backend.info, "int8", ARM) == ONNXRUNTIME
+    assert profile_for(backend.info, "int8", AVX2).saturating_pair_accumulation
+    assert not profile_for(backend.info, "int8", VNNI).saturating_pair_accumulation
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_is_named_with_the_remedy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.programs.onnx.session.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("qexport.plugins.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf"format onnx needs {package}: pip install 'qexport\[onnx\]'"):
-        OnnxBackend()
+        find_backend("onnx")
 
 
 def test_the_small_file_holds_its_plan(tiny: Program, small: tuple[Path, QuantPlan]) -> None:
@@ -126,14 +133,14 @@ def test_integer_kernels_are_named_by_their_values(small: tuple[Path, QuantPlan]
 
 def test_a_float_file_has_no_integer_kernel(tiny: Program, tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
-    OnnxBackend().lower(tiny, None, {"precision": "fp32"}, path)
+    OnnxBackend().lower(lowering(tiny, "fp32"), path)
     stored = OnnxBackend().read(path)
     assert (stored.tensors, stored.integer_macs, stored.coverage) == ({}, 0, 0.0)
     assert stored.total_macs == sum(value.macs for value in tiny.values.values())
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         expected = tiny.graph(image).numpy()
-    np.testing.assert_allclose(OnnxRunner(path, 1).run(image.numpy()), expected, atol=1e-4)
+    np.testing.assert_allclose(OnnxRunner(path, 1)(image.numpy())[0], expected, atol=1e-4)
 
 
 Tamper = Callable[[dict[str, np.ndarray[Any, Any]]], None]
@@ -189,7 +196,7 @@ def test_a_file_that_was_changed_is_found(
 
 def test_equal_inputs_give_equal_files(tiny: Program, small: tuple[Path, QuantPlan], tmp_path: Path) -> None:
     graphs._exported.clear()  # the export itself must be repeatable, not only what is done with it
-    OnnxBackend().lower(tiny, small[1], {"precision": "int8"}, tmp_path / "again.onnx")
+    OnnxBackend().lower(lowering(tiny, "int8", small[1]), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == small[0].read_bytes()
 
 
@@ -248,7 +255,7 @@ def test_ultralytics_predicts_with_the_file(lowered: Lowered) -> None:
     from ultralytics.engine.results import Results
     from ultralytics.models import YOLO
 
-    rows = OnnxRunner(lowered.path, 1).run(demo_image(SMALL, CLEAR).numpy())[0]
+    rows = OnnxRunner(lowered.path, 1)(demo_image(SMALL, CLEAR).numpy())[0][0]
     rows = rows[rows[:, 4] >= 0.25]
     assert len(rows) >= 1
     (result,) = YOLO(str(lowered.path), task="detect").predict(

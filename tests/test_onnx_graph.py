@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from qexport.lowering.onnx.export import OUTPUT, onnx_graph, set_metadata
 from qexport.lowering.onnx.write import write_onnx
+from qexport.programs.capture import capture
+from qexport.programs.captured_graph import module_of
 from qexport.programs.heads import split_head
-from qexport.programs.program import INPUT, Program, capture
+from qexport.programs.program import INPUT, Program
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[onnx]")
@@ -110,7 +112,7 @@ def test_named_values_are_computed_by_their_operation(demo_program: Program, flo
 @pytest.mark.slow
 def test_parameters_keep_their_paths_and_numbers(demo_program: Program, float_file: Path) -> None:
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(float_file).graph.initializer}
-    parameters = demo_program.graph.state_dict()
+    parameters = module_of(demo_program).state_dict()
     weights = [value.weight for value in demo_program.values.values() if value.weight]
     assert len(weights) == 102
     for weight in weights:
@@ -165,11 +167,11 @@ def test_a_dynamic_graph_takes_any_number_of_images(dynamic: Program, demo_progr
 
 @pytest.mark.slow
 def test_a_dynamic_program_describes_one_image(dynamic: Program, demo_program: Program) -> None:
-    assert (dynamic.dynamic, dynamic.batch, demo_program.dynamic) == (True, 1, False)
+    assert (dynamic.input.dynamic, dynamic.input.batch, demo_program.input.dynamic) == (True, 1, False)
     static = {n: (v.operation, v.inputs, v.shape, v.macs) for n, v in demo_program.values.items() if v.region == "body"}
     found = {n: (v.operation, v.inputs, v.shape, v.macs) for n, v in dynamic.values.items() if v.region == "body"}
     assert found == static
-    assert (dynamic.raw_boxes, dynamic.raw_scores) == (demo_program.raw_boxes, demo_program.raw_scores)
+    assert (dynamic.raw.boxes, dynamic.raw.scores) == (demo_program.raw.boxes, demo_program.raw.scores)
 
 
 @pytest.mark.slow
@@ -194,7 +196,7 @@ def test_half_precision_is_for_the_body_alone(demo_program: Program, half_file: 
     assert len(floats) > 350
     for value in floats:
         assert types[value.name] == (half if value.region == "body" else single), value.name
-    assert {types[name] for name in demo_program.raw_scores} == {half}
+    assert {types[name] for name in demo_program.raw.scores} == {half}
 
 
 @pytest.mark.parametrize("opset", [18, 21])

@@ -77,7 +77,7 @@ def test_outputs_are_compared_where_there_is_no_task(run: Report, few: Path) -> 
     (found,) = next(a for a in run.artifacts if (a.format, a.precision) == ("onnx", "int8")).outputs
     assert found.name == "detections"
     assert found.images == 8
-    assert any("calibrated on" in warning for artifact in run.artifacts for warning in artifact.warnings)
+    assert any("calibrated on" in warning.text for artifact in run.artifacts for warning in artifact.warnings)
     # The same figures by hand, with NumPy alone.
     from qexport.data.images import letterbox, read_image, to_tensor
 
@@ -154,7 +154,7 @@ def test_a_classifier_with_its_own_normalisation_and_operators(few: Path, tmp_pa
     report = ran(model, tmp_path / "out", format="onnx,openvino,tensorrt", **options)
     assert not report.failures
     assert report.calibration is not None
-    assert report.calibration["preprocess"] == "centre crop 96x96, BGR, imagenet"
+    assert report.calibration.preprocess == "centre crop 96x96, BGR, imagenet"
     for artifact in report.artifacts:
         assert artifact.precision == "fp32" or (artifact.outputs[0].cosine or 0) > 0.95
     kernels = optimised(next(a.path for a in report.artifacts if a.path.endswith("classifier_int8.onnx")), tmp_path)
@@ -187,14 +187,14 @@ def test_a_file_with_ultralytics_metadata_is_scored_like_a_checkpoint(tmp_path: 
     second = ran(Path(whole.path), tmp_path / "onnx", data=str(data))
     again, small = sorted(second.artifacts, key=lambda artifact: artifact.precision)
     through_pt = next(a for a in first.artifacts if a.precision == "int8")
-    assert second.model["task"] == "detect"
+    assert second.model.task == "detect"
     assert again.accuracy is not None
     assert small.accuracy is not None
     assert whole.accuracy is not None
     assert through_pt.accuracy is not None
-    assert again.accuracy["map"] == pytest.approx(whole.accuracy["map"], abs=1e-3)
-    assert (small.accuracy["fidelity"] or 0) > 0.9
-    assert small.accuracy["fidelity"] == pytest.approx(through_pt.accuracy["fidelity"], abs=0.06)
+    assert again.accuracy.map == pytest.approx(whole.accuracy.map, abs=1e-3)
+    assert (small.accuracy.fidelity or 0) > 0.9
+    assert small.accuracy.fidelity == pytest.approx(through_pt.accuracy.fidelity, abs=0.06)
     carried = {entry.key: entry.value for entry in onnx.load(small.path).metadata_props}
     original = {entry.key: entry.value for entry in onnx.load(whole.path).metadata_props}
     same = ("task", "names", "stride", "imgsz", "channels", "end2end")

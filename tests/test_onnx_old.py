@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +18,14 @@ pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
 import onnxruntime
 
-from qexport.backends.registry import find_backend, profile_for
+from qexport.backends.info import profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import InputError, UsageError
 from qexport.job.options import make_job
 from qexport.planning.planner import make_plan
 from qexport.programs.onnx.build import read_onnx
 from qexport.programs.onnx.file import QUANTISED
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 
 
@@ -109,8 +112,8 @@ def old_file(name: str, path: Path, ir_version: int) -> Path:
     return path
 
 
-def program_of(path: Path, **options: object) -> Program:
-    return read_onnx(make_job({"model": str(path), "no_eval": True, **options}), path)[1]
+def program_of(path: Path, **options: Any) -> Program:
+    return read_onnx(path, CaptureOptions(**options))[1]
 
 
 @pytest.mark.parametrize("ir_version", [3, 6])
@@ -129,12 +132,12 @@ def test_old_files_compute_what_they_did(name: str, ir_version: int, tmp_path: P
 
 
 def test_the_quantised_file_of_an_old_one_has_one_input_and_a_version_that_is_right(tmp_path: Path) -> None:
-    from conftest import synthetic_statistics
+    from conftest import lowering, synthetic_statistics
 
     program = program_of(old_file("split by attribute", tmp_path / "old.onnx", 3))
     backend, path = find_backend("onnx"), tmp_path / "new.onnx"
-    plan = make_plan(program, synthetic_statistics(program.values), profile_for(backend, "int8", "vnni"))
-    backend.lower(program, plan, {"precision": "int8"}, path)
+    plan = make_plan(program, synthetic_statistics(program.values), profile_for(backend.info, "int8", "vnni"))
+    backend.lower(lowering(program, "int8", plan), path)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     assert [each.name for each in proto.graph.input] == ["images"]
@@ -159,11 +162,11 @@ def test_the_file_decides_its_size(size: int, tmp_path: Path) -> None:
     for dimension in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_value = size
     onnx.save(proto, path)
-    assert program_of(path).imgsz == program_of(path, imgsz=size).imgsz == (size, size)
+    assert program_of(path).input.imgsz == program_of(path, imgsz=size).input.imgsz == (size, size)
     for dimension in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_param = "size"
     onnx.save(proto, path)
-    assert program_of(path, imgsz=size).imgsz == (size, size)
+    assert program_of(path, imgsz=size).input.imgsz == (size, size)
 
 
 def test_checkpoints_need_32_pixels_and_files_one() -> None:

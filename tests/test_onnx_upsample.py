@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import SMALL, synthetic_statistics
+from conftest import SMALL, lowering, synthetic_statistics
 
 from qexport.backends.onnxruntime.backend import OnnxBackend
 from qexport.lowering.onnx.upsample import upsample_by_copies
@@ -79,7 +79,7 @@ def test_onnx_runtime_copies_integers(tiny: Program, tmp_path: Path) -> None:
     """The runtime's own graph has no float between the integers that come and the copies of them."""
     plan = make_plan(tiny, synthetic_statistics(tiny.values), ONNXRUNTIME)
     path, optimised = tmp_path / "tiny.onnx", tmp_path / "optimised.onnx"
-    OnnxBackend().lower(tiny, plan, {"imgsz": list(SMALL)}, path)
+    OnnxBackend().lower(lowering(tiny, "int8", plan, {"imgsz": list(SMALL)}), path)
     session(path, 1, optimised)
     graph = onnx.load(optimised).graph
     assert not [node for node in graph.node if node.op_type == "Resize"]

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, demo_checkpoint, demo_image, demo_images, synthetic_statistics
+from conftest import SMALL, demo_checkpoint, demo_image, demo_images, lowering, synthetic_statistics
 
 from qexport.backends.artifact import describe_artifact
+from qexport.backends.info import profile_for
 from qexport.backends.openvino.backend import OpenVINOBackend, OpenVINORunner
-from qexport.backends.registry import available_formats, find_backend, profile_for
+from qexport.backends.registry import available_formats, find_backend
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError, MissingExtraError, VerificationError
 from qexport.lowering.metadata import artifact_metadata
@@ -27,7 +28,8 @@ from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.files import write_whole
 from qexport.system.machine import ARM, AVX2, VNNI, cpu_kind
-from qexport.verification.verify import check_coverage, check_plan, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.verify import check_plan, verify
 
 pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
 pytest.importorskip("onnxscript", reason="needs the extra qexport[openvino]")
@@ -49,19 +51,19 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     """The end-to-end demo model at 96 pixels, calibrated on four images, for this machine."""
     backend = OpenVINOBackend()
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
-    plan = make_plan(demo_program, table.statistics, profile_for(backend, "int8", cpu_kind()))
+    plan = make_plan(demo_program, table.statistics, profile_for(backend.info, "int8", cpu_kind()))
     path = tmp_path_factory.mktemp("openvino") / "demo_int8_openvino_model"
     metadata = artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)
-    backend.lower(demo_program, plan, metadata, path)
+    backend.lower(lowering(demo_program, "int8", plan, metadata), path)
     return Lowered(path, plan, backend.read(path), metadata)
 
 
 @pytest.fixture(scope="module")
 def small(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QuantPlan]:
     """The tiny detector, with the weights that any CPU computes with."""
-    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OpenVINOBackend(), "int8", AVX2), "minmax")
+    plan = make_plan(tiny, synthetic_statistics(tiny.values), profile_for(OpenVINOBackend.info, "int8", AVX2), "minmax")
     path = tmp_path_factory.mktemp("small") / "small_openvino_model"
-    OpenVINOBackend().lower(tiny, plan, {"precision": "int8"}, path)
+    OpenVINOBackend().lower(lowering(tiny, "int8", plan), path)
     return path, plan
 
 
@@ -82,30 +84,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_backend_is_found_by_name() -> None:
     assert "openvino" in available_formats()
     backend = find_backend("openvino")
-    assert (backend.name, backend.suffix) == ("openvino", "_openvino_model")
-    assert (backend.dynamic, backend.timed) == (True, True)
-    assert backend.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
+    assert (backend.info.name, backend.info.suffix) == ("openvino", "_openvino_model")
+    assert (backend.info.dynamic, backend.info.timed) == (True, True)
+    assert backend.info.precisions == {"fp32", "fp16", "int8", "int8-dynamic"}
 
 
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OpenVINOBackend()
-    assert profile_for(backend, "int8", VNNI) == profile_for(backend, "int8", ARM) == OPENVINO
-    assert profile_for(backend, "int8", AVX2).saturating_pair_accumulation
-    assert not profile_for(backend, "int8", VNNI).saturating_pair_accumulation
+    assert profile_for(backend.info, "int8", VNNI) == profile_for(backend.info, "int8", ARM) == OPENVINO
+    assert profile_for(backend.info, "int8", AVX2).saturating_pair_accumulation
+    assert not profile_for(backend.info, "int8", VNNI).saturating_pair_accumulation
 
 
 @pytest.mark.parametrize("package", ["openvino", "onnx", "onnxscript"])
 def test_a_missing_package_is_named_with_the_remedy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.programs.onnx.session.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("qexport.plugins.find_spec", lambda name: None if name == package else object())
     with pytest.raises(MissingExtraError, match=rf"format openvino needs {package}: pip install 'qexport\[openvino\]'"):
-        OpenVINOBackend()
+        find_backend("openvino")
 
 
 def test_onnx_runtime_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "qexport.programs.onnx.session.find_spec", lambda name: None if name == "onnxruntime" else object()
-    )
-    assert OpenVINOBackend().name == "openvino"
+    monkeypatch.setattr("qexport.plugins.find_spec", lambda name: None if name == "onnxruntime" else object())
+    assert find_backend("openvino").info.name == "openvino"
 
 
 def test_the_small_folder_holds_its_plan(tiny: Program, small: tuple[Path, QuantPlan]) -> None:
@@ -116,7 +116,7 @@ def test_the_small_folder_holds_its_plan(tiny: Program, small: tuple[Path, Quant
     assert stored.tensors["images"].dtype == "uint8"
     grouped = stored.tensors["left.weight"].integers
     assert grouped is not None
-    real = tiny.graph.state_dict()["left.weight"].double().numpy()
+    real = tiny.graph.parameter("left.weight").double().numpy()
     scale = np.array(plan.tensors["left.weight"].scale)[:, None, None, None]
     np.testing.assert_array_equal(grouped, np.rint(real / scale))
 
@@ -135,7 +135,7 @@ def test_multiply_accumulates_of_the_small_folder_by_hand(small: tuple[Path, Qua
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_float_folder_computes_the_program(tiny: Program, tmp_path: Path, precision: str) -> None:
     path = tmp_path / "float_openvino_model"
-    OpenVINOBackend().lower(tiny, None, {"precision": precision}, path)
+    OpenVINOBackend().lower(lowering(tiny, precision), path)
     stored = OpenVINOBackend().read(path)
     assert (stored.tensors, stored.integer_macs, stored.coverage) == ({}, 0, 0.0)
     assert stored.total_macs == sum(value.macs for value in tiny.values.values())
@@ -144,16 +144,16 @@ def test_a_float_folder_computes_the_program(tiny: Program, tmp_path: Path, prec
         expected = tiny.graph(image).numpy()
     # FP16 has 11 bits, and the boxes of this model reach 20.
     tolerance = 1e-4 if precision == "fp32" else 0.05
-    np.testing.assert_allclose(OpenVINORunner(path, 1, exact=True).run(image.numpy()), expected, atol=tolerance)
+    np.testing.assert_allclose(OpenVINORunner(path, 1, exact=True)(image.numpy())[0], expected, atol=tolerance)
 
 
 def test_half_precision_halves_the_weights(tiny: Program, tmp_path: Path) -> None:
     stored = {}
     for precision in ("fp32", "fp16"):
         path = tmp_path / precision
-        OpenVINOBackend().lower(tiny, None, {"precision": precision}, path)
+        OpenVINOBackend().lower(lowering(tiny, precision), path)
         stored[precision] = contents(path)["model.bin"]
-    weight = tiny.graph.state_dict()["neck.weight"].numpy()
+    weight = tiny.graph.parameter("neck.weight").numpy()
     assert weight.tobytes() in stored["fp32"]
     assert weight.tobytes() not in stored["fp16"]
     assert weight.astype(np.float16).tobytes() in stored["fp16"]
@@ -202,7 +202,7 @@ def test_a_folder_of_another_plan_is_refused(
 
 def test_equal_inputs_give_equal_folders(tiny: Program, small: tuple[Path, QuantPlan], tmp_path: Path) -> None:
     graphs._exported.clear()  # the export itself must be repeatable, not only what is done with it
-    OpenVINOBackend().lower(tiny, small[1], {"precision": "int8"}, tmp_path / "again_openvino_model")
+    OpenVINOBackend().lower(lowering(tiny, "int8", small[1]), tmp_path / "again_openvino_model")
     assert contents(tmp_path / "again_openvino_model") == contents(small[0])
 
 
@@ -215,13 +215,13 @@ def test_nothing_of_this_machine_is_in_the_folder(small: tuple[Path, QuantPlan])
 def test_a_folder_written_twice_is_replaced(tiny: Program, small: tuple[Path, QuantPlan], tmp_path: Path) -> None:
     path = tmp_path / "model_openvino_model"
     with write_whole(path) as temporary:
-        OpenVINOBackend().lower(tiny, None, {"precision": "fp32"}, temporary)
+        OpenVINOBackend().lower(lowering(tiny, "fp32"), temporary)
     (path / "stale.txt").write_text("of the first run")
     with write_whole(path) as temporary:
-        OpenVINOBackend().lower(tiny, small[1], {"precision": "int8"}, temporary)
+        OpenVINOBackend().lower(lowering(tiny, "int8", small[1]), temporary)
     assert set(contents(path)) == {"model.xml", "model.bin", "metadata.yaml"}
     assert contents(path)["model.bin"] == contents(small[0])["model.bin"]
-    assert contents(path)["metadata.yaml"] == b"precision: int8\n"
+    assert contents(path)["metadata.yaml"] == b"precision: int8\nend2end: true\n"
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
@@ -265,9 +265,9 @@ def test_the_runtime_agrees_with_the_simulation_on_real_images(demo_program: Pro
     assert found.coverage == lowered.stored.coverage
     # A run changes neither its input nor an earlier result.
     before = inputs[0].copy()
-    first = runner.run(inputs[0])
+    first = runner(inputs[0])[0]
     kept = first.copy()
-    runner.run(inputs[1])
+    runner(inputs[1])[0]
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(inputs[0], before)
 
@@ -288,7 +288,7 @@ def test_ultralytics_predicts_with_the_folder(lowered: Lowered) -> None:
     from ultralytics.engine.results import Results
     from ultralytics.models import YOLO
 
-    rows = OpenVINORunner(lowered.path, 1).run(demo_image(SMALL, CLEAR).numpy())[0]
+    rows = OpenVINORunner(lowered.path, 1)(demo_image(SMALL, CLEAR).numpy())[0][0]
     rows = rows[rows[:, 4] >= 0.25]
     assert len(rows) >= 1
     (result,) = YOLO(str(lowered.path), task="detect").predict(

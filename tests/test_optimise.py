@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import captured, demo_images, seeded, synthetic_statistics
+from conftest import captured, demo_images, lowering, seeded, synthetic_statistics
 from hard_numbers import Layers, layers
 from torch import Tensor
 from torch.fx import Interpreter, Node
@@ -68,15 +68,15 @@ class Raw(Interpreter):
 def raw_error(candidate: Candidate, images: Sequence[Path]) -> float:
     """`output_error` from its definition: raw outputs are kept and compared, logits from -8 on."""
     program = candidate.program
-    runs = [Raw(g, program.raw_outputs) for g in (candidate.reference.graph, simulated(program, candidate.plan))]
-    power = {name: [0.0, 0.0] for name in program.raw_outputs}
+    runs = [Raw(g, program.raw.all) for g in (candidate.reference.graph, simulated(program, candidate.plan))]
+    power = {name: [0.0, 0.0] for name in program.raw.all}
     for batch in batches(program, images):
         with torch.no_grad():
             for run in runs:
                 run.run(batch)
         for name, sums in power.items():
             real, other = (run.kept[name].double() for run in runs)
-            if name in program.raw_scores:
+            if name in program.raw.scores:
                 real, other = real.clamp(min=-8), other.clamp(min=-8)
             sums[0] += float((real - other).square().sum())
             sums[1] += float(real.square().sum())
@@ -120,7 +120,7 @@ def test_a_correction_is_the_mean_of_what_rounding_takes(tmp_path: Path) -> None
         exact = apply(given, getattr(module, name).weight, **settings)
         seen = apply(given, rounded(name), **settings)
         shift = (exact - seen).mean(dim=(0, 2, 3))
-        bias = corrected.program.graph.get_parameter(f"{name}.bias")
+        bias = corrected.program.graph.parameter(f"{name}.bias")
         assert float(shift.abs().max()) > 1e-3
         torch.testing.assert_close(bias, getattr(module, name).bias + shift, rtol=1e-4, atol=1e-5)
         output: Tensor = seen + getattr(module, name).bias.view(1, -1, 1, 1)
@@ -163,7 +163,7 @@ def small(tiny: Program) -> Candidate:
 
 
 def twice(candidate: Candidate, path: str) -> Candidate:
-    return candidate.with_parameters({path: candidate.program.graph.get_parameter(path) * 2})
+    return candidate.with_parameters({path: candidate.program.graph.parameter(path) * 2})
 
 
 def scaled(candidate: Candidate, name: str, **changes: Any) -> Candidate:
@@ -240,13 +240,13 @@ def test_a_file_graph_is_refused_with_a_reason(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     from layer_graphs import Graph, saved, stem
 
-    from qexport.job.options import ExportJob
     from qexport.programs.onnx.build import read_onnx
+    from qexport.programs.options import CaptureOptions
 
     graph = Graph()
     stem(graph)
     path = saved(graph, tmp_path / "stem.onnx")
-    program = read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    program = read_onnx(path, CaptureOptions())[1]
     given = Candidate(program, make_plan(program, None, WEIGHTS), program)
     kept, (record,) = optimise(given, (BiasCorrection(),), IMAGES[:4], Silent())
     assert kept is given
@@ -256,7 +256,7 @@ def test_a_file_graph_is_refused_with_a_reason(tmp_path: Path) -> None:
 def test_a_corrected_candidate_is_measured_against_the_reference(tiny: Program) -> None:
     """Against itself it would look perfect: no weight of it is rounded."""
     floats = QuantPlan("by hand", tiny.fingerprint, frozenset(), dict.fromkeys(tiny.values, TensorQuant("float32")))
-    bias = tiny.graph.get_parameter("box.bias")
+    bias = tiny.graph.parameter("box.bias")
     moved = Candidate(tiny, floats, tiny).with_parameters({"box.bias": bias + 0.5})
     images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     graphs = metered(moved.program, moved.plan, moved.reference), metered(moved.program, moved.plan)
@@ -272,9 +272,9 @@ def test_a_corrected_candidate_is_measured_against_the_reference(tiny: Program) 
 def test_other_weights_are_another_program(tiny: Program) -> None:
     changed = tiny.with_parameters({"box.bias": torch.ones(4)})
     assert changed.fingerprint != tiny.fingerprint
-    assert changed.graph.get_parameter("box.bias").tolist() == [1.0] * 4
-    assert tiny.graph.get_parameter("box.bias").tolist() != [1.0] * 4
-    assert changed.graph.get_parameter("stem.weight") is tiny.graph.get_parameter("stem.weight")
+    assert changed.graph.parameter("box.bias").tolist() == [1.0] * 4
+    assert tiny.graph.parameter("box.bias").tolist() != [1.0] * 4
+    assert changed.graph.parameter("stem.weight") is tiny.graph.parameter("stem.weight")
     assert changed.with_parameters({"box.bias": torch.zeros(4)}).fingerprint != changed.fingerprint
     with pytest.raises(ValueError, match=r"box\.bias"):
         tiny.with_parameters({"box.bias": torch.ones(3)})
@@ -298,7 +298,7 @@ def test_a_corrected_file_obeys_its_own_program(tmp_path: Path) -> None:
     given = Candidate(program, coarse(plan, 16), program)
     corrected = BiasCorrection()(given, IMAGES[:2], Silent())
     backend, path = find_backend("onnx"), tmp_path / "a.onnx"
-    backend.lower(corrected.program, corrected.plan, {"precision": "int8", "end2end": True}, path)
+    backend.lower(lowering(corrected.program, "int8", corrected.plan), path)
     stored = backend.read(path)
     assert check_plan(corrected.program, corrected.plan, stored) > 5
     assert check_biases(corrected.program, corrected.plan, stored) > 2

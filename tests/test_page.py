@@ -10,6 +10,7 @@ import pytest
 from page_reader import Element, read_page, shown_number
 from sample_report import FEW, RESTLESS, bare, sample_report
 
+from qexport.reporting.load import report_of
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.gallery import make_gallery
 from qexport.reporting.page.render import render
@@ -42,12 +43,17 @@ def report() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def text(report: dict[str, Any]) -> str:
-    return render(copy.deepcopy(report))
+    return rendered(copy.deepcopy(report))
 
 
 @pytest.fixture(scope="module")
 def page(text: str) -> Element:
     return read_page(text)
+
+
+def rendered(content: dict[str, Any]) -> str:
+    """The page of a parsed report.json."""
+    return render(report_of(content))
 
 
 def value_at(report: Any, path: str) -> Any:
@@ -163,9 +169,9 @@ def test_what_another_runtime_ran_says_so_in_tile_table_headline_and_point(repor
             "format": "tensorrt",
             "runtime": STAND_IN,
             "own_runtime": False,
-            "latency_ms": {"p50": 1, "p95": 2},
+            "latency_ms": {"p50": 1, "p95": 2, "min": 1},
         }
-    page, told = read_page(render(away)), f"run by {STAND_IN}"
+    page, told = read_page(rendered(away)), f"run by {STAND_IN}"
     assert page.all("p", class_="lead")[0].text == (
         f"TFLite and TensorRT in INT8, each verified against its plan; TensorRT {told}."
     )
@@ -179,7 +185,7 @@ def test_what_another_runtime_ran_says_so_in_tile_table_headline_and_point(repor
         assert [told in each.text for each in panels] == [False, True], name
     facts = page.all("section", id="verification")[0].all("dd")
     assert sum(each.text == told for each in facts) == 1  # of the two, one was verified
-    alone = read_page(render({**away, "artifacts": away["artifacts"][2:]}))
+    alone = read_page(rendered({**away, "artifacts": away["artifacts"][2:]}))
     assert alone.all("p", class_="lead")[0].text == f"TensorRT in INT8, verified against its plan, {told}."
 
 
@@ -198,7 +204,7 @@ def test_outputs_of_unknown_meaning_are_verified_by_their_cosine(report: dict[st
     for least, words in ((0.9, "0.9000"), (None, "")):
         made = bare(report, artifacts=report["artifacts"][:1])
         made["artifacts"][0]["verification"] = {**checked, "min_agreement": least}
-        text = read_page(render(made)).all("section", id="verification")[0].text
+        text = read_page(rendered(made)).all("section", id="verification")[0].text
         assert "Cosine of outputs and simulation0.9987" in text
         assert ("Least that passes" in text, f"Least that passes{words}" in text) == (bool(words), bool(words))
 
@@ -300,7 +306,7 @@ def test_text_of_the_report_is_never_markup(page: Element, report: dict[str, Any
     for artifact in hostile["artifacts"]:
         for image in artifact["gallery"] or ():
             image["thumbnail"] = uri
-    made = render(hostile)
+    made = rendered(hostile)
     assert uri not in made
     assert len(read_page(made).all("script")) == 1
 
@@ -314,17 +320,33 @@ def test_a_report_of_schema_1_has_no_empty_sections(report: dict[str, Any]) -> N
             artifact.pop(name, None)
         artifact["accuracy"] = {name: artifact["accuracy"][name] for name in known}
         artifact["device"] = None
-    page = read_page(render(old))
+    page = read_page(rendered(old))
     assert sections(page) == {"summary", "data", "verification", "run"}
     assert len(page.all("g", data_point="")) == 2
     assert "interval" not in page.all("div", class_="beside")[0].text
+
+
+def test_passes_over_the_weights_have_a_table_with_what_each_changed(report: dict[str, Any]) -> None:
+    kept = {"name": "bias correction", "kept": True, "before": 0.25, "after": 0.125, "images": 8, "seconds": 3.5}
+    lost = {"name": "another", "kept": False, "before": 0.125, "after": None, "images": 8, "seconds": 1.0}
+    made = bare(report)
+    made["artifacts"][0]["passes"] = [{**kept, "reason": "less noise"}, {**lost, "reason": "it <failed>"}]
+    (section,) = read_page(rendered(made)).all("section", id="passes")
+    rows = [[cell.text for cell in row if cell.tag in ("th", "td")] for row in section.all("tbody")[0].all("tr")]
+    assert rows == [
+        ["✓ kept: bias correction", "0.25", "0.125", "8", "3.5", "less noise"],
+        ["reverted: another", "0.125", "–", "8", "1.0", "it <failed>"],
+    ]
+    shown = {each.attributes["data-figure"] for each in section.all("data", data_figure="")}
+    assert {"artifacts.0.passes.0.before", "artifacts.0.passes.1.seconds"} <= shown
+    assert "passes" not in sections(read_page(rendered(bare(report))))
 
 
 def test_what_was_not_measured_is_left_out(report: dict[str, Any]) -> None:
     unmeasured = bare(report, evaluation=None, calibration=None, gate=None, failures=[], warnings=[])
     for artifact in unmeasured["artifacts"]:
         artifact |= {"accuracy": None, "latency_ms": None, "speedup": None, "gallery": None, "warnings": []}
-    page = read_page(render(unmeasured))
+    page = read_page(rendered(unmeasured))
     headings = [each.text for each in page.all("table", class_="summary")[0].all("th", scope="col")]
     assert headings == ["Artifact", "MB", "INT8 MACs"]
     assert sections(page) == {"summary", "data", "verification", "run"}
@@ -335,11 +357,11 @@ def test_what_was_not_measured_is_left_out(report: dict[str, Any]) -> None:
 
 def test_a_float_export_and_an_engine_have_pages(report: dict[str, Any]) -> None:
     alone = bare(report, artifacts=report["artifacts"][1:2])
-    page = read_page(render(alone))
+    page = read_page(rendered(alone))
     assert page.all("p", class_="lead")[0].text == "TFLite in FP32."
     assert sections(page) == {"summary", "gate", "data", "verification", "run"}
     engine = {**report["artifacts"][2], "engine": True, "format": "tensorrt", "precision": "int8"}
-    page = read_page(render(bare(report, artifacts=[engine])))
+    page = read_page(rendered(bare(report, artifacts=[engine])))
     assert page.all("article")[0].all("h3")[0].text == "TensorRT engine INT8"
 
 
@@ -347,7 +369,7 @@ def test_tasks_name_their_metrics(report: dict[str, Any]) -> None:
     evaluation = {**report["evaluation"], "metrics": ["top-1", "top-5"]}
     alone = report["artifacts"][:1]
     made = bare(report, evaluation=evaluation, model={**report["model"], "task": "classify"}, artifacts=alone)
-    page = read_page(render(made))
+    page = read_page(rendered(made))
     headings = [each.text for each in page.all("table", class_="summary")[0].all("th", scope="col")]
     assert headings[2:4] == ["top-1", "top-5"]
     assert "mAP" not in page.all("main")[0].text
@@ -355,8 +377,9 @@ def test_tasks_name_their_metrics(report: dict[str, Any]) -> None:
 
 
 def test_thumbnails_stop_before_the_page_gets_too_large(report: dict[str, Any]) -> None:
-    first, second = (Entry(f"artifacts.{i}", "", report["artifacts"][i], "", {}) for i in (0, 2))
-    images = [image["thumbnail"] for each in (first, second) for image in each.data["gallery"]]
+    artifacts = report_of(report).artifacts
+    first, second = (Entry(f"artifacts.{i}", "", artifacts[i], "", {}) for i in (0, 2))
+    images = [image.thumbnail for each in (first, second) for image in each.data.gallery or ()]
     # In turns: the first image of each, then the second of the first, for which there is no room.
     found = make_gallery((first, second), most=len(images[0]) + len(images[2]))
     assert [len(found.shots[each.at]) for each in (first, second)] == [1, 1]

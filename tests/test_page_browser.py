@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from sample_report import sample_report
 
+from qexport.reporting.load import load_report
 from qexport.reporting.page import write_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -57,7 +58,7 @@ def report() -> dict[str, Any]:
 def file(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    write_page(folder / "report.json", folder / "report.html")
+    write_page(load_report(folder / "report.json"), folder / "report.html")
     return folder / "report.html"
 
 

@@ -233,12 +233,12 @@ def test_groups_agree_in_the_whole_demo_plan(demo_program: Program) -> None:
 
 def test_pixels_and_scores_never_share_a_scale(demo_program: Program, tiny: Program) -> None:
     plan = planned(demo_program)
-    for name in demo_program.raw_scores:
+    for name in demo_program.raw.scores:
         assert plan.is_quantised(name)
         # One for all levels, because the converter joins them as integers, and for nothing else.
-        assert plan.tensors[name].group == demo_program.raw_scores[0]
-    assert [n for n, t in plan.tensors.items() if t.group == demo_program.raw_scores[0]] == [*demo_program.raw_scores]
-    for name in demo_program.raw_boxes:
+        assert plan.tensors[name].group == demo_program.raw.scores[0]
+    assert [n for n, t in plan.tensors.items() if t.group == demo_program.raw.scores[0]] == [*demo_program.raw.scores]
+    for name in demo_program.raw.boxes:
         assert plan.tensors[name].is_float
         assert plan.tensors[name].why.startswith("raw boxes stay float")
         assert plan.tensors[demo_program.values[name].weight].is_float

@@ -28,6 +28,7 @@ from qexport.planning.profile import (
     RuntimeProfile,
     for_saturating_cpus,
 )
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 
 
@@ -209,7 +210,7 @@ def test_every_input_of_an_integer_convolution_is_quantised(demo_program: Progra
         assert len(convolutions) == sum(v.operation == "conv" for v in demo_program.values.values()) - 3
         assert all(plan.is_quantised(name) for value in convolutions for name in value.inputs)
         assert all(plan.is_quantised(value.weight) for value in convolutions)
-        assert all(plan.tensors[name].is_float for name in demo_program.raw_boxes)
+        assert all(plan.tensors[name].is_float for name in demo_program.raw.boxes)
 
 
 def test_a_symmetric_plan_has_zero_points_of_zero_and_scales_that_fp16_holds(tiny: Program) -> None:
@@ -226,7 +227,7 @@ def test_symmetric_scales_by_hand(tiny: Program) -> None:
     plan = make_plan(tiny, statistics, TENSORRT, "minmax")
     assert only(plan.tensors["neck_mul"]) == (float(np.float16(0.1)), 0)
     assert only(plan.tensors["images"]) == (float(np.float16(1 / 127)), 0)
-    weight = tiny.graph.state_dict()["neck.weight"].numpy()
+    weight = tiny.graph.parameter("neck.weight").numpy()
     peaks = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     assert plan.tensors["neck.weight"].scale == tuple((peaks / 127).astype(np.float16).astype(float))
 
@@ -284,7 +285,8 @@ def test_careful_plans_differ_in_weight_scales_alone(demo_program: Program, prof
 
 
 def test_careful_weights_fit_the_sums_of_kernels_without_vnni(demo_program: Program) -> None:
-    plan, parameters = planned(demo_program, profile=for_saturating_cpus(ONNXRUNTIME)), demo_program.graph.state_dict()
+    plan = planned(demo_program, profile=for_saturating_cpus(ONNXRUNTIME))
+    parameters = module_of(demo_program).state_dict()
     steps = []
     for value in demo_program.values.values():
         if not value.weight or value.name not in plan.integer:
@@ -303,7 +305,7 @@ def test_careful_weights_fit_the_sums_of_kernels_without_vnni(demo_program: Prog
 
 
 def test_plans_for_vnni_keep_all_steps_of_a_weight(tiny: Program) -> None:
-    weight = tiny.graph.state_dict()["stem.weight"].numpy()
+    weight = tiny.graph.parameter("stem.weight").numpy()
     peaks = np.abs(weight).max(axis=(1, 2, 3))
     for profile, steps in (
         (ONNXRUNTIME, 127),

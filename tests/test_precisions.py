@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import demo_checkpoint, demo_image, demo_images
+from conftest import demo_checkpoint, demo_image, demo_images, lowering
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
 from qexport.calibration.calibrate import calibrate
-from qexport.detections.decode import dequantised, detections, layout_of
+from qexport.detections.decode import dequantised, detections
+from qexport.detections.layout import layout_of
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
@@ -55,7 +56,7 @@ def floats(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> d
         files[precision] = folder / f"{precision}.tflite"
         plan = make_plan(demo_program, None, WEIGHTS) if precision == "int8-dynamic" else None
         metadata = artifact_metadata(demo_checkpoint(), demo_program, precision, plan)
-        TFLiteBackend().lower(demo_program, plan, metadata, files[precision])
+        TFLiteBackend().lower(lowering(demo_program, precision, plan, metadata), files[precision])
     return files
 
 
@@ -78,7 +79,7 @@ def test_smaller_weights_find_the_same(
 ) -> None:
     """Scores of the best detections are those of the float file, next to each other."""
     image = demo_image((96, 96)).numpy()
-    expected, actual = (TFLiteBackend().runner(floats[p], 1).run(image) for p in ("fp32", precision))
+    expected, actual = (TFLiteBackend().runner(floats[p], 1)(image)[0] for p in ("fp32", precision))
     np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=tolerance)
     assert not np.array_equal(actual, expected)
 
@@ -94,7 +95,7 @@ def integer(
     plan = make_plan(program, table.statistics, TFLITE_INTEGER)
     path = tmp_path_factory.mktemp(request.param) / "demo_int8-full.tflite"
     metadata = artifact_metadata(demo_checkpoint(), program, "int8-full", plan)
-    TFLiteBackend().lower(program, plan, metadata, path)
+    TFLiteBackend().lower(lowering(program, "int8-full", plan, metadata), path)
     return program, plan, path
 
 
@@ -118,13 +119,13 @@ def test_integers_go_in_and_each_level_comes_out_with_a_scale_of_its_own(
     program, plan, path = integer
     loaded = interpreter(path)
     (given,) = loaded.get_input_details()
-    height, width = program.imgsz
+    height, width = program.input.imgsz
     assert (given["dtype"], list(given["shape"])) == (np.int8, [1, height, width, 3])
     assert given["quantization"] == (pytest.approx(1 / 255), -128)
     outputs = loaded.get_output_details()
     cells = [[height // stride, width // stride] for stride in (8, 16, 32)]
     assert [list(output["shape"][1:3]) for output in outputs] == cells * 2
-    for output, name in zip(outputs, (*program.raw_boxes, *program.raw_scores), strict=True):
+    for output, name in zip(outputs, (*program.raw.boxes, *program.raw.scores), strict=True):
         assert output["dtype"] == np.int8
         assert output["quantization"][0] == pytest.approx(plan.tensors[name].scale[0], rel=1e-6)
         assert output["quantization"][1] == plan.tensors[name].zero_point[0]
@@ -138,9 +139,9 @@ def test_the_file_does_what_the_simulated_program_does(integer: tuple[Program, Q
     assert found.coverage == 1.0
     with torch.no_grad():
         expected = simulated(program, plan)(torch.from_numpy(inputs[0])).numpy()
-    actual = backend.runner(path, 1).run(inputs[0])
+    actual = backend.runner(path, 1)(inputs[0])[0]
     assert actual.shape == expected.shape
-    if program.final:
+    if program.layout.end2end:
         np.testing.assert_allclose(actual[0, :2, 4], expected[0, :2, 4], atol=0.15)
 
 
@@ -154,7 +155,7 @@ def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program,
     for candidate in sample_inputs(demo_images("val", 12), program, count=12):
         with torch.no_grad():
             output = program.graph(torch.from_numpy(candidate)).clone()
-        (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.final)
+        (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.layout.end2end)
         if len(rows) and rows[:, 4].max() > clearest[0, 4]:
             clearest, pixels = rows[rows[:, 4].argmax()][None], candidate
     loaded = interpreter(path)
@@ -177,7 +178,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
     convert_io_to_uint8(path)
     append_metadata(path, read_metadata(signed))
     assert set(types_of(path)) <= {"UINT8", "INT8", "INT32", "INT64", "BOOL"}
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *program.imgsz, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *program.input.imgsz, 3), dtype=np.uint8)
     results: list[list[Any]] = []
     zero_points: list[list[int]] = []
     for file, given in ((signed, (pixels.astype(np.int16) - 128).astype(np.int8)), (path, pixels)):
@@ -192,9 +193,9 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
     for one, other in zip(*results, strict=True):
         assert other.dtype == np.uint8
         np.testing.assert_array_equal(one.astype(int) + 128, other)
-    image = demo_image(program.imgsz).numpy()
+    image = demo_image(program.input.imgsz).numpy()
     backend = TFLiteBackend()
-    np.testing.assert_array_equal(backend.runner(path, 1).run(image), backend.runner(signed, 1).run(image))
+    np.testing.assert_array_equal(backend.runner(path, 1)(image)[0], backend.runner(signed, 1)(image)[0])
     verify(program, plan, backend.read(path), backend.runner(path, 1), [image])
 
 
@@ -204,7 +205,9 @@ def wide(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> tup
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, TFLITE_INT16, "minmax")
     path = tmp_path_factory.mktemp("wide") / "demo_w8a16.tflite"
-    TFLiteBackend().lower(demo_program, plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan), path)
+    TFLiteBackend().lower(
+        lowering(demo_program, "w8a16", plan, artifact_metadata(demo_checkpoint(), demo_program, "w8a16", plan)), path
+    )
     return plan, path
 
 
@@ -228,7 +231,7 @@ def test_sixteen_bits_lose_next_to_nothing_beyond_the_weights(
     image = demo_image((96, 96))
     with torch.no_grad():
         expected = demo_program.graph(image).numpy()
-    actual = TFLiteBackend().runner(wide[1], 1).run(image.numpy())
+    actual = TFLiteBackend().runner(wide[1], 1)(image.numpy())[0]
     np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.05)
     assert not np.array_equal(actual, expected)
 

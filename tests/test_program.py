@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import SMALL, TinyDecode, TinyDetector, captured, demo_checkpoint, demo_image, seeded
+from conftest import (
+    SMALL,
+    TinyDecode,
+    TinyDetector,
+    captured,
+    demo_checkpoint,
+    demo_image,
+    seeded,
+    synthetic_statistics,
+)
 from torch import Tensor, nn
 
 from qexport.errors import ConversionError, InputError
+from qexport.lowering.onnx.half_graph import halve
+from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
+from qexport.programs.capture import capture
+from qexport.programs.captured_graph import copied, module_of
 from qexport.programs.heads import split_head
 from qexport.programs.naming import OPERATION_NAMES
-from qexport.programs.program import Program, capture, observed_sources
+from qexport.programs.program import Program, Region, observed_sources
 
 aten = torch.ops.aten
 
@@ -29,10 +42,10 @@ def test_the_tiny_program_by_hand(tiny: Program) -> None:
         ("left_mul", "mul", ("left_conv", "left_sigmoid")),
         ("program_add", "add", ("program_part_2", "left_mul")),
     ]
-    assert tiny.raw_boxes == ("box_conv",)
-    assert tiny.raw_scores == ("cls_conv",)
-    assert tiny.head == "one2many"
-    assert (tiny.imgsz, tiny.batch) == ((8, 8), 1)
+    assert tiny.raw.boxes == ("box_conv",)
+    assert tiny.raw.scores == ("cls_conv",)
+    assert tiny.layout.head == "one2many"
+    assert (tiny.input.imgsz, tiny.input.batch) == ((8, 8), 1)
 
 
 def test_shapes_and_multiply_accumulates_by_hand(tiny: Program) -> None:
@@ -70,7 +83,7 @@ def test_two_captures_give_the_same_names_and_fingerprint(demo_program: Program)
 
 
 def test_names_are_unique_and_those_of_the_nodes(demo_program: Program) -> None:
-    nodes = [n.name for n in demo_program.graph.graph.nodes if n.op in ("call_function", "placeholder")]
+    nodes = [n.name for n in module_of(demo_program).graph.nodes if n.op in ("call_function", "placeholder")]
     assert len(set(nodes)) == len(nodes)
     assert set(demo_program.values) <= set(nodes)
     for value in demo_program.values.values():
@@ -94,7 +107,7 @@ def test_the_fingerprint_changes_with_what_is_computed(change: str, tiny: Progra
 
 
 def test_silu_is_a_sigmoid_and_a_product(demo_program: Program) -> None:
-    nodes = list(demo_program.graph.graph.nodes)
+    nodes = list(module_of(demo_program).graph.nodes)
     assert not [n for n in nodes if n.target in (aten.silu.default, aten.silu_.default)]
     body = [v for v in demo_program.values.values() if v.region == "body"]
     gates = [v for v in body if v.operation == "sigmoid"]
@@ -108,7 +121,7 @@ def test_silu_is_a_sigmoid_and_a_product(demo_program: Program) -> None:
 
 def test_nothing_writes_in_place(demo_program: Program, demo_one2many: Program) -> None:
     for program in (demo_program, demo_one2many):
-        for node in program.graph.graph.nodes:
+        for node in module_of(program).graph.nodes:
             schema = getattr(node.target, "_schema", None)
             assert schema is None or not schema.is_mutable, node.name
 
@@ -178,15 +191,48 @@ def test_a_program_that_differs_from_its_model_is_refused() -> None:
 
 def test_the_region_behind_the_raw_outputs_is_the_decode(demo_one2many: Program) -> None:
     values = demo_one2many.values
-    assert [values[n].shape[1:] for n in demo_one2many.raw_boxes] == [(4, 40, 40), (4, 20, 20), (4, 10, 10)]
-    assert [values[n].shape[1:] for n in demo_one2many.raw_scores] == [(6, 40, 40), (6, 20, 20), (6, 10, 10)]
-    raw = {*demo_one2many.raw_boxes, *demo_one2many.raw_scores}
+    assert [values[n].shape[1:] for n in demo_one2many.raw.boxes] == [(4, 40, 40), (4, 20, 20), (4, 10, 10)]
+    assert [values[n].shape[1:] for n in demo_one2many.raw.scores] == [(6, 40, 40), (6, 20, 20), (6, 10, 10)]
+    raw = {*demo_one2many.raw.boxes, *demo_one2many.raw.scores}
     for value in values.values():
         if value.region == "body" and value.name not in raw:
             assert all(reader.region == "body" for reader in demo_one2many.readers[value.name])
         if value.region == "decode":
             assert not value.weight
     assert values[list(values)[-1]].shape == (1, 10, 2100)
+
+
+class Namesake(TinyDetector):
+    """A user's modules that are called as ours are: names say nothing of where a program's parts begin."""
+
+    def __init__(self, outer: str, inner: str) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+        setattr(self, outer, nn.ModuleDict({inner: nn.Conv2d(8, 8, 1)}))
+
+    def forward(self, images: Tensor) -> Tensor:
+        neck = self.act(getattr(self, self.outer)[self.inner](self.act(self.stem(images))))
+        decoded: Tensor = self.decode(self.box(neck), self.cls(neck))
+        return decoded
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [("exact_head", "point"), ("block", "exact_head"), ("decode_neck", "conv1"), ("exact", "decode")],
+)
+def test_modules_of_any_name_are_quantised(outer: str, inner: str) -> None:
+    program = captured(seeded(Namesake(outer, inner)))
+    layer = f"{outer}_{inner}"
+    assert program.values[f"{layer}_conv"].weight == f"{outer}.{inner}.weight"
+    plan = make_plan(program, synthetic_statistics(program.values), TFLITE)
+    for name in (f"{layer}_conv", f"{layer}_sigmoid", f"{layer}_mul"):
+        assert program.values[name].region is Region.BODY
+        assert plan.tensors[name].dtype == "int8", plan.tensors[name].why
+    tail = {value.operation for value in program.values.values() if value.region is Region.DECODE}
+    assert tail == {"reshape", "sigmoid", "cat"}
+    graph = copied(program)
+    halve(graph)
+    assert dict(graph.named_parameters())[f"{outer}.{inner}.weight"].dtype == torch.float16
 
 
 def test_sources_are_followed_through_operations_that_move_data(tiny: Program) -> None:

@@ -24,6 +24,7 @@ from qexport.lowering.onnx.write import write_onnx
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
+from qexport.programs.captured_graph import module_of
 from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import INPUT, Program
 from qexport.programs.token_layers import Added
@@ -117,13 +118,13 @@ def test_float_readers_of_a_float_value_keep_the_float(tiny: Program, tmp_path: 
     assert graph.readers("neck_mul") == {"neck_mul.quantised", "cls_conv"}
     assert graph.readers("neck_mul.dequantised") == {"box_conv"}
     assert list(graph.nodes["cls_conv"].input[1:]) == ["cls.weight", "cls.bias"]
-    np.testing.assert_array_equal(graph.constants["cls.weight"], tiny.graph.state_dict()["cls.weight"].numpy())
+    np.testing.assert_array_equal(graph.constants["cls.weight"], tiny.graph.parameter("cls.weight").numpy())
     same_output(tiny, graph)
 
 
 def test_weights_are_numpys_rounding_and_the_floats_are_gone(tiny: Program, graph: Graph) -> None:
     for layer in LAYERS:
-        real = tiny.graph.state_dict()[f"{layer}.weight"].double().numpy()
+        real = tiny.graph.parameter(f"{layer}.weight").double().numpy()
         planned = graph.plan.tensors[f"{layer}.weight"]
         back = graph.nodes[graph.nodes[f"{layer}_conv"].input[1]]
         assert back.op_type == "DequantizeLinear"
@@ -143,7 +144,7 @@ def test_weights_are_numpys_rounding_and_the_floats_are_gone(tiny: Program, grap
 def test_biases_are_integers_for_onnx_runtime_alone(tiny: Program, graph: Graph) -> None:
     for layer in LAYERS:
         convolution = graph.nodes[f"{layer}_conv"]
-        real = tiny.graph.state_dict()[f"{layer}.bias"].double().numpy()
+        real = tiny.graph.parameter(f"{layer}.bias").double().numpy()
         if graph.plan.profile != "onnx":
             np.testing.assert_array_equal(graph.constants[convolution.input[2]], real.astype(np.float32))
             continue
@@ -177,7 +178,7 @@ def same_output(program: Program, graph: Graph, away: float = 0.05) -> None:
         with torch.no_grad():
             expected, exact = simulation(image).numpy(), program.graph(image).numpy()
         # Float rounding; one integer step of any value would be a hundred times more.
-        np.testing.assert_allclose(runner.run(image.numpy()), expected, atol=1e-4)
+        np.testing.assert_allclose(runner(image.numpy())[0], expected, atol=1e-4)
         assert np.abs(exact - expected).max() > away
 
 
@@ -280,10 +281,10 @@ def test_the_demo_models_first_layers_are_those_of_the_simulation(
     """
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, profile)
-    graph, image = quantised(demo_program, plan, tmp_path), demo_image(demo_program.imgsz)
+    graph, image = quantised(demo_program, plan, tmp_path), demo_image(demo_program.input.imgsz)
     names = list(demo_program.values)[1:13]
     actual = computed(graph, names, image)
-    expected, exact = (recorded(g, names, image) for g in (simulated(demo_program, plan), demo_program.graph))
+    expected, exact = (recorded(g, names, image) for g in (simulated(demo_program, plan), module_of(demo_program)))
     for name in names:
         quantisation = np.abs(exact[name] - expected[name]).mean()
         assert quantisation > 0

@@ -41,7 +41,7 @@ from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.data.choice import take
 from qexport.data.dataset import image_list, load_dataset
 from qexport.programs.heads import split_head
-from qexport.programs.program import capture
+from qexport.programs.capture import capture
 size = (320, 320)
 images = take(image_list(load_dataset(Path(sys.argv[2])), "train"), count=int(sys.argv[3]))
 assert len(images) == int(sys.argv[3])

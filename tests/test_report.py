@@ -12,7 +12,7 @@ import pytest
 from conftest import demo_checkpoint, demo_images
 
 from qexport.backends.artifact import Artifact
-from qexport.backends.registry import find_backend
+from qexport.backends.registry import find_backend, reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.data.dataset import Dataset
 from qexport.data.selection import RunImages
@@ -21,13 +21,15 @@ from qexport.job.options import ExportJob, make_job
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
-from qexport.programs.build import Source
 from qexport.programs.program import Program
-from qexport.reporting.honesty import about
-from qexport.reporting.report import Report, make_report, save_report, to_json
+from qexport.publish import run_options
+from qexport.reporting.assemble import Inputs, Measured, make_report, with_artifacts
+from qexport.reporting.renderings import save_report
+from qexport.reporting.report import Report, Warning, to_json
 from qexport.reporting.warnings import accuracy_warnings, latency_warnings, reference_warnings
+from qexport.system.machine import environment
+from qexport.verification.outcome import Verification
 from qexport.verification.result import ArtifactResult
-from qexport.verification.verify import Verification
 
 INT8 = Artifact(Path("out/demo_int8.tflite"), "tflite", "int8", "a" * 64, 987_654)
 FP32 = Artifact(Path("out/demo_fp32.tflite"), "tflite", "fp32", "b" * 64, 2_345_678)
@@ -58,15 +60,12 @@ def make(program: Program, table: CalibrationTable | None, **changes: Any) -> Re
         ArtifactResult(INT8, backend, checked, Path("out/plan.json"), TYPES),
         ArtifactResult(FP32, backend),
     ]
-    settings = {"images": images(), "written": written, "figures": figures(), **changes}
-    source = Source(settings.pop("job", job()), demo_checkpoint(), program, ())
-    return make_report(
-        source,
-        command="qexport demo.pt --int8",
-        table=table,
-        seconds={"read": 1.25, "calibrate": 2.5},
-        **settings,
-    )
+    settings = {"images": images(), "written": written, "figures": figures(), "failures": (), "job": job(), **changes}
+    options = run_options(settings["job"], "qexport demo.pt --int8")
+    inputs = Inputs(options, demo_checkpoint(), program, table, settings["images"])
+    measured = Measured(settings["written"], settings["figures"])
+    begun = make_report(inputs, environment(reported_packages()), settings["failures"])
+    return with_artifacts(begun, measured, inputs, {"read": 1.25, "calibrate": 2.5})
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
     assert int8["latency_ms"] == {"p50": 12.5, "p95": 14.0, "min": 12.0}
     assert int8["latency_float_ms"] == {"p50": 40.0, "p95": 41.0, "min": 39.0}
     assert int8["speedup"] == 3.2
-    assert int8["runtime"] == fp32["runtime"] == find_backend("tflite").runtime
+    assert int8["runtime"] == fp32["runtime"] == find_backend("tflite").info.runtime
     assert "XNNPACK" in int8["runtime"]
     assert int8["int8_mac_coverage"] == 0.9877
     assert int8["verification"] == {
@@ -182,7 +181,7 @@ def test_each_format_is_compared_with_its_own_float_file(demo_one2many: Program,
     made = make(demo_one2many, demo_table, written=written, figures=measured)
     rows = [(entry.format, entry.precision, entry.speedup) for entry in made.artifacts]
     assert rows == [("tflite", "int8", 3.2), ("tflite", "fp32", None), ("onnx", "int8", 1.5), ("onnx", "fp32", None)]
-    retained = [(entry.accuracy or {}).get("retention") for entry in made.artifacts]
+    retained = [entry.accuracy.retention if entry.accuracy else 0 for entry in made.artifacts]
     assert retained == [0.99, None, 0.6, None]
 
 
@@ -195,23 +194,22 @@ def test_what_is_kept_of_next_to_nothing_says_nothing() -> None:
     exact = Accuracy(0.01, 0.02, None, 100, (), {})
     assert reference_warnings(None) == reference_warnings(exact) == ()
     (told,) = reference_warnings(replace(exact, map=0.0))
-    assert told == "FP32's accuracy is 0.0000: retention and drop say nothing; is it trained, on such data?"
-    assert about(told) == "accuracy"
+    text = "FP32's accuracy is 0.0000: retention and drop say nothing; is it trained, on such data?"
+    assert told == Warning("accuracy", text)
 
 
 def test_few_images_are_warned_of(demo_one2many: Program, demo_table: CalibrationTable) -> None:
     few = {path: replace(f, accuracy=replace(f.accuracy, images=49)) for path, f in figures().items() if f.accuracy}
     made = make(demo_one2many, demo_table, figures=few)
-    assert all("49 images only" in " ".join(artifact.warnings) for artifact in made.artifacts)
+    assert all("49 images only" in artifact.warned("accuracy")[0].text for artifact in made.artifacts)
     assert accuracy_warnings(50, (), 0) == ()
-    assert accuracy_warnings(98, ("a.jpg", "b.jpg"), 0) == (
-        "2 evaluation images or their labels could not be read: a.jpg, b.jpg",
-    )
+    (told,) = accuracy_warnings(98, ("a.jpg", "b.jpg"), 0)
+    assert told == Warning("accuracy", "2 evaluation images or their labels could not be read: a.jpg, b.jpg")
 
 
 def test_an_overlap_is_warned_of_and_named(demo_one2many: Program, demo_table: CalibrationTable) -> None:
     made = make(demo_one2many, demo_table, images=images(both=2))
-    assert any("2 of 100 evaluation images were calibrated on" in w for w in made.artifacts[0].warnings)
+    assert any("2 of 100 evaluation images were calibrated on" in w.text for w in made.artifacts[0].warned("accuracy"))
     assert json.loads(to_json(made))["evaluation"]["also_calibrated_on"] == ["val00000.jpg", "val00001.jpg"]
 
 
@@ -220,13 +218,14 @@ def test_a_restless_machine_is_warned_of(p95: float, warned: bool) -> None:
     steady, restless = Latency(10.0, 10.1, 9.0, 40), Latency(10.0, p95, 9.0, 40)
     assert bool(latency_warnings(steady, restless)) == bool(latency_warnings(restless)) == warned
     if warned:
-        assert latency_warnings(steady, restless) == ("latency varied: the 95th percentile is 21% above the median",)
+        (told,) = latency_warnings(steady, restless)
+        assert told == Warning("latency", "latency varied: the 95th percentile is 21% above the median")
 
 
 def test_skipped_calibration_images_are_named(demo_one2many: Program, demo_table: CalibrationTable) -> None:
     table = replace(demo_table, skipped=(("a.jpg", "image a.jpg is empty"),))
     made = make(demo_one2many, table)
-    assert made.warnings[:1] == ("1 calibration images were skipped: a.jpg (image a.jpg is empty)",)
+    assert made.warnings[0] == Warning("run", "1 calibration images were skipped: a.jpg (image a.jpg is empty)")
     assert json.loads(to_json(made))["calibration"]["skipped"] == [{"image": "a.jpg", "reason": "image a.jpg is empty"}]
 
 
@@ -236,9 +235,10 @@ def test_other_class_names_and_an_unchecked_table_are_warned_of(
     chosen = images()
     assert chosen.evaluation_data is not None
     named = replace(chosen, evaluation_data=replace(chosen.evaluation_data, names={i: str(i) for i in range(6)}))
-    assert "class names of shapes.yaml differ" in make(demo_one2many, demo_table, images=named).warnings[0]
+    (told,) = make(demo_one2many, demo_table, images=named).warnings
+    assert (told.about, "class names of shapes.yaml differ" in told.text) == ("accuracy", True)
     reused = make(demo_one2many, demo_table, images=replace(chosen, calibration=()), job=job(calibration="c.npz"))
-    assert "were not compared with those of --calibration" in reused.warnings[0]
+    assert "were not compared with those of --calibration" in reused.warnings[0].text
 
 
 def test_what_was_not_measured_is_null(demo_one2many: Program, demo_table: CalibrationTable) -> None:
@@ -261,4 +261,4 @@ def test_a_float_model_that_finds_nothing_has_no_retention(
     measured[FP32.path] = Figures(Accuracy(0.0, 0.0, None, 100, (), {}))
     accuracy = make(demo_one2many, demo_table, figures=measured).artifacts[0].accuracy
     assert accuracy is not None
-    assert accuracy["retention"] is None
+    assert accuracy.retention is None

@@ -45,7 +45,7 @@ def leave(folder: Path, model: Model, name: str = "best_int8.onnx", **manifest: 
 
 
 def chosen(job: ExportJob, model: Model) -> Path:
-    with run_folder(job, model, Silent()) as folder:
+    with run_folder(job.folder, job.out is not None, model, Silent()) as folder:
         return folder
 
 
@@ -124,7 +124,7 @@ def test_an_earlier_report_is_kept_where_its_figures_are_not_made_again(tmp_path
 
 
 def _hold(folder: str, events: Any, done: Any) -> None:
-    with run_folder(ExportJob("best.pt", out=Path(folder)), OWN, Silent()):
+    with run_folder(Path(folder), True, OWN, Silent()):
         events.put(("in", os.getpid()))
         done.wait(20)
         events.put(("out", os.getpid()))
@@ -162,7 +162,7 @@ def test_a_run_waits_for_another_and_a_killed_one_blocks_nobody(tmp_path: Path, 
             os.kill(first.pid, signal.SIGKILL)  # no cleanup of its own
             yield lambda: None
 
-    with run_folder(ExportJob("best.pt", out=tmp_path / "out"), OWN, Told()) as folder:
+    with run_folder(tmp_path / "out", True, OWN, Told()) as folder:
         assert list(folder.iterdir()) == []  # nothing but what runs write
     assert waited == [f"Waiting for another run that writes to {tmp_path / 'out'}"]
 

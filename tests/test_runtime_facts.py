@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import synthetic_statistics
+from conftest import lowering, synthetic_statistics
 from layer_graphs import block
 from onnx import helper
 
 from qexport.backends.artifact import Artifact
-from qexport.backends.registry import find_backend, profile_for
-from qexport.data.selection import RunImages
+from qexport.backends.info import profile_for
+from qexport.backends.registry import find_backend
 from qexport.errors import VerificationError
-from qexport.job.options import ExportJob
-from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
 from qexport.planning.planner import make_plan
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
-from qexport.reporting.honesty import caveats
-from qexport.reporting.report import ArtifactReport, artifact_entry, failure_of
+from qexport.reporting.assemble import artifact_report, failure_of
+from qexport.reporting.load import report_of
+from qexport.reporting.report import ArtifactReport, DefaultRun, LatencyInfo, Warning
+from qexport.verification.outcome import Verification
 from qexport.verification.output_fidelity import Comparison
 from qexport.verification.result import ArtifactResult, Summary
-from qexport.verification.verify import Verification
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
@@ -43,14 +42,13 @@ for path in sys.argv[1:]:
 
 
 def lowered(program: Program, name: str, precision: str, path: Path, opset: int | None = None) -> Path:
-    from qexport.backends.protocol import LowerOptions
 
     backend = find_backend(name)
     plan = None
-    if precision in backend.profiles:
-        profile = profile_for(backend, precision, "vnni")
+    if precision in backend.info.profiles:
+        profile = profile_for(backend.info, precision, "vnni")
         plan = make_plan(program, synthetic_statistics(program.values), profile, "minmax")
-    backend.lower(program, plan, {"precision": precision, "end2end": False}, path, LowerOptions(opset))
+    backend.lower(lowering(program, precision, plan, {"precision": precision, "end2end": False}, opset=opset), path)
     return path
 
 
@@ -58,7 +56,7 @@ def from_file(name: str, folder: Path) -> Program:
     from qexport.programs.onnx.build import read_onnx
 
     path = block(name, folder / f"{name}.onnx")
-    return read_onnx(ExportJob(str(path), format=("onnx",)), path)[1]
+    return read_onnx(path, CaptureOptions())[1]
 
 
 def test_no_file_makes_onnx_runtime_talk(tiny: Program, tmp_path: Path) -> None:
@@ -178,41 +176,37 @@ def entries(int8_ms: float, lowered_ms: float | None = 5.0) -> tuple[ArtifactRep
         ArtifactResult(INT8, backend, checked, stored=Summary({"INT8": 0.91, "BF16": 0.09}, {"OpenVINO": "2023.0"})),
         ArtifactResult(FP32, backend, stored=Summary({"FP32": 1.0}, {"OpenVINO": "2022.1"})),
     ]
-    images = RunImages((), (), None, ())
-    return (
-        artifact_entry(written[0], small, exact, images, Evidence(), {}),
-        artifact_entry(written[1], exact, None, images, Evidence(), {}),
-    )
+    return artifact_report(written[0], small, exact), artifact_report(written[1], exact)
 
 
 def test_speed_up_is_against_fp32_and_beside_it_against_what_the_runtime_takes() -> None:
     small, exact = entries(4.0)
     assert (small.speedup, small.speedup_by_default) == (5.0, 1.25)
-    assert exact.by_default == {"arithmetic": "BF16", "latency_ms": {"p50": 5.0, "p95": 6.0, "min": 4.5}}
+    assert exact.by_default == DefaultRun("BF16", LatencyInfo(5.0, 6.0, 4.5))
     assert (small.by_default, exact.speedup_by_default) == (None, None)
     assert small.arithmetic == {"INT8": 0.91, "BF16": 0.09}
-    assert not [warning for warning in small.warnings if "faster" in warning]
+    assert not [warning for warning in small.warnings if "faster" in warning.text]
     slow, _ = entries(8.0)
     assert (slow.speedup, slow.speedup_by_default) == (2.5, 0.625)
-    assert "openvino runs float32 files faster than int8 on this CPU if nobody asks for FP32: in BF16" in slow.warnings
-    assert caveats(vars(slow), "latency")
+    told = "openvino runs float32 files faster than int8 on this CPU if nobody asks for FP32: in BF16"
+    assert slow.warned("latency") == (Warning("latency", told),)
     same, alone = entries(4.0, None)
     assert (same.speedup_by_default, alone.by_default) == (None, None)
 
 
 def test_what_a_runtime_leaves_out_is_a_warning_with_its_figure() -> None:
     small, _ = entries(4.0)
-    (warning,) = [each for each in small.warnings if "integers" in each]
-    assert "openvino runs 91.0% of the arithmetic in integers on this CPU, the file has 100.0%" in warning
+    (warning,) = [each for each in small.warned("artifact") if "integers" in each.text]
+    assert "openvino runs 91.0% of the arithmetic in integers on this CPU, the file has 100.0%" in warning.text
 
 
 def test_an_fp16_file_that_runs_in_fp32_says_so() -> None:
-    backend, images = find_backend("onnx"), RunImages((), (), None, ())
+    backend = find_backend("onnx")
     half = Artifact(Path("m_fp16.onnx"), "onnx", "fp16", "2", 2_000_000)
     for kind, told in (("FP32", True), ("FP16", False), ("BF16", False)):
         item = ArtifactResult(half, backend, stored=Summary({kind: 1.0}, {}))
-        found = artifact_entry(item, Figures(), None, images, Evidence(), {})
-        assert any("computes FP16 files in FP32" in each for each in found.warnings) is told
+        found = artifact_report(item, Figures())
+        assert any("computes FP16 files in FP32" in each.text for each in found.warnings) is told
 
 
 def test_terminal_and_page_show_it() -> None:
@@ -229,7 +223,7 @@ def test_terminal_and_page_show_it() -> None:
     assert "computed in FP32; 5.0 ms in BF16, which the runtime takes where nobody asks for FP32" in _runs(exact)
     listed = replace(small, needs={"TFLite": "2.3.0", "operators": "ADD 2"})
     assert _runs(listed).endswith("needs TFLite 2.3.0")
-    page = render(json.loads(json.dumps({**sample_report(), "artifacts": [asdict(small), asdict(exact)]}, default=str)))
+    page = render(replace(report_of(sample_report()), artifacts=(small, exact)))
     for shown in ("Computed in BF16", "9.0", "where nobody asks for FP32", "Needs OpenVINO", "2023.0"):
         assert shown in page
 

@@ -10,8 +10,7 @@ from test_terminal import REPORT
 
 from qexport import pipeline as export
 from qexport.cli.app import main
-from qexport.reporting.gate import Gate, Outcome
-from qexport.reporting.report import Failure, Report
+from qexport.reporting.report import Failure, Gate, Outcome, Report
 
 LONG = "of a_file_with_a_name_that_is_long_enough_to_be_cut_on_a_terminal_of_eighty_columns_int8.onnx"
 BROKEN = (

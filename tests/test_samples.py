@@ -15,11 +15,12 @@ from scenes import IMGSZ, columns, layout, noisy, written
 
 from qexport.data.images import letterbox, read_image, stretch
 from qexport.data.input_form import IMAGENET, InputForm
-from qexport.detections.decode import HeadLayout
+from qexport.detections.agreement import compare_all
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.inspection import difference
 from qexport.inspection.recheck import judged
-from qexport.inspection.samples import SampleInput, Samples, batches_of, detect, load_samples, save_samples, shared
+from qexport.inspection.samples import SampleInput, Samples, batches_of, detect, load_samples, save_samples
 
 Array = NDArray[np.float32]
 HEADS = [
@@ -40,22 +41,19 @@ class Scenes:
     at: HeadLayout
     noise: int = 0
 
-    def outputs(self, batch: Array) -> list[Array]:
-        return [self.run(batch)]
-
-    def run(self, batch: Array) -> Array:
+    def __call__(self, batch: Array) -> tuple[Array, ...]:
         if self.at.classifier:
-            return np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1))
+            return (np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1)),)
         images = [columns(seed, self.at.extras) for seed in range(len(batch))]
         images = [noisy(image, self.at.extras, self.noise) if self.noise else image for image in images]
-        return np.stack([written(image, self.at) for image in images])
+        return (np.stack([written(image, self.at) for image in images]),)
 
 
 class Nothing(Scenes):
     """A runtime that finds nothing."""
 
-    def run(self, batch: Array) -> Array:
-        return np.zeros_like(super().run(batch))
+    def __call__(self, batch: Array) -> tuple[Array, ...]:
+        return tuple(map(np.zeros_like, super().__call__(batch)))
 
 
 def kept(at: HeadLayout, **given: Any) -> Samples:
@@ -74,15 +72,15 @@ def test_samples_come_back_and_are_judged_as_at_the_export(at: HeadLayout, tmp_p
     assert (loaded.layout, loaded.input) == (at, samples.input)
     np.testing.assert_array_equal(loaded.images, samples.images)
     before = loaded.found["a.onnx"]
-    same = shared(before, detect(Scenes(at), loaded.batches, at), at)
+    same = compare_all(before, detect(Scenes(at), loaded.batches, at), at)
     assert same.share == pytest.approx(1.0)
     what = "probabilities" if at.classifier else "detections"
     assert judged(same, loaded) == (
         True,
         f"100% of the {what} in 2 sample images are those of the export, 80% is the least",
     )
-    assert judged(shared(before, detect(Scenes(at, noise=3), loaded.batches, at), at), loaded)[0]
-    passed, text = judged(shared(before, detect(Nothing(at), loaded.batches, at), at), loaded)
+    assert judged(compare_all(before, detect(Scenes(at, noise=3), loaded.batches, at), at), loaded)[0]
+    passed, text = judged(compare_all(before, detect(Nothing(at), loaded.batches, at), at), loaded)
     assert not passed
     assert text.startswith(f"only 0% of the {what} agree with the export's, 80% is the least")
 

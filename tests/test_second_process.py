@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,49 +16,59 @@ from typing import Any
 import pytest
 from conftest import DEMO, SMALL
 
-from qexport.backends.registry import find_backend
 from qexport.errors import InputError
-from qexport.execution import worker as module
-from qexport.execution.worker import ReadSource, WorkerDiedError, WriteArtifact, offloaded_formats, worker_process
+from qexport.execution.executor import Inline, Task, WorkerDiedError
+from qexport.execution.worker import worker_process
+from qexport.job import offload as module
+from qexport.job.offload import offloaded_formats
 from qexport.job.options import ExportJob
 from qexport.programs.build import read_source
-from qexport.steps import write_float
+from qexport.programs.options import CaptureOptions
+from qexport.steps.build import BuildRequest, Built, build, ready
+from qexport.steps.plan import make_target
 from qexport.system import machine
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 MODEL = DEMO / "shapes26.pt"
 
 
-def job(out: Path, **changes: Any) -> ExportJob:
-    return ExportJob(model=str(MODEL), int8=True, imgsz=SMALL, out=out, **changes)
+READING = Task(read_source, (MODEL, CaptureOptions(imgsz=SMALL)))
+
+
+def building(out: Path, reading: Task = READING, model: str | None = None) -> Task:
+    """The task of building the FP32 TFLite file of a model."""
+    digest = hashlib.sha256(MODEL.read_bytes()).hexdigest() if model is None else model
+    path = out / "shapes26_fp32.tflite"
+    return Task(build, (BuildRequest(make_target("tflite", "fp32"), path, out / "plan.json", (), digest),), reading)
 
 
 @pytest.mark.slow
 def test_it_writes_the_file_that_this_process_writes(tmp_path: Path) -> None:
-    theirs, ours = job(tmp_path / "theirs"), job(tmp_path / "ours")
-    for each in (theirs, ours):
-        each.folder.mkdir()
-    with worker_process() as submit:
-        submit(ReadSource(theirs, MODEL, ()))
-        reply: Future[Any] = submit(WriteArtifact("tflite", "fp32"))
-        here = write_float(read_source(ours, MODEL, ()), find_backend("tflite"), "fp32")
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for folder in (theirs, ours):
+        folder.mkdir()
+    with worker_process() as worker:
+        reply: Future[Built] = worker.submit(building(theirs))
+        here: Built = Inline().submit(building(ours)).result()
         there = reply.result()
-    assert there.artifact.path == theirs.folder / "shapes26_fp32.tflite"
-    assert there.artifact.path.read_bytes() == here.artifact.path.read_bytes()
-    assert there.artifact.sha256 == here.artifact.sha256
+    assert there.result.artifact.path == theirs / "shapes26_fp32.tflite"
+    assert there.result.artifact.path.read_bytes() == here.result.artifact.path.read_bytes()
+    assert there.result.artifact.sha256 == here.result.artifact.sha256
+    assert there.seconds.keys() == {"plan_tflite_fp32", "lower_tflite_fp32", "verify_tflite_fp32"}
 
 
 def test_errors_come_back_as_what_they_are(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"not a checkpoint")
-    with worker_process() as submit:
+    reading = Task(read_source, (broken, CaptureOptions()))
+    with worker_process() as worker:
         with pytest.raises(InputError, match=r"broken\.pt") as caught:
-            submit(ReadSource(job(tmp_path), broken, ())).result()
+            worker.submit(Task(ready, (), reading)).result()
         assert caught.value.exit_code == 3
         assert caught.value.remedy
-        # Nothing was read, so nothing can be written: a fault, which is not the user's.
+        # What nobody expected is a fault, which is not the user's.
         with pytest.raises(WorkerDiedError, match="failed"):
-            submit(WriteArtifact("tflite", "fp32")).result()
+            worker.submit(Task(divmod, (1, 0))).result()
 
 
 def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +80,8 @@ def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) 
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Remembered)
-    with worker_process() as submit:
-        reply = submit(WriteArtifact("tflite", "fp32"))
+    with worker_process() as worker:
+        reply = worker.submit(Task(divmod, (7, 2)))
         os.kill(started[0].pid, signal.SIGKILL)
         with pytest.raises(WorkerDiedError, match="ended"):
             reply.result(timeout=30)
@@ -77,11 +89,28 @@ def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_one_that_is_stopped_at_work_leaves_no_file_behind(tmp_path: Path) -> None:
-    with worker_process() as submit:
-        submit(ReadSource(job(tmp_path), MODEL, ())).result()
-        submit(WriteArtifact("tflite", "fp32"))
+    with worker_process() as worker:
+        worker.submit(Task(ready, (), READING)).result()
+        worker.submit(building(tmp_path))
         time.sleep(1)  # it is converting now; the block's end does not wait for it
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setup_is_done_once_and_its_result_need_not_be_picklable() -> None:
+    made: list[object] = []
+
+    def make() -> Iterator[int]:
+        made.append(None)
+        return iter(range(3))
+
+    setup = Task(make)
+    executor = Inline()
+    assert [executor.submit(Task(next, (), setup)).result() for _ in range(3)] == [0, 1, 2]
+    assert len(made) == 1
+    known = Inline({setup: iter("ab")})
+    assert known.submit(Task(next, (), setup)).result() == "a"
+    with pytest.raises(ZeroDivisionError):
+        executor.submit(Task(divmod, (1, 0))).result()
 
 
 @pytest.mark.parametrize(
@@ -111,8 +140,9 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
     assert machine.cores() == 1
 
 
-def test_a_model_that_was_exchanged_in_between_is_not_written() -> None:
+def test_a_model_that_was_exchanged_in_between_is_not_written(tmp_path: Path) -> None:
     """The first process then writes the file itself, of the bytes whose hash the report has."""
     source: Any = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint="of other bytes"))
+    task = building(tmp_path, model="of these bytes")
     with pytest.raises(WorkerDiedError, match="another one"):
-        module._write(source, WriteArtifact("tflite", "fp32", model="of these bytes"))
+        Inline({READING: source}).submit(task).result()

@@ -15,12 +15,14 @@ import torch
 from conftest import demo_checkpoint
 from sample_report import sample_report
 
-from qexport.detections.found import Found, found_in
-from qexport.detections.shapes import MAX_CORNERS, simplified
+from qexport.detections.layout import ROTATED
 from qexport.errors import InputError, UsageError
-from qexport.job.options import make_job
 from qexport.measurement.evidence.gallery import gallery
+from qexport.measurement.image_detections import ImageDetections, detections_of, found_in
+from qexport.measurement.shapes import MAX_CORNERS, simplified
 from qexport.programs.build import chosen_size
+from qexport.programs.options import CaptureOptions
+from qexport.reporting.load import report_of
 from qexport.reporting.page.gallery import bones, joints, outlines
 from qexport.reporting.page.render import render
 
@@ -69,15 +71,17 @@ def test_an_outline_has_few_corners_and_stays_where_it_is(corners: int) -> None:
     assert simplified(circle[:3]).tolist() == circle[:3].tolist()
 
 
-def found(folder: Path, boxes: list[list[float]], **more: Any) -> Found:
+def found(folder: Path, boxes: list[list[float]]) -> ImageDetections:
     count = len(boxes)
-    return Found(folder / "a.png", (64, 64), torch.tensor(boxes), torch.ones(count), torch.zeros(count), **more)
+    seen = detections_of(torch.tensor(boxes), torch.ones(count), torch.zeros(count))
+    return ImageDetections(folder / "a.png", (64, 64), seen)
 
 
 def test_a_rotated_box_has_its_corners(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
     rotated = found(tmp_path, [[30.0, 30, 20, 10, math.pi / 4]])
-    nothing = Found(rotated.path, rotated.size, torch.zeros(0, 5), torch.zeros(0), torch.zeros(0))
+    assert rotated.detections.box_format == ROTATED
+    nothing = rotated.confident(1.1)
     (picture,) = gallery({"a": rotated}, {"a": nothing}, 0.25)
     (outline,) = picture.lost[0]["outline"]
     half = math.sqrt(2) / 2  # half the sides along the box and across it, turned by 45 degrees
@@ -113,7 +117,7 @@ def test_the_page_draws_what_was_found_and_names_every_class() -> None:
     image["kept"], image["gained"] = [{**box, "outline": [[10, 10, 50, 10, 50, 50]]}], []
     image["lost"] = [{**box, "points": PERSON}, {**box, "class": 78}]
     report["model"]["names"] = [f"kind {i}" for i in range(80)]
-    figure = re.search(r'id="gallery".*?<figure>(.*?)</figure>', render(report), re.DOTALL)
+    figure = re.search(r'id="gallery".*?<figure>(.*?)</figure>', render(report_of(report)), re.DOTALL)
     assert figure
     drawn = figure[1]
     assert '<polygon points="10 10 50 10 50 50" data-card="kind 79' in drawn
@@ -123,20 +127,19 @@ def test_the_page_draws_what_was_found_and_names_every_class() -> None:
     assert "kind 78" in drawn
     assert "class 7" not in drawn
     del report["model"]["names"]
-    assert "class 78" in render(report)  # of an earlier version
+    assert "class 78" in render(report_of(report))  # of an earlier version
 
 
 @pytest.mark.parametrize(("trained", "size"), [(640, 640), (650, 672), (1, 32), (100, 128), (33, 64)])
 def test_a_size_that_nobody_gave_is_what_training_made_of_it(trained: int, size: int) -> None:
     checkpoint: Any = SimpleNamespace(imgsz=trained, stride=32, path="a.pt")
-    job = make_job({"model": "a.pt", "no_eval": True})
-    assert chosen_size(job, checkpoint) == (size, size)
+    assert chosen_size(CaptureOptions(), checkpoint) == (size, size)
     with pytest.raises(UsageError, match="--imgsz 650x650 is not a multiple of the model's stride 32: use 672 672"):
-        chosen_size(make_job({"model": "a.pt", "no_eval": True, "imgsz": 650}), checkpoint)
+        chosen_size(CaptureOptions(imgsz=(650, 650)), checkpoint)
 
 
 @pytest.mark.parametrize("trained", [0, -64])
 def test_a_size_that_is_none_is_the_checkpoints_fault(trained: int) -> None:
     checkpoint: Any = SimpleNamespace(imgsz=trained, stride=32, path="a.pt")
     with pytest.raises(InputError, match=rf"a.pt says that it was trained at {trained} pixels: add --imgsz"):
-        chosen_size(make_job({"model": "a.pt", "no_eval": True}), checkpoint)
+        chosen_size(CaptureOptions(), checkpoint)

@@ -11,11 +11,13 @@ from conftest import TinyDetector, captured, seeded, synthetic_statistics
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qexport.detections.layout import HeadLayout
 from qexport.errors import ConversionError
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import TFLITE
-from qexport.programs.program import Program, copied
+from qexport.programs.captured_graph import copied, module_of
+from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
 
 Array = NDArray[np.float64]
@@ -24,10 +26,7 @@ Array = NDArray[np.float64]
 class Steps(nn.Module):
     """Stands in for a decode: passes both raw outputs on."""
 
-    end2end = False
-    nms = False
-    levels = (1,)
-    reg_max = 1
+    layout = HeadLayout(strides=(1,), imgsz=(4, 4), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         return torch.cat((boxes.flatten(1), scores.flatten(1)), dim=1)
@@ -176,17 +175,17 @@ def test_integer_readers_of_a_float_value_see_its_integers() -> None:
 
 
 def test_the_program_itself_is_left_alone(tiny: Program) -> None:
-    before = str(tiny.graph.graph)
+    before = str(module_of(tiny).graph)
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TFLITE)
-    names = set(tiny.graph.state_dict())
+    names = set(module_of(tiny).state_dict())
     shared = simulated(tiny, plan)
-    assert shared.get_parameter("stem.weight") is tiny.graph.get_parameter("stem.weight")  # no copy is made
+    assert shared.get_parameter("stem.weight") is tiny.graph.parameter("stem.weight")  # no copy is made
     simulation = simulated(tiny, plan, copied(tiny))
     with torch.no_grad():
         simulation.get_parameter("stem.weight").zero_()
-    assert str(tiny.graph.graph) == before
-    assert set(tiny.graph.state_dict()) == names
-    assert float(tiny.graph.get_parameter("stem.weight").abs().sum()) > 1
+    assert str(module_of(tiny).graph) == before
+    assert set(module_of(tiny).state_dict()) == names
+    assert float(tiny.graph.parameter("stem.weight").abs().sum()) > 1
 
 
 def test_each_quantised_value_passes_through_integers_once(tiny: Program) -> None:
@@ -222,4 +221,4 @@ def test_a_copy_may_be_changed(tiny: Program) -> None:
     graph = copied(tiny)
     with torch.no_grad():
         graph.get_parameter("stem.weight").fill_(7)
-    assert float(tiny.graph.get_parameter("stem.weight").max()) < 7
+    assert float(tiny.graph.parameter("stem.weight").max()) < 7

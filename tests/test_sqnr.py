@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 
 from qexport.calibration.statistics import BINS
+from qexport.detections.layout import HeadLayout
 from qexport.measurement.evidence.histograms import chosen_range, rebinned, worst_histograms
 from qexport.measurement.evidence.layers import layers
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.profile import OPENVINO, TFLITE, RuntimeProfile
-from qexport.programs.program import Program, copied
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import Program
 from qexport.simulation.meters import MAX_DB, metered, sqnr_of
 from qexport.simulation.rewrite import simulated
 
@@ -37,7 +39,7 @@ class Kept(Interpreter):
 class Ranked(nn.Module):
     """A decode that puts rows in the order of their scores, though they have none in them."""
 
-    end2end, nms, levels, reg_max = False, False, (1,), 1
+    layout = HeadLayout(strides=(1,), imgsz=(64, 64), classes=2, head="one2many")
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(1, 5, 4): boxes of the five best."""

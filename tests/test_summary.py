@@ -7,12 +7,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from reports import FEW, RESTLESS, accuracy, artifact, report
+from reports import FEW, RESTLESS, accuracy, artifact, content, report
 
-from qexport.job.options import make_job
 from qexport.reporting.gate import check
 from qexport.reporting.junit import to_junit
+from qexport.reporting.load import report_of
+from qexport.reporting.page.render import render
 from qexport.reporting.renderings import STEP_SUMMARY, write_junit, write_summary
+from qexport.reporting.report import Report
 from qexport.reporting.summary import MARK, to_markdown
 
 ALLOWED = {
@@ -46,7 +48,7 @@ def rule(name: str, passed: bool, text: str, artifact_: str = "yolo26n_int8.onnx
     }
 
 
-def gated(*rules: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def gated(*rules: dict[str, Any], **changes: Any) -> Report:
     return report(gate={"passed": all(each["passed"] for each in rules), "rules": list(rules)}, **changes)
 
 
@@ -128,14 +130,14 @@ def test_a_warning_of_several_artifacts_names_them_once() -> None:
     ],
 )
 def test_what_ran_a_file_is_said_wherever_its_figures_are(entry: dict[str, Any], runtime: str) -> None:
-    content = report(artifact(format_="tensorrt", **entry))
+    made = report(artifact(format_="tensorrt", **entry))
     told = f"run by {runtime}" if runtime else "run by"
-    markdown = to_markdown(content)
+    markdown = to_markdown(made)
     assert (told in cells(markdown, "`")[0]) == bool(runtime)
     (verified,) = (line for line in markdown.splitlines() if line.startswith("- verified"))
-    assert (told in verified) == (told in str(parsed(content).findtext(".//system-out"))) == bool(runtime)
+    assert (told in verified) == (told in str(parsed(made).findtext(".//system-out"))) == bool(runtime)
     for name, ran in (("min-retention", True), ("min-fidelity", True), ("max-size", False)):
-        (found,) = check(content, {name: 0.5}, "int8")
+        (found,) = check(made, {name: 0.5}, "int8")
         assert (told in found.text) == (bool(runtime) and ran), name
 
 
@@ -155,8 +157,8 @@ def test_the_gate_has_a_line_for_each_rule_and_a_sign_in_the_title() -> None:
     "changes",
     [
         {"failures": [{"format": "openvino", "reason": "no", "exit_code": 5}]},
-        {"unmeasured": [{"artifact": "a.onnx", "text": "accuracy could not be scored", "exit_code": 7}]},
-        {"unmeasured": [{"artifact": "", "text": "samples could not be kept", "exit_code": 7}]},
+        {"unmeasured": [{"artifact": "a.onnx", "what": "accuracy", "reason": "no", "exit_code": 7}]},
+        {"unmeasured": [{"artifact": "", "what": "samples", "reason": "no", "exit_code": 7}]},
     ],
 )
 def test_a_run_that_does_not_end_with_zero_has_no_good_sign(changes: dict[str, Any]) -> None:
@@ -179,8 +181,8 @@ def test_failures_and_the_baseline_are_there() -> None:
     assert "compared with `old.json`" in markdown
 
 
-def parsed(content: dict[str, Any]) -> ElementTree.Element:
-    root = ElementTree.fromstring(to_junit(content).encode())
+def parsed(made: Report) -> ElementTree.Element:
+    root = ElementTree.fromstring(to_junit(made).encode())
     _check_structure(root)
     return root
 
@@ -244,11 +246,29 @@ def test_what_xml_cannot_hold_is_replaced() -> None:
 
 
 def test_reports_of_older_versions_have_neither_intervals_nor_gate() -> None:
-    old = report(artifact(accuracy=accuracy(map_interval=None, retention_interval=None)), schema=1)
+    written = content(artifact(accuracy=accuracy(map_interval=None, retention_interval=None)), schema=1)
     for name in ("gate", "baseline"):
-        del old[name]
+        del written[name]
+    old = report_of(written)
     assert "0.4455" in to_markdown(old)
     assert len(list(parsed(old).iter("testcase"))) == 1
+
+
+def test_outputs_of_unknown_meaning_have_a_table_and_a_page() -> None:
+    """Nobody knows the task of such a model, so that its evaluation names no metrics."""
+    unknown = {**content()["model"], "task": None, "head": "unknown"}
+    made = report(model=unknown, evaluation={**content()["evaluation"], "metrics": []})
+    assert "| artifact | MB | mAP50-95 |" in to_markdown(made)
+    assert "Outputs of unknown meaning" in render(made)
+
+
+def test_steps_that_took_long_are_named_and_the_others_counted() -> None:
+    """What took less than a hundredth of the time is no reason for it."""
+    assert "; took 3.8 s: read 1.5, calibrate 2.2</sub>" in to_markdown(report())
+    many = {"read": 10.0, "plan_onnx_int8": 80.0, "samples": 0.25, "bootstrap": 0.5}
+    told = to_markdown(report(seconds=many)).replace("\\", "")
+    assert "took 90.8 s: read 10.0, plan onnx int8 80.0, 2 others 0.8</sub>" in told
+    assert "took" not in to_markdown(report(seconds={}))
 
 
 def test_the_step_summary_is_added_to_and_another_file_replaced(
@@ -256,13 +276,13 @@ def test_the_step_summary_is_added_to_and_another_file_replaced(
 ) -> None:
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
-    job = make_job({"model": "a.pt", "no_eval": True, "summary": summary, "junit": tmp_path / "junit.xml"})
+    junit = tmp_path / "junit.xml"
     monkeypatch.setenv(STEP_SUMMARY, str(summary))
-    write_summary(job, report())
-    write_junit(job, report())
+    write_summary(report(), summary)
+    write_junit(report(), junit)
     assert summary.read_text() == f"before\n{to_markdown(report())}"
     monkeypatch.setenv(STEP_SUMMARY, str(tmp_path / "another.md"))
-    write_summary(job, report())
-    write_junit(job, report())
+    write_summary(report(), summary)
+    write_junit(report(), junit)
     assert summary.read_text() == to_markdown(report())
-    assert (tmp_path / "junit.xml").read_text() == to_junit(report())
+    assert junit.read_text() == to_junit(report())

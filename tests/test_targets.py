@@ -13,7 +13,7 @@ from qexport.backends.registry import available_formats, find_class
 from qexport.errors import UsageError
 from qexport.job.options import PRECISIONS, ExportJob, make_job
 from qexport.reporting.warnings import cpu_warnings
-from qexport.steps import chosen_profile
+from qexport.steps.plan import make_target
 from qexport.system import machine as cpu_module
 from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, kind_for
 from qexport.targets import TARGETS
@@ -59,7 +59,7 @@ def test_the_table_holds_together() -> None:
     for name, target in TARGETS.items():
         assert set(target.formats) <= set(target.runs) <= set(available_formats()), name
         assert target.cpu in (ANY, *KINDS)
-        assert all(target.precision in find_class(each).precisions for each in target.formats)
+        assert all(target.precision in find_class(each).info.precisions for each in target.formats)
     aliases = [alias for target in TARGETS.values() for alias in target.aliases]
     assert len(set(aliases)) == len(aliases)
     assert not set(aliases) & set(TARGETS)
@@ -181,8 +181,10 @@ def test_each_format_has_its_cpu(choice: str, kinds: dict[str, str], monkeypatch
 def test_one_run_plans_for_two_kinds_of_cpu() -> None:
     """ONNX for a machine with 16-bit sums of pairs, OpenVINO for one without."""
     job = make_job({**DATA, "int8": True, "format": "onnx,openvino", "cpu": "onnx=avx2,openvino=vnni"})
-    found = {name: chosen_profile(job, find_class(name)()) for name in job.format}
-    assert {name: (cpu, profile.saturating_pair_accumulation) for name, (cpu, profile) in found.items()} == {
+    found = {name: make_target(name, job.precision, job.cpu) for name in job.format}
+    assert {
+        name: (each.cpu, each.profile and each.profile.saturating_pair_accumulation) for name, each in found.items()
+    } == {
         "onnx": (AVX2, True),
         "openvino": (VNNI, False),
     }
@@ -201,7 +203,8 @@ def test_one_run_plans_for_two_kinds_of_cpu() -> None:
 def test_latency_of_another_kind_of_cpu_carries_a_warning(planned: str | None, here: str, warned: bool) -> None:
     found = cpu_warnings({"cpu": planned} if planned else None, here)
     assert bool(found) is warned
-    assert all("latency" in line and planned and planned in line and here in line for line in found)
+    assert all(each.about == "latency" for each in found)
+    assert all(planned and planned in each.text and here in each.text for each in found)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import DEMO, demo_images
+from conftest import DEMO, demo_images, validated
 
 from qexport.cli.demo import DEMOS
+from qexport.data.dataset import image_list, load_dataset, load_folder
 from qexport.job.options import make_job
+from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.pipeline import export
 from qexport.progress import Silent
+from qexport.reporting.json_form import to_plain
 from qexport.reporting.report import ArtifactReport, Report
+from qexport.tasks import SCORING
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 pytestmark = pytest.mark.slow
@@ -76,12 +81,29 @@ def ran(task: str, folder: Path, **options: Any) -> Report:
     return export(job, Silent())
 
 
+def check_validated(artifact: ArtifactReport, report: Report, folder: Path) -> None:
+    """`YOLO(file).val()`, which loads the file itself, gives the figures of the report."""
+    task = report.model.task or ""
+    dataset = load_folder(few(task, folder)) if task == "classify" else load_dataset(few(task, folder))
+    names = dict(enumerate(report.model.names))
+    place = Path(tempfile.mkdtemp(dir=folder))
+    metrics = validated(
+        Path(artifact.path), task, make_evaluation_set(dataset, image_list(dataset, "val"), place / "set", names), place
+    )
+    own = getattr(metrics, SCORING[task].metric) if SCORING[task].metric else None
+    figures = (own.map, own.map50) if own else (metrics.top1, metrics.top5)
+    assert artifact.accuracy is not None
+    assert (artifact.accuracy.map, artifact.accuracy.map50) == tuple(round(float(each), 5) for each in figures)
+    if SCORING[task].other:
+        assert artifact.accuracy.box_map == round(float(metrics.box.map), 5)
+
+
 def check_scores(artifact: ArtifactReport, least: float) -> None:
     """FP32 has learnt the task, and INT8 keeps it."""
     assert artifact.accuracy is not None
-    assert (artifact.accuracy["map_float"] or 0) > least
-    assert (artifact.accuracy["retention"] or 0) > 0.95
-    assert (artifact.accuracy["fidelity"] or 0) > 0.9
+    assert (artifact.accuracy.map_float or 0) > least
+    assert (artifact.accuracy.retention or 0) > 0.95
+    assert (artifact.accuracy.fidelity or 0) > 0.9
     assert artifact.verification is not None
     assert (artifact.verification.agreement or 0) > 0.9
 
@@ -90,18 +112,19 @@ def check_scores(artifact: ArtifactReport, least: float) -> None:
 def test_int8_keeps_what_a_task_is_about(task: str, least: float, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
     report = ran(task, tmp_path, format="onnx,openvino")
-    assert report.model["task"] == task
+    assert report.model.task == task
     assert report.evaluation is not None
-    assert report.evaluation["metrics"] == METRICS[task]
-    assert report.evaluation["images"] == (6 * 32 if task == "classify" else IMAGES)
+    assert report.evaluation.metrics == tuple(METRICS[task])
+    assert report.evaluation.images == (6 * 32 if task == "classify" else IMAGES)
     small = [artifact for artifact in report.artifacts if artifact.precision == "int8"]
     assert [artifact.format for artifact in small] == ["onnx", "openvino"]
     for artifact in small:
         check_scores(artifact, least)
         assert artifact.accuracy is not None
-        assert ("box_map" in artifact.accuracy) == (task in ("segment", "pose"))
-        check_evidence(artifact.accuracy, by_image=task == "classify")
+        assert (artifact.accuracy.box_map is not None) == (task in ("segment", "pose"))
+        check_evidence(to_plain(artifact.accuracy), by_image=task == "classify")
         check_gallery(artifact, task)
+        check_validated(artifact, report, tmp_path)
 
 
 @pytest.mark.parametrize(("task", "least"), [("segment", 0.5), ("pose", 0.4), ("obb", 0.5), ("classify", 0.9)])
@@ -109,8 +132,9 @@ def test_integer_only_files_keep_it_too(task: str, least: float, tmp_path: Path)
     """Scored through `qexport.decode`, which makes of integers what the float file gives."""
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
     report = ran(task, tmp_path, format="tflite", int8=False, precision="int8-full")
-    small, _ = report.artifacts
+    small, whole = report.artifacts
     assert small.int8_mac_coverage == 1.0
+    check_validated(whole, report, tmp_path)  # of integer-only files it can make nothing
     check_scores(small, least)
     check_gallery(small, task)
 
@@ -118,7 +142,7 @@ def test_integer_only_files_keep_it_too(task: str, least: float, tmp_path: Path)
 def test_a_classifier_is_calibrated_as_it_is_run(tmp_path: Path) -> None:
     report = ran("classify", tmp_path, no_eval=True, calib_images=4)
     assert report.calibration is not None
-    assert report.calibration["preprocess"] == "centre crop 96x96, RGB, 0..1"
+    assert report.calibration.preprocess == "centre crop 96x96, RGB, 0..1"
     assert report.warnings == ()
 
 

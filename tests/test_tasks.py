@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from qexport.errors import InputError
+from qexport.programs.capture import capture
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
-from qexport.programs.program import Program, capture, every_output
+from qexport.programs.program import Program, every_output
 
 SIZE = (64, 96)
 BUILDERS = {
@@ -62,12 +63,12 @@ def test_the_program_is_what_ultralytics_exports(family: str, task: str, head: s
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
     kind, channels = EXTRAS[task]
-    assert program.extras.kind == kind
-    assert [program.values[name].shape[1] for name in program.raw_extras] == [channels] * 3
-    assert bool(program.prototypes) == (task == "seg")
-    assert program.classes == model.model[-1].nc
-    outputs = {name for name in program.raw_outputs if program.values[name].weight or name == program.prototypes}
-    assert outputs == set(program.raw_outputs)  # convolutions, each with a scale of its own
+    assert program.layout.extras == kind
+    assert [program.values[name].shape[1] for name in program.raw.extras] == [channels] * 3
+    assert bool(program.raw.prototypes) == (task == "seg")
+    assert program.layout.classes == model.model[-1].nc
+    outputs = {name for name in program.raw.all if program.values[name].weight or name == program.raw.prototypes}
+    assert outputs == set(program.raw.all)  # convolutions, each with a scale of its own
 
 
 @pytest.mark.parametrize("family", ["yolo26n", "yolov8n"])
@@ -78,9 +79,9 @@ def test_a_classifier_is_what_ultralytics_exports(family: str) -> None:
     with torch.no_grad():
         actual = program.graph(images())
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    assert (program.head, program.raw_boxes, program.final) == ("classifier", (), False)
-    assert program.preprocess == "centre crop"
-    assert program.values[program.raw_scores[0]].operation == "linear"
+    assert (program.layout.head, program.raw.boxes, program.layout.end2end) == ("classifier", (), False)
+    assert program.input.preprocess == "centre crop"
+    assert program.values[program.raw.scores[0]].operation == "linear"
 
 
 def test_detectors_options_are_refused_for_a_classifier() -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import demo_checkpoint, demo_images, synthetic_statistics
+from conftest import demo_checkpoint, demo_images, lowering, synthetic_statistics
 
-from qexport.backends.protocol import LowerOptions
 from qexport.backends.tensorrt.backend import TensorRTBackend
 from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
@@ -82,7 +81,9 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, TENSORRT)
     path = tmp_path_factory.mktemp("tensorrt") / "demo_int8_tensorrt.onnx"
-    TensorRTBackend().lower(demo_program, plan, artifact_metadata(demo_checkpoint(), demo_program, "int8", plan), path)
+    TensorRTBackend().lower(
+        lowering(demo_program, "int8", plan, artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)), path
+    )
     return Lowered(path, plan)
 
 
@@ -247,7 +248,7 @@ def test_a_graph_that_breaks_a_rule_is_not_kept(tiny: Program, tmp_path: Path, m
 
     monkeypatch.setattr(tensorrt_rules, "broken_rules", lambda model: ["conv: this is wrong", "and this"])
     with pytest.raises(ConversionError, match="breaks a rule of TensorRT: conv: this is wrong"):
-        TensorRTBackend().lower(tiny, None, {"precision": "fp32"}, tmp_path / "tiny.onnx")
+        TensorRTBackend().lower(lowering(tiny, "fp32"), tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -309,7 +310,7 @@ def test_the_operator_set_is_the_first_with_half_precision_scales(lowered: Lower
 def test_operator_set_18_has_no_half_precision_scales(tiny: Program, tmp_path: Path) -> None:
     plan = make_plan(tiny, synthetic_statistics(tiny.values), TENSORRT)
     with pytest.raises(ConversionError, match=r"the ONNX graph is not valid .*: try another --opset") as caught:
-        TensorRTBackend().lower(tiny, plan, {"precision": "int8"}, tmp_path / "tiny.onnx", LowerOptions(opset=18))
+        TensorRTBackend().lower(lowering(tiny, "int8", plan, opset=18), tmp_path / "tiny.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -319,7 +320,7 @@ def test_float_graphs_have_the_precision_that_is_asked_for(
     tiny: Program, tmp_path: Path, precision: str, wanted: str
 ) -> None:
     path = tmp_path / "tiny.onnx"
-    TensorRTBackend().lower(tiny, None, {"precision": precision}, path)
+    TensorRTBackend().lower(lowering(tiny, precision), path)
     graph = onnx.load(path)
     types = types_of(graph)
     convolutions = [types[node.output[0]] for node in graph.graph.node if node.op_type == "Conv"]

@@ -12,35 +12,43 @@ import pytest
 from rich.console import Console
 
 from qexport.cli.terminal import print_report
-from qexport.reporting.gate import Gate, Outcome
-from qexport.reporting.report import ArtifactReport, Failure, Report
-from qexport.verification.verify import Verification
+from qexport.measurement.attempt import Unmeasured
+from qexport.reporting.report import (
+    AccuracyInfo,
+    ArtifactReport,
+    CalibrationInfo,
+    EvaluationInfo,
+    Failure,
+    Gate,
+    LatencyInfo,
+    ModelInfo,
+    Outcome,
+    Report,
+    Warning,
+)
+from qexport.reporting.warnings import missing_warning
+from qexport.system.machine import Environment
+from qexport.verification.outcome import Verification
 
-ACCURACY = {
-    "map": 0.4012,
-    "map50": 0.5634,
-    "map_float": 0.41,
-    "retention": 0.97854,
-    "fidelity": 0.91234,
-    "images": 9,
-}
+FEW = Warning("accuracy", "accuracy is of 9 images only")
+ACCURACY = AccuracyInfo(map=0.4012, map50=0.5634, map_float=0.41, retention=0.97854, fidelity=0.91234, images=9)
 INT8 = ArtifactReport(
     path="some/where/yolo26n_int8.tflite",
     format="tflite",
     precision="int8",
     sha256="a" * 64,
     bytes=2_914_000,
-    accuracy=dict(ACCURACY),
-    latency_ms={"p50": 12.54, "p95": 13.0, "min": 12.0},
-    latency_float_ms={"p50": 40.0, "p95": 41.0, "min": 39.0},
+    accuracy=ACCURACY,
+    latency_ms=LatencyInfo(12.54, 13.0, 12.0),
+    latency_float_ms=LatencyInfo(40.0, 41.0, 39.0),
     speedup=3.19,
     int8_mac_coverage=0.9876,
     verification=Verification(321, 5, 0.9712, 4, 0.9876, min_agreement=0.65),
-    warnings=("accuracy is of 9 images only",),
+    warnings=(FEW,),
 )
 FP32 = ArtifactReport("some/where/yolo26n_fp32.tflite", "tflite", "fp32", "b" * 64, 9_814_000)
-MODEL = {"path": "/models/yolo26n.pt", "head": "end2end", "imgsz": [480, 640], "nms": False}
-REPORT = Report("qexport", MODEL, {"images": 128}, {"images": 9}, (INT8, FP32), {}, 2, environment={})
+MODEL = ModelInfo(path="/models/yolo26n.pt", sha256="c" * 64, head="end2end", imgsz=(480, 640), batch=1)
+REPORT = Report("qexport", MODEL, CalibrationInfo(images=128), EvaluationInfo(images=9), (INT8, FP32), {}, 2)
 
 
 def printed(report: Report, width: int = 80) -> list[str]:
@@ -53,7 +61,9 @@ def printed(report: Report, width: int = 80) -> list[str]:
 def test_sentences_are_not_broken_in_a_pipe() -> None:
     stream = io.StringIO()
     warning = f"{'so it is, and ' * 20}it is said in one line"
-    print_report(replace(REPORT, warnings=(warning,)), Path("out/report.json"), Console(file=stream, width=80))
+    print_report(
+        replace(REPORT, warnings=(Warning("run", warning),)), Path("out/report.json"), Console(file=stream, width=80)
+    )
     assert f"warning: {warning}" in stream.getvalue().splitlines()
 
 
@@ -81,7 +91,9 @@ def test_a_narrow_terminal_has_every_figure_whole_in_a_line_of_its_artifact() ->
 
 
 def test_what_could_not_be_scored_has_no_images_in_the_title_and_no_mark_in_the_legend() -> None:
-    lost = replace(INT8, accuracy=None, warnings=("accuracy could not be scored: no",))
+    told = missing_warning(Unmeasured("yolo26n_int8.tflite", "accuracy", "no", 7))
+    assert told == Warning("accuracy", "accuracy could not be scored: no")
+    lost = replace(INT8, accuracy=None, warnings=(told,))
     lines = printed(replace(REPORT, artifacts=(lost, FP32)), 200)
     assert any("calibrated on 128 images" in line for line in lines)
     assert not any("scored on" in line or "*" in line for line in lines)
@@ -89,19 +101,19 @@ def test_what_could_not_be_scored_has_no_images_in_the_title_and_no_mark_in_the_
 
 DROPS = [
     # The interval is not centred on its figure: half its width on both sides of it would cross zero in the first row.
-    (0.0089, [0.0002, 0.0234], "0.0089 [0.0002, 0.0234]"),
-    (-0.0088, [-0.0101, -0.0007], "−0.0088 [−0.0101, −0.0007]"),
-    (0.0004, [-0.0310, 0.0005], "0.0004 [−0.0310, 0.0005]"),
-    (0.0, [-0.0012, 0.0012], "0.0000 [−0.0012, 0.0012]"),
+    (0.0089, (0.0002, 0.0234), "0.0089 [0.0002, 0.0234]"),
+    (-0.0088, (-0.0101, -0.0007), "−0.0088 [−0.0101, −0.0007]"),
+    (0.0004, (-0.0310, 0.0005), "0.0004 [−0.0310, 0.0005]"),
+    (0.0, (-0.0012, 0.0012), "0.0000 [−0.0012, 0.0012]"),
 ]
 
 
 @pytest.mark.parametrize(("drop", "interval", "shown"), DROPS)
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_drop_is_shown_with_both_bounds_at_every_width(
-    drop: float, interval: list[float], shown: str, width: int
+    drop: float, interval: tuple[float, float], shown: str, width: int
 ) -> None:
-    known = replace(INT8, accuracy={**ACCURACY, "drop": drop, "drop_interval": interval})
+    known = replace(INT8, accuracy=replace(ACCURACY, drop=drop, drop_interval=interval))
     lines = printed(replace(REPORT, artifacts=(known, FP32)), width)
     assert max(map(len, lines)) <= width
     row = next(line for line in lines if "2.91" in line)
@@ -113,7 +125,7 @@ def test_a_drop_is_shown_with_both_bounds_at_every_width(
 
 
 def test_a_table_without_room_leaves_the_drop_to_the_lines_below() -> None:
-    known = {**ACCURACY, "drop": 0.0089, "drop_interval": [0.0002, 0.0234]}
+    known = replace(ACCURACY, drop=0.0089, drop_interval=(0.0002, 0.0234))
     wide = replace(INT8, format="openvino", precision="int8-dynamic", bytes=102_914_000, accuracy=known, speedup=10.25)
     lines = printed(replace(REPORT, artifacts=(wide, FP32)))
     assert max(map(len, lines)) <= 80
@@ -153,7 +165,7 @@ def test_a_format_that_failed_has_a_row_and_leaves_its_reason_to_the_error_line(
 )
 def test_for_which_cpu_each_file_was_planned(cpu: str, here: str, words: str) -> None:
     planned = replace(INT8, quantisation={"activations": "int8", "weights": "int8", "cpu": cpu})
-    lines = printed(replace(REPORT, artifacts=(planned, FP32), environment={"cpu_kind": here}), width=120)
+    lines = printed(replace(REPORT, artifacts=(planned, FP32), environment=Environment(cpu_kind=here)), width=120)
     assert words in lines
     assert not any("planned:" in line for line in printed(REPORT))
 
@@ -183,11 +195,11 @@ def test_figures_that_a_warning_concerns_are_marked() -> None:
         format="openvino",
         precision="int8-dynamic",
         bytes=102_914_000,
-        latency_ms={"p50": 112.54, "p95": 163.0, "min": 12.0},
+        latency_ms=LatencyInfo(112.54, 163.0, 12.0),
         speedup=0.97,
         int8_mac_coverage=1.0,
-        accuracy={**ACCURACY, "retention": 1.001},
-        warnings=(*INT8.warnings, restless),
+        accuracy=replace(ACCURACY, retention=1.001),
+        warnings=(*INT8.warnings, Warning("latency", restless)),
     )
     row = next(line for line in printed(replace(REPORT, artifacts=(wide, FP32))) if "102.91" in line)
     words = "openvino int8-dynamic 102.91 0.4012* 0.5634 100.1% 0.912 112.5* 0.97× 100.0%"
@@ -205,8 +217,8 @@ def test_the_gate_has_a_line_for_each_rule_that_passed() -> None:
 
 
 def test_warnings_are_printed_once_each_with_the_names_of_their_artifacts() -> None:
-    artifacts = (INT8, replace(FP32, warnings=("too large",)), replace(INT8, format="onnx"))
-    lines = printed(replace(REPORT, artifacts=artifacts, warnings=("one was skipped",)))
+    artifacts = (INT8, replace(FP32, warnings=(Warning("artifact", "too large"),)), replace(INT8, format="onnx"))
+    lines = printed(replace(REPORT, artifacts=artifacts, warnings=(Warning("run", "one was skipped"),)))
     assert [line for line in lines if line.startswith("warning: ")] == [
         "warning: one was skipped",
         "warning: tflite int8, onnx int8: accuracy is of 9 images only",
@@ -250,6 +262,13 @@ def test_what_another_runtime_ran_says_so_where_its_figures_stand(name: str, pre
     (verified,) = (line for line in lines if line.startswith("verified: "))
     assert verified.endswith(f"; run by {runtime}")
     assert "run by" not in "\n".join(printed(REPORT, 200))
+
+
+def test_what_the_run_took_is_said_step_by_step() -> None:
+    seconds = {"read": 4.0, "plan_onnx_int8": 1.0, "optimise_onnx_int8": 94.5, "samples": 0.5}
+    lines = printed(replace(REPORT, seconds=seconds), 120)
+    assert "took 100.0 s: read 4.0, plan onnx int8 1.0, optimise onnx int8 94.5, 1 other 0.5" in lines
+    assert not any(line.startswith("took") for line in printed(REPORT))
 
 
 def test_what_was_verified_and_where_the_evidence_lies() -> None:

@@ -1,14 +1,12 @@
-"""How the page writes figures, names and what warnings are about."""
+"""How the page writes figures and names."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from sample_report import FEW, RESTLESS
 
-from qexport.reporting.honesty import about
-from qexport.reporting.page.content import precision_name
+from qexport.reporting.names import precision_name
 from qexport.reporting.page.gallery import Label, place
 from qexport.reporting.page.typeset import form_of, typeset
 
@@ -33,21 +31,6 @@ from qexport.reporting.page.typeset import form_of, typeset
 )
 def test_figures_in_type(path: str, value: Any, shown: str) -> None:
     assert typeset(value, form_of(path)) == shown
-
-
-@pytest.mark.parametrize(
-    ("warning", "kind"),
-    [
-        (FEW, "accuracy"),
-        ("3 of 40 evaluation images were calibrated on: accuracy is flattered", "accuracy"),
-        ("2 evaluation images or their labels could not be read: a.jpg, b.jpg", "accuracy"),
-        (RESTLESS, "latency"),
-        ("onnx runs float32 files faster than int8 on this CPU", "latency"),
-        ("Edge TPU lacks operators: 3 SOFTMAX (not listed)", "artifact"),
-    ],
-)
-def test_warnings_know_what_they_are_about(warning: str, kind: str) -> None:
-    assert about(warning) == kind
 
 
 def test_names_of_precisions_and_of_boxes() -> None:

@@ -20,7 +20,9 @@ from qexport.planning.profile import TFLITE
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
-from qexport.verification.verify import check_coverage, check_plan, compared, verify
+from qexport.verification.coverage import check_coverage
+from qexport.verification.output_check import compared
+from qexport.verification.verify import check_plan, verify
 
 Batch = NDArray[np.float32]
 VALUE, WEIGHT = "model_3_conv", "model_3_conv.weight"
@@ -41,7 +43,7 @@ def stored(demo_one2many: Program, plan: QuantPlan) -> StoredGraph:
         planned = plan.tensors[value.name]
         tensors[value.name] = StoredTensor("int8", planned.scale, planned.zero_point)
         if value.weight:
-            weight = demo_one2many.graph.state_dict()[value.weight].double().numpy()
+            weight = demo_one2many.graph.parameter(value.weight).double().numpy()
             scales = np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127
             integers = np.round(weight / scales[:, None, None, None]).astype(np.int8)
             tensors[f"{value.name}.weight"] = StoredTensor(
@@ -62,26 +64,20 @@ class Simulation:
     def __init__(self, program: Program, plan: QuantPlan) -> None:
         self.graph = simulated(program, plan)
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
         with torch.no_grad():
             output: Batch = self.graph(torch.from_numpy(batch)).numpy()
-        return output
+        return (output,)
 
 
 class Garbage:
     """A runtime that finds confident objects where there are none."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
         generator = np.random.default_rng(0)
         boxes = generator.uniform(100, 200, (1, 4, 2100))
         boxes[:, 2:] = generator.uniform(5, 20, (1, 2, 2100))
-        return np.concatenate((boxes, generator.uniform(0, 0.9, (1, 6, 2100))), axis=1).astype(np.float32)
+        return (np.concatenate((boxes, generator.uniform(0, 0.9, (1, 6, 2100))), axis=1).astype(np.float32),)
 
 
 def test_a_file_that_obeys_passes(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
@@ -197,9 +193,9 @@ def test_a_runtime_that_computes_something_else_fails(
 class Timid(Simulation):
     """A runtime that finds what the program does with three quarters of its confidence."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        output, *rest = super().outputs(batch)
-        return [np.concatenate((output[:, :4], 0.75 * output[:, 4:]), axis=1), *rest]
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
+        output, *rest = super().__call__(batch)
+        return (np.concatenate((output[:, :4], 0.75 * output[:, 4:]), axis=1), *rest)
 
 
 def test_a_runtime_with_other_scores_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:
@@ -247,11 +243,8 @@ def test_a_runtime_with_one_wrong_number_fails(
 class Silent:
     """A runtime that finds nothing at all."""
 
-    def outputs(self, batch: Batch) -> list[Batch]:
-        return [self.run(batch)]
-
-    def run(self, batch: Batch) -> Batch:
-        return np.zeros((1, 10, 2100), dtype=np.float32)
+    def __call__(self, batch: Batch) -> tuple[Batch, ...]:
+        return (np.zeros((1, 10, 2100), dtype=np.float32),)
 
 
 def test_a_runtime_that_finds_nothing_fails(demo_one2many: Program, plan: QuantPlan, stored: StoredGraph) -> None:

@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 import yaml
 from refusals import DATA, MODEL, PREFIX, SHAPES
-from reports import accuracy, artifact, report
+from reports import accuracy, artifact, content
 
 from qexport.cli.app import main
 from qexport.data.dataset import fingerprint, load_dataset
 from qexport.job.options import make_job
 from qexport.planning.plan import load_plan
 from qexport.publish import judged
-from qexport.reporting.load import SavedReport, read_report
-from qexport.reporting.report import Report
+from qexport.reporting.load import load_baseline
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 ONNX, OPENVINO = "shapes26_int8.onnx", "shapes26_int8_openvino_model"
@@ -76,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Run:
     images = [Path(line) for line in (few.parent / "val.txt").read_text().split()]
     model = {"sha256": hashlib.sha256(MODEL.read_bytes()).hexdigest(), "imgsz": [96, 96], "path": str(MODEL)}
     better = artifact(path=f"old/{ONNX}", accuracy=accuracy(map=0.9, retention=0.1, fidelity=0.1, images=8))
-    planted = report({**better, "bytes": 9_000_000, "int8_mac_coverage": 0.5})
+    planted = content({**better, "bytes": 9_000_000, "int8_mac_coverage": 0.5}, schema=1)
     planted["model"] |= model
     planted["evaluation"] |= {"fingerprint": fingerprint(images), "images": 8}
     (folder / "old.json").write_text(json.dumps(planted))
@@ -158,21 +157,12 @@ def test_summary_and_junit_show_the_gate_with_its_warnings(finished: Run) -> Non
 
 
 def test_a_run_passes_against_itself(finished: Run) -> None:
-    saved = read_report(finished.folder / "report.json")
+    saved = load_baseline(finished.folder / "report.json")
     job = make_job({"model": "shapes26.pt", "int8": True, "format": "onnx,openvino", "data": DATA})
-    fields = {name: saved.content[name] for name in ("command", "model", "calibration", "evaluation")}
-    fields |= {name: saved.content[name] for name in ("seconds", "threads", "environment")}
-    now = Report(artifacts=(), **fields)
-    again = judged(replace(now, artifacts=_entries(finished)), job, SavedReport(saved.path, "", saved.content))
+    again = judged(replace(saved.report, gate=None, baseline=None), job, saved)
     assert again.gate is not None
     assert again.gate.passed
     assert len(again.gate.rules) == 2 * 5  # two formats, everything but speed
-
-
-def _entries(finished: Run) -> tuple[Any, ...]:
-    from qexport.reporting.report import ArtifactReport
-
-    return tuple(ArtifactReport(**entry) for entry in finished.report["artifacts"])
 
 
 def test_the_manifest_has_the_hashes_of_everything(finished: Run) -> None:

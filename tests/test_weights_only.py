@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import demo_checkpoint, demo_image
+from conftest import demo_checkpoint, demo_image, lowering
 from hard_numbers import layers
 
 from qexport.backends.protocol import Backend
@@ -27,9 +27,10 @@ onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
 def written(name: str, program: Program, folder: Path) -> tuple[Backend, Path]:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra qexport[{name}]")
     backend = find_backend(name)
-    path = folder / f"demo_int8-dynamic{backend.suffix}"
-    plan = make_plan(program, None, WEIGHTS, float_values=backend.float_weights(program))
-    backend.lower(program, plan, artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan), path)
+    path = folder / f"demo_int8-dynamic{backend.info.suffix}"
+    plan = make_plan(program, None, WEIGHTS, float_values=backend.info.float_weights(program))
+    metadata = artifact_metadata(demo_checkpoint(), program, "int8-dynamic", plan)
+    backend.lower(lowering(program, "int8-dynamic", plan, metadata), path)
     return backend, path
 
 
@@ -48,12 +49,12 @@ def test_every_layer_has_integer_weights_and_nothing_else_has(demo_program: Prog
 def test_what_is_found_stays(name: str, head: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     program: Program = request.getfixturevalue(head)
     backend, path = written(name, program, tmp_path)
-    image = demo_image(program.imgsz)
+    image = demo_image(program.input.imgsz)
     with torch.no_grad():
         expected = program.graph(image).numpy()
-    actual = backend.runner(path, 1).run(image.numpy())
+    actual = backend.runner(path, 1)(image.numpy())[0]
     assert not np.array_equal(actual, expected)
-    if program.final:
+    if program.layout.end2end:
         np.testing.assert_allclose(actual[0, :3, 4], expected[0, :3, 4], atol=0.1)
     else:
         np.testing.assert_allclose(actual[:, 4:], expected[:, 4:], atol=0.2)
@@ -66,7 +67,7 @@ def test_onnx_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) ->
         if value.weight:
             integers = onnx.numpy_helper.to_array(stored[f"{value.weight}.quantised"])
             scales = onnx.numpy_helper.to_array(stored[f"{value.weight}.scale"])
-            array = demo_program.graph.get_parameter(value.weight).detach().numpy()
+            array = demo_program.graph.parameter(value.weight).numpy()
             assert integers.dtype == np.int8
             np.testing.assert_allclose(integers * scales, array, atol=float(scales.max()) * 0.51)
             assert value.weight not in stored
@@ -86,7 +87,7 @@ def test_onnx_runtime_makes_floats_of_them_when_it_loads(demo_program: Program, 
 def test_openvino_weights_take_a_byte_each(demo_program: Program, tmp_path: Path) -> None:
     import openvino
 
-    from qexport.backends.openvino.backend import behind_split
+    from qexport.backends.openvino.info import behind_split
 
     _, path = written("openvino", demo_program, tmp_path)
     model = openvino.Core().read_model(path / "model.xml")
@@ -104,9 +105,9 @@ def test_weights_in_the_file_are_checked_against_the_plan(name: str, tmp_path: P
     pytest.importorskip(package, reason=f"needs the extra qexport[{name}]")
     program, backend = layers(), find_backend(name)
     kept = {"point_conv": "float as asked"}
-    plan = make_plan(program, None, WEIGHTS, float_values={**backend.float_weights(program), **kept})
-    path = tmp_path / f"a{backend.suffix}"
-    backend.lower(program, plan, {"precision": "int8-dynamic", "end2end": True}, path)
+    plan = make_plan(program, None, WEIGHTS, float_values={**backend.info.float_weights(program), **kept})
+    path = tmp_path / f"a{backend.info.suffix}"
+    backend.lower(lowering(program, "int8-dynamic", plan), path)
     stored = backend.read(path)
     assert check_weights(program, plan, stored) == sum(plan.is_quantised(v.weight) for v in program.values.values())
     with pytest.raises(VerificationError, match=r"point\.weight: float32 instead of int8|only 5 of 6|only 4 of 6"):

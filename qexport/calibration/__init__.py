@@ -1,1 +1,4 @@
-"""One streaming pass over images: the distribution of every value."""
+"""One streaming pass over images: extremes and a histogram of every value.
+
+What is recorded goes here; how ranges are chosen from it goes into `qexport.planning`.
+"""

@@ -1,4 +1,4 @@
-"""Read a `.pt` checkpoint, without running what may hide in it, into a float module.
+"""Read a `.pt` checkpoint into a float module, running nothing that may hide in it.
 
 A `.pt` file is a pickle, and loading one runs what it says. So the file's bytes are read once, by us, and unpickled
 as data (`unpickle`); a model is made of that only where it is nothing but layers with data in them (`rebuild`).
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.errors import InputError
+from qexport.tasks import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Checkpoint:
     metadata: dict[str, str] | None = None
     single_class: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """What labels have to fit."""
+        layers = getattr(self.module, "model", None)  # an ONNX file has none
+        shape = getattr(layers[-1], "kpt_shape", None) if layers is not None and self.task == "pose" else None
+        points = tuple(int(size) for size in shape) if shape else None
+        return TaskSpec(self.path, self.task, self.names, self.channels, points, self.single_class)
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Say what a file is that cannot be loaded, and what helps: from its first bytes and the names in its pickle.
+"""Identify a file that cannot be loaded, from its first bytes and the names in its pickle, and say what helps.
 
 Nothing here runs what a pickle says; its operations are only listed.
 """

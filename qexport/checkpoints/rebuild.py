@@ -247,7 +247,7 @@ def _size(builder: Rebuilder, noted: Noted, place: str) -> torch.Size:
 
 
 def _device(_builder: Rebuilder, _noted: Noted, _place: str) -> torch.device:
-    return torch.device("cpu")  # where everything has been brought
+    return torch.device("cpu")  # where storages are loaded
 
 
 def _path(builder: Rebuilder, noted: Noted, place: str) -> str:

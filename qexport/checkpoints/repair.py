@@ -1,4 +1,4 @@
-"""What a model says of itself, where it does: old, fused and sparse checkpoints leave things out.
+"""Fill in what old, fused and sparse checkpoints leave out of a model.
 
 What is left out is found as Ultralytics' own loader finds it (`load_checkpoint` and the constructors in
 `ultralytics.nn.tasks`), or in the network, which always knows.

@@ -7,19 +7,15 @@ has nothing else to call, whatever the file holds. `rebuild` makes models of wha
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 
-FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""With it torch refuses every other way of unpickling, and does not see that this one allows less than its own."""
+from qexport.compat.patches import TORCH_LOADERS, without_variable
 
 
 class Noted:
@@ -100,7 +96,7 @@ def unpickled(data: bytes) -> Any:
     Raises:
         Exception: of any kind: damaged files make torch and pickle raise whatever they like.
     """
-    with warnings.catch_warnings(), _unforced():
+    with warnings.catch_warnings(), without_variable(TORCH_LOADERS):
         warnings.simplefilter("ignore")  # about the sources of classes, which are not compared
         _refuse_script(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_AS_DATA)
@@ -113,16 +109,6 @@ def _refuse_script(data: bytes) -> None:
         and "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records()
     ):
         raise pickle.UnpicklingError("it is a TorchScript archive")
-
-
-@contextmanager
-def _unforced() -> Iterator[None]:
-    forced = os.environ.pop(FORCED, None)
-    try:
-        yield
-    finally:
-        if forced is not None:
-            os.environ[FORCED] = forced
 
 
 def full_name(noted: Noted | type[Noted]) -> str:

@@ -1,1 +1,4 @@
-"""The command line: options, error lines and exit codes, and all that is printed."""
+"""The command line: options, error lines, exit codes, and everything that is printed.
+
+What an option means goes into `qexport.job`, what it does into the step that it concerns.
+"""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qexport import __version__
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
 from qexport.targets import TARGETS
+from qexport.version import __version__
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
@@ -81,6 +81,7 @@ def export_command(
         Path | None, _option("Another place for report.json; NAME.html: a page, too.", "--report")
     ] = None,
     calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
+    plan: Annotated[Path | None, _option("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
@@ -127,6 +128,9 @@ def export_command(
         str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
     ] = None,
     bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
+    option: Annotated[
+        str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
+    ] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
@@ -161,11 +165,13 @@ def demo(
 def formats() -> None:
     """List the formats, their precisions, and whether this installation can write them."""
     from qexport.backends.registry import available_formats, find_backend
-    from qexport.errors import MissingExtraError
+    from qexport.errors import MissingExtraError, PluginError
 
     for name in available_formats():
         try:
-            print(f"{name}: {', '.join(sorted(find_backend(name).precisions))}")
+            print(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
+        except PluginError as error:
+            print(f"{name}: broken ({error})")
         except MissingExtraError as error:
             print(f"{name}: not installed ({error.remedy})")
 
@@ -174,8 +180,9 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.data.selection import check_paths
-    from qexport.execution.worker import offloaded_formats, worker_process
+    from qexport.execution.worker import worker_process
+    from qexport.job.checks import check_paths
+    from qexport.job.offload import offloaded_formats
 
     quiet_libraries()
     check_paths(job)
@@ -183,11 +190,11 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     with (
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json) as progress,
-        beside as submit,
+        beside as worker,
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), submit)
+        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), worker)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 

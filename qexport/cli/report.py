@@ -21,11 +21,12 @@ def report_command(
     from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
+    from qexport.reporting.load import load_report
     from qexport.reporting.page import write_page
 
     page = out or report.with_suffix(".html")
     if page.absolute() == report.absolute():
         raise UsageError(f"--out {page} is the report itself", "give another name for the page")
-    write_page(report, page)
+    write_page(load_report(report), page)
     if not quiet:
         print(f"wrote {page}")

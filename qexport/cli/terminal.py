@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
-from qexport.reporting.honesty import caveats, collected
 from qexport.reporting.page.typeset import form_of, typeset
-from qexport.reporting.provenance import scored_images, stand_in, verified
-from qexport.reporting.report import ArtifactReport, Report
+from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
+from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
+from qexport.reporting.warning_list import list_warnings
 from qexport.system.machine import ANY
-from qexport.verification.output_fidelity import OutputFidelity
+from qexport.verification.outcome import OutputFidelity
 
 NOTHING = "–"
 UNBOUNDED = 1000
@@ -87,74 +84,76 @@ def _table(report: Report, columns: str) -> Table:
 
 def _metrics(report: Report) -> list[str]:
     """Headings of the task's two figures, in two lines each."""
-    names = (report.evaluation or {}).get("metrics") or ["mAP50-95", "mAP50"]
-    return [name.removeprefix("mask ").removeprefix("pose ").replace("mAP", "mAP\n") for name in names]
+    return [name.removeprefix("mask ").removeprefix("pose ").replace("mAP", "mAP\n") for name in report.metrics]
 
 
 def _title(report: Report) -> str:
-    model, size = report.model, "×".join(map(str, report.model["imgsz"]))
-    head = "outputs of unknown meaning" if model["head"] == "unknown" else f"{model['head']} head"
-    parts = [f"{Path(model['path']).name}, {head}, {size}"]
+    model, size = report.model, "×".join(map(str, report.model.imgsz))
+    head = "outputs of unknown meaning" if model.head == "unknown" else f"{model.head} head"
+    parts = [f"{file_name(model.path)}, {head}, {size}"]
     if report.calibration:
-        parts.append(f"calibrated on {report.calibration['images']} images")
-    if scored := scored_images({"artifacts": list(map(vars, report.artifacts)), "evaluation": report.evaluation}):
+        parts.append(f"calibrated on {report.calibration.images} images")
+    if scored := scored_images(report):
         parts.append(f"scored on {scored}")
     return ", ".join(parts)
 
 
-def _name(entry: Mapping[str, Any]) -> str:
-    """What a row is called, and a warning about it."""
-    return f"{'engine' if entry['engine'] else entry['format']} {entry['precision']}"
-
-
 def _row(artifact: ArtifactReport, columns: str) -> tuple[str, ...]:
-    accuracy = artifact.accuracy or {}
-    latency = artifact.latency_ms or {}
-    of_accuracy, of_latency = (MARK if caveats(vars(artifact), kind) else "" for kind in ("accuracy", "latency"))
+    of_accuracy, of_latency = (MARK if artifact.warned(about) else "" for about in (ACCURACY, LATENCY))
+    latency, drop = artifact.latency_ms, _drop(artifact, columns == COLUMNS[0]) or NOTHING
     return (
-        f"{_name(vars(artifact))}{AWAY if stand_in(vars(artifact)) else ''}",
+        f"{artifact.label}{AWAY if stand_in(artifact) else ''}",
         f"{artifact.bytes / 1e6:.2f}",
-        _figure(accuracy.get("map"), ".4f", of_accuracy),
-        _figure(accuracy.get("map50"), ".4f"),
-        *([_drop(artifact, columns == COLUMNS[0]) or NOTHING] if columns else []),
-        _figure(accuracy.get("retention"), ".1%"),
-        _figure(accuracy.get("fidelity"), ".3f"),
-        _figure(latency.get("p50"), ".1f", of_latency),
+        *_accuracy(artifact, drop if columns else "", of_accuracy),
+        _figure(latency.p50 if latency else None, ".1f", of_latency),
         _figure(artifact.speedup, ".2f", "×"),
         _figure(artifact.int8_mac_coverage, ".1%"),
     )
 
 
+def _accuracy(artifact: ArtifactReport, drop: str, mark: str) -> tuple[str, ...]:
+    """The task's two figures, the drop where it is shown, and what was kept."""
+    found = artifact.accuracy
+    if found is None:
+        return (NOTHING,) * (5 if drop else 4)
+    return (
+        _figure(found.map, ".4f", mark),
+        _figure(found.map50, ".4f"),
+        *([drop] if drop else []),
+        _figure(found.retention, ".1%"),
+        _figure(found.fidelity, ".3f"),
+    )
+
+
 def _drop(artifact: ArtifactReport, bounds: bool = True) -> str:
     """FP32's first metric minus the artifact's, and its 95 % interval: 0.0089 [0.0002, 0.0234]; "" for none."""
-    accuracy, form = artifact.accuracy or {}, form_of("drop")
-    if accuracy.get("drop") is None:
+    found, form = artifact.accuracy, form_of("drop")
+    if found is None or found.drop is None:
         return ""
-    span = accuracy.get("drop_interval") if bounds else None
+    span = found.drop_interval if bounds else None
     between = f" [{typeset(span[0], form)}, {typeset(span[1], form)}]" if span else ""
-    return f"{typeset(accuracy['drop'], form)}{between}"
+    return f"{typeset(found.drop, form)}{between}"
 
 
 def _drops(report: Report) -> list[Text]:
     """The same in lines of their own, where the table has no room for it."""
-    return [Text(f"drop of {_name(vars(each))}: {_drop(each)}") for each in report.artifacts if _drop(each)]
+    return [Text(f"drop of {each.label}: {_drop(each)}") for each in report.artifacts if _drop(each)]
 
 
 def _legend(report: Report) -> list[Text]:
     """What the signs mean that are in the table, and who made the figures of what was not run by its own runtime."""
-    artifacts = [vars(artifact) for artifact in report.artifacts]
     told = []
     if any(map(_drop, report.artifacts)):
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
-    if any((each.accuracy or {}).get("drop_interval") for each in report.artifacts):
+    if any(each.accuracy and each.accuracy.drop_interval for each in report.artifacts):
         told.append("[ ]: 95 % interval over images")
     if any(figure.endswith(MARK) for each in report.artifacts for figure in _row(each, "")):
         told.append(f"{MARK}: a warning is about the figure and what is made of it")
     told.append(f"{NOTHING}: not measured")
     told += [f"{FAILED}: not written, or not to its end"] if report.failures else []
     names: dict[str, list[str]] = {}
-    for each in artifacts:
-        names.setdefault(stand_in(each), []).append(_name(each))
+    for each in report.artifacts:
+        names.setdefault(stand_in(each), []).append(each.label)
     away = [f"{AWAY} {', '.join(names[runtime])}: run by {runtime}" for runtime in names if runtime]
     return [Text("; ".join(told), style="dim"), *(Text(line) for line in away)]
 
@@ -168,7 +167,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
 
     What failed or is broken are error lines, which end the run.
     """
-    warnings = collected(report.warnings, [vars(artifact) for artifact in report.artifacts], _name)
+    warnings = list_warnings(report, lambda artifact: artifact.label)
     lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in _planned(report)]
@@ -177,7 +176,9 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
     lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
-    lines.append(Text(f"wrote {', '.join(Path(a.path).name for a in report.artifacts)} to {saved_in(report)}"))
+    lines.append(Text(f"wrote {', '.join(a.file_name for a in report.artifacts)} to {saved_in(report)}"))
+    if taken := listed_seconds(report):
+        lines.append(Text(f"took {taken}"))
     lines.append(Text(f"report: {saved}"))
     return lines
 
@@ -196,21 +197,19 @@ def _device(fit: DeviceFit) -> str:
 
 
 def _verified(artifact: ArtifactReport) -> str:
-    assert artifact.verification is not None
-    entry = {**vars(artifact), "verification": asdict(artifact.verification)}
-    return f"verified: {Path(artifact.path).name}: {verified(entry)}"
+    return f"verified: {artifact.file_name}: {verified(artifact)}"
 
 
 def _planned(report: Report) -> list[str]:
     """For which kind of CPU each file with a plan was planned."""
-    here = report.environment.get("cpu_kind", "")
+    here = report.environment.cpu_kind
     kinds = {ANY: "any CPU", here: f"{here}, as this machine is"}
     lines = []
     for artifact in report.artifacts:
         cpu = (artifact.quantisation or {}).get("cpu")
         if cpu and not artifact.engine:
             kind = kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
-            lines.append(f"planned: {Path(artifact.path).name} for {kind}")
+            lines.append(f"planned: {artifact.file_name} for {kind}")
     return lines
 
 
@@ -220,15 +219,13 @@ def _runs(artifact: ArtifactReport) -> str:
     if artifact.arithmetic:
         parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}")
     if artifact.by_default:
-        timed = artifact.by_default["latency_ms"]["p50"]
-        parts.append(
-            f"{timed:.1f} ms in {artifact.by_default['arithmetic']}, which the runtime takes where nobody asks for FP32"
-        )
+        timed, kind = artifact.by_default.latency_ms.p50, artifact.by_default.arithmetic
+        parts.append(f"{timed:.1f} ms in {kind}, which the runtime takes where nobody asks for FP32")
     if artifact.speedup_by_default:
         parts.append(f"{artifact.speedup_by_default:.2f}× as fast as FP32 where nobody asks for FP32")
     if artifact.needs:
         parts.append(f"needs {listed_needs(artifact.needs)}")
-    return f"{Path(artifact.path).name}: {'; '.join(parts)}"
+    return f"{artifact.file_name}: {'; '.join(parts)}"
 
 
 def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
@@ -239,7 +236,7 @@ def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
         ("columns", _figure(output.columns, ".4f")),
     )
     listed = ", ".join(f"{name} {figure}" for name, figure in figures)
-    return f"{Path(artifact.path).name} {output.name} against FP32 on {output.images} images: {listed}"
+    return f"{artifact.file_name} {output.name} against FP32 on {output.images} images: {listed}"
 
 
 def print_report(report: Report, saved: Path, console: Console) -> None:

@@ -66,15 +66,15 @@ def _recheck(file: Path, report: Path | None, data: str | None, threads: int) ->
     saved = report or report_beside(file)
     if not saved.exists():
         raise InputError(f"there is no report at {saved}", "give --report")
-    from qexport.reporting.load import read_report
+    from qexport.reporting.load import load_report
 
-    content = read_report(saved).content
+    known = load_report(saved)
     from qexport.compat.torchvision import repair
     from qexport.data.resolve import resolve_data
     from qexport.inspection.recheck import recheck
 
     repair()
-    return list(recheck(file, content, resolve_data(data) if data else None, threads))
+    return list(recheck(file, known, resolve_data(data) if data else None, threads))
 
 
 def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:

@@ -8,10 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
+from qexport.compat.patches import LITERT_PROGRESS, OFFLINE, ONE_THREAD, TENSORFLOW_LOG, set_variables
 from qexport.system.scratch import folder_until_exit
 
-OFFLINE = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
-"""Ultralytics: no automatic installs, no telemetry, no log lines."""
 FOLDERS = {
     "MPLCONFIGDIR": (".cache/matplotlib", ".config/matplotlib", ".matplotlib"),
     "KERAS_HOME": (".keras",),
@@ -25,8 +24,7 @@ def quiet_ultralytics() -> None:
     A download that the user asked for by a bare name goes through `qexport.data.resolve`, which is the only place
     that may use the network. Settings that the user has are read; where there are none, none are left behind.
     """
-    for name, value in OFFLINE.items():
-        os.environ.setdefault(name, value)
+    set_variables(*OFFLINE)
     if "ultralytics" not in sys.modules and not _ultralytics_settings().is_file():
         _scratch("YOLO_CONFIG_DIR")
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
@@ -35,15 +33,13 @@ def quiet_ultralytics() -> None:
 def quiet_libraries() -> None:
     """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread.
 
-    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (ARCHITECTURE.md). Whole
+    One OpenMP thread: with two, runs beside other busy processes were slow and erratic (docs/decisions/007). Whole
     images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
     program's own settings hold.
     """
     quiet_ultralytics()
     _scratch(*(name for name, own in FOLDERS.items() if not any((Path.home() / each).exists() for each in own)))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    set_variables(ONE_THREAD, TENSORFLOW_LOG, LITERT_PROGRESS)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
 

@@ -14,6 +14,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from qexport.compat.patches import OPERATOR_CHECK, replace_for_good
+
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _MAX_OPERATORS = 40
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -108,6 +110,4 @@ def _nms(boxes: Any, scores: Any, threshold: float) -> Any:
 
 def _allow_operators() -> None:
     # torchvision.ops.nms asks this before it calls the operator, which now exists.
-    import torchvision.ops.boxes
-
-    torchvision.ops.boxes._assert_has_ops = lambda: None
+    replace_for_good(OPERATOR_CHECK, lambda: None)

@@ -1,1 +1,1 @@
-"""What is calibrated on and scored on: data sets, images, and how an image becomes an input."""
+"""Data sets, labels and images: what is calibrated on and scored on, and how an image becomes an input."""

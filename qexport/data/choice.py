@@ -29,14 +29,14 @@ def parse_count(value: object) -> int:
 
 
 def limit_of(count: int | None, fraction: float) -> int | None:
-    """At most so many images, None for no limit: a share that was asked for is obeyed as it is."""
+    """The limit on the number of images, None for none: a requested share is obeyed as it is."""
     if count is None:
         return MAX_CALIBRATION if fraction == 1 else None
     return count or None
 
 
 def note_of(count: int | None, fraction: float, available: int) -> str:
-    """Say that the limit is ours, where nobody set one; "" where it leaves nothing out."""
+    """A note that the limit is a default; "" if the user set one or nothing is left out."""
     limit = limit_of(count, fraction)
     if count is not None or limit is None or available <= limit:
         return ""

@@ -1,4 +1,4 @@
-"""What a network wants its pixels to be, where that is not RGB in 0..1."""
+"""The pixels that a network expects, if not RGB in 0..1."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InputForm:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number that a pixel can become."""
+        """Smallest and largest value of a pixel after normalisation."""
         ends = [(edge - m) / d for edge in (0.0, 1.0) for m, d in zip(self.mean, self.deviation, strict=True)]
         return min(ends), max(ends)
 
@@ -62,6 +62,32 @@ class InputForm:
 
 
 UNIT = InputForm()
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes.
+
+    Attributes:
+        imgsz: (height, width) in pixels.
+        batch: images in one run; 1 where `dynamic`.
+        channels: of an image.
+        dynamic: any number of images can be run at once.
+        preprocess: how images are brought to size, an entry of `qexport.data.images.PREPROCESS`.
+        form: what the network wants its pixels to be.
+    """
+
+    imgsz: tuple[int, int]
+    batch: int = 1
+    channels: int = 3
+    dynamic: bool = False
+    preprocess: str = "letterbox"
+    form: InputForm = UNIT
+
+    @property
+    def image_form(self) -> tuple[str, int]:
+        """What is to be made of an image: how it is brought to size, and how many channels it has."""
+        return self.preprocess, self.channels
 
 
 def pixel_form(pixels: str) -> tuple[Triple, Triple]:

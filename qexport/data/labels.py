@@ -1,4 +1,4 @@
-"""Label files, all of them: what Ultralytics would leave out without a word is named by file, row and value.
+"""Label files: what Ultralytics would leave out silently is an error with file, row and value.
 
 The rules are those of `ultralytics.data.utils.verify_image_label` (8.4), told per row: it drops an image for one wrong
 value in its labels, and accuracy is then of fewer images than anybody thinks.

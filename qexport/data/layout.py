@@ -1,4 +1,4 @@
-"""What a folder that is given in place of a YAML holds: folders of classes, images with labels, or images alone."""
+"""The layout of a folder given instead of a YAML: folders of classes, images with labels, or images alone."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def image_folders(folder: Path) -> dict[str, Path]:
 
 
 def yaml_in(folder: Path) -> tuple[Path, ...]:
-    """YAMLs of a folder that may describe its data set: `data.yaml` alone where there is one."""
+    """YAMLs of a folder that may describe its data set: `data.yaml` alone if there is one."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAMLS and path.is_file())
     usual = [path for path in found if path.stem in ("data", "dataset")]
     return tuple(usual[:1] or found)
 
 
 def without_masks(images: Iterable[Path], root: Path) -> Iterator[Path]:
-    """Leave out what lies beside the images of a data set and is none: masks, and folders of tools."""
+    """Leave out masks and tools' folders among the images of a data set."""
     every = list(images)
     stems = {os.path.join(image.parent, image.stem) for image in every}
     parents: dict[Path, bool] = {}
@@ -89,7 +89,7 @@ def _is_beside(relative: Path, root: Path) -> bool:
 
 
 def _is_mask(image: Path, stems: set[str]) -> bool:
-    """Whether an image is called after another one beside it, and is made of numbers of classes."""
+    """Whether an image is named after another one beside it and holds class numbers."""
     ending = next((ending for ending in MASK_ENDINGS if image.stem.endswith(ending)), "")
     if not ending or os.path.join(image.parent, image.stem[: -len(ending)]) not in stems:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,28 @@ from qexport.data.choice import limit_of, note_of, take
 from qexport.data.dataset import Dataset, image_list, label_path, overlap
 from qexport.data.resolve import resolve_data
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """Which data sets a run uses, and how much of them.
+
+    Attributes:
+        data: data set whose train split calibrates and, unless `eval_data` is given, whose val split evaluates.
+        eval_data: another one to evaluate on.
+        calibrates: ranges of activations are taken from images, or the artifacts are verified on them.
+        evaluates: the run scores its artifacts.
+        fraction, count: share and greatest number of calibration images: see `qexport.data.choice`.
+        calibrated: ranges are known already, so that how many images there are says nothing of them.
+    """
+
+    data: str | None = None
+    eval_data: str | None = None
+    calibrates: bool = False
+    evaluates: bool = True
+    fraction: float = 1.0
+    count: int | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class RunImages:
         return self.calibration or self.evaluation
 
 
-def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
+def select_images(choice: ImageChoice, labelled: bool = True) -> RunImages:
     """List the images of a run.
 
     Args:
@@ -52,10 +73,10 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     Raises:
         InputError: a data set, split or image folder is missing or empty.
     """
-    found = _calibration_images(job)
-    if job.no_eval:
+    found = _calibration_images(choice)
+    if not choice.evaluates:
         return found
-    data = resolve_data(job.eval_data) if job.eval_data else found.calibration_dataset
+    data = resolve_data(choice.eval_data) if choice.eval_data else found.calibration_dataset
     if data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
     evaluation = image_list(data, "val" if labelled or "val" in data.splits else "train")
@@ -69,27 +90,29 @@ def select_images(job: ExportJob, labelled: bool = True) -> RunImages:
     return replace(found, evaluation=evaluation, evaluation_data=data, overlap=common)
 
 
-def _calibration_images(job: ExportJob) -> RunImages:
+def _calibration_images(choice: ImageChoice) -> RunImages:
     """The images to calibrate with, or to try artifacts on where nothing is evaluated."""
-    data = resolve_data(job.data) if job.data else None
-    if data is None or not (job.calibrates or job.no_eval):
+    data = resolve_data(choice.data) if choice.data else None
+    if data is None or not (choice.calibrates or not choice.evaluates):
         return RunImages(calibration_dataset=data)
     every = image_list(data, "train")
-    note = note_of(job.calib_images, job.fraction, len(every)) if job.calibrates and not job.calibration else ""
-    calibration = take(every, job.fraction, limit_of(job.calib_images, job.fraction))
+    noted = choice.calibrates and not choice.calibrated
+    note = note_of(choice.count, choice.fraction, len(every)) if noted else ""
+    calibration = take(every, choice.fraction, limit_of(choice.count, choice.fraction))
     return RunImages(calibration, calibration_dataset=data, available=len(every), notes=(note,) if note else ())
 
 
-def check_paths(job: ExportJob) -> None:
-    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+def image_files(images: str | Path | Sequence[Path], fraction: float = 1.0, count: int | None = None) -> Sequence[Path]:
+    """Image files as they are given; of a data set those that it calibrates with.
+
+    Args:
+        images: files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
+        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
 
     Raises:
-        InputError: a path does not exist.
+        InputError: a data set is missing or has none.
     """
-    options: dict[str, str | Path | None]
-    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
-    options |= {"--calibration": job.calibration, "--baseline": job.baseline}
-    for option, given in options.items():
-        path = Path(given) if given else None
-        if path and not path.exists() and (option in ("--calibration", "--baseline") or path.name != str(given)):
-            raise InputError(f"{option} {given} does not exist", "check the path")
+    if not isinstance(images, str | Path):
+        return images
+    choice = ImageChoice(data=str(images), calibrates=True, evaluates=False, fraction=fraction, count=count)
+    return select_images(choice).calibration

@@ -4,65 +4,32 @@ Scores drift, so no threshold is put to both sides: a confident detection of one
 the object with any score from `MIN_SCORE`, and the other way round. How far boxes, scores and what else is said of the
 pairs are apart is a second question, and outputs with a column for each anchor answer a third one, anchor by anchor,
 which needs no detection at all. Where nothing is found with confidence, only that one, or the best scores, are left.
-
-The bounds lie between two groups of figures, seen with YOLO26n, YOLO11n, YOLOv8n, YOLO11n-seg, YOLO26n-pose and the
-demo model at 96 to 320 pixels, on four to six images (2026-11-25):
-
-- INT8 noise, the simulation against the float program, which is more than any runtime may add: 96 % of the detections
-  and more; boxes of pairs overlap by 0.90 and more, anchors' on each level by 0.88; scores 0.10 off at most, on
-  average; keypoints 0.024 of the box's size; coefficients' cosine 0.98; prototypes' 0.99.
-- ONNX Runtime, LiteRT and OpenVINO against the simulation: every detection (of untrained YOLO26n and YOLO26n-obb, with
-  300 confident ones an image, 97 %); boxes 0.94, anchors' 0.94; scores 0.03; logits of anchors' scores 0.21; keypoints
-  0.012; coefficients' cosine 0.985; prototypes' 0.996.
-- Planted faults (coordinates swapped, another class, a level without boxes or scores, stale, saturated or halved
-  scores, weights turned round, another scale): most lose half of the detections and more. Width and height swapped
-  leaves 0.73 of anchors' boxes; a level of zeros 0 of its boxes, or logits 3 off; scores of three quarters are 0.13
-  off; keypoints in another order 0.28; coefficients in another order a cosine of 0.16, prototypes 0.22.
+`qexport.detections.faults` says what of it is too much.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.decode import Detections, HeadLayout, detections_in
-from qexport.detections.layout import CENTRE, ROTATED
-from qexport.detections.overlaps import overlaps, rotated_overlaps
+from qexport.detections.decode import as_columns, detected_format, detections_in
+from qexport.detections.detections import NOTHING, Detections, corners_of
+from qexport.detections.layout import CENTRE, ROTATED, HeadLayout
+from qexport.detections.matching import SAME_OBJECT, best_overlaps, class_overlaps
 
 CONFIDENCE = 0.25
 """Score from which a detection has to be found by both sides."""
 MIN_SCORE = 0.1
 """Score from which the other side has found it."""
-SAME_OBJECT = 0.5
-"""Overlap from which two boxes of a class are of one object."""
-MIN_AGREEMENT = 0.8
-"""Share of the confident detections of either side that the other has, too."""
-NEAR_SCORE, MIN_NEAR = 0.4, 0.5
-"""A share down to `MIN_NEAR` passes where all that was lost had scores below `NEAR_SCORE` and nothing else differs."""
-MIN_OVERLAP = 0.8
-"""Mean overlap of the boxes of pairs."""
-MAX_SHIFT = 0.08
-"""Mean difference of the scores of many pairs; of n pairs (1 + 1/√n) times as much, as single ones drift further."""
-MAX_SCATTER = 0.15
-"""Mean of that difference without its sign, likewise."""
-MAX_EXTRAS_ERROR = {"keypoints": 0.06, "coefficients": 0.1}
-"""Mean distance of keypoints in sides of the box (the root of its area); one minus the cosine of coefficients."""
-MIN_LEVEL_OVERLAP = 0.8
-"""Mean overlap of the boxes of one level's best anchors."""
-MAX_LOGIT_ERROR = 1.0
-"""Mean difference of scores' logits: of one level's best anchors, or of the best scores of an image."""
 FAINT = 1e-3
 """Scores below it are alike: validators leave them out."""
 BEST = 100
 """Scores, and rows, that are looked at where none is confident."""
 CLEAR, FEW = 4.0, 20
 """Where none is confident: an image's best `FEW` with at least `CLEAR` times the least score that the other tells."""
-MIN_FAINT, MIN_FAINT_COUNT = 0.7, 10
-"""Share of those that the other side has; of so many at least. Noise kept 0.99, faults 0.57 and less."""
 ANCHORS = 30
 """Anchors of a level that are compared one by one."""
 
@@ -156,21 +123,19 @@ def findings(image: Array, layout: HeadLayout) -> Findings:
     return Findings(detections_in(image, layout, least), np.sort(best)[::-1][:BEST].astype(np.float32))
 
 
-NOTHING = Detections(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
-)
-
-
 def _end(image: Array, layout: HeadLayout) -> int:
     """The row behind the last class of columns of anchors."""
     return 4 + (layout.classes or len(image) - 4)
 
 
-def as_columns(image: Array, layout: HeadLayout) -> NDArray[np.float32]:
-    """An image's output as `qexport.decode` has it: RT-DETR's own export has a row for each query, not a column."""
-    values = 4 + layout.classes
-    queries = layout.box_format == CENTRE and not layout.extras and image.shape[0] != values == image.shape[1]
-    return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
+def compare_decoded(one: Array, other: Array, layout: HeadLayout) -> Agreement:
+    """Compare one image of two decoded outputs: what was found, and where there are anchors those, too."""
+    return compare(findings(one, layout), findings(other, layout), layout) + compare_anchors(one, other, layout)
+
+
+def compare_all(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
+    """Compare what two sides found in the same images."""
+    return sum((compare(*pair, layout) for pair in zip(one, other, strict=True)), Agreement())
 
 
 def compare(one: Findings, other: Findings, layout: HeadLayout) -> Agreement:
@@ -193,11 +158,7 @@ def compare(one: Findings, other: Findings, layout: HeadLayout) -> Agreement:
 def _kept(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
     """Which confident detections of one side the other has."""
     sure = np.flatnonzero(one.scores >= CONFIDENCE)
-    if not len(sure) or not len(other.scores):
-        return Agreement(total=len(sure), lost=tuple(one.scores[sure].tolist()))
-    shared = shared_area(one, other, layout)[sure]
-    best = shared.argmax(axis=1)
-    area = shared[np.arange(len(sure)), best]
+    best, area = best_overlaps(one.chosen(sure), other)
     found = area >= SAME_OBJECT
     pairs = sure[found], best[found]
     return Agreement(
@@ -224,20 +185,8 @@ def _faint(one: Detections, other: Detections, layout: HeadLayout) -> Agreement:
     full = len(other.scores) >= layout.max_detections
     least = float(other.scores.min()) if full else FAINT
     clear = np.flatnonzero(one.scores >= CLEAR * least)[:FEW]
-    if not len(clear) or not len(other.scores):
-        return Agreement(faint=len(clear))
-    area = shared_area(one, other, layout)[clear].max(axis=1)
+    _, area = best_overlaps(one.chosen(clear), other)
     return Agreement(faint=len(clear), faint_kept=int((area >= SAME_OBJECT).sum()))
-
-
-def shared_area(one: Detections, other: Detections, layout: HeadLayout) -> Array:
-    """(n, m) overlaps 0..1 of the boxes of one class, 0 for other classes; rotated ones by ProbIoU."""
-    if layout.box_format == ROTATED:
-        area = rotated_overlaps(*(np.concatenate((each.boxes, each.extras[:, :1]), axis=1) for each in (one, other)))
-    else:
-        area = overlaps(one.boxes, other.boxes)
-    found: Array = area * (one.classes[:, None] == other.classes[None])
-    return found
 
 
 def _extras_errors(
@@ -289,7 +238,7 @@ def _anchor_likeness(one: NDArray[np.float32], other: NDArray[np.float32], layou
     end = _end(one, layout)
     chosen = np.argsort(-one[4:end].max(axis=0), kind="stable")[:ANCHORS]
     classes = one[4:end, chosen].argmax(axis=0)
-    area = np.diag(shared_area(_at(one[:, chosen], end, layout), _at(other[:, chosen], end, layout), layout))
+    area = np.diag(class_overlaps(*(_at(each[:, chosen], end, layout) for each in (one, other))))
     scores = one[4 + classes, chosen], other[4 + classes, chosen]
     seen = np.maximum(*scores) >= FAINT
     apart = np.abs(_logits(scores[0]) - _logits(scores[1]))[seen]
@@ -300,79 +249,7 @@ def _at(image: NDArray[np.float32], end: int, layout: HeadLayout) -> Detections:
     """The boxes of anchors, as if all were of one class."""
     count, boxes = image.shape[1], image[:4].T
     if layout.box_format != ROTATED:
-        boxes = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), axis=1)
-    return Detections(boxes, np.ones(count, np.float32), np.zeros(count, np.int64), image[end:].T)
-
-
-def faults(found: Agreement, layout: HeadLayout, whose: str = "the program's") -> list[str]:
-    """What shows that the second side computes something else than the first; nothing where both are alike.
-
-    Args:
-        whose: the first side, as messages call it.
-    """
-    if not found.finite:
-        return ["outputs are not finite numbers"]
-    others = [
-        *_pair_faults(found, whose),
-        *_extras_faults(found, layout, whose),
-        *_level_faults(found, whose),
-    ]
-    share = found.share
-    if share is None:
-        return [*others, *_faint_faults(found, whose)]
-    if share >= MIN_AGREEMENT or (not others and is_near(found)):
-        return others
-    what = "probabilities" if layout.classifier else "detections"
-    return [f"only {share:.0%} of the {what} agree with {whose}, {MIN_AGREEMENT:.0%} is the least", *others]
-
-
-def is_near(found: Agreement) -> bool:
-    """Whether all that was lost was close to the threshold, and more was kept than lost."""
-    kept = found.share is not None and found.share >= MIN_NEAR and not found.probabilities
-    return kept and all(score < NEAR_SCORE for score in found.lost)
-
-
-def remark(found: Agreement) -> str:
-    """What has to be said of an agreement that passes; "" for nothing."""
-    share = found.share
-    if share is None:
-        return f"nothing is found with a score of {CONFIDENCE}: the best scores were compared"
-    if share < MIN_AGREEMENT:
-        return f"what differs has scores below {NEAR_SCORE}, close to the threshold of {CONFIDENCE}"
-    return ""
-
-
-def _pair_faults(found: Agreement, whose: str) -> Iterator[str]:
-    if found.overlap is not None and found.overlap < MIN_OVERLAP:
-        yield f"boxes overlap {whose} by {found.overlap:.2f} on average, {MIN_OVERLAP} is the least"
-    if found.shift is None:
-        return
-    scatter, few = float(np.abs(found.shifts).mean()), 1 + 1 / math.sqrt(len(found.shifts))
-    if abs(found.shift) > MAX_SHIFT * few:
-        yield f"scores are {found.shift:+.2f} off {whose} on average, {MAX_SHIFT * few:.2f} is the most"
-    elif scatter > MAX_SCATTER * few:
-        yield f"scores are {scatter:.2f} above or below {whose} on average, {MAX_SCATTER * few:.2f} is the most"
-
-
-def _extras_faults(found: Agreement, layout: HeadLayout, whose: str) -> Iterator[str]:
-    error, most = float(np.mean(found.errors or (0.0,))), MAX_EXTRAS_ERROR.get(layout.extras, 0.0)
-    if error > most:
-        what = "mask coefficients" if layout.extras == "coefficients" else layout.extras
-        yield f"{what} are {error:.2f} off {whose} on average, {most} is the most"
-
-
-def _level_faults(found: Agreement, whose: str) -> Iterator[str]:
-    for level, (area, logits) in found.levels.items():
-        where = f"anchors of level {level}" if len(found.levels) > 1 else "anchors"
-        if area < MIN_LEVEL_OVERLAP:
-            yield f"boxes at the {where} overlap {whose} by {area:.2f}, {MIN_LEVEL_OVERLAP} is the least"
-        if logits > MAX_LOGIT_ERROR:
-            yield f"scores at the {where} are {logits:.1f} off {whose} (logits), {MAX_LOGIT_ERROR} is the most"
-
-
-def _faint_faults(found: Agreement, whose: str) -> Iterator[str]:
-    apart = float(np.mean(found.logits or (0.0,)))
-    if apart > MAX_LOGIT_ERROR:
-        yield f"the best scores are {apart:.1f} off {whose} (logits), {MAX_LOGIT_ERROR} is the most"
-    if found.faint >= MIN_FAINT_COUNT and found.faint_kept < MIN_FAINT * found.faint:
-        yield f"only {found.faint_kept} of the {found.faint} best of many faint detections agree with {whose}"
+        boxes = corners_of(boxes)
+    return Detections(
+        boxes, np.ones(count, np.float32), np.zeros(count, np.int64), image[end:].T, detected_format(layout)
+    )

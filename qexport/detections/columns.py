@@ -1,4 +1,8 @@
-"""Outputs of unknown meaning as columns."""
+"""Outputs of unknown meaning as columns, which are compared one by one.
+
+An output often holds pixels and scores side by side, and pixels, which are a thousand times larger, would hide
+everything else in one figure. A column is what most likely is of one kind: a side of the box, a class, a channel.
+"""
 
 from __future__ import annotations
 

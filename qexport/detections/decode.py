@@ -8,47 +8,16 @@ decode, `qexport.programs.float_decode`, and nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.layout import CENTRE, ROTATED, UNIT_CENTRE, HeadLayout, layout_of
-from qexport.detections.overlaps import suppressed, suppressed_rotated
-
-Floats = NDArray[np.float32]
-
-__all__ = [
-    "Detections",
-    "HeadLayout",
-    "anchor_points",
-    "decoded",
-    "dequantised",
-    "detections",
-    "detections_in",
-    "layout_of",
-]
+from qexport.detections.detections import Detections, Floats, corners_of
+from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout
+from qexport.detections.suppression import suppressed, suppressed_rotated
 
 MAX_CANDIDATES = 2048
 """Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, best first.
-
-    Attributes:
-        boxes: (n, 4) float32, x1 y1 x2 y2 in pixels of the input; centre, width and height of turned ones.
-        scores: (n,) float32, 0..1.
-        classes: (n,) int64.
-        extras: (n, k) float32: mask coefficients (see `masks`), keypoints in pixels of the input, each
-            with its visibility 0..1 where the model has it, or the angle in radians; k is 0 where there is nothing.
-    """
-
-    boxes: Floats
-    scores: Floats
-    classes: NDArray[np.int64]
-    extras: Floats
 
 
 def dequantised(integers: NDArray[np.integer], scale: float, zero_point: int) -> Floats:
@@ -108,7 +77,8 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     if layout.end2end:
         rows = image[np.argsort(-image[:, 4], kind="stable")]
         kept = rows[rows[:, 4] >= confidence]
-        return Detections(_corners(kept[:, :4], layout), kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:])
+        boxes = _corners(kept[:, :4], layout)
+        return Detections(boxes, kept[:, 4], kept[:, 5].astype(np.int64), kept[:, 6:], detected_format(layout))
     end = 4 + (layout.classes or len(image) - 4)
     classes, anchors = np.nonzero(image[4:end] >= confidence)
     scores = image[4:end][classes, anchors]
@@ -120,7 +90,19 @@ def detections_in(image: Floats, layout: HeadLayout, confidence: float = 0.25, i
     else:
         chosen = suppressed(boxes, classes, iou, layout.max_detections)
     chosen = chosen[: layout.max_detections]
-    return Detections(boxes[chosen], scores[chosen], classes[chosen], rest[chosen])
+    return Detections(boxes, scores, classes, rest, detected_format(layout)).chosen(chosen)
+
+
+def as_columns(image: NDArray[np.floating], layout: HeadLayout) -> NDArray[np.float32]:
+    """An image's output as `qexport.decode` has it: RT-DETR's own export has a row for each query, not a column."""
+    values = 4 + layout.classes
+    queries = layout.box_format == CENTRE and not layout.extras and image.shape[0] != values == image.shape[1]
+    return np.ascontiguousarray(image.T if queries and layout.classes else image, dtype=np.float32)
+
+
+def detected_format(layout: HeadLayout) -> str:
+    """How detections of a head write a box: rotated ones stay as they are, all others become corners."""
+    return ROTATED if layout.box_format == ROTATED else CORNERS
 
 
 def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
@@ -128,9 +110,7 @@ def _corners(boxes: Floats, layout: HeadLayout) -> Floats:
     if layout.box_format not in (CENTRE, UNIT_CENTRE):
         return boxes
     height, width = layout.imgsz if layout.box_format == UNIT_CENTRE else (1, 1)
-    centre, half = boxes[:, :2], boxes[:, 2:] / 2
-    corners = np.concatenate((centre - half, centre + half), axis=1)
-    return (corners * np.array([width, height, width, height], np.float32)).astype(np.float32)
+    return (corners_of(boxes) * np.array([width, height, width, height], np.float32)).astype(np.float32)
 
 
 def _located(distances: Floats, rest: Floats, points: Floats, layout: HeadLayout) -> Floats:

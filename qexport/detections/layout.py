@@ -104,6 +104,16 @@ def _pair(numbers: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
+RAW = ("strides", "reg_max", "further", "shape", "newer", "max_detections")
+"""What files call that which has to be known of raw outputs."""
+
+
+def raw_outputs_of(layout: HeadLayout) -> dict[str, Any]:
+    """The entry "raw_outputs" in the metadata of a file that ends there, which `layout_of` reads."""
+    content = to_json(layout)
+    return {key: list(value) if isinstance(value := content[key], tuple) else value for key in RAW}
+
+
 def to_json(layout: HeadLayout) -> dict[str, Any]:
     """The layout as JSON holds it."""
     return {NAMES.get(key, key): value for key, value in asdict(layout).items()}

@@ -1,6 +1,6 @@
-"""Write artifacts in a second process beside the first: converters are Python code that keeps one core busy.
+"""Do tasks in a second process beside the first: converters are Python code that keeps one core busy.
 
-The second process reads the checkpoint again and so has a program of its own; only requests and replies cross over.
+The second process reads the checkpoint again and so has a program of its own; only tasks and results cross over.
 Files are the same whichever process writes them.
 """
 
@@ -14,88 +14,45 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from qexport.backends.registry import find_backend, find_class
 from qexport.compat.quiet import quiet_libraries
 from qexport.errors import QexportError
-from qexport.system.machine import cores
+from qexport.execution.executor import Inline, Task, WorkerDiedError
 from qexport.system.scratch import NOTES, child_environment, clear_up, undo_notes
-
-if TYPE_CHECKING:
-    from qexport.calibration.calibration_table import CalibrationTable
-    from qexport.job.options import ExportJob
-    from qexport.programs.build import Source
 
 NICENESS = 10
 """Calibration keeps both cores busy and everything waits for it: it goes first."""
 
 
-@dataclass(frozen=True)
-class ReadSource:
-    """The first request: what the artifacts are written from."""
+class Worker:
+    """The second process as an executor; a result may be a `QexportError` or `WorkerDiedError`, which futures raise."""
 
-    job: ExportJob
-    path: Path
-    samples: tuple[Path, ...]
+    def __init__(self, pool: ThreadPoolExecutor, requests: IO[bytes], replies: IO[bytes]) -> None:
+        self._pool, self._pipes = pool, (requests, replies)
 
-
-@dataclass(frozen=True)
-class WriteArtifact:
-    """A request for one artifact; the reply is a `ArtifactResult`. INT8 needs a table.
-
-    Attributes:
-        folder: where it goes, None for the job's.
-        model: SHA-256 of the model's file as the first process read it, "" for any.
-    """
-
-    format: str
-    precision: str
-    table: CalibrationTable | None = None
-    folder: Path | None = None
-    model: str = ""
-
-
-class WorkerDiedError(Exception):
-    """The second process is gone, for a reason that it could not tell."""
-
-
-Submit = Callable[[ReadSource | WriteArtifact], "Future[Any]"]
-
-
-def offloaded_formats(job: ExportJob) -> tuple[str, ...]:
-    """Formats of a job that a second process would write, or write the FP32 file of, while this one does the rest."""
-    if not job.calibrates or cores() < 2:
-        return ()
-    offloadable = [name for name in job.format if find_class(name).offloadable]
-    return tuple(
-        name for name in offloadable[:1] if len(job.format) > 1 or job.needs_float_counterpart(find_class(name).timed)
-    )
+    def submit(self, task: Task) -> Future[Any]:
+        """Send a task; it is done behind those that were sent before."""
+        return self._pool.submit(_exchange, *self._pipes, task)
 
 
 @contextmanager
-def worker_process() -> Iterator[Submit]:
-    """Start the process; yield what sends it a request and gives a future of the reply.
-
-    Requests are done in their order. A reply may be a `QexportError`, which the future then raises, or
-    `WorkerDiedError`.
-    The process ends with the block.
-    """
+def worker_process() -> Iterator[Worker]:
+    """Start the process; it ends with the block, whatever it is doing."""
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            with _started(Path(folder)) as submit:
-                yield submit
+            with _started(Path(folder)) as worker:
+                yield worker
         finally:
             undo_notes(Path(folder))
 
 
 @contextmanager
-def _started(folder: Path) -> Iterator[Submit]:
+def _started(folder: Path) -> Iterator[Worker]:
     # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
@@ -105,14 +62,9 @@ def _started(folder: Path) -> Iterator[Submit]:
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdin
     assert process.stdout
-    pipes = process.stdin, process.stdout
-
-    def submit(request: ReadSource | WriteArtifact) -> Future[Any]:
-        return pool.submit(_exchange, *pipes, request)
-
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield submit
+            yield Worker(pool, process.stdin, process.stdout)
         finally:
             process.kill()  # what it is writing is undone from its notes: asking it to end was seen to be ignored
             process.wait()
@@ -122,9 +74,9 @@ def _started(folder: Path) -> Iterator[Submit]:
             process.stdout.close()
 
 
-def _exchange(requests: IO[bytes], replies: IO[bytes], request: object) -> Any:
+def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task) -> Any:
     try:
-        pickle.dump(request, requests)
+        pickle.dump(task, requests)
         requests.flush()
         reply = pickle.load(replies)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -146,45 +98,25 @@ def _end_with(parent: int) -> None:
 
 
 def serve(parent: int) -> None:
-    """Be the second process: answer requests of the process `parent` until there are no more."""
+    """Be the second process: do tasks of the process `parent` until there are no more."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between replies
     quiet_libraries()
-    # Both take seconds to import; the first process is doing the same.
-    import torch
-
-    from qexport.programs.build import read_source
+    import torch  # it takes seconds, and the first process is doing the same
 
     torch.set_num_threads(1)
-    source: Source | None = None
+    own = Inline()
     while True:
         try:
-            request = pickle.load(sys.stdin.buffer)
+            task = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            if isinstance(request, ReadSource):
-                source, reply = read_source(request.job, request.path, request.samples), None
-            else:
-                reply = _write(source, request)
+            reply = own.run(task)
         except Exception as error:  # the first process decides what it means, faults of ours included
             reply = error
         pickle.dump(reply, replies)
         replies.flush()
-
-
-def _write(source: Source | None, request: WriteArtifact) -> Any:
-    from qexport.steps import write_calibrated, write_float
-
-    assert source is not None
-    if request.model not in ("", source.checkpoint.fingerprint):
-        raise WorkerDiedError("the model's file was another one when the second process read it")
-    if request.folder is not None:
-        source = replace(source, job=replace(source.job, out=request.folder))
-    backend = find_backend(request.format)
-    if request.table is not None:
-        return write_calibrated(source, backend, request.table)
-    return write_float(source, backend, request.precision)

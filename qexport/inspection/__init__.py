@@ -1,1 +1,4 @@
-"""Questions about files that exist already: are they still what was verified, and how do two differ?"""
+"""Files that exist already: manifest, samples and run folder, and the verbs `verify` and `diff`.
+
+Checks of a new artifact are in `qexport.verification` and are used from here.
+"""

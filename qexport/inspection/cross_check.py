@@ -6,12 +6,10 @@ more. So detections are compared, and the first quantised layer, where at most o
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +18,12 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import Runner
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS, stream
-from qexport.detections.agreement import FAINT, as_columns
-from qexport.detections.decode import HeadLayout, detections_in, layout_of
-from qexport.detections.layout import ROTATED
+from qexport.detections.agreement import FAINT, compare_all
+from qexport.detections.decode import as_columns, detections_in
+from qexport.detections.detections import Detections, corners_of
+from qexport.detections.layout import CORNERS, HeadLayout, layout_of
 from qexport.errors import InputError, VerificationError
-from qexport.inspection.samples import detect, shared
+from qexport.inspection.samples import detect
 from qexport.measurement.accuracy import TRUTH_CONFIDENCE, score_against
 
 MIN_MAP = 0.95
@@ -74,7 +73,7 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
     """
     from qexport.backends.tflite.backend import interpreter, runner_of
     from qexport.backends.tflite.file import read_metadata
-    from qexport.inspection.tensorflow import gpu_delegate_findings, reference_interpreter
+    from qexport.backends.tflite.reference_kernels import first_layer_steps, gpu_delegate_findings, reference_runner
 
     repair()
     try:
@@ -88,7 +87,7 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
         raise InputError("no image to compare on can be read", "give --data with other images")
     try:
         ours = runner_of(interpreter(path, threads), metadata)
-        theirs = runner_of(reference_interpreter(path), metadata)
+        theirs = reference_runner(path)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -96,44 +95,31 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
             "of a file for the Edge TPU, give the one that it was compiled from",
         ) from error
     score = _score(ours, theirs, batches, layout)
-    name, steps = _first_layer(path, batches[0], metadata, threads)
+    name, steps = first_layer_steps(path, batches[0], threads)
     return CrossCheck(len(batches), score, name, steps, gpu_delegate_findings(path))
 
 
 def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> float | None:
     """mAP50-95 of the one's detections against the other's; of a classifier the share of probability in common."""
     if layout.classifier:
-        return shared(detect(ours, batches, layout), detect(theirs, batches, layout), layout).share
+        return compare_all(detect(ours, batches, layout), detect(theirs, batches, layout), layout).share
     found, truth = {}, {}
     for number, batch in enumerate(batches):
-        found[str(number)] = _rows(theirs, batch, layout)
-        rows = _rows(ours, batch, layout)
-        confident = rows[rows[:, 4] >= TRUTH_CONFIDENCE]
-        truth[str(number)] = (confident[:, :4], confident[:, 5])
+        found[str(number)] = _rows(_detections(theirs, batch, layout))
+        rows = _rows(_detections(ours, batch, layout).confident(TRUTH_CONFIDENCE))
+        truth[str(number)] = (rows[:, :4], rows[:, 5])
     return score_against(found, truth)
 
 
-def _rows(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> torch.Tensor:
-    """(n, 6) detections of one image: corners in pixels, score, class; of rotated boxes those of the unturned one."""
-    from ultralytics.utils.ops import xywh2xyxy
-
-    found = detections_in(as_columns(runner.run(batch)[0], layout), layout, FAINT)
-    boxes = torch.from_numpy(found.boxes)
-    if layout.box_format == ROTATED:
-        boxes = xywh2xyxy(boxes)
-    columns = torch.from_numpy(np.stack((found.scores, found.classes.astype(np.float32)), axis=1))
-    return torch.cat((boxes, columns), dim=1)
+def _detections(runner: Runner, batch: NDArray[np.float32], layout: HeadLayout) -> Detections:
+    """What a runner finds in a batch of one image; of rotated boxes those that are not rotated, which are scored."""
+    found = detections_in(as_columns(runner(batch)[0][0], layout), layout, FAINT)
+    if not found.is_rotated:
+        return found
+    return replace(found, boxes=corners_of(found.boxes), box_format=CORNERS)
 
 
-def _first_layer(path: Path, batch: NDArray[np.float32], metadata: Any, threads: int) -> tuple[str, int]:
-    from qexport.backends.tflite.backend import interpreter, layer_output
-    from qexport.backends.tflite.file import first_integer_layer
-    from qexport.inspection.tensorflow import reference_interpreter
-
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        cut = Path(scratch) / "first.tflite"
-        name = first_integer_layer(path, cut)
-        if not name:
-            return "", 0
-        one, other = (layer_output(load, batch) for load in (interpreter(cut, threads), reference_interpreter(cut)))
-    return name, int(np.abs(one.astype(np.int64) - other.astype(np.int64)).max())
+def _rows(found: Detections) -> torch.Tensor:
+    """(n, 6) as a validator of Ultralytics takes them: corners in pixels, score, class."""
+    columns = np.stack((found.scores, found.classes.astype(np.float32)), axis=1)
+    return torch.from_numpy(np.concatenate((found.boxes, columns), axis=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,32 +14,47 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
-from qexport.backends.registry import available_formats, find_backend, find_class
+from qexport.backends.registry import find_backend, infos
 from qexport.data.images import stream
-from qexport.detections.agreement import CONFIDENCE, Findings
-from qexport.detections.decode import HeadLayout
-from qexport.errors import InputError
-from qexport.inspection.manifest import read_manifest, samples_of
+from qexport.detections.agreement import CONFIDENCE, Findings, compare_all
+from qexport.detections.layout import HeadLayout
+from qexport.errors import InputError, first_line
+from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.run_folder import report_beside
-from qexport.inspection.samples import Samples, batches_of, detect, load_samples, shared
+from qexport.inspection.samples import Samples, batches_of, detect, load_samples
 from qexport.lowering.stored import StoredGraph, StoredTensor
-from qexport.reporting.gate import Entry, NumberFormat, file_name
-from qexport.reporting.load import SavedReport, read_report
-from qexport.verification.plan_check import WeightNames, furthest, own_names, scales_differ
+from qexport.reporting.gate import NumberFormat, accuracy_of
+from qexport.reporting.load import load_report
+from qexport.reporting.report import ArtifactReport, Report
+from qexport.verification.plan_check import furthest, own_names, scales_differ
 from qexport.verification.tolerances import listed
 
 UNSEEN = 0.005
 """Difference of scores, and of the overlap of boxes from one, that is taken for none."""
 NOTHING = "–"
-FIGURES: Mapping[str, tuple[NumberFormat, bool]] = {
-    "map": (NumberFormat(4), True),
-    "retention": (NumberFormat(2, "%", 100), True),
-    "fidelity": (NumberFormat(3), True),
-    "p50": (NumberFormat(1, " ms"), False),
-    "speedup": (NumberFormat(2, "×"), False),
-    "int8_mac_coverage": (NumberFormat(2, "%", 100), True),
-}
-"""Figure of an artifact's entry → how it is shown, and whether it counts: times are never the same twice."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of an artifact: how it is read and shown, and whether it counts: times are never the same twice."""
+
+    name: str
+    read: Callable[[ArtifactReport], float | None]
+    shown: NumberFormat
+    counts: bool = True
+
+
+OF_ACCURACY = (
+    Figure("map", accuracy_of("map"), NumberFormat(4)),
+    Figure("retention", accuracy_of("retention"), NumberFormat(2, "%", 100)),
+    Figure("fidelity", accuracy_of("fidelity"), NumberFormat(3)),
+)
+FIGURES = (
+    *OF_ACCURACY,
+    Figure("p50", lambda each: each.latency_ms.p50 if each.latency_ms else None, NumberFormat(1, " ms"), False),
+    Figure("speedup", lambda each: each.speedup, NumberFormat(2, "×"), False),
+    Figure("int8_mac_coverage", lambda each: each.int8_mac_coverage, NumberFormat(2, "%", 100)),
+)
 
 
 @dataclass(frozen=True)
@@ -75,67 +90,57 @@ def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[R
             raise InputError(f"{path} does not exist", "give two artifacts, or two report.json")
     reports = [path.suffix == ".json" for path in (a, b)]
     if all(reports):
-        return list(compare_reports(read_report(a), read_report(b)))
+        return list(compare_reports(load_report(a), load_report(b)))
     if any(reports):
         raise InputError(f"{a} and {b} are not of a kind", "give two artifacts, or two report.json")
     return list(compare_artifacts(a, b, images, threads))
 
 
-def compare_reports(a: SavedReport, b: SavedReport) -> Iterator[Row]:
+def compare_reports(a: Report, b: Report) -> Iterator[Row]:
     """Compare what went in, and the artifacts of one format and precision."""
-    for part, key in (("model", "sha256"), ("model", "head"), ("model", "imgsz")):
-        yield _row(f"{part} {key}", *(_short(each.content[part].get(key)) for each in (a, b)))
+    for key in ("sha256", "head", "imgsz"):
+        yield _row(f"model {key}", *(_short(getattr(each.model, key)) for each in (a, b)))
     for part in ("calibration", "evaluation"):
-        prints = ((each.content.get(part) or {}).get("fingerprint") for each in (a, b))
-        yield _row(f"{part} images", *map(_short, prints))
-    entries = [{_kind(entry): entry for entry in each.content["artifacts"]} for each in (a, b)]
+        images = (getattr(each, part) for each in (a, b))
+        yield _row(f"{part} images", *(_short(each.fingerprint if each else None) for each in images))
+    entries = [{artifact.label: artifact for artifact in each.artifacts} for each in (a, b)]
     for kind in dict.fromkeys([*entries[0], *entries[1]]):
-        yield from _entry_rows(kind, entries[0].get(kind), entries[1].get(kind))
+        yield from _artifact_rows(kind, entries[0].get(kind), entries[1].get(kind))
 
 
-def _kind(entry: Entry) -> str:
-    return f"{'engine' if entry['engine'] else entry['format']} {entry['precision']}"
-
-
-def _entry_rows(kind: str, a: Entry | None, b: Entry | None) -> Iterator[Row]:
+def _artifact_rows(kind: str, a: ArtifactReport | None, b: ArtifactReport | None) -> Iterator[Row]:
     if a is None or b is None:
-        yield Row(kind, False, *(NOTHING if entry is None else file_name(entry) for entry in (a, b)))
+        yield Row(kind, False, *(NOTHING if each is None else each.file_name for each in (a, b)))
         return
-    yield _row(f"{kind} sha256", _short(a["sha256"]), _short(b["sha256"]))
-    yield _row(f"{kind} bytes", str(a["bytes"]), str(b["bytes"]))
-    yield from _figure_rows(a, b, f"{kind} ")
-    layers = [_layers(entry) for entry in (a, b)]
+    yield _row(f"{kind} sha256", _short(a.sha256), _short(b.sha256))
+    yield _row(f"{kind} bytes", str(a.bytes), str(b.bytes))
+    yield from _figure_rows(a, b, FIGURES, f"{kind} ")
+    layers = [_layers(each) for each in (a, b)]
     if all(layers):
         yield from (replace(row, what=f"{kind} {row.what}") for row in tensor_rows(*layers))
 
 
-def _layers(entry: Entry) -> dict[str, StoredTensor]:
+def _layers(artifact: ArtifactReport) -> dict[str, StoredTensor]:
     """Types and scales of the plan's values, where the report lists them."""
     return {
-        layer["name"]: StoredTensor(layer["dtype"], _numbers(layer.get("scale")), _numbers(layer.get("zero_point")))
-        for layer in entry.get("layers") or ()
+        layer.name: StoredTensor(
+            layer.dtype,
+            () if layer.scale is None else (layer.scale,),
+            () if layer.zero_point is None else (layer.zero_point,),
+        )
+        for layer in artifact.layers or ()
     }
 
 
-def _numbers(value: Any) -> tuple[Any, ...]:
-    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
-
-
-def _figure_rows(a: Entry, b: Entry, prefix: str = "") -> Iterator[Row]:
+def _figure_rows(
+    a: ArtifactReport | None, b: ArtifactReport | None, figures: Sequence[Figure], prefix: str = ""
+) -> Iterator[Row]:
     """Figures that one of the two has."""
-    for name, (shown, counts) in FIGURES.items():
-        values = [_figure(entry, name) for entry in (a, b)]
+    for figure in figures:
+        values = [None if each is None else figure.read(each) for each in (a, b)]
         if any(value is not None for value in values):
-            texts = (NOTHING if value is None else shown.text(value) for value in values)
-            yield Row(f"{prefix}{name}", values[0] == values[1] if counts else None, *texts)
-
-
-def _figure(entry: Entry, name: str) -> float | None:
-    for part in (entry.get("accuracy"), entry.get("latency_ms"), entry):
-        if part and name in part:
-            value: float | None = part[name]
-            return value
-    return None
+            texts = (NOTHING if value is None else figure.shown.text(value) for value in values)
+            yield Row(f"{prefix}{figure.name}", values[0] == values[1] if figure.counts else None, *texts)
 
 
 def _row(what: str, a: str, b: str) -> Row:
@@ -143,7 +148,7 @@ def _row(what: str, a: str, b: str) -> Row:
 
 
 def _short(value: Any) -> str:
-    text = NOTHING if value is None else "×".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = NOTHING if value is None else "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"{text[:12]}…" if len(text) > 20 else text
 
 
@@ -154,10 +159,9 @@ def find_format(path: Path) -> str:
         InputError: no format's.
     """
     # Edge TPU files are TFLite files before they are compiled: the first of equal suffixes that is timed here.
-    known = sorted(available_formats(), key=lambda name: (-len(find_class(name).suffix), not find_class(name).timed))
-    for name in known:
-        if path.name.endswith(find_class(name).suffix):
-            return name
+    for info in sorted(infos(), key=lambda info: (-len(info.suffix), not info.timed)):
+        if path.name.endswith(info.suffix):
+            return info.name
     raise InputError(f"{path} is no artifact of qexport", "give a .tflite or .onnx file, or an OpenVINO folder")
 
 
@@ -174,22 +178,19 @@ def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) ->
     yield _row("integer arithmetic", *(f"{each.coverage:.2%}" for each in stored))
     yield _row("operators", *(str(sum(each.operators.values())) for each in stored))
     yield from _output_rows(a, b, backends, images, threads)
-    first, second = ({"accuracy": (_entry_beside(path) or {}).get("accuracy")} for path in (a, b))
-    yield from _figure_rows(first, second)
+    yield from _figure_rows(_report_beside(a), _report_beside(b), OF_ACCURACY)
 
 
 def _read(backend: Backend, path: Path) -> StoredGraph:
     try:
         return backend.read(path)
     except Exception as error:  # readers of damaged files raise anything
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} cannot be read ({first})", "give a file that qexport wrote") from error
+        raise InputError(f"{path} cannot be read ({first_line(error)})", "give a file that qexport wrote") from error
 
 
 def _tensors(stored: StoredGraph, artifact: Path) -> Mapping[str, StoredTensor]:
     """A file's tensors, weights by the names of their own layers where the manifest beside it knows them."""
-    plan = (read_manifest(artifact) or {}).get("plan") or {}
-    return own_names(stored.tensors, WeightNames(plan.get("weights", {}), plan.get("merged", {})))
+    return own_names(stored.tensors, recorded_names(read_manifest(artifact) or {}))
 
 
 def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
@@ -253,7 +254,7 @@ def _output_rows(a: Path, b: Path, backends: Sequence[Backend], images: Sequence
 
 def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout) -> Row:
     """How alike two artifacts' findings are: equal where nothing that a reader would see differs."""
-    same = shared(a, b, layout)
+    same = compare_all(a, b, layout)
     if layout.classifier:
         share = same.share or 0.0
         return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)
@@ -288,13 +289,10 @@ def _pixels(images: Sequence[Path], samples: Samples) -> NDArray[np.uint8]:
     return np.stack(pixels) if pixels else samples.images[:0]
 
 
-def _entry_beside(artifact: Path) -> Entry | None:
-    """The artifact's entry in the report beside it, where there is one of this very file."""
-    path = report_beside(artifact)
+def _report_beside(artifact: Path) -> ArtifactReport | None:
+    """The artifact's figures in the report beside it, where there is one of this very file."""
     with suppress(InputError):
         digest = describe_artifact(artifact, "", "").sha256
-        for entry in read_report(path).content["artifacts"]:
-            if entry["sha256"] == digest:
-                found: Entry = entry
-                return found
+        report = load_report(report_beside(artifact))
+        return next((each for each in report.artifacts if each.sha256 == digest), None)
     return None

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport import __version__
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
-from qexport.verification.plan_check import weight_names
+from qexport.system.machine import Environment
+from qexport.verification.plan_check import WeightNames, weight_names
+from qexport.version import __version__
 
 if TYPE_CHECKING:
     from qexport.calibration.calibration_table import CalibrationTable
@@ -30,8 +31,9 @@ def make_manifest(
     source: Source,
     item: ArtifactResult,
     table: CalibrationTable | None,
-    environment: Mapping[str, Any],
+    environment: Environment,
     command: str,
+    ranges: str,
     samples: str | None = None,
 ) -> dict[str, Any]:
     """Say what an artifact is, and what it was made from.
@@ -39,6 +41,7 @@ def make_manifest(
     Args:
         environment: as in the report: Python, system and package versions.
         command: the command line, as one string.
+        ranges: how activation ranges were chosen.
         samples: name of the file with samples of what it finds, None for none.
     """
     artifact, program = item.artifact, source.program
@@ -51,23 +54,25 @@ def make_manifest(
         "bytes": artifact.bytes,
         "weights": {"file": source.checkpoint.path.name, "sha256": source.checkpoint.fingerprint},
         "program": program.fingerprint,
-        "calibration": _calibration(source, table) if item.plan and table else None,
+        "calibration": _calibration(table, ranges) if item.plan and table else None,
         "plan": _plan(source, item.plan) if item.plan else None,
         "samples": samples,
         "qexport": __version__,
-        **{name: environment[name] for name in ("python", "system", "packages")},
+        "python": environment.python,
+        "system": environment.system,
+        "packages": dict(environment.packages),
         "command": command,
     }
 
 
-def _calibration(source: Source, table: CalibrationTable) -> dict[str, Any]:
+def _calibration(table: CalibrationTable, ranges: str) -> dict[str, Any]:
     listed = json.dumps([table.image_names, table.skipped]).encode()
     return {
         "fingerprint": table.images,
         "images": len(table.image_names),
         "list_sha256": hashlib.sha256(listed).hexdigest(),
         "preprocess": table.preprocess,
-        "ranges": source.job.range_method,
+        "ranges": ranges,
     }
 
 
@@ -99,6 +104,12 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
     found: dict[str, Any] = content
     return found
+
+
+def recorded_names(manifest: Mapping[str, Any]) -> WeightNames:
+    """What leads from names in the file to its plan's weights; nothing where the manifest knows no plan."""
+    plan = manifest.get("plan") or {}
+    return WeightNames(plan.get("weights", {}), plan.get("merged", {}))
 
 
 def samples_of(artifact: Path) -> Path:

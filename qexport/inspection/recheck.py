@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
-from qexport.detections.agreement import CONFIDENCE, MIN_AGREEMENT, Agreement, faults, remark
-from qexport.errors import InputError, QexportError
-from qexport.inspection.manifest import read_manifest, samples_of
-from qexport.inspection.samples import Samples, detect, load_samples, shared
+from qexport.detections.agreement import CONFIDENCE, Agreement, compare_all
+from qexport.detections.faults import MIN_AGREEMENT, faults, remark
+from qexport.detections.layout import HeadLayout
+from qexport.errors import InputError, QexportError, named_reason
+from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
+from qexport.inspection.samples import Samples, detect, load_samples
 from qexport.planning.plan import load_plan
-from qexport.reporting.gate import Entry, file_name
-from qexport.verification.plan_check import WeightNames, compare_plan
-from qexport.verification.tolerances import COVERAGE_TOLERANCE
+from qexport.reporting.report import ArtifactReport, ModelInfo, Report
+from qexport.verification.coverage import covers_the_same
+from qexport.verification.plan_check import compare_plan
 
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
+MAX_REASON = 120
+"""Characters of what a reader says of a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,23 @@ class Check:
     text: str
 
 
-def find_entry(artifact: Path, report: Mapping[str, Any]) -> Entry:
-    """The artifact's entry in a report: that of its name.
+def find_entry(artifact: Path, report: Report) -> ArtifactReport:
+    """The artifact's figures in a report: those of its name.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
-    for entry in report["artifacts"]:
-        if file_name(entry) == artifact.name:
-            found: Entry = entry
-            return found
-    named = ", ".join(file_name(entry) for entry in report["artifacts"])
+    for entry in report.artifacts:
+        if entry.file_name == artifact.name:
+            return entry
+    named = ", ".join(entry.file_name for entry in report.artifacts)
     raise InputError(f"the report has no {artifact.name}, it is of {named}", "give the artifact's own --report")
 
 
-def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, threads: int) -> Iterator[Check]:
+def recheck(artifact: Path, report: Report, data: Dataset | None, threads: int) -> Iterator[Check]:
     """Ask every question; yield the answers one by one.
 
     Args:
-        report: report.json's content.
         data: data set whose val split accuracy is measured on, None to leave that out.
 
     Raises:
@@ -69,7 +70,7 @@ def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, thr
         MissingExtraError: the format's packages are not installed.
     """
     entry = find_entry(artifact, report)
-    backend = find_backend(entry["format"])
+    backend = find_backend(entry.format)
     questions: dict[str, Callable[[], tuple[bool | None, str]]] = {
         "hash": lambda: _hash(artifact, entry),
         "plan": lambda: _plan(artifact, entry, backend),
@@ -77,7 +78,7 @@ def recheck(artifact: Path, report: Mapping[str, Any], data: Dataset | None, thr
         "outputs": lambda: _outputs(artifact, backend, threads),
     }
     if data is not None:
-        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data)
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads)
     for name, submit in questions.items():
         yield _answered(name, submit)
 
@@ -89,34 +90,33 @@ def _answered(name: str, submit: Callable[[], tuple[bool | None, str]]) -> Check
     except QexportError as error:
         return Check(name, False, str(error))
     except Exception as error:  # whatever a reader raises of a damaged file
-        first = next(iter(str(error).splitlines()), "")[:120]
-        reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
-        return Check(name, False, f"the file cannot be read or run ({reason})")
+        return Check(name, False, f"the file cannot be read or run ({named_reason(error, MAX_REASON)})")
 
 
-def _hash(artifact: Path, entry: Entry) -> tuple[bool, str]:
-    found = describe_artifact(artifact, entry["format"], entry["precision"]).sha256
-    if found == entry["sha256"]:
+def _hash(artifact: Path, entry: ArtifactReport) -> tuple[bool, str]:
+    found = describe_artifact(artifact, entry.format, entry.precision).sha256
+    if found == entry.sha256:
         return True, f"sha256 {found[:12]}… as in the report"
-    return False, f"sha256 is {found[:12]}…, {entry['sha256'][:12]}… in the report"
+    return False, f"sha256 is {found[:12]}…, {entry.sha256[:12]}… in the report"
 
 
-def _plan(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
-    if not entry.get("plan") or entry["engine"]:
-        return None, "no plan to compare with: an engine" if entry["engine"] else "no plan: activations are float"
-    path = _beside(artifact, entry["plan"])
+def _plan(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool | None, str]:
+    if not entry.plan or entry.engine:
+        return None, "no plan to compare with: an engine" if entry.engine else "no plan: activations are float"
+    path = _beside(artifact, entry.plan)
     manifest = read_manifest(artifact) or {}
     known = manifest.get("plan") or {}
     if not path.exists():
         return None, f"no {path.name} beside the file"
     if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
         return False, f"{path} is not the plan that the file was made from"
-    names = WeightNames(known.get("weights", {}), known.get("merged", {}))
-    same = compare_plan(load_plan(path), backend.read(artifact), names)
+    if entry.verification is None:
+        return None, "only weights are integers: they were compared when the file was written"
+    same = compare_plan(load_plan(path), backend.read(artifact), recorded_names(manifest))
     if same.wrong:
         return False, f"the file differs from the plan in {same.summary}"
     # Manifests of earlier versions do not say what a file calls weights whose kernel computes the activation, too.
-    wanted = entry["verification"]["tensors"] if "merged" in known else 1
+    wanted = entry.verification.tensors if "merged" in known else 1
     if len(same.found) < wanted:
         return False, f"only {len(same.found)} planned tensors are in the file, {wanted} were"
     return True, f"{len(same.found)} tensors as planned"
@@ -128,17 +128,17 @@ def _beside(artifact: Path, path: str) -> Path:
     return moved if moved.exists() else Path(path)
 
 
-def _coverage(artifact: Path, entry: Entry, backend: Backend) -> tuple[bool | None, str]:
-    reported = entry.get("int8_mac_coverage")
-    if reported is None or entry["engine"]:
+def _coverage(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool | None, str]:
+    reported = entry.int8_mac_coverage
+    if reported is None or entry.engine:
         return None, "the report has none"
     stored = backend.read(artifact)
     here = f"{stored.coverage:.1%} of the arithmetic runs in integers here, {reported:.1%} in the report"
-    planned = (entry.get("verification") or {}).get("planned_coverage")
+    planned = entry.verification.planned_coverage if entry.verification else None
     if planned is None:  # of an earlier version, which did not tell the file from its runtime
-        return abs(stored.coverage - reported) <= COVERAGE_TOLERANCE, here
+        return covers_the_same(stored.coverage, reported), here
     text = f"{stored.stored_coverage:.1%} of the arithmetic is in integers, {planned:.1%} was planned"
-    return abs(stored.stored_coverage - planned) <= COVERAGE_TOLERANCE, f"{text}; {here}"
+    return covers_the_same(stored.stored_coverage, planned), f"{text}; {here}"
 
 
 def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | None, str]:
@@ -151,7 +151,7 @@ def _outputs(artifact: Path, backend: Backend, threads: int) -> tuple[bool | Non
     if artifact.name not in samples.found:
         return None, f"{path.name} has nothing of this file, or is of an earlier version"
     found = detect(backend.runner(artifact, threads), samples.batches, samples.layout)
-    return judged(shared(samples.found[artifact.name], found, samples.layout), samples)
+    return judged(compare_all(samples.found[artifact.name], found, samples.layout), samples)
 
 
 def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
@@ -170,24 +170,31 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 
 
 def _accuracy(
-    artifact: Path, entry: Entry, report: Mapping[str, Any], backend: Backend, data: Dataset
+    artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset, threads: int
 ) -> tuple[bool | None, str]:
     from qexport.measurement.accuracy import evaluate
     from qexport.measurement.evaluation_set import make_evaluation_set
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 
-    images = image_list(data, "val")
-    data = replace(data, single_class=report["model"].get("single_class", False))
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, backend.validation():
-        names = dict(enumerate(report["model"].get("names") or ()))
-        linked = make_evaluation_set(data, images, Path(scratch) / "data", names)
-        scored = evaluate(artifact, report["model"]["task"], linked, Path(scratch))
+    images, model = image_list(data, "val"), report.model
+    data = replace(data, single_class=model.single_class)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.names)))
+        runner, layout = backend.runner(artifact, threads), _scored_layout(model)
+        scored = evaluate(runner, layout, model.task or "", linked, batch=model.batch)
     notes = accuracy_warnings(scored.images, scored.unread, 0)
-    metric = SCORING[report["model"]["task"]].names[0]
+    metric = SCORING[model.task or ""].names[0]
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
-    warned = f" (warning: {'; '.join(notes)})" if notes else ""
-    reported, evaluation = (entry.get("accuracy") or {}).get("map"), report.get("evaluation")
-    if reported is None or evaluation is None or evaluation["fingerprint"] != fingerprint(images):
+    warned = f" (warning: {'; '.join(note.text for note in notes)})" if notes else ""
+    reported, evaluation = entry.accuracy.map if entry.accuracy else None, report.evaluation
+    if reported is None or evaluation is None or evaluation.fingerprint != fingerprint(images):
         return None, f"{text}, the report has none of these images{warned}"
     return scored.map >= reported - MAP_TOLERANCE, f"{text}, {reported:.4f} in the report{warned}"
+
+
+def _scored_layout(model: ModelInfo) -> HeadLayout:
+    """What scoring has to know of the outputs, from what the report says of the model."""
+    height, width = model.imgsz
+    rows = model.head in ("end2end", "queries") or bool(model.nms)
+    return HeadLayout((), (height, width), model.classes, end2end=rows, head=model.head)

@@ -18,7 +18,6 @@ from typing import Any
 
 from qexport.backends.artifact import SUFFIX
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
 from qexport.progress import Progress
 from qexport.system.files import make_folder
 
@@ -39,18 +38,19 @@ class Model:
 
 
 @contextmanager
-def run_folder(job: ExportJob, model: Model, progress: Progress) -> Iterator[Path]:
+def run_folder(wanted: Path, named: bool, model: Model, progress: Progress) -> Iterator[Path]:
     """Yield the folder to write to, locked for the time of the block; the system unlocks it when a process dies.
 
-    Without `--out` it is another than the usual one where that holds another model's artifacts.
+    Args:
+        named: the user did; if not, it is another folder where that one holds another model's artifacts.
 
     Raises:
-        InputError: `--out` is such a folder, or cannot be written.
+        InputError: a named folder does, or it cannot be written.
     """
     digest = hashlib.sha256(f"{model.weights} {model.program}".encode()).hexdigest()[:8]
-    own = job.folder.with_name(f"{job.folder.name}-{digest}")
-    for folder in (job.folder,) if job.out else (job.folder, own):
-        if job.out is None and _of_another(folder, model) and folder != own:
+    own = wanted.with_name(f"{wanted.name}-{digest}")
+    for folder in (wanted,) if named else (wanted, own):
+        if not named and _of_another(folder, model) and folder != own:
             continue
         make_folder(folder)
         with _locked(folder, progress):
@@ -58,7 +58,7 @@ def run_folder(job: ExportJob, model: Model, progress: Progress) -> Iterator[Pat
             if not other:
                 yield folder
                 return
-        if folder == (job.out or own):
+        if folder == (wanted if named else own):
             raise InputError(f"folder {folder} holds {other}", "give another --out, or remove the folder")
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from qexport.backends.artifact import SAMPLES
 from qexport.data.input_form import UNIT, InputForm
-from qexport.detections.agreement import Agreement, Findings, compare, findings
-from qexport.detections.decode import Detections, HeadLayout
-from qexport.detections.layout import from_json, to_json
+from qexport.detections.agreement import Findings, findings
+from qexport.detections.decode import detected_format
+from qexport.detections.detections import Detections
+from qexport.detections.layout import HeadLayout, from_json, to_json
 from qexport.errors import InputError
 from qexport.system.files import write_whole
 
@@ -86,29 +87,22 @@ def take_samples(
     """
     from qexport.programs.sample_inputs import sample_pixels
 
-    if program.head == "unknown":
+    if program.layout.head == "unknown":
         return None
     pixels = sample_pixels(paths, program, IMAGES)
     if not pixels:
         return None
     # The pixels were made of bytes, so that rounding gives the same bytes.
     images = np.rint(np.concatenate(pixels) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    samples = Samples(program.layout, SampleInput(program.batch, program.preprocess, program.form), images)
+    given = program.input
+    samples = Samples(program.layout, SampleInput(given.batch, given.preprocess, given.form), images)
     found = {name: detect(load(), samples.batches, samples.layout) for name, load in runners.items()}
     return replace(samples, found=found)
 
 
 def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> tuple[Findings, ...]:
     """What a runner finds in every image."""
-    return tuple(findings(image, layout) for batch in batches for image in runner.run(batch))
-
-
-def shared(one: Sequence[Findings], other: Sequence[Findings], layout: HeadLayout) -> Agreement:
-    """How alike two artifacts are, by the comparison of the export."""
-    found = Agreement()
-    for first, second in zip(one, other, strict=True):
-        found += compare(first, second, layout)
-    return found
+    return tuple(findings(image, layout) for batch in batches for image in runner(batch)[0])
 
 
 def save_samples(samples: Samples, path: Path) -> None:
@@ -134,10 +128,13 @@ def _arrays(found: Sequence[Findings]) -> dict[str, Any]:
     return {"count": [len(one.scores) for one in each], "best": np.stack([image.scores for image in found]), **parts}
 
 
-def _findings(content: Mapping[str, Any], name: str) -> tuple[Findings, ...]:
+def _findings(content: Mapping[str, Any], name: str, box_format: str) -> tuple[Findings, ...]:
     count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS.values()))
-    each = zip(*(np.split(part, np.cumsum(count)[:-1]) for part in parts), strict=True)
-    return tuple(Findings(Detections(*one), scores) for one, scores in zip(each, best, strict=True))
+    split = (np.split(part, np.cumsum(count)[:-1]) for part in parts)
+    return tuple(
+        Findings(Detections(boxes, scores, classes, extras, box_format), every)
+        for boxes, scores, classes, extras, every in zip(*split, best, strict=True)
+    )
 
 
 def load_samples(path: Path) -> Samples:
@@ -163,8 +160,9 @@ def _read(head: dict[str, Any], content: Any) -> Samples:
     }
     given = SampleInput(head["batch"], head["preprocess"], InputForm(**form))
     names = dict.fromkeys(key.removeprefix(FOUND).rpartition("/")[0] for key in content.files if key.startswith(FOUND))
-    found = {name: _findings(content, name) for name in names}
-    return Samples(from_json(head["layout"]), given, content["images"], found)
+    layout = from_json(head["layout"])
+    found = {name: _findings(content, name, detected_format(layout)) for name in names}
+    return Samples(layout, given, content["images"], found)
 
 
 def _earlier(head: Mapping[str, Any], images: NDArray[np.uint8]) -> Samples:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from qexport.backends.info import check_precision, options_from
+from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
-from qexport.reporting.gate import check_measured
+from qexport.job.export_job import ExportJob
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, closest
-
-if TYPE_CHECKING:
-    from qexport.job.options import ExportJob
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -28,8 +28,8 @@ NOTHING_KEPT = {
     "fp32": "all of it is float already: leave it out",
     "int8-full": "it has no float: use --precision int8",
 }
+PLANLESS = ("fp32", "fp16")
 IO_TYPES = ("int8", "uint8")
-FILES = {"tflite": "TFLite", "edgetpu": "Edge TPU", "onnx": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
@@ -40,21 +40,28 @@ def check_job(job: ExportJob) -> None:
     Raises:
         UsageError, InputError, MissingExtraError: one line, the first row that is broken.
     """
-    from qexport.backends.registry import find_class
+    from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
-    for row in (*RANGES, *CHOICES):
+    for row in (*RANGES, *CHOICES, Choice("precision", _precisions(job), PRECISION_ALIASES)):
         row.check(job)
     for name in job.format:
-        find_class(name)  # a word that is none first: what it needs says nothing
+        find_info(name)  # a word that is none first: what it needs says nothing
     _check_cpu(job)
     for conflict in CONFLICTS:
         conflict.check(job)
     _check_places(job)
     _check_source(job)
     _check_size(job)
+    _check_options(job)
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
+
+
+def _precisions(job: ExportJob) -> tuple[str, ...]:
+    """Words for precisions: all usual ones, and those that only the job's formats have."""
+    own = {precision for info in known(job.format) for precision in info.precisions}
+    return (*PRECISIONS, *sorted(own - {*PRECISIONS}))
 
 
 def alternatives(words: Sequence[str]) -> str:
@@ -119,17 +126,28 @@ def _derived(job: ExportJob) -> dict[str, str]:
     target = TARGETS.get(job.target or "")
     runs, kind, short = target.runs if target else (), target.cpu if target else ANY, job.short_forms
     option = f"--target {job.target}, which is {job.precision}," if target else f"--precision {job.precision}"
+    same = _same_files(job)
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(FILES.get(name, name) for name in runs).rsplit(", ", 1)),
+        "files": " and ".join(", ".join(display_name(name) for name in runs).rsplit(", ", 1)),
         "runs": ",".join(runs),
+        "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
         "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
+        "same_files": " and ".join(same),
+        "last_of_same": same[-1] if same else "",
         "integers": f"--target {job.target}" if job.only_integers else f"--io {job.io}",
     }
+
+
+def _same_files(job: ExportJob) -> tuple[str, ...]:
+    """Formats of a job whose files have the same names; those that are built into something else come last."""
+    asked = sorted((find_info(name) for name in job.format), key=lambda info: info.engine is not None)
+    suffixes = [info.suffix for info in asked]
+    return tuple(info.name for info in asked if suffixes.count(info.suffix) > 1)
 
 
 def _another_cpu(job: ExportJob) -> bool:
@@ -148,7 +166,6 @@ RANGES = (
 CHOICES = (
     Choice("head", HEADS),
     Choice("ranges", RANGE_METHODS),
-    Choice("precision", PRECISIONS, PRECISION_ALIASES),
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
 )
@@ -162,6 +179,26 @@ CONFLICTS = (
         lambda job: job.keep_float and job.precision in NOTHING_KEPT,
         "--keep-float and --precision {precision} exclude each other",
         "{nothing_kept}",
+    ),
+    Conflict(
+        lambda job: job.plan and job.precision in PLANLESS,
+        "--plan and --precision {precision} exclude each other",
+        "such files have nothing that is planned: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and len(job.format) > 1,
+        "--plan is of one format, and {formats} are to be written",
+        "give --format the one that the plan is of",
+    ),
+    Conflict(
+        lambda job: job.plan and job.ranges,
+        "--plan and --ranges {ranges} exclude each other",
+        "the plan has the ranges: leave out one of them",
+    ),
+    Conflict(
+        lambda job: job.plan and job.keep_float,
+        "--plan and --keep-float exclude each other",
+        "make the values float in the plan, or leave it out",
     ),
     Conflict(
         lambda job: job.nms and job.head == "end2end",
@@ -190,9 +227,9 @@ CONFLICTS = (
         "its CPU is {target_cpu}: leave out one of them",
     ),
     Conflict(
-        lambda job: {"tflite", "edgetpu"} <= {*job.format},
-        "formats tflite and edgetpu write the same files",
-        "give --format edgetpu alone",
+        lambda job: _same_files(job),
+        "formats {same_files} write the same files",
+        "give --format {last_of_same} alone",
     ),
     Conflict(lambda job: job.int8 and job.half, "--int8 and --half exclude each other", "give one of them"),
     Conflict(
@@ -201,7 +238,7 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
-        lambda job: job.calibrates and not job.data and not (job.calibration and job.eval_data),
+        lambda job: job.calibrates and not job.data and not ((job.calibration or job.plan) and job.eval_data),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",
     ),
@@ -211,6 +248,21 @@ CONFLICTS = (
         "add --data or --eval-data, or --no-eval",
     ),
 )
+
+
+def check_paths(job: ExportJob) -> None:
+    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+
+    Raises:
+        InputError: a path does not exist.
+    """
+    options: dict[str, str | Path | None]
+    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
+    files = {"--calibration": job.calibration, "--plan": job.plan, "--baseline": job.baseline}
+    for option, given in {**options, **files}.items():
+        path = Path(given) if given else None
+        if path and not path.exists() and (option in files or path.name != str(given)):
+            raise InputError(f"{option} {given} does not exist", "check the path")
 
 
 def _check_cpu(job: ExportJob) -> None:
@@ -242,7 +294,6 @@ def _check_size(job: ExportJob) -> None:
 
 def _check_source(job: ExportJob) -> None:
     """Refuse what an ONNX file cannot become, and what only makes sense for one."""
-    from qexport.backends.registry import find_class, formats_from_onnx
     from qexport.data.input_form import pixel_form
 
     pixel_form(job.pixels)
@@ -252,7 +303,7 @@ def _check_source(job: ExportJob) -> None:
                 raise UsageError(f"--{option.replace('_', '-')} is for ONNX files", "leave it out")
         return
     for name in job.format:
-        if not getattr(find_class(name), "from_onnx", False):
+        if not find_info(name).from_onnx:
             able = alternatives(formats_from_onnx())
             raise UsageError(f"format {name} cannot be written from an ONNX file", f"{able} can; or give the .pt file")
     if job.precision in ("int8-full", "w8a16"):
@@ -262,12 +313,20 @@ def _check_source(job: ExportJob) -> None:
         raise UsageError(f"{option} cannot be chosen for an ONNX file", "export the .pt file with it")
 
 
-def _check_format(name: str, job: ExportJob) -> None:
-    from qexport.backends.registry import find_backend
+def _check_options(job: ExportJob) -> None:
+    """Refuse options that none of the formats has, and those that are given twice over."""
+    own = {option.name for info in known(job.format) for option in info.options}
+    free = sorted(own - vars(job).keys())
+    for text in job.option:
+        name, equals, _ = text.partition("=")
+        if not equals or name not in free:
+            able = f"give {alternatives(free)} as NAME=VALUE" if free else "leave it out"
+            raise UsageError(f"--option {text} is none of format {', '.join(job.format)}", able)
 
-    backend = find_backend(name)
-    if job.precision not in backend.precisions:
-        able = ", ".join(sorted(backend.precisions))
-        raise UsageError(f"format {name} cannot be written as {job.precision}", f"it can as {able}")
-    if job.dynamic and not backend.dynamic:
+
+def _check_format(name: str, job: ExportJob) -> None:
+    info = find_backend(name).info  # where it is installed
+    check_precision(info, job.precision)
+    options_from(info, job.backend_options)
+    if job.dynamic and not info.dynamic:
         raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

@@ -8,13 +8,13 @@ from typing import Any
 
 from qexport.data.choice import ALL, parse_count
 from qexport.errors import UsageError
-from qexport.reporting.gate import BY_FIELD
+from qexport.job.units import BOUNDS
 from qexport.system.machine import choices
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, PRECISION_ALIASES, canonical
 
-PATHS = ("out", "report", "calibration", "timing_cache", "baseline", "summary", "junit")
-NAME_LISTS = ("format", "keep_float", "raw_outputs")
+PATHS = ("out", "report", "calibration", "plan", "timing_cache", "baseline", "summary", "junit")
+NAME_LISTS = ("format", "keep_float", "raw_outputs", "option")
 
 
 def converted(name: str, value: Any, kind: str) -> Any:
@@ -33,8 +33,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
             return _names(value)
         if name in PATHS:
             return Path(value)
-        if name in BY_FIELD:
-            return BY_FIELD[name].parse(value)
+        if name in BOUNDS:
+            return BOUNDS[name].parse(value)
         if kind == "bool":
             return _boolean(value)
         return _number(value, whole=kind.startswith("int")) if kind[:3] in ("int", "flo") else _text(value)
@@ -45,8 +45,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
 def _wanted(name: str, kind: str) -> str:
     if name == "calib_images":
         return f"a whole number, or {ALL}"
-    if name in BY_FIELD:
-        return BY_FIELD[name].wanted
+    if name in BOUNDS:
+        return BOUNDS[name].wanted
     words = {"float": "a number", "int": "a whole number", "bool": "true or false"}
     return next((word for start, word in words.items() if kind.startswith(start)), "another value")
 

@@ -1,1 +1,1 @@
-"""From program and plan to files, whatever the runtime: metadata, ONNX graphs, what is read back."""
+"""From program and plan to a file, for any runtime: what a backend is asked to write, metadata, what is read back."""

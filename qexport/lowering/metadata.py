@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from qexport import __version__
 from qexport.checkpoints.checkpoint import Checkpoint
+from qexport.detections.layout import raw_outputs_of
 from qexport.planning.plan import QuantPlan
 from qexport.programs.float_decode import max_detections
 from qexport.programs.program import Program
+from qexport.version import __version__
 
 QUANTISE = {"fp32": None, "fp16": 16}
 """Ultralytics' word for what weights are stored in; all other precisions have 8."""
@@ -29,9 +31,10 @@ def artifact_metadata(
     """
     if checkpoint.metadata is not None:
         return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
+    layout = program.layout
     return {
         **({"raw_outputs": _raw_outputs(program, checkpoint)} if precision == "int8-full" else {}),
-        **({"kpt_shape": list(program.extras.shape)} if program.extras.kind == "keypoints" else {}),
+        **({"kpt_shape": list(layout.shape)} if layout.extras == "keypoints" else {}),
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": "qexport",
         "version": __version__,
@@ -39,11 +42,11 @@ def artifact_metadata(
         "stride": checkpoint.stride,
         "task": checkpoint.task,
         "head": type(checkpoint.module.model[-1]).__name__,
-        "batch": program.batch,
-        "imgsz": list(program.imgsz),
+        "batch": program.input.batch,
+        "imgsz": list(program.input.imgsz),
         "names": checkpoint.names,
         "channels": checkpoint.channels,
-        "end2end": program.final,
+        "end2end": layout.end2end,
         **_arguments(program, precision),
         "precision": precision,
         "program": program.fingerprint,
@@ -53,23 +56,17 @@ def artifact_metadata(
 
 def _arguments(program: Program, precision: str) -> dict[str, Any]:
     """What Ultralytics reads of how a file was exported; `dynamic` stands in both places that its versions look at."""
-    dynamic = BATCH_ONLY if program.dynamic else False
+    dynamic = BATCH_ONLY if program.input.dynamic else False
     return {
         "dynamic": dynamic,
-        "args": {"batch": program.batch, "dynamic": dynamic, "quantize": QUANTISE.get(precision, 8)},
+        "args": {"batch": program.input.batch, "dynamic": dynamic, "quantize": QUANTISE.get(precision, 8)},
     }
 
 
 def _raw_outputs(program: Program, checkpoint: Checkpoint) -> dict[str, Any]:
     """What `qexport.decode` has to know of a file that ends at its raw outputs."""
-    return {
-        "strides": list(program.strides),
-        "reg_max": program.reg_max,
-        "further": program.extras.kind,
-        "shape": list(program.extras.shape),
-        "newer": program.extras.direct,
-        "max_detections": max_detections(checkpoint.module.model[-1]),
-    }
+    # The head's own limit, where the program's ends with its anchors.
+    return raw_outputs_of(replace(program.layout, max_detections=max_detections(checkpoint.module.model[-1])))
 
 
 def _carried(
@@ -77,22 +74,23 @@ def _carried(
 ) -> dict[str, Any]:
     """An ONNX file's metadata with what has changed; only Ultralytics' have a task and what belongs to it."""
     found: dict[str, Any] = {key: value for key, value in own.items() if key != "date"}
+    layout = program.layout
     if checkpoint.task:
         found |= {
             "task": checkpoint.task,
             "names": checkpoint.names,
             "stride": checkpoint.stride,
             "channels": checkpoint.channels,
-            "end2end": program.final,
+            "end2end": layout.end2end,
             **_arguments(program, precision),
-            **({"kpt_shape": list(program.extras.shape)} if program.extras.kind == "keypoints" else {}),
+            **({"kpt_shape": list(layout.shape)} if layout.extras == "keypoints" else {}),
         }
     return found | {
         "description": f"{checkpoint.path.stem} {precision} by qexport",
         "author": own.get("author", "qexport"),
         "version": __version__,
-        "batch": program.batch,
-        "imgsz": list(program.imgsz),
+        "batch": program.input.batch,
+        "imgsz": list(program.input.imgsz),
         "precision": precision,
         "program": program.fingerprint,
         "plan": plan.fingerprint if plan else None,

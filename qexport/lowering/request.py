@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qexport.planning.plan import QuantPlan
-from qexport.planning.profile import RuntimeProfile
-from qexport.programs.program import Program
 from qexport.system.machine import ANY
+
+if TYPE_CHECKING:
+    from qexport.planning.plan import QuantPlan
+    from qexport.planning.profile import RuntimeProfile
+    from qexport.programs.program import Program
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class StoredGraph:
         arithmetic: type of arithmetic ("INT8", "BF16", "FP32", …) → multiply-accumulates that the runtime does in it on
             this machine, from the graph that it compiles the file to. Empty where that is not known here.
         needs: what the file needs to be run → the least version of it, such as "ONNX Runtime" → "1.14".
+        metadata: what was given as `Lowering.metadata`, values as text where the format has nothing else.
         biases: those that are stored as integers, by the name of the value that their kernel computes.
     """
 
@@ -52,6 +50,7 @@ class StoredGraph:
     arithmetic: Mapping[str, int] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, StoredTensor] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stored_coverage(self) -> float:

@@ -1,1 +1,4 @@
-"""What INT8 costs and gains: accuracy with intervals, latency, signal to noise, and the evidence for each."""
+"""What INT8 costs and gains: accuracy, latency, and whether a data set suits a model.
+
+How the figures are shown goes into `qexport.reporting`.
+"""

@@ -1,6 +1,6 @@
-"""Accuracy of an artifact, through the Ultralytics validator on the artifact itself.
+"""Accuracy of an artifact: what its runner finds, scored by Ultralytics' validator of the task.
 
-One pass gives three things: mAP against the labels, exactly as `YOLO(artifact).val()` computes it; the detections;
+One pass gives three things: mAP against the labels, the figure that `YOLO(artifact).val()` computes; the detections;
 and fidelity, mAP against another model's detections as ground truth. Fidelity needs no labels and moves far less by
 chance than mAP does, so it is the figure to compare quantisations by.
 """
@@ -8,24 +8,22 @@ chance than mAP does, so it is the figure to compare quantisations by.
 from __future__ import annotations
 
 import glob
-import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from qexport.detections.found import Findings, Found, found_in
+from qexport.backends.protocol import Runner
+from qexport.detections.layout import HeadLayout
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
 from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
+from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING
 
 TRUTH_CONFIDENCE = 0.25
@@ -61,55 +59,34 @@ class Accuracy:
     detections: Detections
     box_map: float | None = None
     scores: Scores = field(default_factory=dict)
-    found: Findings = field(default_factory=dict)
+    found: DetectionsByImage = field(default_factory=dict)
 
 
 def evaluate(
-    artifact: Path,
+    runner: Runner,
+    layout: HeadLayout,
     task: str,
     data: EvaluationSet,
-    scratch: Path,
+    *,
+    batch: int = 1,
     reference: Detections | None = None,
     on_image: Callable[[], None] = lambda: None,
-    head: str = "",
 ) -> Accuracy:
-    """Score an artifact.
+    """Score what a runner finds.
 
     Args:
-        artifact: anything `ultralytics.YOLO` loads; it is told another name of it.
-        scratch: folder for what the validator writes.
+        runner: of any format, whether Ultralytics knows it or not.
+        layout: the size of its input and what its outputs mean; "queries" are scored as Ultralytics scores RT-DETR.
+        batch: images that it takes in one run.
         reference: detections of the float model for fidelity.
         on_image: called after each image, for a progress bar.
-        head: the program's; "queries" are scored as Ultralytics scores RT-DETR.
     """
-    from ultralytics.models import YOLO
-
-    scoring = QUERIES if head == "queries" else SCORING[task]
+    scoring = QUERIES if layout.head == "queries" else SCORING[task]
     links = data.links
     recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
-    base: Any = getattr(import_module(scoring.module), scoring.validator)
-
-    class Validator(base):  # type: ignore[misc]  # the class depends on the task
-        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
-            recorder.record(self, preds, batch)
-            super().update_metrics(preds, batch)
-            recorder.record_scores(self)
-
-    model = YOLO(str(under_a_plain_name(artifact, scratch)), task=task)
-    model.add_callback("on_val_batch_end", lambda _: on_image())
-    with _without_fonts():
-        metrics = model.val(
-            validator=Validator,
-            data=str(data.yaml),
-            batch=1,
-            device="cpu",
-            plots=False,
-            verbose=False,
-            single_cls=data.single_class,
-            project=str(scratch),
-            name="val",
-            exist_ok=True,
-        )
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        validator = make_validator(scoring, task, data, layout, batch, Path(folder))
+        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image)
     own = getattr(metrics, scoring.metric) if scoring.metric else None
     return Accuracy(
         map=float(own.map if own else metrics.top1),
@@ -122,21 +99,6 @@ def evaluate(
         scores=recorder.scores,
         found=recorder.found,
     )
-
-
-def under_a_plain_name(artifact: Path, scratch: Path) -> Path:
-    """A link to the artifact whose name says nothing but its format.
-
-    Ultralytics strips blanks off paths, looks for other files in place of some names, and downloads for others.
-    """
-    ending = re.search(r"(_[a-z]+_model|\.[A-Za-z0-9]+)$", artifact.name)
-    scratch.mkdir(parents=True, exist_ok=True)
-    link = Path(tempfile.mkdtemp(dir=scratch)) / f"artifact{ending.group() if ending else ''}"
-    try:
-        link.symlink_to(artifact.absolute(), target_is_directory=artifact.is_dir())
-    except OSError:  # links are for administrators only on some machines
-        (shutil.copytree if artifact.is_dir() else shutil.copyfile)(artifact, link)
-    return link
 
 
 def _left_out(data: EvaluationSet, link: str) -> str:
@@ -154,19 +116,6 @@ def _left_out(data: EvaluationSet, link: str) -> str:
     return f"{data.links[link].name} ({reason[:MAX_REASON]})"
 
 
-@contextmanager
-def _without_fonts() -> Iterator[None]:
-    """Keep the validator from downloading a font for plots that it does not draw."""
-    from ultralytics.data import utils
-
-    original = vars(utils)["check_font"]
-    vars(utils)["check_font"] = lambda *_: None
-    try:
-        yield
-    finally:
-        vars(utils)["check_font"] = original
-
-
 class _Recorder:
     """Keep an artifact's confident detections and score all of them against a reference."""
 
@@ -179,7 +128,7 @@ class _Recorder:
         self.links = links or {}
         self.correct = correct
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
         self.metrics = DetMetrics()
@@ -239,18 +188,17 @@ class _ClassRecorder:
         self.reference = reference
         self.links = links
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
 
     def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
         samples = validator.dataloader.dataset.samples
-        done = len(self.confident)  # in the order of the data set: it is not shuffled
+        done = len(self.confident)  # in the order of the data set: see `validator.validate`
         self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
         for name, probabilities in zip(self.latest, predictions, strict=True):
             self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
-            every = torch.arange(len(probabilities))
-            self.found[name] = Found(self.links[name], (0, 0), torch.zeros(0, 0), probabilities.clone(), every)
+            self.found[name] = answer_in(self.links[name], probabilities)
 
     def record_scores(self, validator: Any) -> None:
         """Keep answer and label of the latest images: one of each, right or wrong."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexport.errors import MeasurementError, QexportError
+from qexport.errors import MeasurementError, QexportError, named_reason
 
 VERBS = {"accuracy": "scored", "latency": "measured", "outputs": "compared", "report.json": "written"}
 MAX_REASON = 200
@@ -60,6 +60,4 @@ def _told(error: Exception) -> tuple[str, int, str]:
         return str(error), error.exit_code, ""
     if isinstance(error, MemoryError):
         return "out of memory: use a smaller --imgsz or --batch", MeasurementError.exit_code, ""
-    first = next(iter(str(error).splitlines()), "")
-    named = f"{type(error).__name__}: {first[:MAX_REASON]}" if first else type(error).__name__
-    return named, MeasurementError.exit_code, "".join(traceback.format_exception(error))
+    return named_reason(error, MAX_REASON), MeasurementError.exit_code, "".join(traceback.format_exception(error))

@@ -69,11 +69,11 @@ def measure_latency(
 def _turn(runner: Runner, batch: NDArray[np.float32]) -> list[float]:
     """Milliseconds of each timed run."""
     time.sleep(PAUSE)
-    runner.run(batch)
+    runner(batch)
     taken = []
     for _ in range(RUNS):
         started = time.perf_counter()
-        runner.run(batch)
+        runner(batch)
         taken.append((time.perf_counter() - started) * 1e3)
     return taken
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
-from qexport.job.options import ExportJob
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.verification.output_fidelity import OutputFidelity, compare_outputs
+from qexport.verification.outcome import OutputFidelity
+from qexport.verification.output_fidelity import compare_outputs
 from qexport.verification.result import ArtifactResult
 
 MAX_COMPARED = 128
@@ -44,48 +44,63 @@ class Figures:
 
 
 def measure(
-    job: ExportJob,
-    task: str,
     program: Program,
+    task: str,
     images: RunImages,
-    written: Sequence[ArtifactResult],
+    results: Sequence[ArtifactResult],
+    *,
+    threads: int,
+    accuracy: bool,
+    latency: bool,
     clock: Clock,
     missing: list[Unmeasured] | None = None,
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them.
 
     Args:
+        task: what its outputs mean; "" where nobody knows, and outputs are compared in place of accuracy.
+        images: with `evaluation_data` where accuracy is asked for and there is a task.
+        threads: CPU threads of runners.
         missing: gains what could not be measured; what else can be is.
     """
     lost = [] if missing is None else missing
-    latencies, lowered = _latencies(job, program, images, written, clock, lost) if job.measures_latency else ({}, {})
-    accuracies = _accuracies(task, program.head, images, written, clock, lost) if task and not job.no_eval else {}
-    outputs = _outputs(job, program, images, written, clock, lost) if not task and not job.no_eval else {}
-    paths = [item.artifact.path for item in written]
+    run = _Run(program, task, images, results, threads, clock, lost)
+    latencies, lowered = _latencies(run) if latency else ({}, {})
+    accuracies = _accuracies(run) if task and accuracy else {}
+    outputs = _outputs(run) if not task and accuracy else {}
+    paths = [item.artifact.path for item in results]
     return {
         path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ()), lowered.get(path))
         for path in paths
     }
 
 
-def _outputs(
-    job: ExportJob,
-    program: Program,
-    images: RunImages,
-    written: Sequence[ArtifactResult],
-    clock: Clock,
-    missing: list[Unmeasured],
-) -> dict[Path, tuple[OutputFidelity, ...]]:
+@dataclass(frozen=True)
+class _Run:
+    """What is measured, and with what."""
+
+    program: Program
+    task: str
+    images: RunImages
+    results: Sequence[ArtifactResult]
+    threads: int
+    clock: Clock
+    missing: list[Unmeasured]
+
+
+def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
     """Compare every artifact's outputs with those of the FP32 file of its runtime."""
-    floats = {w.backend.name: w.artifact.path for w in written if w.artifact.precision == "fp32"}
+    program, results = run.program, run.results
+    floats = {item.backend.info.name: item.artifact.path for item in results if item.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
-    for item in (w for w in written if w.runs_here and w.artifact.precision != "fp32" and w.backend.name in floats):
-        paths = images.evaluation[: MAX_COMPARED * program.batch]
-        title = f"compare_{item.backend.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
-        with attempt(missing, "outputs", item.artifact.path), clock.step(*title, len(paths)) as advance:
-            reference = item.backend.runner(floats[item.backend.name], job.threads)
-            actual = item.backend.runner(item.artifact.path, job.threads)
-            batches = (b for p in each_batch(paths, program.batch) for b in sample_inputs(p, program, count=1))
+    others = (r for r in results if r.runs_here and r.artifact.precision != "fp32")
+    for item in (other for other in others if other.backend.info.name in floats):
+        paths = run.images.evaluation[: MAX_COMPARED * program.input.batch]
+        title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
+        with attempt(run.missing, "outputs", item.artifact.path), run.clock.step(*title, len(paths)) as advance:
+            reference = item.backend.runner(floats[item.backend.info.name], run.threads)
+            actual = item.backend.runner(item.artifact.path, run.threads)
+            batches = (b for p in each_batch(paths, program.input.batch) for b in sample_inputs(p, program, count=1))
             found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
     return found
 
@@ -95,28 +110,22 @@ def each_batch(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
-def _latencies(
-    job: ExportJob,
-    program: Program,
-    images: RunImages,
-    written: Sequence[ArtifactResult],
-    clock: Clock,
-    missing: list[Unmeasured],
-) -> tuple[dict[Path, Latency], dict[Path, tuple[str, Latency]]]:
+def _latencies(run: _Run) -> tuple[dict[Path, Latency], dict[Path, tuple[str, Latency]]]:
     """Latency of each artifact; and of FP32 files in the type that their runtime would choose, where it is another."""
-    timed = [item for item in written if item.timed]
+    program, missing = run.program, run.missing
+    timed = [item for item in run.results if item.timed]
     found: dict[Timed, Latency] = {}
     with attempt(missing, "latency", *(item.artifact.path for item in timed)):
         # Without any image a grey one does: what these kernels take does not depend on the pixels.
         grey = np.full(program.values[INPUT].shape, 0.5, dtype=np.float32)
-        batch = next(iter(sample_inputs(images.samples, program, count=1)), grey)
+        batch = next(iter(sample_inputs(run.images.samples, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
-        for name in dict.fromkeys(item.backend.name for item in timed):
+        for name in dict.fromkeys(item.backend.info.name for item in timed):
             runners: dict[Timed, Runner] = {}
-            for item in (item for item in timed if item.backend.name == name):
+            for item in (item for item in timed if item.backend.info.name == name):
                 with attempt(missing, "latency", item.artifact.path):
-                    runners |= _runners(item, job.threads)
-            with clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
+                    runners |= _runners(item, run.threads)
+            with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
                 found |= _timed(runners, batch, advance, missing)
     own = {path: latency for (path, kind), latency in found.items() if not kind}
     return own, {path: (kind, latency) for (path, kind), latency in found.items() if kind}
@@ -145,46 +154,39 @@ def _timed(
         return dict(zip(runners, measured.values(), strict=True))
     for (path, _), runner in runners.items():
         with attempt(blamed, "latency", path):
-            runner.run(batch)
+            runner(batch)
     missing += blamed or together
     names = {each.artifact for each in blamed or together}
     able = {(path, kind): runner for (path, kind), runner in runners.items() if path.name not in names}
     return _timed(able, batch, advance, missing) if able else {}
 
 
-def _accuracies(
-    task: str, head: str, images: RunImages, written: Sequence[ArtifactResult], clock: Clock, missing: list[Unmeasured]
-) -> dict[Path, Accuracy]:
-    assert images.evaluation_data is not None
+def _accuracies(run: _Run) -> dict[Path, Accuracy]:
+    assert run.images.evaluation_data is not None
     found: dict[Path, Accuracy] = {}
     references: dict[str, Detections] = {}
-    scored = sorted((w for w in written if w.runs_here), key=lambda w: w.artifact.precision != "fp32")
+    scored = sorted((r for r in run.results if r.runs_here), key=lambda r: r.artifact.precision != "fp32")
     with (
-        attempt(missing, "accuracy", *(item.artifact.path for item in scored)),
+        attempt(run.missing, "accuracy", *(item.artifact.path for item in scored)),
         tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
     ):
         place = Path(scratch) / "data"
-        data = make_evaluation_set(images.evaluation_data, images.evaluation, place, images.classes)
+        data = make_evaluation_set(run.images.evaluation_data, run.images.evaluation, place, run.images.classes)
         for item in scored:
             path = item.artifact.path
-            with attempt(missing, "accuracy", path):
-                reference = references.get(item.backend.name)
-                found[path] = _accuracy(item, (task, head), data, Path(scratch), reference, clock)
+            with attempt(run.missing, "accuracy", path):
+                found[path] = _accuracy(run, item, data, references.get(item.backend.info.name))
                 if item.artifact.precision == "fp32":
-                    references[item.backend.name] = found[path].detections
+                    references[item.backend.info.name] = found[path].detections
     return found
 
 
-def _accuracy(
-    item: ArtifactResult,
-    model: tuple[str, str],
-    data: EvaluationSet,
-    scratch: Path,
-    reference: Detections | None,
-    clock: Clock,
-) -> Accuracy:
-    path = item.artifact.path
-    kind = item.backend.name if item.engine_runtime is None else "engine"
+def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: Detections | None) -> Accuracy:
+    path, program = item.artifact.path, run.program
+    kind = item.backend.info.name if not item.engine else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
-    with clock.step(*title, len(data.links)) as advance, item.backend.validation():
-        return evaluate(path, model[0], data, scratch, reference, advance, model[1])
+    with run.clock.step(*title, len(data.links)) as advance:
+        runner = item.backend.runner(path, run.threads)
+        return evaluate(
+            runner, program.layout, run.task, data, batch=program.input.batch, reference=reference, on_image=advance
+        )

@@ -37,7 +37,7 @@ class BiasCorrection:
             for batch in batches(candidate.program, images):
                 graph(batch)
                 advance()
-        biases = {path: candidate.program.graph.get_parameter(path).detach() for path in shifts}
+        biases = {path: candidate.program.graph.parameter(path).detach() for path in shifts}
         return candidate.with_parameters(
             {path: bias + shifts[path].mean.to(bias.dtype) for path, bias in biases.items() if shifts[path].count}
         )
@@ -48,7 +48,7 @@ class BiasCorrection:
             return "the plan has changed"
         weights = {value.weight for value in before.program.values.values() if value.weight}
         one, other = before.program.graph, after.program.graph
-        changed = (w for w in weights if not torch.equal(one.get_parameter(w), other.get_parameter(w)))
+        changed = (w for w in weights if not torch.equal(one.parameter(w), other.parameter(w)))
         return next((f"{path} has changed, which is no bias" for path in changed), "")
 
 

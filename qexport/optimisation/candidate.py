@@ -45,7 +45,7 @@ class Candidate:
     @property
     def measurable(self) -> bool:
         """Whether errors can be measured: a graph that came as a file has no room for meters."""
-        return isinstance(self.program.graph, GraphModule) and bool(self.program.raw_outputs)
+        return isinstance(self.program.graph, GraphModule) and bool(self.program.raw.all)
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Candidate:
         """Return the candidate with other weights or biases, by path, and the same plan for them."""
@@ -55,13 +55,13 @@ class Candidate:
 
 def batches(program: Program, images: Sequence[Path]) -> Iterator[Tensor]:
     """Yield batches (n, channels, height, width) float32 one after the other; what cannot be read is left out."""
-    for start in range(0, len(images), program.batch):
-        yield from map(torch.from_numpy, sample_inputs(images[start : start + program.batch], program, 1))
+    for start in range(0, len(images), program.input.batch):
+        yield from map(torch.from_numpy, sample_inputs(images[start : start + program.input.batch], program, 1))
 
 
 def batch_count(program: Program, images: Sequence[Path]) -> int:
     """How many `batches` there are at most."""
-    return -(-len(images) // program.batch)
+    return -(-len(images) // program.input.batch)
 
 
 def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable[[], None] = lambda: None) -> float:
@@ -73,7 +73,7 @@ def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable
         InputError: no image can be read, or every raw output is zero for all of them.
     """
     program = candidate.program
-    floors = dict.fromkeys(program.raw_outputs, -math.inf) | dict.fromkeys(program.raw_scores, LOGIT_FLOOR)
+    floors = dict.fromkeys(program.raw.all, -math.inf) | dict.fromkeys(program.raw.scores, LOGIT_FLOOR)
     graph = metered(program, candidate.plan, candidate.reference, floors)
     with torch.no_grad():
         for batch in batches(program, images):

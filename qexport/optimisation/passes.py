@@ -150,7 +150,7 @@ def broken(before: Candidate, after: Candidate) -> str:
         if tensor.group and not tensor.is_float and numbers != _first(new, tensor.group):
             return f"{name} no longer shares the scale of its group"
     paths = (path for value in after.program.values.values() for path in (value.weight, value.bias) if path)
-    endless = (path for path in paths if not torch.isfinite(after.program.graph.get_parameter(path)).all())
+    endless = (path for path in paths if not torch.isfinite(after.program.graph.parameter(path)).all())
     return next((f"{path} is not finite" for path in endless), "")
 
 

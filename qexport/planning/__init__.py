@@ -1,1 +1,4 @@
-"""Runtime table + statistics → dtype, scale, zero point and a why for every tensor."""
+"""Runtime profile and statistics → type, scale, zero point, group and a *why* for every tensor.
+
+What a runtime can do is a table of `profile`; how a range is chosen stands in `ranges`; no runtime is known by name.
+"""

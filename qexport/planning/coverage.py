@@ -8,7 +8,7 @@ from qexport.planning.plan import QuantPlan
 from qexport.planning.profile import OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.sharing import scale_groups, torn_values
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import INPUT, Program, has_constant_operand
+from qexport.programs.program import INPUT, Program, Region, has_constant_operand
 
 
 def reads_integers(plan: QuantPlan, source: str, results: Iterable[str]) -> bool:
@@ -71,7 +71,7 @@ def demanded_values(
     wanted: set[str] = set()
     for value in reversed(program.values.values()):
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values or has_constant_operand(value):
+        if rule is None or value.region is not Region.BODY or value.name in float_values or has_constant_operand(value):
             continue
         shared = any(reader.weight and reader.name not in integer for reader in program.readers[value.name])
         if shared and not value.weight:
@@ -94,7 +94,7 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: Coll
     stored: set[str] = {INPUT}
     for value in program.values.values():
         rule = profile.operations.get(value.operation)
-        if rule is None or value.region != "body" or value.name in float_values:
+        if rule is None or value.region is not Region.BODY or value.name in float_values:
             continue
         if has_constant_operand(value) and not (profile.constants and value.operation == "mul"):
             continue
@@ -107,8 +107,8 @@ def integer_values(program: Program, profile: RuntimeProfile, float_values: Coll
 
 def float_boxes(program: Program, profile: RuntimeProfile) -> frozenset[str]:
     """Names of the raw boxes, and of raw coefficients, keypoints or angles, if they are cheap enough in float."""
-    boxes = frozenset(program.raw_boxes)
-    extras = frozenset(program.raw_extras)
+    boxes = frozenset(program.raw.boxes)
+    extras = frozenset(program.raw.extras)
     groups = ((boxes, profile.float_boxes), (extras, profile.float_extras))
     return frozenset(name for names, most in groups if _share(program, names) <= most for name in names)
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics
-from qexport.programs.constants import constants_of
-from qexport.programs.program import Program, Value, observed_sources
+from qexport.programs.program import Program, Region, Value, observed_sources
 
 MAX_HALF = float(np.finfo(np.float16).max)
 MIN_NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -36,10 +35,12 @@ def unfit_for_half(program: Program, peaks: Mapping[str, float], weights_only: b
         weights_only: nothing but layers' weights is stored in FP16.
     """
     body = {
-        name: value for name, value in program.values.items() if value.region == "body" and value.operation != "input"
+        name: value
+        for name, value in program.values.items()
+        if value.region is Region.BODY and value.operation != "input"
     }
     found: dict[str, list[str]] = {}
-    for name, array in constants_of(program):
+    for name, array in program.graph.constants():
         reason = unfit_constant(array) if not weights_only or array.ndim > 1 else ""
         if reason and name in body:
             found.setdefault(name, []).append(reason)

@@ -7,7 +7,7 @@ from qexport.planning.coverage import chosen_values
 from qexport.planning.planner import FIXED_APART
 from qexport.planning.profile import TFLITE_INTEGER
 from qexport.programs.naming import ACTIVATIONS
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, Region, Value
 
 REMEDY = "use --precision int8, where it stays float, or --format onnx, openvino or tensorrt"
 
@@ -19,12 +19,17 @@ def check_integer_only(program: Program, kept: frozenset[str]) -> None:
         kept: values that the user wants in float.
 
     Raises:
-        InputError: some have none; the first is named with its layer.
+        InputError: some have none; the first is named with its layer. RT-DETR has none at all.
     """
+    if program.layout.head == "queries":
+        raise InputError(
+            "RT-DETR cannot be integer-only: its choice of queries and its coordinates stay float",
+            "use --precision int8 with --format tflite, onnx, openvino or tensorrt",
+        )
     *_, torn = chosen_values(program, TFLITE_INTEGER, kept)
     why = dict.fromkeys(torn, FIXED_APART) | dict.fromkeys(kept, "is to be kept float")
     for value in program.values.values():
-        if value.region == "body" and value.operation in ACTIVATIONS - TFLITE_INTEGER.operations.keys():
+        if value.region is Region.BODY and value.operation in ACTIVATIONS - TFLITE_INTEGER.operations.keys():
             why[value.name] = f"has no integer kernel in TFLite: {value.operation}"
     found = [value for value in program.values.values() if value.name in why]
     if found:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from qexport.calibration.statistics import Statistics
-from qexport.programs.boundary import _users, readers_of
-from qexport.programs.program import Program, Value, observed_sources
+from qexport.programs.boundary import users_of
+from qexport.programs.program import Program, Region, Value, observed_sources, readers_of
 
 MIXED = 32.0
 """Ranges that differ by more than this must not share a scale: the narrower would have eight of 256 steps."""
@@ -33,12 +33,12 @@ def mixed_scale_concats(program: Program, statistics: Mapping[str, Statistics]) 
     """Concatenations of the body whose parts must not share a scale and what computes with them, and why, by name."""
     found = {}
     for value in program.values.values():
-        if value.operation != "cat" or value.region != "body":
+        if value.operation != "cat" or value.region is not Region.BODY:
             continue
         peaks = [peak for name in value.inputs if (peak := _peak(program, statistics, name)) > 0]
         if peaks and max(peaks) > MIXED * min(peaks):
             why = f"stays float: values up to {min(peaks):.3g} and up to {max(peaks):.3g} must not share a scale"
-            users = (user.name for user in _users(program.readers, value.name) if user.region == "body")
+            users = (user.name for user in users_of(program.readers, value.name) if user.region is Region.BODY)
             found.update(dict.fromkeys((value.name, *users), why))
     return found
 

@@ -16,7 +16,7 @@ from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, Integer
 from qexport.system.files import write_text
 
 if TYPE_CHECKING:
-    from qexport.programs.program import Program, Value
+    from qexport.programs.program import Program, Region, Value
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
@@ -197,7 +197,7 @@ def _wrong_tensors(plan: QuantPlan, program: Program, layers: Mapping[str, Value
         types, axis, channels = tuple(TYPES), None, 1
         if layer is not None:
             types, axis = ("int8",), WEIGHT_AXIS[layer.operation]
-            channels = int(program.graph.get_parameter(name).shape[axis])
+            channels = int(program.graph.parameter(name).shape[axis])
         wrong = _wrong_numbers(tensor, types, axis, channels)
         if wrong:
             yield f"{name} {wrong}"
@@ -222,7 +222,7 @@ def _wrong_numbers(tensor: TensorQuant, types: Sequence[str], axis: int | None, 
 def _wrong_layers(plan: QuantPlan, program: Program) -> Iterator[str]:
     for name in sorted(plan.integer):
         value = program.values[name]
-        if value.region != "body":
+        if value.region is not Region.BODY:
             yield f"{name} is to run in integers, and is no part of the network's body"
         elif value.weight and not plan.is_quantised(value.weight):
             yield f"{name} is to run in integers, and its weight {value.weight} is {plan.tensors[value.weight].dtype}"

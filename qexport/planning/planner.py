@@ -20,7 +20,7 @@ from qexport.planning.profile import RuntimeProfile
 from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax, range_estimator
 from qexport.planning.sharing import fixed_rule, moved_values, scale_groups
 from qexport.planning.weights import stored_weights, weight_tensors
-from qexport.programs.program import INPUT, Program, Value, has_constant_operand, observed_sources
+from qexport.programs.program import INPUT, Program, Region, Value, has_constant_operand, observed_sources
 
 FLOAT_BOXES = "raw boxes stay float: a step of INT8 is up to two pixels, and they are next to no arithmetic"
 FLOAT_RAW = "raw outputs stay float: pixels may be among them, and they are next to no arithmetic"
@@ -93,7 +93,7 @@ def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str,
         found |= unfit_for_half(program, peaks_of(statistics))
     if program.guessed:
         found |= mixed_scale_concats(program, statistics)
-        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw_boxes), FLOAT_TORN)
+        found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw.boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
 
 
@@ -129,7 +129,7 @@ class _Scales:
         if fixed is not None:
             scale, zero_point, why = fixed.scale, fixed.zero_point, PRESCRIBED
         elif INPUT in group:
-            return dict.fromkeys(group, _pixels(profile, *self.program.form.bounds))
+            return dict.fromkeys(group, _pixels(profile, *self.program.input.form.bounds))
         else:
             (low, high), why = self._range(group)
             scale, zero_point = profile.quantiser.parameters(low, high)
@@ -148,11 +148,11 @@ class _Scales:
             raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
         many = self.profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
         merged = merge(self.statistics[name] for name in sources)
-        if names & {*program.raw_extras, program.prototypes}:
+        if names & {*program.raw.extras, program.raw.prototypes}:
             chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
-        elif names & set(program.raw_boxes):
+        elif names & set(program.raw.boxes):
             chosen, reason = minmax(merged), "minmax: large boxes are rare and must not be clipped"
-        elif names & set(program.raw_scores):
+        elif names & set(program.raw.scores):
             chosen = minmax(merged) if many else above(minmax(merged), LOGIT_FLOOR)
             floor = "" if many else " above -8"
             reason = f"minmax{floor}: confident scores are rare and must not be clipped"
@@ -185,16 +185,16 @@ def _feeds_only_silu(program: Program, name: str) -> bool:
 
 
 def _feeds_only_silu_product(program: Program, value: Value) -> bool:
-    source = value.inputs[0] if value.operation == "sigmoid" and value.region == "body" else ""
+    source = value.inputs[0] if value.operation == "sigmoid" and value.region is Region.BODY else ""
     return bool(source) and bool(program.values[source].weight) and _feeds_only_silu(program, source)
 
 
 def _why_float(value: Value, profile: RuntimeProfile, float_values: Mapping[str, str]) -> str:
     if value.name in float_values:
         return float_values[value.name]
-    if value.region == "decode":
+    if value.region is Region.DECODE:
         return "decode stays float: pixels and scores must not share a scale"
-    if value.region == "exact":
+    if value.region is Region.EXACT:
         return EXACT
     if value.operation in profile.kept_float:
         return profile.kept_float[value.operation]

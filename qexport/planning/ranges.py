@@ -107,7 +107,7 @@ def range_estimator(name: str) -> RangeEstimator:
         return ESTIMATORS[name]
     if name not in plugins.names(GROUP):
         raise UsageError(f"unknown range estimator {name}", f"choose from {', '.join(range_estimators())}")
-    found = plugins.lookup(GROUP, name)
+    found: RangeEstimator = plugins.lookup(GROUP, name)
     if not callable(found):
         raise UsageError(f"range estimator {name} of {GROUP} cannot be called", "repair or uninstall its package")
     return found

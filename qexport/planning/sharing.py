@@ -38,7 +38,7 @@ def scale_groups(
 
 def _joined(program: Program, profile: RuntimeProfile) -> tuple[tuple[str, ...], ...]:
     """Raw outputs of all levels that a converter joins before they are floats again."""
-    return (program.raw_boxes, program.raw_scores, program.raw_extras) if profile.levels_share_scale else ()
+    return (program.raw.boxes, program.raw.scores, program.raw.extras) if profile.levels_share_scale else ()
 
 
 def torn_values(program: Program, profile: RuntimeProfile, group: tuple[str, ...]) -> tuple[str, ...]:

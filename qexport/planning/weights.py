@@ -94,7 +94,7 @@ def _tensor(
 
 def weight_array(program: Program, path: str) -> NDArray[np.float32]:
     """Return a parameter of the program as float32."""
-    array: NDArray[np.float32] = program.graph.get_parameter(path).detach().numpy()
+    array: NDArray[np.float32] = program.graph.parameter(path).numpy()
     return array
 
 

@@ -7,22 +7,12 @@ it reads leaves the body with scales of its own. Concatenations in front of it a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from qexport.programs.program import MOVES_DATA, Value
+from qexport.programs.program import MOVES_DATA, RawNames, Region, Value, read_by_decode, readers_of
 
 Readers = Mapping[str, tuple[Value, ...]]
-
-
-def readers_of(values: Iterable[Value]) -> dict[str, tuple[Value, ...]]:
-    """For every value those computed from it."""
-    found: dict[str, list[Value]] = {}
-    for value in values:
-        found.setdefault(value.name, [])
-        for source in value.inputs:
-            found[source].append(value)
-    return {name: tuple(each) for name, each in found.items()}
 
 
 def with_regions(values: Mapping[str, Value], raw: Collection[str] = ()) -> dict[str, Value]:
@@ -34,7 +24,7 @@ def with_regions(values: Mapping[str, Value], raw: Collection[str] = ()) -> dict
     """
     tail = behind(values, raw) if raw else downstream_of_learned_layers(values)
     return {
-        name: replace(value, region="decode") if name in tail and value.region == "body" else value
+        name: replace(value, region=Region.DECODE) if name in tail and value.region is Region.BODY else value
         for name, value in values.items()
     }
 
@@ -70,21 +60,18 @@ def _is_expectation(values: Mapping[str, Value], layer: Value) -> bool:
     return source.operation == "softmax"
 
 
-def raw_values(values: Mapping[str, Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def raw_values(values: Mapping[str, Value]) -> RawNames:
     """Body values that the tail reads: those that only sigmoids see, class scores, and all others."""
     readers = readers_of(values.values())
-    raw: dict[str, None] = {}
-    for value in values.values():
-        if value.region == "decode":
-            raw.update((name, None) for name in value.inputs if values[name].region == "body")
-    scores = tuple(name for name in raw if {each.operation for each in _users(readers, name)} == {"sigmoid"})
-    return tuple(name for name in raw if name not in scores), scores
+    raw = read_by_decode(values)
+    scores = tuple(name for name in raw if {each.operation for each in users_of(readers, name)} == {"sigmoid"})
+    return RawNames(tuple(name for name in raw if name not in scores), scores)
 
 
-def _users(readers: Readers, name: str) -> Iterator[Value]:
+def users_of(readers: Readers, name: str) -> Iterator[Value]:
     """What computes with a value, whatever moved it on the way."""
     for reader in readers[name]:
         if reader.operation in MOVES_DATA:
-            yield from _users(readers, reader.name)
+            yield from users_of(readers, reader.name)
         else:
             yield reader

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.programs.heads import gathered
 
@@ -22,7 +23,7 @@ class ClassifierProgram(nn.Module):
         super().__init__()
         self.model = model.model
         self.save = frozenset(model.save)
-        self.decode = ClassifierDecode()
+        self.decode = ClassifierDecode(model.model[-1].linear.out_features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities of all classes."""
@@ -36,11 +37,11 @@ class ClassifierProgram(nn.Module):
 
 
 class ClassifierDecode(nn.Module):
-    """Turn logits into probabilities; the attributes say that nothing else is decoded."""
+    """Turn logits into probabilities."""
 
-    end2end = nms = False
-    levels: tuple[int, ...] = ()
-    reg_max = 1
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layout = HeadLayout(strides=(), imgsz=(0, 0), classes=classes, head="classifier")  # at any size
 
     def forward(self, logits: Tensor) -> Tensor:
         """(batch, classes) logits to probabilities."""

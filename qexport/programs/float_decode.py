@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qexport.detections.layout import MAX_DETECTIONS, HeadLayout
 from qexport.errors import InputError
-
-MAX_DETECTIONS = 300
-"""Rows that an end-to-end output has, where the head does not say so (its `max_det`)."""
 
 NMS_CANDIDATES = 512
 NMS_IOU = 0.7
 NMS_ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a head says of each anchor besides box and classes.
-
-    Attributes:
-        kind: "coefficients" of masks, "keypoints", "angles", or "" for nothing.
-        shape: (how many, values of each): keypoints have x, y and perhaps their visibility.
-        direct: the way of YOLO26, whose angles and keypoint offsets need no further arithmetic.
-    """
-
-    kind: str = ""
-    shape: tuple[int, int] = (0, 0)
-    direct: bool = False
-
-
-NOTHING = Extras()
 
 
 class Decode(nn.Module):
@@ -62,23 +41,19 @@ class Decode(nn.Module):
     bins: Tensor
     later: Tensor
 
-    def __init__(self, head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool, extras: Extras = NOTHING) -> None:
+    def __init__(self, layout: HeadLayout) -> None:
         super().__init__()
-        self.extras = extras
-        self.end2end = end2end
-        self.nms = nms
-        self.chooses = end2end or nms
+        self.layout = layout
+        self.chooses = layout.end2end
+        self.nms = layout.end2end and layout.head == "one2many"
         self.axis = 2 if self.chooses else 1
-        self.classes = int(head.nc)
-        self.reg_max = int(head.reg_max)
-        self.levels = tuple(int(s) for s in head.stride)
-        anchors, strides = anchor_points(self.levels, imgsz)
-        self.rows = min(max_detections(head), anchors.shape[0])
-        self.count = min(max(NMS_CANDIDATES, self.rows), anchors.shape[0]) if nms else self.rows
+        anchors, strides = anchor_points(layout.strides, layout.imgsz)
+        self.rows = min(layout.max_detections, anchors.shape[0])
+        self.count = min(max(NMS_CANDIDATES, self.rows), anchors.shape[0]) if self.nms else self.rows
         for name, values in {"anchors": anchors, "strides": strides, "unit": torch.ones(1, 4)}.items():
             self.register_buffer(name, values[None] if self.chooses else values.T.contiguous()[None])
-        self.register_buffer("bins", torch.arange(self.reg_max, dtype=torch.float32)[:, None])
-        if nms:
+        self.register_buffer("bins", torch.arange(self.layout.reg_max, dtype=torch.float32)[:, None])
+        if self.nms:
             self.register_buffer("later", torch.ones(self.count, self.count).triu(1)[None])
 
     def forward(self, boxes: list[Tensor], scores: list[Tensor], extras: list[Tensor] | None = None) -> Tensor:
@@ -100,9 +75,9 @@ class Decode(nn.Module):
         Boxes are corners where rows are chosen, else centre and size; turned ones always the latter.
         """
         before, after = distances.split((2, 2), dim=self.axis)
-        if self.extras.kind == "angles":
+        if self.layout.extras == "angles":
             assert rest is not None
-            rest = rest if self.extras.direct else (rest.sigmoid() - 0.25) * math.pi
+            rest = rest if self.layout.direct else (rest.sigmoid() - 0.25) * math.pi
             sides = anchors + self._rotated((after - before) * 0.5, rest), before + after
         elif self.chooses:
             sides = anchors - before, anchors + after
@@ -111,7 +86,7 @@ class Decode(nn.Module):
         boxes = torch.cat(sides, dim=self.axis) * strides * self.unit
         if rest is None:
             return (boxes,)
-        return boxes, self._keypoints(rest, anchors, strides) if self.extras.kind == "keypoints" else rest
+        return boxes, self._keypoints(rest, anchors, strides) if self.layout.extras == "keypoints" else rest
 
     def _rotated(self, offsets: Tensor, angles: Tensor) -> Tensor:
         """Turn offsets by angles in radians."""
@@ -121,13 +96,13 @@ class Decode(nn.Module):
 
     def _keypoints(self, raw: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
         axis, values = self.axis, self.axis + 1
-        points = raw.unflatten(axis, self.extras.shape)
-        offsets, visibility = points.split((2, self.extras.shape[1] - 2), dim=values)
-        if not self.extras.direct:
+        points = raw.unflatten(axis, self.layout.shape)
+        offsets, visibility = points.split((2, self.layout.shape[1] - 2), dim=values)
+        if not self.layout.direct:
             offsets = offsets * 2.0 - 0.5
         unit = self.unit.narrow(axis, 0, 2)
         pixels: Tensor = (offsets + anchors.unsqueeze(axis)) * strides.unsqueeze(axis) * unit.unsqueeze(axis)
-        if self.extras.shape[1] == 3:
+        if self.layout.shape[1] == 3:
             pixels = torch.cat((pixels, visibility.sigmoid()), dim=values)
         return pixels.flatten(axis, values)
 
@@ -136,9 +111,9 @@ class Decode(nn.Module):
 
         The expected value of a discretised distribution: Li et al., "Generalized Focal Loss", 2020.
         """
-        if self.reg_max == 1:
+        if self.layout.reg_max == 1:
             return raw
-        probabilities = raw.reshape(*raw.shape[:2], 4, self.reg_max).softmax(dim=-1)
+        probabilities = raw.reshape(*raw.shape[:2], 4, self.layout.reg_max).softmax(dim=-1)
         return (probabilities @ self.bins).reshape(*raw.shape[:2], 4)
 
     def _best(self, boxes: Tensor, logits: Tensor, rest: Tensor | None) -> Tensor:
@@ -149,8 +124,8 @@ class Decode(nn.Module):
         anchor = logits.amax(dim=-1).topk(self.count, dim=1).indices
         candidates = rows_of(logits, anchor).flatten(1)
         best, pair = candidates.topk(self.count, dim=1)
-        row = torch.div(pair, self.classes, rounding_mode="floor")
-        label = pair - row * self.classes
+        row = torch.div(pair, self.layout.classes, rounding_mode="floor")
+        label = pair - row * self.layout.classes
         chosen = rows_of(anchor[..., None], row)[..., 0]
         distances = self._expectation(rows_of(boxes, chosen))
         places = [each[0].index_select(0, chosen.reshape(-1)) for each in (self.anchors, self.strides)]

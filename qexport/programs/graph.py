@@ -1,62 +1,78 @@
-"""What a program's graph must be able to do, whatever it is made of.
-
-A checkpoint's graph is a `GraphModule`, which calibration and simulation copy and change. A graph that came as a file
-cannot be changed by them, and does both itself.
-"""
+"""What a program's graph is able to do, whatever it is made of: captured by PyTorch, or read from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+See = Callable[[str, "Tensor"], None]
+"""Takes a value's name and what it was in a run."""
 
 
-class FloatGraph(Protocol):
-    """Callable: the input, (n, channels, height, width) float32, to the output or the tuple of outputs."""
+class Graph(Protocol):
+    """Callable: the input, (n, channels, height, width) float32, to the output or the tuple of outputs.
+
+    Graphs are never changed; those with other parameters are graphs of their own.
+    """
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """The file's own name of a tensor or node → values of the program that it stands for; empty without a file."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What its outputs are called."""
+        ...
+
+    @property
+    def instrumentable(self) -> bool:
+        """Whether nodes can be put into a copy of it, such as meters beside its values."""
+        ...
 
     def __call__(self, images: Tensor, /) -> Any:
         """Compute the outputs."""
         ...
 
-    def get_parameter(self, target: str, /) -> Tensor:
-        """Return a weight by the name that `Value.weight` has."""
+    def parameter(self, path: str, /) -> Tensor:
+        """Return a weight or bias by the name that `Value.weight` or `Value.bias` has; not to be written to.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
         ...
 
+    def with_parameters(self, changed: Mapping[str, Tensor], /) -> Graph:
+        """Return a graph that has other weights or biases, each of the shape and type of the one that it replaces.
 
-@runtime_checkable
-class FileGraph(FloatGraph, Protocol):
-    """A graph that came as a file.
-
-    Attributes:
-        names: the file's own name of a tensor or node → the values of the program that it stands for.
-        outputs: what the file calls its outputs.
-    """
-
-    @property
-    def names(self) -> Mapping[str, tuple[str, ...]]:
-        """See the class."""
+        Raises:
+            KeyError: there is none of that name.
+            ValueError: of another shape or type.
+        """
         ...
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """See the class."""
+    def fingerprint(self) -> str:
+        """SHA-256 over structure and weights."""
         ...
 
     def constants(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
-        """Yield (value, array) for every float constant that an operation reads."""
+        """Yield (value, array) for every float constant that an operation reads, single numbers included."""
         ...
 
-    def computed(self, images: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Run once and yield the values called `names`, not all of them in memory at a time."""
+    def watched(self, names: Collection[str], see: See, /) -> Callable[[Tensor], object]:
+        """Return what runs the graph and shows `see` the values called `names`, not all in memory at a time.
+
+        What is returned belongs to one thread; other threads take their own.
+        """
         ...
 
-    def simulated(self, program: Program, plan: QuantPlan) -> FloatGraph:
-        """The graph in which every quantised value passes through its integers."""
-        ...
+
+def check_replacement(path: str, old: Tensor, new: Tensor) -> None:
+    """Raise `ValueError` where a parameter cannot take another's place."""
+    if old.shape != new.shape or old.dtype != new.dtype:
+        raise ValueError(f"{path} is {tuple(old.shape)} {old.dtype}, not {tuple(new.shape)} {new.dtype}")

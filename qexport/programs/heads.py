@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
-from qexport.programs.float_decode import NOTHING, Decode, Extras
+from qexport.programs.float_decode import Decode, max_detections
 
 
 class DetectionProgram(nn.Module):
@@ -26,13 +27,13 @@ class DetectionProgram(nn.Module):
         super().__init__()
         self.model = model.model
         self.save = frozenset(model.save)
-        self.decode = Decode(model.model[-1], end2end, imgsz, nms, extras_of(model.model[-1]))
+        self.decode = Decode(layout_of_head(model.model[-1], end2end, imgsz, nms))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the decoded output."""
         features = self.features(images)
         decoded: Tensor = self.decode(*self.raw_outputs(features))
-        if self.decode.extras.kind != "coefficients":
+        if self.decode.layout.extras != "coefficients":
             return decoded
         head: Any = self.model[-1]
         # YOLO26 makes the prototypes of all levels, its forerunners of the first.
@@ -40,7 +41,7 @@ class DetectionProgram(nn.Module):
 
     def raw_outputs(self, features: list[Tensor]) -> tuple[list[Tensor], ...]:
         """Boxes, class logits and further values of each level, each (batch, channels, height_l, width_l)."""
-        head: Any = self.model[-1].one2one if self.decode.end2end else self.model[-1].one2many
+        head: Any = self.model[-1].one2one if self.decode.layout.head == "end2end" else self.model[-1].one2many
         layers = [head["box_head"], head["cls_head"], *(head[name] for name in FURTHER_HEADS if name in head)]
         raw = [[convolutions(f) for convolutions, f in zip(each, features, strict=True)] for each in layers]
         if "kpts_head" in head:  # YOLO26 has the last convolution of its keypoints apart
@@ -73,16 +74,38 @@ SPLITTABLE = ("Detect", "v10Detect", "Segment", "Segment26", "Pose", "Pose26", "
 """Head classes that can be split; their subclasses may compute something else."""
 
 
-def extras_of(head: Any) -> Extras:
-    """What a head says of each anchor besides box and classes."""
+def extras_of(head: Any) -> tuple[str, tuple[int, int]]:
+    """What a head says of each anchor besides box and classes, and in how many values: see `HeadLayout`."""
     kind = type(head).__name__
-    direct = kind.endswith("26")
     if kind.startswith("Segment"):
-        return Extras("coefficients", (int(head.nm), 1), direct)
+        return "coefficients", (int(head.nm), 1)
     if kind.startswith("Pose"):
         count, values = (int(size) for size in head.kpt_shape)
-        return Extras("keypoints", (count, values), direct)
-    return Extras("angles", (1, 1), direct) if kind.startswith("OBB") else NOTHING
+        return "keypoints", (count, values)
+    return ("angles", (1, 1)) if kind.startswith("OBB") else ("", (0, 0))
+
+
+def layout_of_head(head: Any, end2end: bool, imgsz: tuple[int, int], nms: bool = False) -> HeadLayout:
+    """What the decoded output of an Ultralytics head means.
+
+    Raises:
+        InputError: its `max_det` is no number of rows.
+    """
+    extras, shape = extras_of(head)
+    strides = tuple(int(stride) for stride in head.stride)
+    anchors = sum((imgsz[0] // stride) * (imgsz[1] // stride) for stride in strides)
+    return HeadLayout(
+        strides=strides,
+        imgsz=imgsz,
+        classes=int(head.nc),
+        reg_max=int(head.reg_max),
+        end2end=end2end or nms,
+        extras=extras,
+        shape=shape,
+        direct=type(head).__name__.endswith("26"),
+        head="end2end" if end2end else "one2many",
+        max_detections=min(max_detections(head), anchors),
+    )
 
 
 def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool = False) -> DetectionProgram:
@@ -103,7 +126,7 @@ def split_head(model: Any, head: str | None, imgsz: tuple[int, int], nms: bool =
     kind = type(layer).__name__
     if not isinstance(layer, Detect) or kind not in SPLITTABLE:
         raise InputError(f"head {kind} is not supported", f"use one of {', '.join(SPLITTABLE)}, RTDETRDecoder")
-    if nms and extras_of(layer).kind:
+    if nms and extras_of(layer)[0]:
         raise InputError(f"NMS inside is for detection, not for head {kind}", "leave out --nms")
     has_end2end = getattr(layer, "one2one_cv2", None) is not None
     if head == "end2end" and not has_end2end:

@@ -6,8 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from qexport.errors import UsageError
-from qexport.programs.graph import FileGraph
-from qexport.programs.program import Program, Value
+from qexport.programs.program import Program, Region, Value
 
 
 def named_values(
@@ -38,10 +37,9 @@ def kept_float(program: Program, given: Iterable[str]) -> frozenset[str]:
     Raises:
         UsageError: there is no such value.
     """
-    file = program.graph if isinstance(program.graph, FileGraph) else None
     found: set[str] = set()
-    for name in named_values("--keep-float", given, program.values, file.names if file else {}):
-        found |= raw_behind(program, name) if file and name in file.outputs else {name}
+    for name in named_values("--keep-float", given, program.values, program.graph.names):
+        found |= raw_behind(program, name) if name in program.graph.outputs else {name}
     return frozenset(found)
 
 
@@ -69,5 +67,5 @@ def raw_behind(program: Program, name: str) -> set[str]:
         value = program.values[waiting.pop()]
         if value.name not in seen:
             seen.add(value.name)
-            waiting += value.inputs if value.region != "body" else ()
-    return {each for each in seen if program.values[each].region == "body"}
+            waiting += value.inputs if value.region is not Region.BODY else ()
+    return {each for each in seen if program.values[each].region is Region.BODY}

@@ -9,11 +9,14 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from qexport.programs.program import Region
 
 aten = torch.ops.aten
 
@@ -67,8 +70,16 @@ ACTIVATIONS = frozenset({"sigmoid", "relu", "leaky_relu", "prelu", "hardswish", 
 """Operations that compute an element of their result from the one in its place, and no other."""
 
 
-def rename(graph: GraphModule, placeholder: str) -> None:
-    """Name every node after its module and operation, and the graph's input `placeholder`."""
+REGION = "qexport_region"
+"""Key in a node's meta."""
+
+
+def rename(graph: GraphModule, placeholder: str, regions: Mapping[str, Region]) -> None:
+    """Name every node after its module and operation, and the graph's input `placeholder`; note each node's region.
+
+    Args:
+        regions: path of a module → region of all that is computed in it; the rest is the body.
+    """
     used: Counter[str] = Counter()
     modules: dict[Node, str] = {}
     for node in graph.graph.nodes:
@@ -77,6 +88,7 @@ def rename(graph: GraphModule, placeholder: str) -> None:
         if node.op != "call_function":
             continue
         modules[node] = _module_path(node, modules)
+        node.meta[REGION] = _region(modules[node], regions)
         wanted = _identifier(f"{modules[node]}_{operation_of(node)}")
         used[wanted] += 1
         node._rename(wanted if used[wanted] == 1 else f"{wanted}_{used[wanted]}")
@@ -98,11 +110,17 @@ def _module_path(node: Node, known: dict[Node, str]) -> str:
     return paths[-1] if paths else "program"
 
 
-def region_of(name: str) -> str:
-    """Part of the program that a value is in, by its module: see `qexport.programs.program.Value`."""
-    if name.startswith("decode_"):
-        return "decode"
-    return "exact" if name.startswith("exact_") or "_exact_" in name else "body"
+def region_of(node: Node) -> Region:
+    """Part of the program that a node of a normalised graph is in."""
+    region: Region = node.meta.get(REGION, Region.BODY)
+    return region
+
+
+def _region(path: str, regions: Mapping[str, Region]) -> Region:
+    """That of the innermost module around a path that has one of its own."""
+    while path and path not in regions:
+        path = path.rpartition(".")[0]
+    return regions.get(path, Region.BODY)
 
 
 def _is_activation(node: Node) -> bool:

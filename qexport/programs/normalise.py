@@ -6,6 +6,7 @@ nothing is left out; every node has its name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -16,12 +17,16 @@ from torch.fx.node import map_arg
 
 from qexport.programs.functionalise import functionalise
 from qexport.programs.naming import operation_of, region_of, rename
+from qexport.programs.program import Region
 
 aten = torch.ops.aten
 
 
-def normalise(graph: GraphModule, placeholder: str) -> None:
+def normalise(graph: GraphModule, placeholder: str, regions: Mapping[str, Region] = {}) -> None:
     """Change a captured graph in place; its input is called `placeholder`.
+
+    Args:
+        regions: path of a module → region of all that is computed in it; the rest is the body.
 
     Raises:
         InputError: it overwrites something in a way that has no form out of place.
@@ -31,7 +36,7 @@ def normalise(graph: GraphModule, placeholder: str) -> None:
     _split_silu(graph)
     _spell_clamps(graph)
     _drop_copies(graph)
-    rename(graph, placeholder)
+    rename(graph, placeholder, regions)
     _fold_constants(graph)
     _join_reshapes(graph)
     graph.graph.eliminate_dead_code()
@@ -121,7 +126,7 @@ def _fold_constants(graph: GraphModule) -> None:
     arithmetic: formats change its constants.
     """
     for node in list(graph.graph.nodes):
-        if not _made_of_parameters(node) or region_of(node.name) == "decode":
+        if not _made_of_parameters(node) or region_of(node) is Region.DECODE:
             continue
         with torch.no_grad():
             arguments = map_arg((node.args, node.kwargs), lambda each: attrgetter(str(each.target))(graph))
@@ -150,7 +155,7 @@ def _made_of_parameters(node: Node) -> bool:
 def _join_reshapes(graph: GraphModule) -> None:
     """Make one of a reshape and the reshape that alone reads it: converters do, and no name would be left."""
     for node in list(graph.graph.nodes):
-        if node.target not in (aten.view.default, aten.reshape.default) or region_of(node.name) != "body":
+        if node.target not in (aten.view.default, aten.reshape.default) or region_of(node) is not Region.BODY:
             continue
         source: Any = node.args[0]
         if operation_of(source) == "reshape" and len(source.users) == 1:

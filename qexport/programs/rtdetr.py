@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.programs.float_decode import max_detections, rows_of
 from qexport.programs.heads import gathered
@@ -20,6 +21,7 @@ from qexport.programs.token_layers import (
     Added,
     Attention,
     EncoderLayer,
+    Exact,
     Normalised,
     Sampled,
     Stem,
@@ -61,7 +63,15 @@ class QueryProgram(nn.Module):
         )
         self.position = perceptron(head.query_pos_head)
         self.scores = pointwise(head.dec_score_head[count - 1])
-        self.decode = QueryDecode(int(head.nc), int(max(model.stride)), max_detections(head))
+        layout = HeadLayout(
+            strides=(int(max(model.stride)),),
+            imgsz=imgsz,
+            classes=int(head.nc),
+            end2end=True,
+            head="queries",
+            max_detections=max_detections(head),
+        )
+        self.decode = QueryDecode(layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the decoded output."""
@@ -108,7 +118,7 @@ class DecoderLayer(nn.Module):
         return updated
 
 
-class Joined(nn.Module):
+class Joined(Exact):
     """Maps of all levels as the tokens of one, joined as rows.
 
     OpenVINO 2026.4 gives what is joined along the tokens a scale for each, and then computes with floats.
@@ -119,7 +129,7 @@ class Joined(nn.Module):
         return as_maps(torch.cat([as_rows(each) for each in maps], dim=1))
 
 
-class Masked(nn.Module):
+class Masked(Exact):
     """Zero for cells whose own box would leave the image."""
 
     mask: Tensor
@@ -133,7 +143,7 @@ class Masked(nn.Module):
         return cells * self.mask
 
 
-class Chosen(nn.Module):
+class Chosen(Exact):
     """The cells with the best class score become queries."""
 
     anchors: Tensor
@@ -151,7 +161,7 @@ class Chosen(nn.Module):
         return as_maps(rows_of(as_rows(tokens), index)), anchors
 
 
-class Boxes(nn.Module):
+class Boxes(Exact):
     """Boxes from corrections (batch, 4, queries, 1) and logits (batch, queries, 4)."""
 
     def forward(self, corrections: Tensor, logits: Tensor) -> Tensor:
@@ -159,7 +169,7 @@ class Boxes(nn.Module):
         return (as_rows(corrections) + logits).sigmoid()
 
 
-class Refined(nn.Module):
+class Refined(Exact):
     """Boxes moved by corrections."""
 
     def forward(self, corrections: Tensor, boxes: Tensor) -> Tensor:
@@ -167,7 +177,7 @@ class Refined(nn.Module):
         return (as_rows(corrections) + logits_of(boxes)).sigmoid()
 
 
-class BoxTokens(nn.Module):
+class BoxTokens(Exact):
     """Boxes as tokens (batch, 4, queries, 1)."""
 
     def forward(self, boxes: Tensor) -> Tensor:
@@ -182,19 +192,17 @@ class QueryDecode(nn.Module):
     best first.
     """
 
-    end2end, nms, reg_max = True, False, 1
-
-    def __init__(self, classes: int, stride: int, rows: int) -> None:
+    def __init__(self, layout: HeadLayout) -> None:
         super().__init__()
-        self.classes, self.levels, self.rows = classes, (stride,), rows
+        self.layout = layout
 
     def forward(self, corrections: Tensor, logits: Tensor, boxes: Tensor) -> Tensor:
         """Decode (batch, 4, queries, 1), (batch, classes, queries, 1), (batch, queries, 4)."""
         refined = (as_rows(corrections) + logits_of(boxes)).sigmoid()
         scores = as_rows(logits).flatten(1)
-        best, pair = scores.topk(min(self.rows, scores.shape[1]), dim=1)
-        row = torch.div(pair, self.classes, rounding_mode="floor")
-        label = (pair - row * self.classes).to(boxes.dtype)
+        best, pair = scores.topk(min(self.layout.max_detections, scores.shape[1]), dim=1)
+        row = torch.div(pair, self.layout.classes, rounding_mode="floor")
+        label = (pair - row * self.layout.classes).to(boxes.dtype)
         return torch.cat((rows_of(refined, row), best.sigmoid()[..., None], label[..., None]), dim=-1)
 
 

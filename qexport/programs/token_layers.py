@@ -1,7 +1,6 @@
 """Transformer layers in the form in which every runtime has integer kernels for them.
 
-Tokens are maps (batch, channels, tokens, 1), and linear layers are 1 × 1 convolutions of them. What loses more in
-integers than it gains is in modules whose names begin with `exact`: the planner leaves their values in float.
+Tokens are maps (batch, channels, tokens, 1), and linear layers are 1 × 1 convolutions of them.
 """
 
 from __future__ import annotations
@@ -48,7 +47,11 @@ def as_maps(rows: Tensor) -> Tensor:
     return rows.permute(0, 2, 1).reshape(rows.shape[0], rows.shape[2], -1, 1)
 
 
-class Normalised(nn.Module):
+class Exact(nn.Module):
+    """What loses more in integers than it gains: the planner leaves the values that are computed in it in float."""
+
+
+class Normalised(Exact):
     """Layer normalisation over the channels, of a sum of tokens where there are two."""
 
     def __init__(self, norm: Any) -> None:
@@ -115,7 +118,7 @@ def _widened(convolution: Any) -> nn.Conv2d:
     return made
 
 
-class Added(nn.Module):
+class Added(Exact):
     """A sum of two tensors, as a module so that it can be named."""
 
     def forward(self, tokens: Tensor, others: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ CORNERS = 4
 """Cells around a point."""
 
 
-class Sampled(nn.Module):
+class Sampled(Exact):
     """Multi-scale deformable attention's bilinear sampling, with rows of a table in place of `grid_sample`.
 
     Zhu et al., "Deformable DETR", 2021. Each point reads four cells of its level, all levels lie in one table, and

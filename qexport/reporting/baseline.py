@@ -19,26 +19,31 @@ What noise is, for each figure of an artifact that both runs have:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError
 from qexport.reporting.gate import (
     SHARE,
-    Entry,
+    SIZE,
     NumberFormat,
-    Outcome,
+    accuracy_of,
     describe_outcome,
-    field_of,
-    file_name,
-    interval_of,
+    megabytes_of,
+    speedup_of,
     with_caveats,
 )
-
-if TYPE_CHECKING:
-    from qexport.job.options import ExportJob
-    from qexport.reporting.load import SavedReport
+from qexport.reporting.load import Baseline
+from qexport.reporting.report import (
+    ACCURACY,
+    LATENCY,
+    AccuracyInfo,
+    ArtifactReport,
+    EvaluationInfo,
+    ModelInfo,
+    Outcome,
+    Report,
+)
 
 MAP_NOISE = 0.02
 """Share of mAP, and of retention, that a hundred images leave open where there is no interval."""
@@ -52,8 +57,8 @@ MAX_COVERAGE_LOSS = 0.005
 SAME = ("task", "head", "nms", "imgsz", "batch")
 """What figures depend on so much that they cannot be compared without it."""
 
-Noise = Callable[[Entry, Entry, bool], float]
-"""(entry now, entry before, whether the weights are the same) → how much worse the figure may be."""
+Noise = Callable[[ArtifactReport, ArtifactReport, bool], float]
+"""(artifact now, artifact before, whether the weights are the same) → how much worse the figure may be."""
 
 
 @dataclass(frozen=True)
@@ -69,145 +74,145 @@ class Comparison:
     words: str
     of: str
     least: bool
-    figure: Callable[[Entry], float | None]
+    figure: Callable[[ArtifactReport], float | None]
     noise: Noise
     shown: NumberFormat
 
 
-def _images(now: Entry, before: Entry) -> float:
+def _images(now: AccuracyInfo, before: AccuracyInfo) -> float:
     """By what the noise of a hundred images is multiplied."""
-    return math.sqrt(100 / max(1, min(now["accuracy"]["images"], before["accuracy"]["images"])))
+    return math.sqrt(100 / max(1, min(now.images, before.images)))
 
 
-def _margin(now: Entry, before: Entry, figure: str, interval: str, least: bool) -> float | None:
+def _accuracies(now: ArtifactReport, before: ArtifactReport) -> tuple[AccuracyInfo, AccuracyInfo]:
+    """Those of two artifacts that were both scored."""
+    assert now.accuracy is not None
+    assert before.accuracy is not None
+    return now.accuracy, before.accuracy
+
+
+def _margin(now: AccuracyInfo, before: AccuracyInfo, figure: str, least: bool) -> float | None:
     """MOVER's margin of the difference, None where one of the two has no interval."""
-    spans = interval_of(now, interval), interval_of(before, interval)
+    spans = getattr(now, f"{figure}_interval"), getattr(before, f"{figure}_interval")
     if spans[0] is None or spans[1] is None:
         return None
-    values = now["accuracy"][figure], before["accuracy"][figure]
+    values = getattr(now, figure), getattr(before, figure)
     ends = (spans[0][1], spans[1][0]) if least else (spans[0][0], spans[1][1])
     return max(MIN_NOISE, math.hypot(*(end - value for end, value in zip(ends, values, strict=True))))
 
 
-def _map_noise(now: Entry, before: Entry, same_weights: bool) -> float:
+def _map_noise(now: ArtifactReport, before: ArtifactReport, same_weights: bool) -> float:
+    own, earlier = _accuracies(now, before)
     # Of the same weights and images FP32 scores the same, so that mAP falls by what the drop grows.
-    paired = _margin(now, before, "drop", "drop_interval", least=False) if same_weights else None
-    margin = paired if paired is not None else _margin(now, before, "map", "map_interval", least=True)
-    return margin if margin is not None else MAP_NOISE * before["accuracy"]["map"] * _images(now, before)
+    paired = _margin(own, earlier, "drop", least=False) if same_weights else None
+    margin = paired if paired is not None else _margin(own, earlier, "map", least=True)
+    return margin if margin is not None else MAP_NOISE * earlier.map * _images(own, earlier)
 
 
-def _retention_noise(now: Entry, before: Entry, _: bool) -> float:
-    margin = _margin(now, before, "retention", "retention_interval", least=True)
-    return margin if margin is not None else MAP_NOISE * _images(now, before)
+def _retention_noise(now: ArtifactReport, before: ArtifactReport, _: bool) -> float:
+    own, earlier = _accuracies(now, before)
+    margin = _margin(own, earlier, "retention", least=True)
+    return margin if margin is not None else MAP_NOISE * _images(own, earlier)
 
 
-def _speedup_noise(now: Entry, before: Entry, _: bool) -> float:
-    timings = [entry[name] for entry in (now, before) for name in ("latency_ms", "latency_float_ms")]
-    factor = math.exp(math.hypot(*(math.log(timing["p95"] / timing["p50"]) for timing in timings)))
-    return float(before["speedup"]) * (1 - 1 / max(MIN_SLOWDOWN, factor))
+def _fidelity_noise(now: ArtifactReport, before: ArtifactReport, _: bool) -> float:
+    return FIDELITY_NOISE * _images(*_accuracies(now, before))
+
+
+def _speedup_noise(now: ArtifactReport, before: ArtifactReport, _: bool) -> float:
+    timings = [timing for each in (now, before) for timing in (each.latency_ms, each.latency_float_ms) if timing]
+    factor = math.exp(math.hypot(*(math.log(timing.p95 / timing.p50) for timing in timings)))
+    return float(before.speedup or 0.0) * (1 - 1 / max(MIN_SLOWDOWN, factor))
+
+
+def _size_noise(_: ArtifactReport, before: ArtifactReport, __: bool) -> float:
+    return megabytes_of(before) * (MAX_SIZE_GROWTH - 1)
+
+
+def _coverage(artifact: ArtifactReport) -> float | None:
+    return artifact.int8_mac_coverage
 
 
 COMPARISONS: tuple[Comparison, ...] = (
-    Comparison("map", "mAP50-95", "accuracy", True, field_of("accuracy", "map"), _map_noise, NumberFormat(4)),
-    Comparison("retention", "retention", "accuracy", True, field_of("accuracy", "retention"), _retention_noise, SHARE),
-    Comparison(
-        "fidelity",
-        "fidelity",
-        "accuracy",
-        True,
-        field_of("accuracy", "fidelity"),
-        lambda now, before, _: FIDELITY_NOISE * _images(now, before),
-        NumberFormat(3),
-    ),
-    Comparison(
-        "speedup", "speed-up", "latency", True, lambda e: e.get("speedup"), _speedup_noise, NumberFormat(2, "×")
-    ),
-    Comparison(
-        "size",
-        "size",
-        "size",
-        False,
-        lambda entry: entry["bytes"] / 1e6,
-        lambda _, before, __: before["bytes"] / 1e6 * (MAX_SIZE_GROWTH - 1),
-        NumberFormat(2, " MB"),
-    ),
-    Comparison(
-        "coverage",
-        "INT8 share of the arithmetic",
-        "size",
-        True,
-        lambda entry: entry.get("int8_mac_coverage"),
-        lambda *_: MAX_COVERAGE_LOSS,
-        SHARE,
-    ),
+    Comparison("map", "mAP50-95", ACCURACY, True, accuracy_of("map"), _map_noise, NumberFormat(4)),
+    Comparison("retention", "retention", ACCURACY, True, accuracy_of("retention"), _retention_noise, SHARE),
+    Comparison("fidelity", "fidelity", ACCURACY, True, accuracy_of("fidelity"), _fidelity_noise, NumberFormat(3)),
+    Comparison("speedup", "speed-up", LATENCY, True, speedup_of, _speedup_noise, NumberFormat(2, "×")),
+    Comparison("size", "size", SIZE, False, megabytes_of, _size_noise, NumberFormat(2, " MB")),
+    Comparison("coverage", "INT8 share of the arithmetic", SIZE, True, _coverage, lambda *_: MAX_COVERAGE_LOSS, SHARE),
 )
 
 
 def refuse_other(
-    before: SavedReport, job: ExportJob, model: Mapping[str, Any], evaluation: Mapping[str, Any] | None
+    before: Baseline, formats: Sequence[str], precision: str, model: ModelInfo, evaluation: EvaluationInfo | None
 ) -> None:
-    """Refuse a baseline whose figures mean something else.
+    """Refuse a baseline whose figures mean something else than those of the run that is to be compared.
 
     Args:
-        before: the baseline.
-        job, model, evaluation: the run that is to be compared; the latter as in report.json.
+        formats, precision, model, evaluation: of that run; the last is None where nothing is scored.
 
     Raises:
         InputError: it has none of the artifacts, is of another head or size, or was scored on other images.
     """
-    name, content = before.path, before.content
-    kinds = {(entry["format"], entry["precision"]) for entry in content["artifacts"]}
-    if kinds.isdisjoint((format_, job.precision) for format_ in job.format):
+    name, report = before.origin.path, before.report
+    kinds = {(artifact.format, artifact.precision) for artifact in report.artifacts}
+    if kinds.isdisjoint((format_, precision) for format_ in formats):
         raise InputError(
-            f"baseline {name} has no {job.precision} artifact of {' or '.join(job.format)}", "make a new baseline"
+            f"baseline {name} has no {precision} artifact of {' or '.join(formats)}", "make a new baseline"
         )
     for key in SAME:
-        if key in content["model"] and content["model"][key] != model[key]:
+        earlier, now = getattr(report.model, key), getattr(model, key)
+        if earlier != now and not (key == "nms" and earlier is None):
             raise InputError(
-                f"baseline {name} has {key} {content['model'][key]}, this run has {model[key]}",
+                f"baseline {name} has {key} {_shown(earlier)}, this run has {_shown(now)}",
                 "compare equal settings, or make a new baseline",
             )
-    scored = content.get("evaluation")
-    if evaluation and scored and scored["fingerprint"] != evaluation["fingerprint"]:
+    scored = report.evaluation
+    if evaluation and scored and scored.fingerprint != evaluation.fingerprint:
         raise InputError(
-            f"baseline {name} was scored on other images ({scored['images']} of {scored['data']})",
+            f"baseline {name} was scored on other images ({scored.images} of {scored.data})",
             "give the same --eval-data, or make a new baseline",
         )
 
 
-def compare(
-    report: Mapping[str, Any], before: Mapping[str, Any], precision: str
-) -> tuple[tuple[Outcome, ...], tuple[str, ...]]:
+def _shown(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def compare(report: Report, before: Report, precision: str) -> tuple[tuple[Outcome, ...], tuple[str, ...]]:
     """Compare every artifact of a precision with that of the same format and kind in an earlier report.
 
     Returns:
-        Outcomes, and warnings about what could not be compared, or not quite.
+        Outcomes, and what could not be compared, or not quite, in one line each.
     """
-    entries = {_kind(entry): entry for entry in report["artifacts"] if entry["precision"] == precision}
-    earlier = {_kind(entry): entry for entry in before["artifacts"] if entry["precision"] == precision}
-    both = [kind for kind in entries if kind in earlier]
-    same_weights = report["model"]["sha256"] == before["model"]["sha256"]
+    artifacts, earlier = (
+        {_kind(each): each for each in one.artifacts if each.precision == precision} for one in (report, before)
+    )
+    same_weights = report.model.sha256 == before.model.sha256
     timed = _machine(report) == _machine(before)
     found = [
         outcome
-        for kind in both
+        for kind in artifacts
+        if kind in earlier
         for comparison in COMPARISONS
-        if comparison.of != "latency" or timed
-        for outcome in _outcomes(comparison, entries[kind], earlier[kind], same_weights)
+        if comparison.of != LATENCY or timed
+        for outcome in _outcomes(comparison, artifacts[kind], earlier[kind], same_weights)
     ]
-    return tuple(found), tuple(_warnings(report, before, entries, earlier))
+    return tuple(found), tuple(_notes(report, before, artifacts, earlier))
 
 
-def _kind(entry: Entry) -> tuple[str, bool]:
-    return entry["format"], entry["engine"]
+Kind = tuple[str, bool]
 
 
-def _machine(report: Mapping[str, Any]) -> tuple[Any, ...]:
-    environment = report["environment"]
-    return environment.get("processor"), environment.get("cores"), report["threads"]
+def _kind(artifact: ArtifactReport) -> Kind:
+    return artifact.format, artifact.engine
 
 
-def _outcomes(comparison: Comparison, now: Entry, before: Entry, same_weights: bool) -> list[Outcome]:
+def _machine(report: Report) -> tuple[object, ...]:
+    return report.environment.processor, report.environment.cores, report.threads
+
+
+def _outcomes(comparison: Comparison, now: ArtifactReport, before: ArtifactReport, same_weights: bool) -> list[Outcome]:
     """One outcome, none where one of the two runs has not measured it."""
     figure, earlier = comparison.figure(now), comparison.figure(before)
     if figure is None or earlier is None:
@@ -219,29 +224,27 @@ def _outcomes(comparison: Comparison, now: Entry, before: Entry, same_weights: b
     text = f"{text}: it was {shown.text(earlier)}, and {shown.text(noise)} is noise"
     passed = figure >= bound if comparison.least else figure <= bound
     name = f"baseline-{comparison.name}"
-    return [Outcome(name, file_name(now), figure, None, bound, passed, with_caveats(text, comparison.of, now, before))]
+    text = with_caveats(text, comparison.of, now, before)
+    return [Outcome(name, now.file_name, figure, None, bound, passed, text)]
 
 
-def _warnings(
-    report: Mapping[str, Any],
-    before: Mapping[str, Any],
-    entries: Mapping[tuple[str, bool], Entry],
-    earlier: Mapping[tuple[str, bool], Entry],
+def _notes(
+    report: Report, before: Report, artifacts: Mapping[Kind, ArtifactReport], earlier: Mapping[Kind, ArtifactReport]
 ) -> list[str]:
     found = []
-    if report["model"]["sha256"] != before["model"]["sha256"]:
+    if report.model.sha256 != before.model.sha256:
         found.append("the baseline is of other weights: what differs may come from the training")
     if _machine(report) != _machine(before):
         found.append("the baseline was timed on another machine or with other threads: speed-ups are not compared")
-    for kind in [kind for kind in entries if kind not in earlier]:
-        found.append(f"{file_name(entries[kind])} is not in the baseline: not compared")
-    for kind in [kind for kind in earlier if kind not in entries]:
-        found.append(f"{file_name(earlier[kind])} of the baseline is not in this run: not compared")
+    for kind in [kind for kind in artifacts if kind not in earlier]:
+        found.append(f"{artifacts[kind].file_name} is not in the baseline: not compared")
+    for kind in [kind for kind in earlier if kind not in artifacts]:
+        found.append(f"{earlier[kind].file_name} of the baseline is not in this run: not compared")
     for comparison in COMPARISONS:
         lost = [
-            file_name(entry)
-            for kind, entry in entries.items()
-            if kind in earlier and comparison.figure(earlier[kind]) is not None and comparison.figure(entry) is None
+            artifact.file_name
+            for kind, artifact in artifacts.items()
+            if kind in earlier and comparison.figure(earlier[kind]) is not None and comparison.figure(artifact) is None
         ]
         if lost:
             found.append(f"{comparison.words} of {', '.join(lost)} was not measured: not compared with the baseline")

@@ -7,26 +7,25 @@ testsuites / testsuite / testcase / (failure | error), system-out, with counts o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from qexport.errors import GateError, VerificationError
-from qexport.reporting.gate import Entry, file_name
 from qexport.reporting.provenance import verified
+from qexport.reporting.report import Report, file_name
 
 SUITE = "qexport"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
 
 
-def to_junit(report: Mapping[str, Any]) -> str:
-    """Render a report's content.
+def to_junit(report: Report) -> str:
+    """Render a report.
 
     A rule that is broken and a file that was not verified are failures; a format that was not written, or a
     figure that could not be measured, is an error.
     """
-    suite = ElementTree.Element("testsuite", name=f"{SUITE} {_clean(file_name(report['model']))}")
+    suite = ElementTree.Element("testsuite", name=f"{SUITE} {_clean(file_name(report.model.path))}")
     suite.append(_properties(report))
     for case in (*_verifications(report), *_failures(report), *_unmeasured(report), *_rules(report)):
         suite.append(case)
@@ -37,7 +36,7 @@ def to_junit(report: Mapping[str, Any]) -> str:
     }
     root = ElementTree.Element("testsuites", name=SUITE)
     root.append(suite)
-    seconds = f"{sum(report.get('seconds', {}).values()):.2f}"
+    seconds = f"{report.elapsed:.2f}"
     for element in (root, suite):
         element.attrib.update({**{name: str(count) for name, count in counts.items()}, "time": seconds})
     suite.set("skipped", "0")
@@ -45,16 +44,15 @@ def to_junit(report: Mapping[str, Any]) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
-def _properties(report: Mapping[str, Any]) -> ElementTree.Element:
+def _properties(report: Report) -> ElementTree.Element:
     """What the figures are of."""
     properties = ElementTree.Element("properties")
-    environment = report["environment"]
     known = {
-        "command": report.get("command", ""),
-        "model": report["model"]["sha256"],
-        "qexport": report.get("qexport", ""),
-        "processor": environment.get("processor", ""),
-        "baseline": (report.get("baseline") or {}).get("path", ""),
+        "command": report.command,
+        "model": report.model.sha256,
+        "qexport": report.qexport,
+        "processor": report.environment.processor,
+        "baseline": report.baseline.path if report.baseline else "",
     }
     for name, value in known.items():
         if value:
@@ -77,37 +75,34 @@ def _fault(case: ElementTree.Element, kind: str, type_: str, line: str) -> Eleme
     return case
 
 
-def _verifications(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+def _verifications(report: Report) -> Iterator[ElementTree.Element]:
     """Artifacts that are in the report at all were verified."""
-    for entry in report["artifacts"]:
-        if entry.get("verification"):
-            yield _case(file_name(entry), "verification", "\n".join((verified(entry), *_noted(entry))))
+    for artifact in report.artifacts:
+        if artifact.verification:
+            noted = (f"warning: {warning.text}" for warning in artifact.warnings)
+            yield _case(artifact.file_name, "verification", "\n".join((verified(artifact), *noted)))
 
 
-def _noted(entry: Entry) -> list[str]:
-    return [f"warning: {warning}" for warning in entry["warnings"]]
-
-
-def _failures(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
-    for each in report["failures"]:
-        if each["exit_code"] == VerificationError.exit_code:
-            yield _fault(_case(each["format"], "verification", ""), "failure", "VerificationError", each["reason"])
+def _failures(report: Report) -> Iterator[ElementTree.Element]:
+    for each in report.failures:
+        if each.exit_code == VerificationError.exit_code:
+            yield _fault(_case(each.format, "verification", ""), "failure", "VerificationError", each.reason)
         else:
-            yield _fault(_case(each["format"], "export", ""), "error", f"exit code {each['exit_code']}", each["reason"])
+            yield _fault(_case(each.format, "export", ""), "error", f"exit code {each.exit_code}", each.reason)
 
 
-def _unmeasured(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+def _unmeasured(report: Report) -> Iterator[ElementTree.Element]:
     """What was written but could not be measured, or rendered."""
-    for each in report.get("unmeasured") or ():
-        case = _case(each["artifact"] or "run", each["what"], each["details"])
-        yield _fault(case, "error", f"exit code {each['exit_code']}", each["reason"])
+    for each in report.unmeasured:
+        case = _case(each.artifact or "run", each.what, each.details)
+        yield _fault(case, "error", f"exit code {each.exit_code}", each.reason)
 
 
-def _rules(report: Mapping[str, Any]) -> Iterator[ElementTree.Element]:
+def _rules(report: Report) -> Iterator[ElementTree.Element]:
     """The line of a rule carries the warnings that concern its figure."""
-    for rule in (report.get("gate") or {}).get("rules", ()):
-        case = _case(rule["artifact"], rule["rule"], rule["text"])
-        yield case if rule["passed"] else _fault(case, "failure", GateError.__name__, rule["text"])
+    for rule in report.gate.rules if report.gate else ():
+        case = _case(rule.artifact, rule.rule, rule.text)
+        yield case if rule.passed else _fault(case, "failure", GateError.__name__, rule.text)
 
 
 def _clean(text: str) -> str:

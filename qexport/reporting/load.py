@@ -1,50 +1,50 @@
-"""Read a report.json back, as plain data."""
+"""Read a report.json back, also of an earlier version."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qexport.errors import InputError
+from qexport.reporting.report import SCHEMA, BaselineInfo, Report, from_json
 
-SCHEMAS = (1, 2)
-PARTS = {
-    "command": str,
-    "seconds": dict,
-    "model": dict,
-    "artifacts": list,
-    "environment": dict,
-    "threads": int,
-    "warnings": list,
-    "failures": list,
-}
-OF_A_MODEL = ("path", "sha256", "head", "imgsz", "batch")
-OF_AN_ARTIFACT = ("path", "format", "precision", "sha256", "bytes", "engine", "warnings")
+SCHEMAS = (1, SCHEMA)
+REMEDY = "give a report.json that qexport wrote"
+IN_PLACE = " in place of "
+PARTS = ("command", "seconds", "model", "artifacts", "environment", "threads", "warnings", "failures")
+"""What every report has. All else is of later versions, and empty where it is missing."""
+EMPTY: Mapping[str, Any] = {"calibration": None, "evaluation": None, "qexport": ""}
+"""What a report may lack that has another value by itself, or none."""
 
 
 @dataclass(frozen=True)
-class SavedReport:
-    """A report.json.
+class Baseline:
+    """The report of an earlier run, to compare with, and where it is from."""
 
-    Attributes:
-        path: where it was read from.
-        sha256: of the file.
-        content: as `qexport.reporting.report.Report`, in JSON's types.
-    """
-
-    path: Path
-    sha256: str
-    content: dict[str, Any]
+    origin: BaselineInfo
+    report: Report
 
 
-def read_report(path: Path) -> SavedReport:
-    """Read and check a report.
+def load_report(path: Path) -> Report:
+    """Read a report of this or an earlier schema, brought to this one.
+
+    What an earlier version did not write is empty; its warnings are about a whole artifact, or the run.
 
     Raises:
         InputError: it cannot be read, is none, or was written by a later version.
+    """
+    return load_baseline(path).report
+
+
+def load_baseline(path: Path) -> Baseline:
+    """Read a report with the hash of its file.
+
+    Raises:
+        InputError: as `load_report`.
     """
     try:
         raw = path.read_bytes()
@@ -52,17 +52,32 @@ def read_report(path: Path) -> SavedReport:
         content = json.loads(raw, parse_constant=lambda _: None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not JSON"
-        raise InputError(f"report {path} cannot be read ({reason})", "give a report.json that qexport wrote") from error
+        raise InputError(f"report {path} cannot be read ({reason})", REMEDY) from error
     if isinstance(content, dict) and content.get("schema", 0) not in SCHEMAS:
         wanted = " or ".join(map(str, SCHEMAS))
         raise InputError(f"report {path} has schema {content.get('schema')}", f"this version reads {wanted}")
-    if not _complete(content):
-        raise InputError(f"{path} is not a report of qexport", "give a report.json that qexport wrote")
-    return SavedReport(path, hashlib.sha256(raw).hexdigest(), content)
+    if not isinstance(content, dict) or any(content.get(name) is None for name in PARTS):
+        raise InputError(f"{path} is not a report of qexport", REMEDY)
+    try:
+        report = report_of(content)
+    except ValueError as error:
+        raise InputError(f"{path} is not a report of qexport (its {error})", REMEDY) from error
+    return Baseline(BaselineInfo(str(path), hashlib.sha256(raw).hexdigest()), report)
 
 
-def _complete(content: Any) -> bool:
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in PARTS.items()):
-        return False
-    wanted = [(content["model"], OF_A_MODEL), *((entry, OF_AN_ARTIFACT) for entry in content["artifacts"])]
-    return all(isinstance(part, dict) and all(key in part for key in keys) for part, keys in wanted)
+def report_of(content: Mapping[str, Any]) -> Report:
+    """The report of a report.json that was parsed already.
+
+    Raises:
+        ValueError: names what is missing, or of another type.
+    """
+    artifacts = content.get("artifacts")
+    if isinstance(artifacts, list):
+        artifacts = [_upgraded_artifact(each) if isinstance(each, dict) else each for each in artifacts]
+    return from_json({**EMPTY, **content, "schema": SCHEMA, "artifacts": artifacts})
+
+
+def _upgraded_artifact(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Earlier reports say in words alone, in `runtime`, that a stand-in ran a file."""
+    own = entry.get("own_runtime")
+    return {**entry, "own_runtime": IN_PLACE not in str(entry.get("runtime")) if own is None else own}

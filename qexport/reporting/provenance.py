@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from qexport.reporting.report import ArtifactReport, Report
+from qexport.verification.outcome import Verification
 
-IN_PLACE = " in place of "
-
-
-def scored_images(report: Mapping[str, Any]) -> int | None:
-    """How many images stand behind the accuracies of report.json; None where no artifact has one."""
-    found = any(entry.get("accuracy") or entry.get("outputs") for entry in report["artifacts"])
-    return report["evaluation"]["images"] if found and report.get("evaluation") else None
+MIN_SHOWN = 0.01
+"""Share of a run's time from which on a step is named."""
 
 
-def stand_in(entry: Mapping[str, Any]) -> str:
-    """What ran an artifact in place of the runtime that it is for, which is not here; "" where its own ran it.
-
-    Args:
-        entry: an artifact of report.json; older reports have no `own_runtime`, their `runtime` says so in words.
-    """
-    runtime = str(entry.get("runtime") or "")
-    own = entry.get("own_runtime")
-    return "" if (IN_PLACE not in runtime if own is None else own) else runtime
+def scored_images(report: Report) -> int | None:
+    """How many images stand behind the accuracies of a report; None where no artifact has one."""
+    found = any(each.accuracy or each.outputs for each in report.artifacts)
+    return report.evaluation.images if found and report.evaluation else None
 
 
-def on_stand_in(entry: Mapping[str, Any], before: str = ", ") -> str:
+def stand_in(artifact: ArtifactReport) -> str:
+    """What ran an artifact in place of the runtime that it is for, which is not here; "" where its own ran it."""
+    return "" if artifact.own_runtime else artifact.runtime
+
+
+def on_stand_in(artifact: ArtifactReport, before: str = ", ") -> str:
     """The same behind a figure: `, run by ONNX Runtime in place of TensorRT`; "" where there is nothing to say."""
-    runtime = stand_in(entry)
+    runtime = stand_in(artifact)
     return f"{before}run by {runtime}" if runtime else ""
 
 
-def verified(entry: Mapping[str, Any]) -> str:
+def verified(artifact: ArtifactReport) -> str:
     """What was verified of an artifact, with the least that passes and what ran it; "" where nothing was."""
-    checked = entry.get("verification")
-    if not checked:
+    checked = artifact.verification
+    if checked is None:
         return ""
-    parts = [f"{checked['tensors']} tensors as planned", _likeness(checked)]
-    remark = checked.get("remark")
-    return ", ".join([*parts, *([remark] if remark else [])]) + on_stand_in(entry, "; ")
+    parts = [f"{checked.tensors} tensors as planned", _likeness(checked)]
+    return ", ".join([*parts, *([checked.remark] if checked.remark else [])]) + on_stand_in(artifact, "; ")
 
 
-def _likeness(checked: Mapping[str, Any]) -> str:
+def _likeness(checked: Verification) -> str:
     """How like its simulation the artifact is."""
-    images, least = checked["images"], checked.get("min_agreement")
-    if checked.get("cosine") is not None:
+    images, least = checked.images, checked.min_agreement
+    if checked.cosine is not None:
         passes = "" if least is None else f", at least {least:.4f} to pass"
-        return f"outputs on {images} images {checked['cosine']:.4f} like the simulated program's (cosine{passes})"
-    if checked["agreement"] is None:
+        return f"outputs on {images} images {checked.cosine:.4f} like the simulated program's (cosine{passes})"
+    if checked.agreement is None:
         return f"no detections on {images} images, like the simulated program"
     passes = "" if least is None else f" (at least {least:.0%} to pass)"
-    return f"{checked['agreement']:.0%} of the detections on {images} images as simulated{passes}"
+    return f"{checked.agreement:.0%} of the detections on {images} images as simulated{passes}"
+
+
+def listed_seconds(report: Report) -> str:
+    """What a run took, and which steps took it, in their order: 38.2 s: read 4.1, calibrate 11.9, 5 others 0.3."""
+    total = report.elapsed
+    shown = {name: taken for name, taken in report.seconds.items() if taken >= MIN_SHOWN * total}
+    steps = [f"{name.replace('_', ' ')} {taken:.1f}" for name, taken in shown.items()]
+    others = [taken for name, taken in report.seconds.items() if name not in shown]
+    if others:
+        steps.append(f"{len(others)} {'others' if len(others) > 1 else 'other'} {sum(others):.1f}")
+    return f"{total:.1f} s: {', '.join(steps)}" if total else ""

@@ -1,41 +1,46 @@
-"""The report's other forms, written where the job asks for them."""
+"""The report's other forms, each written where somebody asks for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qexport.errors import InputError
-from qexport.job.options import ExportJob
 from qexport.reporting.junit import to_junit
+from qexport.reporting.report import Report, to_json
 from qexport.reporting.summary import to_markdown
 from qexport.system.files import write_text
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-def write_summary(job: ExportJob, report: Mapping[str, Any]) -> None:
-    """Write `--summary`.
+def save_report(report: Report, path: Path) -> None:
+    """Write report.json whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_text(path, to_json(report))
+
+
+def write_summary(report: Report, path: Path) -> None:
+    """Write the report as Markdown.
 
     GitHub's step summary belongs to every command of a step: there the report is added at the end.
 
     Raises:
         InputError: the file cannot be written.
     """
-    if job.summary:
-        (_append if is_step_summary(job.summary) else write_text)(job.summary, to_markdown(report))
+    (_append if is_step_summary(path) else write_text)(path, to_markdown(report))
 
 
-def write_junit(job: ExportJob, report: Mapping[str, Any]) -> None:
-    """Write `--junit`.
+def write_junit(report: Report, path: Path) -> None:
+    """Write the report as JUnit XML.
 
     Raises:
         InputError: the file cannot be written.
     """
-    if job.junit:
-        write_text(job.junit, to_junit(report))
+    write_text(path, to_junit(report))
 
 
 def is_step_summary(path: Path) -> bool:

@@ -2,51 +2,185 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from qexport import __version__
-from qexport.backends.artifact import manifest_path
 from qexport.backends.device_fit import DeviceFit
-from qexport.calibration.calibration_table import CalibrationTable
-from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.data.dataset import fingerprint
-from qexport.data.selection import RunImages
-from qexport.errors import QexportError
-from qexport.job.options import ExportJob
-from qexport.measurement.accuracy import Accuracy
+from qexport.clock import elapsed
 from qexport.measurement.attempt import Unmeasured
-from qexport.measurement.evidence.gallery import Picture
-from qexport.measurement.evidence.gather import Evidence, accuracy_entry
-from qexport.measurement.evidence.histograms import Histogram
-from qexport.measurement.evidence.layers import Layer
-from qexport.measurement.latency import Latency
-from qexport.measurement.measure import Figures
-from qexport.programs.build import Source
-from qexport.programs.program import Program
-from qexport.reporting.gate import Gate
-from qexport.reporting.runtime_facts import by_default_entry, by_default_speedup, latency_entry, runtime_warnings
-from qexport.reporting.warnings import (
-    accuracy_warnings,
-    cpu_warnings,
-    device_warning,
-    latency_warnings,
-    reference_warnings,
-    run_warnings,
-)
-from qexport.system.files import write_text
-from qexport.system.machine import cpu_kind, environment
-from qexport.tasks import SCORING
-from qexport.verification.output_fidelity import OutputFidelity
-from qexport.verification.result import ArtifactResult, float_counterparts
-from qexport.verification.verify import Verification
+from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
+from qexport.reporting.json_form import beside, called, from_plain, to_plain
+from qexport.system.machine import Environment
+from qexport.verification.outcome import OutputFidelity, Verification
+from qexport.version import __version__
 
 SCHEMA = 2
+Interval = tuple[float, float]
+"""The two ends of a 95 % interval."""
+METRICS = ("mAP50-95", "mAP50")
+"""Names of the two figures of accuracy where a report has none."""
+RUN, ARTIFACT, ACCURACY, LATENCY = "run", "artifact", "accuracy", "latency"
+"""What a warning is about: the run, a whole file, or figures of one kind, which are not shown without it."""
+
+
+@dataclass(frozen=True)
+class Warning:
+    """What a reader must know before believing something, and what that is: "run", "artifact", "accuracy", "latency".
+
+    In JSON texts are in `warnings` and what they are about is in `warnings_about`, in the same order.
+    """
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What was exported.
+
+    Attributes:
+        task: None where nobody knows what the outputs mean.
+        nms: whether boxes come out without overlaps; None in the first reports.
+        imgsz: height and width in pixels.
+        names: of the classes, in their order.
+        program: fingerprint of the float program.
+    """
+
+    path: str
+    sha256: str
+    task: str | None = None
+    head: str
+    nms: bool | None = None
+    imgsz: tuple[int, ...]
+    batch: int
+    classes: int = 0
+    names: tuple[str, ...] = ()
+    single_class: bool = False
+    program: str = ""
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A calibration image that could not be used, and why."""
+
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationInfo:
+    """What activation ranges are from.
+
+    Attributes:
+        data, table: as given; None where not.
+        images: how many were used, of as many as `available` says.
+        fingerprint: of the images that were asked for.
+        ranges: how ranges were chosen.
+    """
+
+    data: str | None = None
+    table: str | None = None
+    images: int = 0
+    available: int | None = None
+    fingerprint: str = ""
+    preprocess: str = ""
+    skipped: tuple[SkippedImage, ...] = ()
+    ranges: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationInfo:
+    """What accuracy is measured on.
+
+    Attributes:
+        metrics: names of the task's two figures.
+        also_calibrated_on: names of images that calibration has seen, too.
+    """
+
+    metrics: tuple[str, ...] = ()
+    data: str | None = None
+    images: int = 0
+    fingerprint: str = ""
+    also_calibrated_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One class of the labels: how many there are, the artifact's figure, and the float file's."""
+
+    number: int = field(metadata=called("class"))
+    name: str
+    labels: int
+    map: float | None
+    map_float: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyInfo:
+    """Accuracy of an artifact, in points of 0..1, beside that of the float file of its runtime.
+
+    Attributes:
+        map, map50: the task's own two figures.
+        drop: the float file's `map` minus the artifact's.
+        retention: the artifact's share of the float file's.
+        fidelity: agreement with what the float file finds.
+        map_interval, drop_interval, retention_interval: 95 % intervals over images.
+        resamples: how many those are of; None where there is nothing but the figures above.
+    """
+
+    map: float
+    map50: float
+    box_map: float | None = field(default=None, metadata=beside("box_map"))
+    map_float: float | None = None
+    map50_float: float | None = None
+    drop: float | None = None
+    retention: float | None = None
+    fidelity: float | None = None
+    images: int
+    map_interval: Interval | None = field(default=None, metadata=beside("resamples"))
+    drop_interval: Interval | None = field(default=None, metadata=beside("resamples"))
+    retention_interval: Interval | None = field(default=None, metadata=beside("resamples"))
+    resamples: int | None = field(default=None, metadata=beside("resamples"))
+    per_class: tuple[ClassAccuracy, ...] | None = field(default=None, metadata=beside("resamples"))
+    confidence: ConfidenceShift | None = field(default=None, metadata=beside("resamples"))
+
+
+@dataclass(frozen=True)
+class LatencyInfo:
+    """Milliseconds of a run: median, 95th percentile, minimum."""
+
+    p50: float
+    p95: float
+    min: float
+
+
+@dataclass(frozen=True)
+class DefaultRun:
+    """An FP32 file in the type that its runtime takes where nobody asks for FP32."""
+
+    arithmetic: str
+    latency_ms: LatencyInfo
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """A pass over the weights that was tried.
+
+    Attributes:
+        kept: whether its result was used.
+        before, after: the error on images that the pass did not see, of which there are `images`.
+        reason: why it was kept, or not.
+    """
+
+    name: str
+    kept: bool
+    before: float | None = None
+    after: float | None = None
+    images: int = 0
+    seconds: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +195,7 @@ class ArtifactReport:
         needs: what runs the file → the least version of it.
         by_default: of an FP32 file that its runtime would compute in less than FP32: in what, and its latency then.
         speedup_by_default: factor by which it is faster than that.
+        passes: over the weights, in the order in which they were tried.
     """
 
     path: str
@@ -70,12 +205,12 @@ class ArtifactReport:
     bytes: int
     runtime: str = ""
     engine: bool = False
-    accuracy: dict[str, Any] | None = None
-    latency_ms: dict[str, float] | None = None
-    latency_float_ms: dict[str, float] | None = None
+    accuracy: AccuracyInfo | None = None
+    latency_ms: LatencyInfo | None = None
+    latency_float_ms: LatencyInfo | None = None
     speedup: float | None = None
     int8_mac_coverage: float | None = None
-    quantisation: dict[str, str] | None = None
+    quantisation: Mapping[str, str] | None = None
     plan: str | None = None
     verification: Verification | None = None
     outputs: tuple[OutputFidelity, ...] = ()
@@ -84,12 +219,27 @@ class ArtifactReport:
     layers: tuple[Layer, ...] | None = None
     histograms: tuple[Histogram, ...] | None = None
     manifest: str | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Warning, ...] = ()
     own_runtime: bool = True
-    arithmetic: dict[str, float] | None = None
-    needs: dict[str, str] | None = None
-    by_default: dict[str, Any] | None = None
+    arithmetic: Mapping[str, float] | None = None
+    needs: Mapping[str, str] | None = None
+    by_default: DefaultRun | None = None
     speedup_by_default: float | None = None
+    passes: tuple[PassInfo, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Its name without the folder that it lay in."""
+        return file_name(self.path)
+
+    @property
+    def label(self) -> str:
+        """Format and precision, as options call them: `onnx int8`, `engine int8`."""
+        return f"{'engine' if self.engine else self.format} {self.precision}"
+
+    def warned(self, about: str) -> tuple[Warning, ...]:
+        """The warnings that a figure of this kind must not be shown without."""
+        return tuple(warning for warning in self.warnings if warning.about == about)
 
 
 @dataclass(frozen=True)
@@ -102,222 +252,120 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of one rule on one artifact.
+
+    Attributes:
+        rule: its name, which is that of the option.
+        artifact: file name.
+        figure: None where there was nothing to measure, which no rule passes.
+        interval: 95 % interval of the figure, None where there is none.
+        text: one line: figure, bound, and what a reader must know before believing the figure.
+    """
+
+    rule: str
+    artifact: str
+    figure: float | None
+    interval: Interval | None
+    bound: float
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Every rule that was checked."""
+
+    passed: bool
+    rules: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class BaselineInfo:
+    """The report that a run was compared with: its path, and the hash of its file."""
+
+    path: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """One run: what went in, where it ran, what came out.
 
     Attributes:
         command: the command line, as one string.
-        model, calibration, evaluation: paths and fingerprints.
-        seconds: wall-clock time of each step; of what a second process did, only what was waited for.
+        seconds: wall-clock time of each step. Planning, lowering and verifying count by themselves for each artifact,
+            such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8" says how much
+            of it was waited for (`elapsed`).
         threads: CPU threads that artifacts ran with.
-        warnings: about the run as a whole.
+        warnings: about the run as a whole, or about figures of every artifact.
         failures: formats that did not come to their end; the others did.
         gate: rules that were checked, None where none was set.
-        baseline: path and hash of the report that it was compared with.
         unmeasured: what could not be measured or rendered; of artifacts it is among their warnings, too.
         saved: where this report was saved.
     """
 
     command: str
-    model: dict[str, Any]
-    calibration: dict[str, Any] | None
-    evaluation: dict[str, Any] | None
+    model: ModelInfo
+    calibration: CalibrationInfo | None
+    evaluation: EvaluationInfo | None
     artifacts: tuple[ArtifactReport, ...]
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
     threads: int
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Warning, ...] = ()
     failures: tuple[Failure, ...] = ()
     gate: Gate | None = None
-    baseline: dict[str, str] | None = None
+    baseline: BaselineInfo | None = None
     unmeasured: tuple[Unmeasured, ...] = ()
     saved: str = ""
-    environment: dict[str, Any] = field(default_factory=lambda: environment())
+    environment: Environment = field(default_factory=Environment)
     schema: int = SCHEMA
     qexport: str = __version__
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the two figures of accuracy."""
+        return (self.evaluation.metrics if self.evaluation else ()) or METRICS
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run: of what a second process did beside it, only what was waited for."""
+        return elapsed(self.seconds)
 
 
 def to_json(report: Report) -> str:
     """Return the report as indented JSON."""
-    return json.dumps(dataclasses.asdict(report), indent=2, default=str) + "\n"
+    content = to_plain(report)
+    for part in (content, *content["artifacts"]):
+        told = part["warnings"]
+        part |= {"warnings": [each["text"] for each in told], "warnings_about": [each["about"] for each in told]}
+    return json.dumps(content, indent=2, default=str) + "\n"
 
 
-def save_report(report: Report, path: Path) -> None:
-    """Write report.json whole or not at all."""
-    write_text(path, to_json(report))
+def from_json(content: Mapping[str, Any]) -> Report:
+    """Return the report that `to_json` was given, from the parsed JSON of this schema.
+
+    Raises:
+        ValueError: names the field that is missing or of another type.
+    """
+    artifacts = content.get("artifacts")
+    if isinstance(artifacts, list):
+        content = {**content, "artifacts": [_with_warnings(each, ARTIFACT) for each in artifacts]}
+    return from_plain(Report, _with_warnings(content, RUN))
 
 
-def make_report(
-    source: Source,
-    command: str,
-    table: CalibrationTable | None,
-    images: RunImages,
-    written: Sequence[ArtifactResult],
-    figures: Mapping[Path, Figures],
-    seconds: Mapping[str, float],
-    failures: Sequence[tuple[str, QexportError]] = (),
-    evidence: Mapping[Path, Evidence] | None = None,
-) -> Report:
-    """Gather a run's figures."""
-    job, checkpoint = source.job, source.checkpoint
-    report = Report(
-        command=command,
-        model=model_entry(checkpoint, source.program),
-        calibration=_calibration_entry(job, table, images) if table else None,
-        evaluation=evaluation_entry(job, checkpoint.task, images) if not job.no_eval else None,
-        artifacts=(),
-        seconds={},
-        threads=job.threads,
-        warnings=run_warnings(job, checkpoint, table, images),
-        failures=tuple(failure_of(name, error) for name, error in failures),
-        saved=str(job.report_json),
-    )
-    return with_figures(report, source, images, written, figures, seconds, evidence or {})
+def _with_warnings(part: Any, otherwise: str) -> Any:
+    """Join warnings with what they are about: `otherwise` where a report of an earlier version does not say."""
+    texts = part.get("warnings") if isinstance(part, Mapping) else None
+    if not isinstance(texts, list):
+        return part
+    about = part.get("warnings_about")
+    if not isinstance(about, list) or len(about) != len(texts):
+        about = [otherwise] * len(texts)
+    told = [{"about": kind, "text": text} for kind, text in zip(about, texts, strict=True)]
+    return {**part, "warnings": told}
 
 
-def with_figures(
-    report: Report,
-    source: Source,
-    images: RunImages,
-    written: Sequence[ArtifactResult],
-    figures: Mapping[Path, Figures],
-    seconds: Mapping[str, float],
-    evidence: Mapping[Path, Evidence],
-    missing: Sequence[Unmeasured] = (),
-) -> Report:
-    """The report with each artifact's figures, or why there are none; no image is read again."""
-    counterparts, names = float_counterparts(written), source.checkpoint.names
-    entries = []
-    for item in written:
-        path = item.artifact.path
-        reference = figures.get(counterparts[path]) if path in counterparts else None
-        behind = evidence.get(path, Evidence())
-        entry = artifact_entry(item, figures.get(path, Figures()), reference, images, behind, names)
-        reasons = dict.fromkeys(each.text for each in missing if each.artifact == path.name)
-        entries.append(dataclasses.replace(entry, warnings=(*reasons, *entry.warnings)))
-    return dataclasses.replace(report, artifacts=tuple(entries), seconds=dict(seconds), unmeasured=tuple(missing))
-
-
-def failure_of(name: str, error: QexportError) -> Failure:
-    """What happened to a format; its name goes before the reason wherever that is shown, so it is not in it."""
-    return Failure(name, re.sub(rf"^({re.escape(name)}[\w-]*: )+", "", str(error)), error.exit_code)
-
-
-def artifact_entry(
-    item: ArtifactResult,
-    figures: Figures,
-    reference: Figures | None,
-    images: RunImages,
-    evidence: Evidence,
-    names: Mapping[int, str],
-) -> ArtifactReport:
-    """One artifact's figures, beside those of the float artifact of the same runtime."""
-    artifact, latency = item.artifact, figures.latency
-    float_latency = reference.latency if reference else None
-    warnings = list(item.warnings)
-    if figures.accuracy:
-        warnings += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(images.overlap))
-        exact = figures if artifact.precision == "fp32" else reference
-        warnings += reference_warnings(exact.accuracy if exact else None)
-    if figures.outputs and images.overlap:
-        warnings.append(f"{len(images.overlap)} of the images that outputs are compared on were calibrated on")
-    if latency:
-        warnings += latency_warnings(*(each for each in (latency, float_latency) if each))
-        warnings += cpu_warnings(item.quantisation, cpu_kind())
-    if item.fit and item.fit.lacking:
-        warnings.append(device_warning(item.fit))
-    if latency and float_latency and latency.p50 > float_latency.p50:
-        warnings.append(f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU")
-    warnings += runtime_warnings(item, figures, reference)
-    return ArtifactReport(
-        path=str(artifact.path),
-        format=artifact.format,
-        precision=artifact.precision,
-        sha256=artifact.sha256,
-        bytes=artifact.bytes,
-        runtime=item.runtime,
-        engine=item.engine_runtime is not None,
-        accuracy=_accuracy_entry(figures.accuracy, reference.accuracy if reference else None, evidence, names),
-        latency_ms=_latency_entry(latency),
-        latency_float_ms=_latency_entry(float_latency),
-        speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
-        int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
-        quantisation=item.quantisation,
-        plan=str(item.plan) if item.plan else None,
-        verification=item.verification,
-        outputs=figures.outputs,
-        device=item.fit,
-        gallery=evidence.gallery,
-        layers=evidence.layers,
-        histograms=evidence.histograms,
-        manifest=manifest_path(artifact.path).name,
-        warnings=tuple(warnings),
-        own_runtime=item.own_runtime,
-        arithmetic={k: round(v, 4) for k, v in item.stored.arithmetic.items()} if item.stored else None,
-        needs=dict(item.stored.needs) if item.stored else None,
-        by_default=by_default_entry(figures),
-        speedup_by_default=by_default_speedup(figures, reference),
-    )
-
-
-def _accuracy_entry(
-    accuracy: Accuracy | None, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
-) -> dict[str, Any] | None:
-    if accuracy is None:
-        return None
-    return {
-        "map": round(accuracy.map, 5),
-        "map50": round(accuracy.map50, 5),
-        **({} if accuracy.box_map is None else {"box_map": round(accuracy.box_map, 5)}),
-        "map_float": round(reference.map, 5) if reference else None,
-        "map50_float": round(reference.map50, 5) if reference else None,
-        "drop": round(reference.map - accuracy.map, 5) if reference else None,
-        "retention": round(accuracy.map / reference.map, 5) if reference and reference.map else None,
-        "fidelity": None if accuracy.fidelity is None else round(accuracy.fidelity, 5),
-        "images": accuracy.images,
-        **accuracy_entry(evidence, names),
-    }
-
-
-def _latency_entry(latency: Latency | None) -> dict[str, float] | None:
-    return latency_entry(latency) if latency else None
-
-
-def model_entry(checkpoint: Checkpoint, program: Program) -> dict[str, Any]:
-    """What was exported."""
-    return {
-        "path": str(checkpoint.path),
-        "sha256": checkpoint.fingerprint,
-        "task": checkpoint.task or None,
-        "head": program.head,
-        "nms": program.final and program.head not in ("end2end", "queries"),
-        "imgsz": list(program.imgsz),
-        "batch": program.batch,
-        "classes": len(checkpoint.names),
-        "names": list(checkpoint.names.values()),
-        "single_class": checkpoint.single_class,
-        "program": program.fingerprint,
-    }
-
-
-def _calibration_entry(job: ExportJob, table: CalibrationTable, images: RunImages) -> dict[str, Any]:
-    return {
-        "data": job.data,
-        "table": str(job.calibration) if job.calibration else None,
-        "images": len(table.image_names),
-        "available": images.available or None,
-        "fingerprint": table.images,
-        "preprocess": table.preprocess,
-        "skipped": [{"image": name, "reason": reason} for name, reason in table.skipped],
-        "ranges": job.range_method,
-    }
-
-
-def evaluation_entry(job: ExportJob, task: str, images: RunImages) -> dict[str, Any]:
-    """What accuracy is measured on."""
-    return {
-        "metrics": list(SCORING[task].names) if task else [],
-        "data": job.eval_data or job.data,
-        "images": len(images.evaluation),
-        "fingerprint": fingerprint(images.evaluation),
-        "also_calibrated_on": [path.name for path in images.overlap],
-    }
+def file_name(path: str) -> str:
+    """The last part of a path, of whichever system."""
+    return str(path).replace("\\", "/").rsplit("/", 1)[-1]

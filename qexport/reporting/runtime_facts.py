@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
+from qexport.reporting.report import ARTIFACT, LATENCY, DefaultRun, LatencyInfo, Warning
 from qexport.verification.result import ArtifactResult
 
 
@@ -21,17 +21,16 @@ def listed_needs(needs: Mapping[str, str]) -> str:
     return ", ".join(f"{what} {version}" for what, version in needs.items() if what != "operators")
 
 
-def by_default_entry(figures: Figures) -> dict[str, Any] | None:
+def latency_of(latency: Latency | None) -> LatencyInfo | None:
+    """Milliseconds of a run, in hundredths."""
+    return LatencyInfo(*(round(each, 2) for each in (latency.p50, latency.p95, latency.min))) if latency else None
+
+
+def default_run(figures: Figures) -> DefaultRun | None:
     """An FP32 file's latency in the type that its runtime takes where nobody asks for FP32; None where that is FP32."""
-    if figures.by_default is None:
-        return None
-    kind, latency = figures.by_default
-    return {"arithmetic": kind, "latency_ms": latency_entry(latency)}
-
-
-def latency_entry(latency: Latency) -> dict[str, float]:
-    """Milliseconds of a run."""
-    return {name: round(getattr(latency, name), 2) for name in ("p50", "p95", "min")}
+    kind, latency = figures.by_default or ("", None)
+    measured = latency_of(latency)
+    return DefaultRun(kind, measured) if measured else None
 
 
 def by_default_speedup(figures: Figures, reference: Figures | None) -> float | None:
@@ -41,21 +40,24 @@ def by_default_speedup(figures: Figures, reference: Figures | None) -> float | N
     return round(reference.by_default[1].p50 / figures.latency.p50, 3)
 
 
-def runtime_warnings(item: ArtifactResult, figures: Figures, reference: Figures | None) -> list[str]:
+def runtime_warnings(item: ArtifactResult, figures: Figures, reference: Figures | None) -> list[Warning]:
     """Say where a runtime does something else than the file says, or than it was asked for."""
     artifact, checked = item.artifact, item.verification
     found = []
     if checked is not None and checked.runs_less and checked.planned_coverage is not None:
-        found.append(
+        text = (
             f"{artifact.format} runs {checked.coverage:.1%} of the arithmetic in integers on this CPU, the file has "
             f"{checked.planned_coverage:.1%}: the runtime has no integer kernel for the rest here"
         )
+        found.append(Warning(ARTIFACT, text))
     if artifact.precision == "fp16" and item.stored and set(item.stored.arithmetic) == {"FP32"}:
-        found.append(f"{artifact.format} computes FP16 files in FP32 on this CPU: they are smaller, not faster")
+        text = f"{artifact.format} computes FP16 files in FP32 on this CPU: they are smaller, not faster"
+        found.append(Warning(ARTIFACT, text))
     speedup = by_default_speedup(figures, reference)
     if speedup is not None and speedup < 1 and reference is not None and reference.by_default is not None:
-        found.append(
+        text = (
             f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU if nobody asks for "
             f"FP32: in {reference.by_default[0]}"
         )
+        found.append(Warning(LATENCY, text))
     return found

@@ -1,13 +1,13 @@
-"""The report as Markdown: what a CI's summary page shows. Every figure comes from report.json."""
+"""The report as Markdown: what a CI's summary page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
 
-from qexport.reporting.gate import Entry, NumberFormat, file_name
-from qexport.reporting.honesty import caveats, collected
-from qexport.reporting.provenance import scored_images, stand_in, verified
+from qexport.reporting.gate import NumberFormat
+from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
+from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Interval, Report, file_name
+from qexport.reporting.warning_list import list_warnings
 
 NOTHING = "–"
 MARK = "⚠️"
@@ -15,37 +15,36 @@ MARK = "⚠️"
 PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """Render a report's content: figures with intervals, warnings, and the gate."""
+def to_markdown(report: Report) -> str:
+    """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
     parts += [_verified(report), _gate(report), _origin(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(report: Mapping[str, Any]) -> str:
-    model, size = report["model"], "×".join(map(str, report["model"]["imgsz"]))
-    parts = [f"{_text(file_name(model))}, {_text(model['head'])} head, {size}"]
-    if report.get("calibration"):
-        parts.append(f"calibrated on {report['calibration']['images']} images")
+def _title(report: Report) -> str:
+    model, size = report.model, "×".join(map(str, report.model.imgsz))
+    parts = [f"{_text(file_name(model.path))}, {_text(model.head)} head, {size}"]
+    if report.calibration:
+        parts.append(f"calibrated on {report.calibration.images} images")
     if scored := scored_images(report):
         parts.append(f"scored on {scored}")
     return f"### {_sign(report)}qexport: {', '.join(parts)}"
 
 
-def _sign(report: Mapping[str, Any]) -> str:
+def _sign(report: Report) -> str:
     """How the run ended; nothing where nobody set rules and all is there."""
-    gate = report.get("gate") or {}
-    if report["failures"] or report.get("unmeasured") or not gate.get("passed", True):
+    gate = report.gate
+    if report.failures or report.unmeasured or (gate and not gate.passed):
         return "❌ "
     return "✅ " if gate else ""
 
 
-def _table(report: Mapping[str, Any]) -> str:
-    names = (report.get("evaluation") or {}).get("metrics", ["mAP50-95", "mAP50"])
+def _table(report: Report) -> str:
     headings = (
         "artifact",
         "MB",
-        names[0],
+        report.metrics[0],
         "drop",
         "retention",
         "fidelity",
@@ -54,90 +53,101 @@ def _table(report: Mapping[str, Any]) -> str:
         "speed-up",
         "INT8 MACs",
     )
-    rows = [headings, ("---", *["---:"] * (len(headings) - 1)), *map(_row, report["artifacts"])]
-    rows += [(f"{_text(each['format'])} ❌", *[NOTHING] * (len(headings) - 1)) for each in report["failures"]]
+    rows = [headings, ("---", *["---:"] * (len(headings) - 1)), *map(_row, report.artifacts)]
+    rows += [(f"{_text(each.format)} ❌", *[NOTHING] * (len(headings) - 1)) for each in report.failures]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
-    accuracy, latency = entry.get("accuracy") or {}, entry.get("latency_ms") or {}
-    of_accuracy, of_latency = (f" {MARK}" if caveats(entry, kind) else "" for kind in ("accuracy", "latency"))
+def _row(artifact: ArtifactReport) -> tuple[str, ...]:
+    of_accuracy, of_latency = (f" {MARK}" if artifact.warned(about) else "" for about in (ACCURACY, LATENCY))
     return (
-        f"`{file_name(entry)}`{_stand_in(entry)}",
-        f"{entry['bytes'] / 1e6:.2f}",
-        _figure(accuracy.get("map"), NumberFormat(4), accuracy.get("map_interval"), of_accuracy),
-        _figure(accuracy.get("drop"), NumberFormat(4), accuracy.get("drop_interval"), of_accuracy),
-        _figure(accuracy.get("retention"), PERCENT, accuracy.get("retention_interval"), of_accuracy),
-        _figure(accuracy.get("fidelity"), DECIMAL, None, of_accuracy),
-        _figure(latency.get("p50"), NumberFormat(1), None, of_latency),
-        _figure(latency.get("p95"), NumberFormat(1), None, of_latency),
-        _figure(entry.get("speedup"), NumberFormat(2, "×"), None, of_latency),
-        _figure(entry.get("int8_mac_coverage"), PERCENT, None, ""),
+        f"`{artifact.file_name}`{_stand_in(artifact)}",
+        f"{artifact.bytes / 1e6:.2f}",
+        *_accuracy(artifact, of_accuracy),
+        *_latency(artifact, of_latency),
+        _figure(artifact.speedup, NumberFormat(2, "×"), None, of_latency),
+        _figure(artifact.int8_mac_coverage, PERCENT, None, ""),
     )
 
 
-def _figure(value: float | None, shown: NumberFormat, interval: Any, mark: str) -> str:
-    if value is None:
+def _accuracy(artifact: ArtifactReport, mark: str) -> tuple[str, ...]:
+    found = artifact.accuracy
+    if found is None:
+        return (NOTHING,) * 4
+    return (
+        _figure(found.map, NumberFormat(4), found.map_interval, mark),
+        _figure(found.drop, NumberFormat(4), found.drop_interval, mark),
+        _figure(found.retention, PERCENT, found.retention_interval, mark),
+        _figure(found.fidelity, DECIMAL, None, mark),
+    )
+
+
+def _latency(artifact: ArtifactReport, mark: str) -> tuple[str, ...]:
+    found = artifact.latency_ms
+    if found is None:
+        return (NOTHING,) * 2
+    return tuple(_figure(each, NumberFormat(1), None, mark) for each in (found.p50, found.p95))
+
+
+def _figure(value: float | None, shown: NumberFormat, interval: Interval | None, mark: str) -> str:
+    if value is None or math.isnan(value):
         return NOTHING
     span = f" [{shown.text(interval[0])}, {shown.text(interval[1])}]" if interval else ""
     return f"{shown.text(value)}{span}{mark}"
 
 
-def _stand_in(entry: Entry) -> str:
+def _stand_in(artifact: ArtifactReport) -> str:
     """What made the row's figures, where that is not the runtime that the file is for."""
-    runtime = stand_in(entry)
+    runtime = stand_in(artifact)
     return f"<br><sub>run by {_text(runtime)}</sub>" if runtime else ""
 
 
-def _legend(report: Mapping[str, Any]) -> str:
+def _legend(report: Report) -> str:
     """What the signs of the table mean."""
-    told = [f"{NOTHING}: not measured"]
-    if any((entry.get("accuracy") or {}).get("map_interval") for entry in report["artifacts"]):
+    told, scored = [f"{NOTHING}: not measured"], [each.accuracy for each in report.artifacts if each.accuracy]
+    if any(each.map_interval for each in scored):
         told.append("in brackets: 95 % interval over images")
-    if any(_figure_of(entry, "drop") is not None for entry in report["artifacts"]):
+    if any(each.drop is not None for each in scored):
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
-    if any(MARK in cell for entry in report["artifacts"] for cell in _row(entry)):
+    if any(MARK in cell for artifact in report.artifacts for cell in _row(artifact)):
         told.append(f"{MARK}: a warning below is about the figure")
     return f"<sub>{'; '.join(told)}</sub>"
 
 
-def _figure_of(entry: Entry, name: str) -> float | None:
-    found: float | None = (entry.get("accuracy") or {}).get(name)
-    return found
-
-
-def _warnings(report: Mapping[str, Any]) -> str:
-    found = collected(report["warnings"], report["artifacts"], lambda entry: f"`{file_name(entry)}`")
+def _warnings(report: Report) -> str:
+    found = list_warnings(report, lambda artifact: f"`{artifact.file_name}`")
     return "\n".join(
         f"- {MARK} {', '.join(each.names)}{': ' if each.names else ''}{_text(each.text)}" for each in found
     )
 
 
-def _verified(report: Mapping[str, Any]) -> str:
-    lines = ((entry, verified(entry)) for entry in report["artifacts"])
-    return "\n".join(f"- verified: `{file_name(entry)}`: {_text(text)}" for entry, text in lines if text)
+def _verified(report: Report) -> str:
+    lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
+    return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
 
 
-def _failures(report: Mapping[str, Any]) -> str:
-    return "\n".join(f"- ❌ {_text(each['format'])}: {_text(each['reason'])}" for each in report["failures"])
+def _failures(report: Report) -> str:
+    return "\n".join(f"- ❌ {_text(each.format)}: {_text(each.reason)}" for each in report.failures)
 
 
-def _gate(report: Mapping[str, Any]) -> str:
-    gate = report.get("gate")
+def _gate(report: Report) -> str:
+    gate = report.gate
     if not gate:
         return ""
-    failed = sum(not rule["passed"] for rule in gate["rules"])
-    head = f"**Gate: {'passed' if gate['passed'] else 'failed'}**, {len(gate['rules'])} rules, {failed} broken"
-    lines = [f"- {'✅' if rule['passed'] else '❌'} {rule['rule']}: {_text(rule['text'])}" for rule in gate["rules"]]
+    failed = sum(not rule.passed for rule in gate.rules)
+    head = f"**Gate: {'passed' if gate.passed else 'failed'}**, {len(gate.rules)} rules, {failed} broken"
+    lines = [f"- {'✅' if rule.passed else '❌'} {rule.rule}: {_text(rule.text)}" for rule in gate.rules]
     return "\n".join([head, "", *lines])
 
 
-def _origin(report: Mapping[str, Any]) -> str:
-    environment = report["environment"]
-    machine = f"{environment.get('processor', 'unknown processor')}, {environment.get('cores', '?')} cores"
-    parts = [f"{machine}, {report['threads']} threads; qexport {report.get('qexport', '')}"]
-    if report.get("baseline"):
-        parts.append(f"compared with `{report['baseline']['path']}`")
+def _origin(report: Report) -> str:
+    machine = report.environment
+    known = f"{machine.processor or 'unknown processor'}, {machine.cores or '?'} cores"
+    parts = [f"{known}, {report.threads} threads; qexport {report.qexport}"]
+    if report.baseline:
+        parts.append(f"compared with `{report.baseline.path}`")
+    if taken := listed_seconds(report):
+        parts.append(f"took {taken}")
     return f"<sub>{_text('; '.join(parts))}</sub>"
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a figure."""
+"""What a reader must know before believing a figure: warnings with what they are about."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import Dataset
 from qexport.data.selection import RunImages
-from qexport.job.options import ExportJob
 from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.dataset_check import mismatch
 from qexport.measurement.latency import Latency
+from qexport.reporting.options import RunOptions
+from qexport.reporting.report import ACCURACY, ARTIFACT, LATENCY, RUN, Warning
 from qexport.system.machine import ANY, cpu_kind
 from qexport.targets import TARGETS
 
@@ -23,33 +25,48 @@ MIN_MEANINGFUL_MAP = 0.01
 WIDE_SPREAD = 0.20
 
 
+ABOUT = {
+    "accuracy": ACCURACY,
+    "intervals of accuracy": ACCURACY,
+    "accuracy of classes": ACCURACY,
+    "latency": LATENCY,
+}
+"""What is missing → the figures that a warning of it is about; of all else it is about the artifact, or the run."""
+
+
 def run_warnings(
-    job: ExportJob, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
-) -> tuple[str, ...]:
+    options: RunOptions, checkpoint: Checkpoint, table: CalibrationTable | None, images: RunImages
+) -> tuple[Warning, ...]:
     """What a reader must know of the run as a whole."""
-    found = list(checkpoint.notes)
+    found = [Warning(RUN, note) for note in checkpoint.notes]
     other = (
-        mismatch(checkpoint, images.calibration_dataset)
+        mismatch(checkpoint.task_spec, images.calibration_dataset)
         if images.calibration_dataset and images.calibration_dataset is not images.evaluation_data
         else ""
     )
     if other:
-        found.append(f"calibrated on a data set for something else: {other}")
+        found.append(Warning(RUN, f"calibrated on a data set for something else: {other}"))
     if table is not None and table.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
-        found.append(f"{len(table.skipped)} calibration images were skipped: {named}")
-    target = TARGETS.get(job.target or "")
-    if target and not (target.here or target.remote or job.no_latency):
-        found.append(
-            f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {job.target}'s ({target.cpu})"
-        )
-    found += images.notes
-    if job.calibration and not images.calibration and images.evaluation:
-        found.append("evaluation images were not compared with those of --calibration: add --data to do so")
+        found.append(Warning(RUN, f"{len(table.skipped)} calibration images were skipped: {named}"))
+    target = TARGETS.get(options.target)
+    if target and options.timed and not (target.here or target.remote):
+        text = f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {options.target}'s ({target.cpu})"
+        found.append(Warning(LATENCY, text))
+    found += [Warning(RUN, note) for note in images.notes]
+    if options.calibration and not images.calibration and images.evaluation:
+        text = "evaluation images were not compared with those of --calibration: add --data to do so"
+        found.append(Warning(ACCURACY, text))
     data = images.evaluation_data
     if data is not None and checkpoint.task and not _same_classes(checkpoint, data):
-        found.append(f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order")
+        text = f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order"
+        found.append(Warning(ACCURACY, text))
     return tuple(found)
+
+
+def missing_warning(missing: Unmeasured) -> Warning:
+    """What could not be measured or rendered, and why."""
+    return Warning(ABOUT.get(missing.what, ARTIFACT if missing.artifact else RUN), missing.text)
 
 
 def _same_classes(checkpoint: Checkpoint, data: Dataset) -> bool:
@@ -58,7 +75,7 @@ def _same_classes(checkpoint: Checkpoint, data: Dataset) -> bool:
     return set(class_numbers(data, checkpoint.names)) <= set(own) if data.by_folder else own == theirs
 
 
-def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[str, ...]:
+def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> tuple[Warning, ...]:
     """What a reader must know before believing an accuracy."""
     found = []
     if unread:
@@ -67,38 +84,37 @@ def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> t
         found.append(f"accuracy is of {images} images only: differences of a few percent are noise")
     if overlapping:
         found.append(f"{overlapping} of {images} evaluation images were calibrated on: accuracy is flattered")
-    return tuple(found)
+    return tuple(Warning(ACCURACY, text) for text in found)
 
 
-def reference_warnings(accuracy: Accuracy | None) -> tuple[str, ...]:
+def reference_warnings(accuracy: Accuracy | None) -> tuple[Warning, ...]:
     """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
     if accuracy is None or accuracy.map >= MIN_MEANINGFUL_MAP:
         return ()
-    return (f"FP32's accuracy is {accuracy.map:.4f}: retention and drop say nothing; is it trained, on such data?",)
+    found = f"FP32's accuracy is {accuracy.map:.4f}"
+    return (Warning(ACCURACY, f"{found}: retention and drop say nothing; is it trained, on such data?"),)
 
 
-def latency_warnings(*latencies: Latency) -> tuple[str, ...]:
+def latency_warnings(*latencies: Latency) -> tuple[Warning, ...]:
     """Say when the machine was too restless for its medians to be trusted."""
     widest = max(latency.spread for latency in latencies)
     if widest <= WIDE_SPREAD:
         return ()
-    return (f"latency varied: the 95th percentile is {widest:.0%} above the median",)
+    return (Warning(LATENCY, f"latency varied: the 95th percentile is {widest:.0%} above the median"),)
 
 
-def cpu_warnings(quantisation: Mapping[str, str] | None, here: str) -> tuple[str, ...]:
+def cpu_warnings(quantisation: Mapping[str, str] | None, here: str) -> tuple[Warning, ...]:
     """Say when a file was timed on another kind of CPU than it is planned for."""
     planned = (quantisation or {}).get("cpu", ANY)
     if planned in (ANY, here):
         return ()
-    return (f"latency is that of this machine ({here}), but the file is planned for {planned}",)
+    return (Warning(LATENCY, f"latency is that of this machine ({here}), but the file is planned for {planned}"),)
 
 
-def device_warning(fit: DeviceFit) -> str:
+def device_warning(fit: DeviceFit) -> Warning:
     """What the device leaves to others, and why, in one line."""
     reasons = "; ".join(f"{each.count} {each.kind} ({each.reason})" for each in fit.lacking)
     if fit.in_front is None:
-        return f"{fit.device} lacks operators: {reasons}"
-    behind = fit.operators - fit.in_front
-    return (
-        f"{fit.device} leaves {behind} of {fit.operators} operators to the CPU, from the first of these on: {reasons}"
-    )
+        return Warning(ARTIFACT, f"{fit.device} lacks operators: {reasons}")
+    left = f"{fit.device} leaves {fit.operators - fit.in_front} of {fit.operators} operators to the CPU"
+    return Warning(ARTIFACT, f"{left}, from the first of these on: {reasons}")

@@ -1,1 +1,1 @@
-"""A plan acted out on the float program: quantise/dequantise pairs and meters."""
+"""A plan acted out on the float program: quantise/dequantise pairs, fake quantisation and meters in one graph."""

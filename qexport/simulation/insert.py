@@ -13,8 +13,9 @@ from qexport.errors import ConversionError
 from qexport.planning.arithmetic import INT8_NARROW
 from qexport.planning.coverage import reads_integers
 from qexport.planning.plan import QuantPlan, TensorQuant
+from qexport.programs.captured_graph import shared_copy
 from qexport.programs.naming import weight_of
-from qexport.programs.program import Program, has_constant_operand, shared_copy
+from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.tags import OWNER
 
 Make = Callable[[TensorQuant, str], nn.Module]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
+from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.simulation.insert import seen_by_readers
 from qexport.simulation.rewrite import simulated
@@ -75,10 +76,10 @@ def metered(
         name: (floors or {}).get(name, -math.inf) for name in _measurable(reference) if floors is None or name in floors
     }
     real: dict[Node, Node] = {}
-    for node in reference.graph.graph.nodes:
+    for node in module_of(reference).graph.nodes:
         twin = twins.get(node.name)
         if node.op in ("placeholder", "get_attr") and twin is not None:
-            real[node] = _own(graph, reference.graph, twin) if node.op == "get_attr" else twin
+            real[node] = _own(graph, module_of(reference), twin) if node.op == "get_attr" else twin
         if node.op != "call_function" and node.name not in measurable:
             continue
         assert twin is not None
@@ -128,7 +129,7 @@ def _measurable(program: Program) -> Iterator[str]:
     Behind a ranking the same row of both programs need not be the same anchor.
     """
     picked: set[Node] = set()
-    for node in program.graph.graph.nodes:
+    for node in module_of(program).graph.nodes:
         if any(source in picked for source in node.all_input_nodes) or not _only_floats(node):
             picked.add(node)
         elif node.name in program.values:

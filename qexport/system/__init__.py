@@ -1,1 +1,1 @@
-"""This machine and process: files, temporary folders, signals, CPU."""
+"""This machine and this process: CPU, files that appear whole or not at all, temporary folders, signals."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 ANY, VNNI, AVX2, ARM = "any", "vnni", "avx2", "arm"
 KINDS = (VNNI, AVX2, ARM)
@@ -48,30 +49,42 @@ def choices(text: str) -> dict[str, str]:
     return {name.strip(): kind.strip() for name, _, kind in parts}
 
 
-PACKAGES = (
-    "torch",
-    "ultralytics",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "tflite-micro",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "numpy",
-)
+PACKAGES = ("torch", "ultralytics", "numpy")
+"""What every run needs."""
 
 
-def environment() -> dict[str, Any]:
-    """Machine and package versions that the figures were measured with."""
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": processor_name(),
-        "cpu_kind": cpu_kind(),
-        "cores": os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-    }
+@dataclass(frozen=True)
+class Environment:
+    """A machine, and the packages that figures were measured with.
+
+    Attributes:
+        cpu_kind: see `cpu_kind`.
+        cores: None where the system does not say.
+        packages: name → version, of those that are installed.
+    """
+
+    python: str = ""
+    system: str = ""
+    processor: str = ""
+    cpu_kind: str = ""
+    cores: int | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+def environment(packages: Iterable[str] = ()) -> Environment:
+    """This machine.
+
+    Args:
+        packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+    """
+    return Environment(
+        python=platform.python_version(),
+        system=platform.platform(),
+        processor=processor_name(),
+        cpu_kind=cpu_kind(),
+        cores=os.cpu_count(),
+        packages={name: found for name in (*PACKAGES, *packages) if (found := _version(name))},
+    )
 
 
 def _version(package: str) -> str | None:

@@ -41,7 +41,7 @@ _folders: list[Path] = []
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a folder that temporary files of this process, its libraries and its children go to; remove it at the end.
+    """Make the folder for temporary files of this process, its libraries and its children; remove it at the end.
 
     Raises:
         InputError: no folder for temporary files can be written.
@@ -69,7 +69,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def folder_until_exit(prefix: str) -> Path:
-    """Make a folder for temporary files that goes with this process, however that ends.
+    """Make a folder for temporary files that is removed when this process ends, however it ends.
 
     Raises:
         OSError: no folder for temporary files can be written.
@@ -87,7 +87,7 @@ def child_environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def unfinished(path: Path, home: Path | None = None) -> Iterator[None]:
-    """For the time of the block: remove `path`, or bring it home, should the process end."""
+    """If the process ends inside the block, remove `path` or move it back."""
     key, notes = uuid.uuid4().hex, os.environ.get(NOTES)
     _begun[key] = Unfinished(path.absolute(), home and home.absolute())
     note = Path(notes) / f"{key}{SUFFIX}" if notes else None

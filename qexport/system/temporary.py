@@ -1,4 +1,4 @@
-"""A folder for temporary files that can be written, or one line that says there is none.
+"""A writable folder for temporary files, or an error of one line.
 
 Python takes the first of TMPDIR, /tmp and the like that can be written; libraries in C++ and other processes look at
 TMPDIR alone. So what Python finds is what they are told, and where it finds nothing with room the output folder serves.
@@ -17,13 +17,13 @@ from qexport.errors import InputError
 from qexport.system.scratch import made, unfinished
 
 MIN_FREE = 256 << 20
-"""Bytes: with less, converters of usual models were seen to run out of room."""
+"""Bytes: converters of usual models run out of room with less."""
 VARIABLE = "TMPDIR"
 
 
 @contextmanager
 def temporary_files(folder: Path) -> Iterator[None]:
-    """Let temporary files go where there is room for them, in `folder` where that is nowhere else.
+    """Put temporary files where there is room for them: in `folder` if nowhere else.
 
     Raises:
         InputError: no folder can be written.
@@ -60,7 +60,7 @@ def _usual() -> Path | None:
 
 
 def _own(folder: Path, usual: Path | None) -> Path | None:
-    """A new folder in `folder`; None where that has no more room than the usual one."""
+    """A new folder in `folder`; None if that has no more room than the usual one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if usual and _free(folder) < MIN_FREE:
@@ -77,7 +77,7 @@ def _own(folder: Path, usual: Path | None) -> Path | None:
 
 
 def _free(folder: Path) -> int:
-    """Bytes of room; plenty where the system does not say."""
+    """Free bytes; plenty if the system does not say."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

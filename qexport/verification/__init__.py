@@ -1,1 +1,4 @@
-"""Does the file hold its plan, and does the runtime compute it?"""
+"""Does a new artifact hold its plan, does the runtime compute it, and are its outputs finite?
+
+`verify` runs the checks; files that exist already are checked by `qexport.inspection` with the same functions.
+"""

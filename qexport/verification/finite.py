@@ -27,17 +27,13 @@ class FiniteRunner:
     program: Program
     runtime: str
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output.
 
         Raises:
             VerificationError: some numbers are NaN or infinite.
         """
-        found = self.runner.outputs(batch)
+        found = self.runner(batch)
         wrong = not_finite(found)
         if wrong and wrong > not_finite(self._expected(batch)):
             total = sum(output.size for output in found)
@@ -59,6 +55,6 @@ def not_finite(outputs: Sequence[NDArray[np.generic]]) -> int:
 
 def generated_input(program: Program) -> NDArray[np.float32]:
     """A batch of smooth pictures in the program's form, where nobody gave an image to try it on."""
-    coarse = torch.rand(program.batch, program.channels, 4, 4, generator=torch.Generator().manual_seed(0))
-    pictures = nn.functional.interpolate(coarse, program.imgsz, mode="bilinear").numpy()
-    return np.stack([program.form.applied(picture) for picture in pictures])
+    coarse = torch.rand(program.input.batch, program.input.channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(coarse, program.input.imgsz, mode="bilinear").numpy()
+    return np.stack([program.input.form.applied(picture) for picture in pictures])

@@ -1,42 +1,21 @@
 """How like the float file's outputs an artifact's are, where nobody says what they mean: SQNR and cosine.
 
-An output often holds pixels and scores side by side, and pixels, which are a thousand times larger, would hide
-everything else in one figure. So each column (a side of the box, a class) is compared by itself, too. Where the model
-sorts its rows (TopK), near ties change places: the columns are then compared sorted.
+Each column is compared by itself, too: see `qexport.detections.columns`. Where the model sorts its rows (TopK), near
+ties change places: the columns are then compared sorted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import Runner
 from qexport.detections.columns import Array, columns_of
-from qexport.programs.graph import FileGraph
 from qexport.programs.program import Program
-
-
-@dataclass(frozen=True)
-class OutputFidelity:
-    """One output over all images.
-
-    Attributes:
-        name: the file's name of it.
-        sqnr_db: power of the reference over power of the difference, in decibels; None where there is no difference.
-        cosine: cosine similarity of all elements, -1..1; None where one side is zero everywhere.
-        columns: mean over the columns of their own cosine similarities; columns that are zero everywhere left out.
-        images: how many images it is of.
-    """
-
-    name: str
-    sqnr_db: float | None
-    cosine: float | None
-    columns: float | None
-    images: int
+from qexport.verification.outcome import OutputFidelity
 
 
 class Comparison:
@@ -86,8 +65,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def comparisons(program: Program) -> list[Comparison]:
-    """One for each output of a program that came as a file."""
-    assert isinstance(program.graph, FileGraph)
+    """One for each output of a program."""
     in_order = not any(value.operation.startswith("topk") for value in program.values.values())
     return [Comparison(name, in_order) for name in program.graph.outputs]
 
@@ -102,7 +80,7 @@ def compare_outputs(
     """Run both on every batch and compare their outputs, in order."""
     found = comparisons(program)
     for batch in batches:
-        for comparison, one, other in zip(found, reference.outputs(batch), actual.outputs(batch), strict=True):
+        for comparison, one, other in zip(found, reference(batch), actual(batch), strict=True):
             comparison.add(one, other, len(batch))
         on_batch()
     return tuple(comparison.fidelity for comparison in found)

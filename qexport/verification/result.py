@@ -8,9 +8,9 @@ from pathlib import Path
 
 from qexport.backends.artifact import Artifact
 from qexport.backends.device_fit import DeviceFit
-from qexport.backends.protocol import Backend, EngineBuilder
+from qexport.backends.protocol import Backend
 from qexport.lowering.stored import StoredGraph
-from qexport.verification.verify import Verification
+from qexport.verification.outcome import Verification
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class ArtifactResult:
             float ones.
         stored: what the file says of itself, and what its runtime makes of it here; None for engines.
         warnings: what a user must know of how it was written.
+        engine: it was built from a graph, for one machine or device.
     """
 
     artifact: Artifact
@@ -56,23 +57,23 @@ class ArtifactResult:
     sqnr: Mapping[str, float | None] | None = None
     stored: Summary | None = None
     warnings: tuple[str, ...] = ()
+    engine: bool = False
 
     @property
-    def engine_runtime(self) -> str | None:
-        """What runs it where it was built from a graph: "" is nothing on this machine; None for a graph."""
-        name, builder = self.artifact.path.name, self.backend
-        built = isinstance(builder, EngineBuilder) and name.endswith(builder.engine_suffix)
-        return builder.engine_runtime if built and isinstance(builder, EngineBuilder) else None
+    def runtime_here(self) -> str | None:
+        """What runs it on this machine; None where nothing does."""
+        info = self.backend.info
+        return info.engine.runtime if self.engine and info.engine else info.runtime
 
     @property
     def runs_here(self) -> bool:
         """Whether anything on this machine runs it, so that it can be scored."""
-        return self.engine_runtime != ""
+        return self.runtime_here is not None
 
     @property
     def timed(self) -> bool:
         """Whether the runtime that it is for runs here, so that latency means something."""
-        return bool(self.engine_runtime) if self.engine_runtime is not None else self.backend.timed
+        return self.runs_here if self.engine else self.backend.info.timed
 
     @property
     def own_runtime(self) -> bool:
@@ -82,14 +83,12 @@ class ArtifactResult:
     @property
     def runtime(self) -> str:
         """What it was verified, scored and timed with."""
-        if self.engine_runtime is not None:
-            return self.engine_runtime
-        device = f", in place of {self.fit.device}" if self.fit and self.timed else ""
-        return f"{self.backend.runtime}{device}"
+        device = f", in place of {self.fit.device}" if self.fit and self.timed and not self.engine else ""
+        return f"{self.runtime_here or ''}{device}"
 
 
 def float_counterparts(written: Sequence[ArtifactResult]) -> dict[Path, Path]:
     """For every artifact that is not FP32 the FP32 one of the same format, where there is one."""
-    floats = {item.backend.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
+    floats = {item.backend.info.name: item.artifact.path for item in written if item.artifact.precision == "fp32"}
     others = (item for item in written if item.artifact.precision != "fp32")
-    return {item.artifact.path: floats[item.backend.name] for item in others if item.backend.name in floats}
+    return {item.artifact.path: floats[item.backend.info.name] for item in others if item.backend.info.name in floats}

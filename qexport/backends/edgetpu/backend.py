@@ -11,36 +11,45 @@ from pathlib import Path
 from typing import Any
 
 from qexport.backends.device_fit import DeviceFit, Lacking
-from qexport.backends.protocol import EngineOptions
+from qexport.backends.edgetpu.info import INFO
+from qexport.backends.info import check_precision
+from qexport.backends.protocol import Runner
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, flatbuffer_of
 from qexport.errors import EngineNotBuiltError
-from qexport.planning.profile import TFLITE_INTEGER, RuntimeProfile
+from qexport.lowering.request import Lowering
+from qexport.lowering.stored import StoredGraph
 from qexport.system.files import write_text, write_whole
-from qexport.system.machine import ANY
 
 COMPILER = "edgetpu_compiler"
 MAX_SECONDS = 600
 
 
-class EdgeTPUBackend(TFLiteBackend):
-    """Writes integer-only files, and compiles them with `edgetpu_compiler` where that is installed."""
+class EdgeTPUBackend:
+    """Writes integer-only TFLite files, and compiles them with `edgetpu_compiler` where that is installed."""
 
-    name = "edgetpu"
-    runtime = "LiteRT interpreter on the CPU, in place of the Edge TPU"
-    engine_suffix = "_edgetpu.tflite"
-    engine_runtime = ""
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8-full": {ANY: TFLITE_INTEGER}}
-    precisions = frozenset({"int8-full"})
-    offloadable = False
-    timed = False
+    info = INFO
+    _files = TFLiteBackend()
 
-    def fit(self, path: Path) -> DeviceFit:
+    def lower(self, request: Lowering, path: Path) -> None:
+        """Write an integer-only `.tflite` file."""
+        check_precision(self.info, request.target.precision)
+        self._files.lower(request, path)
+
+    def read(self, path: Path) -> StoredGraph:
+        """Read types, scales and INT8 weights from the flatbuffer."""
+        return self._files.read(path)
+
+    def runner(self, path: Path, threads: int) -> Runner:
+        """Load the file into LiteRT, which computes the same integers."""
+        return self._files.runner(path, threads)
+
+    def fit(self, file: Path, path: Path) -> DeviceFit:
         """Check every operator against the compiler's documented limits."""
         from qexport.backends.edgetpu.operators import SOURCE, why_not
         from qexport.backends.tflite.operators import read_graph
 
-        operators = read_graph(path).operators
+        operators = read_graph(file).operators
         reasons = [(operator.kind, why_not(operator)) for operator in operators]
         found = Counter((kind, reason) for kind, reason in reasons if reason)
         first = next((number for number, (_, reason) in enumerate(reasons) if reason), len(reasons))
@@ -50,7 +59,7 @@ class EdgeTPUBackend(TFLiteBackend):
     def write_script(self, folder: Path) -> None:
         """Nothing: the compiler is one command."""
 
-    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
+    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Compile the file, with Ultralytics' metadata behind the result and the compiler's log beside it.
 
         Raises:
@@ -64,7 +73,7 @@ class EdgeTPUBackend(TFLiteBackend):
             )
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             made, log = _compiled(compiler, graph, Path(scratch))
-            append_metadata(made, dict(metadata, precision="int8-full"))
+            append_metadata(made, metadata)
             # What the compiler says it has mapped is more than its documentation can tell.
             write_text(path.with_suffix(".log"), log)
             with write_whole(path) as temporary:

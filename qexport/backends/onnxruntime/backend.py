@@ -5,22 +5,19 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qexport.backends.protocol import LowerOptions
+from qexport.backends.info import check_precision
+from qexport.backends.onnxruntime.info import INFO
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import ONNXRUNTIME, RuntimeProfile, for_saturating_cpus
-from qexport.programs.onnx.session import OPSET, PACKAGES, OnnxRunner, check_packages, session
-from qexport.system.machine import ANY, AVX2
+from qexport.programs.onnx.session import OPSET, OnnxRunner, session
 
 if TYPE_CHECKING:
     import onnx
 
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    from qexport.lowering.request import Lowering
 
 FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
@@ -29,40 +26,18 @@ _INTEGER_KERNEL = re.compile(r"(?P<value>\w+?)(_token_\d+)?$")
 class OnnxBackend:
     """Writes `.onnx` files that ONNX Runtime and Ultralytics load."""
 
-    name = "onnx"
-    suffix = ".onnx"
-    runtime = "ONNX Runtime, CPU execution provider"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
-        "int8": {ANY: ONNXRUNTIME, AVX2: for_saturating_cpus(ONNXRUNTIME)}
-    }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
-    dynamic = True
-    offloadable = False
-    timed = True
-    from_onnx = True
-    half_scope = "arithmetic"
+    info = INFO
 
-    def __init__(self) -> None:
-        check_packages(self.name, PACKAGES)
-
-    def lower(
-        self,
-        program: Program,
-        plan: QuantPlan | None,
-        metadata: Mapping[str, Any],
-        path: Path,
-        options: LowerOptions = LowerOptions(),
-    ) -> None:
+    def lower(self, request: Lowering, path: Path) -> None:
         """Write an `.onnx` file with float32 input and output and Ultralytics' metadata."""
         from qexport.lowering.onnx.upsample import upsample_by_copies
 
-        opset, lowest = options.opset or OPSET, options.opset is None
-        half = metadata.get("precision") == "fp16"
-        write_onnx(program, plan, metadata, path, opset, half, upsample_by_copies, lowest, options.float32)
-
-    def float_weights(self, program: Program) -> dict[str, str]:
-        """None: every layer can have INT8 weights."""
-        return {}
+        check_precision(self.info, request.target.precision)
+        opset, half = request.options.get("opset"), request.target.precision == "fp16"
+        program, plan, metadata = request.program, request.plan, request.metadata
+        write_onnx(
+            program, plan, metadata, path, opset or OPSET, half, upsample_by_copies, opset is None, request.float32
+        )
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file, and which arithmetic is in integers from the runtime's optimised graph."""
@@ -83,15 +58,12 @@ class OnnxBackend:
             arithmetic=executed_macs(path, content.macs),
             needs=needs_of(proto),
             biases=content.biases,
+            metadata={entry.key: entry.value for entry in proto.metadata_props},
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner:
         """Load the file into ONNX Runtime."""
         return OnnxRunner(path, threads)
-
-    def validation(self) -> AbstractContextManager[None]:
-        """Nothing special."""
-        return nullcontext()
 
 
 def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +12,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from qexport.backends.info import check_precision
 from qexport.backends.openvino.half import compress
-from qexport.backends.protocol import LowerOptions
+from qexport.backends.openvino.info import INFO
+from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import OPENVINO, RuntimeProfile, for_saturating_cpus
-from qexport.programs.onnx.session import PACKAGES as ONNX_PACKAGES
-from qexport.programs.onnx.session import check_packages
-from qexport.system.machine import ANY, AVX2
 
 if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    from qexport.lowering.request import Lowering
 
 OPSET = 18
 MODEL = "model.xml"
@@ -39,51 +33,28 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 class OpenVINOBackend:
     """Writes IR folders that OpenVINO and Ultralytics load."""
 
-    name = "openvino"
-    suffix = "_openvino_model"
-    runtime = "OpenVINO, CPU plugin"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {
-        "int8": {ANY: OPENVINO, AVX2: for_saturating_cpus(OPENVINO)}
-    }
-    precisions = frozenset({"fp32", "fp16", "int8", "int8-dynamic"})
-    dynamic = True
-    offloadable = False
-    timed = True
-    from_onnx = True
-    half_scope = "constants"
+    info = INFO
 
-    def __init__(self) -> None:
-        check_packages(self.name, ("openvino", *(name for name in ONNX_PACKAGES if name != "onnxruntime")))
-
-    def lower(
-        self,
-        program: Program,
-        plan: QuantPlan | None,
-        metadata: Mapping[str, Any],
-        path: Path,
-        options: LowerOptions = LowerOptions(),
-    ) -> None:
+    def lower(self, request: Lowering, path: Path) -> None:
         """Write a folder with the IR (model.xml, model.bin) and Ultralytics' metadata.yaml."""
-        openvino, half = _openvino(), metadata.get("precision") == "fp16"
+        check_precision(self.info, request.target.precision)
+        openvino, half, float32 = _openvino(), request.target.precision == "fp16", request.float32
+        opset = request.options.get("opset") or OPSET
         path.mkdir()
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             graph = Path(scratch) / "graph.onnx"
-            write_onnx(program, plan, metadata, graph, options.opset or OPSET, half=False)
+            write_onnx(request.program, request.plan, request.metadata, graph, opset, half=False)
             try:
                 model = openvino.Core().read_model(graph)
                 _number_operations(model)
-                if half and options.float32:
-                    compress(model, options.float32)
-                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not options.float32)
+                if half and float32:
+                    compress(model, float32)
+                openvino.save_model(model, path / MODEL, compress_to_fp16=half and not float32)
             except RuntimeError as error:
                 shutil.rmtree(path)
                 first = next(iter(str(error).splitlines()), "")
                 raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
-        (path / METADATA).write_text(yaml.safe_dump(dict(metadata), sort_keys=False), encoding="utf-8")
-
-    def float_weights(self, program: Program) -> dict[str, str]:
-        """Layers that keep float weights in "int8-dynamic", with the reason."""
-        return behind_split(program)
+        (path / METADATA).write_text(yaml.safe_dump(dict(request.metadata), sort_keys=False), encoding="utf-8")
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the IR, and in which arithmetic it runs from the model that the CPU plugin compiles."""
@@ -99,6 +70,7 @@ class OpenVINOBackend:
             complete=True,
             arithmetic=executed_macs(compiled(path, 1), total),
             needs=needs_of((path / MODEL).read_text(encoding="utf-8")),
+            metadata=read_metadata(path),
         )
 
     def runner(self, path: Path, threads: int) -> OpenVINORunner:
@@ -109,23 +81,6 @@ class OpenVINOBackend:
         """On CPUs with BF16 or FP16 the plugin computes floats in it."""
         runner = OpenVINORunner(path, threads, exact=False)
         return None if runner.float_type == "FP32" else (runner.float_type, runner)
-
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """Keep FP32 files in FP32: Ultralytics' loader leaves it to the plugin."""
-        from ultralytics.nn.backends.openvino import OpenVINOBackend as Loader
-
-        original = Loader.load_model
-
-        def load_model(loader: Any, weight: str | Path) -> None:
-            with exact_cores() if _stays_exact(Path(weight)) else nullcontext():
-                original(loader, weight)
-
-        setattr(Loader, "load_model", load_model)  # noqa: B010 (an assignment is refused by the type checker)
-        try:
-            yield
-        finally:
-            setattr(Loader, "load_model", original)  # noqa: B010
 
 
 class OpenVINORunner:
@@ -142,31 +97,13 @@ class OpenVINORunner:
         self.float_type = float_type(model)
         self._request = model.create_infer_request()
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output, the detections first."""
-        return [output.copy() for output in self._request.infer({0: batch}).to_tuple()]
-
-
-def behind_split(program: Program) -> dict[str, str]:
-    """Layers of 1 by 1 that read a part of a split, with the reason why they keep float weights.
-
-    The CPU plugin of 2026.4 fails on INT8 weights there.
-    Its pass ConvertWeightCompressedConv1x1ToMatmul takes any input to have one output; NNCF's own files fail alike.
-    """
-    from qexport.planning.weights import weight_array
-
-    readers = (v for v in program.values.values() if v.weight and program.values[v.inputs[0]].operation == "part")
-    found = (v.name for v in readers if not any(n > 1 for n in weight_array(program, v.weight).shape[2:]))
-    return dict.fromkeys(found, "OpenVINO's CPU plugin fails on INT8 weights behind a split")
+        return tuple(output.copy() for output in self._request.infer({0: batch}).to_tuple())
 
 
 def _openvino() -> Any:
-    # Set before the import: the package reports its use to its maker otherwise.
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLE", "1")
+    set_variables(OPENVINO_TELEMETRY)  # read on import
     import openvino
 
     return openvino
@@ -198,24 +135,11 @@ def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
 
 def _stays_exact(path: Path) -> bool:
     """Whether an IR, or the folder that it is in, was written as FP32."""
-    metadata = (path if path.is_dir() else path.parent) / METADATA
-    content = yaml.safe_load(metadata.read_text(encoding="utf-8")) if metadata.is_file() else None
-    return isinstance(content, dict) and content.get("precision") == "fp32"
+    return read_metadata(path if path.is_dir() else path.parent).get("precision") == "fp32"
 
 
-@contextmanager
-def exact_cores() -> Iterator[None]:
-    """Let every core that is made meanwhile compile for the CPU in FP32."""
-    openvino = _openvino()
-    original = openvino.Core
-
-    class Core(original):  # type: ignore[misc, valid-type]  # the class of a package without types
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            self.set_property("CPU", EXACT)
-
-    openvino.Core = Core
-    try:
-        yield
-    finally:
-        openvino.Core = original
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata beside an IR; nothing where there are none."""
+    file = folder / METADATA
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return content if isinstance(content, dict) else {}

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends.protocol import EngineOptions, LowerOptions
+from qexport.backends.info import check_precision
+from qexport.backends.tensorrt.info import BUILD, ENGINE, INFO
 from qexport.errors import ConversionError, EngineNotBuiltError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
-from qexport.planning.profile import TENSORRT, RuntimeProfile
-from qexport.programs.onnx.session import PACKAGES, OnnxRunner, check_packages, session_options
-from qexport.system.machine import ANY
+from qexport.programs.onnx.session import OnnxRunner
 
 if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.program import Program
+    from qexport.lowering.request import Lowering
 
 LEAST = "10.0"
 OPSET = 19
@@ -33,45 +29,21 @@ SCRIPT = Path(__file__).with_name("build_engine.py")
 class TensorRTBackend:
     """Writes `…_tensorrt.onnx` for TensorRT 10 and 11, proven on ONNX Runtime, and builds the engine if it can."""
 
-    name = "tensorrt"
-    suffix = "_tensorrt.onnx"
-    runtime = "ONNX Runtime without fusion, in place of TensorRT"
-    engine_suffix = ".engine"
-    engine_runtime = "TensorRT"
-    profiles: Mapping[str, Mapping[str, RuntimeProfile]] = {"int8": {ANY: TENSORRT}}
-    precisions = frozenset({"fp32", "fp16", "int8"})
-    dynamic = True
-    offloadable = False
-    timed = False
-    from_onnx = True
-    half_scope = "arithmetic"
+    info = INFO
 
-    def __init__(self) -> None:
-        check_packages(self.name, PACKAGES)
-
-    def lower(
-        self,
-        program: Program,
-        plan: QuantPlan | None,
-        metadata: Mapping[str, Any],
-        path: Path,
-        options: LowerOptions = LowerOptions(),
-    ) -> None:
+    def lower(self, request: Lowering, path: Path) -> None:
         """Write the graph: strongly typed, FP16 where it is not integers (except for "fp32"), and check the rules."""
         import onnx_ir as ir
 
         from qexport.backends.tensorrt.rules import broken_rules
 
-        half = metadata.get("precision") != "fp32"
-        write_onnx(program, plan, metadata, path, options.opset or OPSET, half, full=options.float32)
+        check_precision(self.info, request.target.precision)
+        opset, half = request.options.get("opset") or OPSET, request.target.precision != "fp32"
+        write_onnx(request.program, request.plan, request.metadata, path, opset, half, full=request.float32)
         broken = broken_rules(ir.load(path))
         if broken:
             path.unlink()
             raise ConversionError(f"the graph breaks a rule of TensorRT: {broken[0]}", "report the model")
-
-    def float_weights(self, program: Program) -> dict[str, str]:
-        """Never asked: there is no "int8-dynamic"."""
-        return {}
 
     def read(self, path: Path) -> StoredGraph:
         """Read scales from the file; integer arithmetic is counted by TensorRT's rules, not from an engine."""
@@ -96,30 +68,18 @@ class TensorRTBackend:
             complete=True,
             needs=needs,
             biases=content.biases,
+            metadata={entry.key: entry.value for entry in proto.metadata_props},
         )
 
     def runner(self, path: Path, threads: int) -> OnnxRunner | EngineRunner:
         """Load the engine into TensorRT, or the graph into ONNX Runtime, which computes the same numbers."""
-        return EngineRunner(path) if path.suffix == self.engine_suffix else OnnxRunner(path, threads, fused=False)
-
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """Let Ultralytics run the graph as it stands: ONNX Runtime would fuse FP16 pairs into kernels it has not."""
-        from ultralytics.nn.backends.onnx import ONNXBackend
-
-        original = ONNXBackend.__init__
-        plain = functools.partialmethod(original, session_options=session_options(threads=0, fused=False))
-        setattr(ONNXBackend, "__init__", plain)  # noqa: B010 (an assignment is refused by the type checker)
-        try:
-            yield
-        finally:
-            setattr(ONNXBackend, "__init__", original)  # noqa: B010
+        return EngineRunner(path) if path.suffix == ENGINE.suffix else OnnxRunner(path, threads, fused=False)
 
     def write_script(self, folder: Path) -> None:
         """Put `build_engine.py`, which needs only TensorRT, beside the graph."""
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
 
-    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: EngineOptions) -> None:
+    def build(self, graph: Path, path: Path, metadata: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Build the engine with Ultralytics' metadata in front.
 
         Raises:
@@ -135,7 +95,8 @@ class TensorRTBackend:
                 f"run {SCRIPT.name} {graph.name} on the target, or give --no-build",
             ) from error
         try:
-            build_engine.build(tensorrt, graph, path, metadata, build_engine.Options(**vars(options)))
+            own = {option.name: options[option.name] for option in BUILD if option.name in options}
+            build_engine.build(tensorrt, graph, path, metadata, build_engine.Options(**own))
         except build_engine.BuildError as error:
             raise EngineNotBuiltError(f"TensorRT did not build {path.name}: {error}", "read its log") from error
 
@@ -154,12 +115,8 @@ class EngineRunner:
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch, copies to and from the GPU included."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The same with every output."""
         import torch
 
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -170,4 +127,4 @@ class EngineRunner:
             self._context.set_tensor_address(name, tensor.data_ptr())
         self._context.execute_async_v3(self._stream.cuda_stream)
         self._stream.synchronize()
-        return [tensor.cpu().numpy() for tensor in made]
+        return tuple(tensor.cpu().numpy() for tensor in made)

@@ -23,6 +23,8 @@ from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
 
+from qexport.compat.patches import DECOMPOSITIONS, DECOMPOSITIONS_AS_IMPORTED, replaced
+
 TESTED = {"litert-torch": "0.10.", "torch": "2.13."}
 """Versions (their beginnings) that this was compared with; with others the converter runs as it is."""
 
@@ -38,21 +40,13 @@ def is_tested() -> bool:
 @contextlib.contextmanager
 def local_decompositions() -> Iterator[None]:
     """Let litert-torch decompose locally for the time of the block."""
-    from litert_torch import fx_infra
-    from litert_torch.fx_infra import _safe_run_decompositions as original
-
-    kept, known = original.safe_run_decompositions, Known({}, {})
+    known = Known({}, {})
 
     def quick(exported: Any, table: Table | None = None, can_skip: bool = True) -> Any:
         return run_decompositions(exported, table, known)
 
-    for module in (fx_infra, original):
-        vars(module)["safe_run_decompositions"] = quick
-    try:
+    with replaced(DECOMPOSITIONS, quick), replaced(DECOMPOSITIONS_AS_IMPORTED, quick):
         yield
-    finally:
-        for module in (fx_infra, original):
-            vars(module)["safe_run_decompositions"] = kept
 
 
 @dataclass(frozen=True)

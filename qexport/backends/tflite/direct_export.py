@@ -29,20 +29,18 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from qexport.compat.patches import TORCH_EXPORT, replaced
+
 
 @contextlib.contextmanager
 def direct_export() -> Iterator[None]:
     """Let `torch.export.export` take graphs as they are for the time of the block."""
-    kept = torch.export.export
 
     def export(module: Any, args: tuple[Any, ...], *_: Any, **__: Any) -> ExportedProgram:
         return exported_program(module, *args)
 
-    vars(torch.export)["export"] = export
-    try:
+    with replaced(TORCH_EXPORT, export):
         yield
-    finally:
-        vars(torch.export)["export"] = kept
 
 
 def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.tflite.biases import AXES, layer_behind
 from qexport.backends.tflite.file import VALUE, add_operator, load_file, operator_names, save_file
-from qexport.programs.program import MOVES_DATA
+from qexport.programs.program import MOVES_DATA, Region
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
@@ -48,7 +48,7 @@ def _float_value(graph: Any, operator: Any, kind: str, program: Program, plan: Q
     value = program.values.get(owner[1]) if owner and kind not in MOVERS else None
     if value is not None and kind in AXES:
         value = layer_behind(program, value)
-    if value is None or value.name in plan.integer or value.operation in MOVES_DATA or value.region != "body":
+    if value is None or value.name in plan.integer or value.operation in MOVES_DATA or value.region is not Region.BODY:
         return None
     return value if _is_integer(graph.tensors[operator.outputs[0]]) else None
 

@@ -7,9 +7,7 @@ them. A classifier's logits are its one output.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from qexport.detections.decode import decoded, dequantised, layout_of
+from qexport.detections.decode import decoded, dequantised
+from qexport.detections.layout import layout_of
 from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten
@@ -34,7 +33,7 @@ def raw_program(graph: GraphModule, program: Program) -> GraphModule:
         reader.replace_input_with(images, channels_first)
     output = graph.graph.output_node()
     with graph.graph.inserting_before(output):
-        raw = [_channels_last(graph, nodes[name]) for name in program.raw_outputs]
+        raw = [_channels_last(graph, nodes[name]) for name in program.raw.all]
     output.args = (tuple(raw),)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
@@ -58,12 +57,11 @@ class IntegerRunner:
         self._outputs: Sequence[Any] = self._interpreter.get_output_details()
         self._layout = layout_of(metadata)
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels."""
-        return self.outputs(batch)[0]
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Run one batch (n, channels, height, width) in 0..1; boxes come back in pixels.
 
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The same with every output: prototypes of masks are the second, (n, k, height, width)."""
+        Prototypes of masks are the second output, (n, k, height, width).
+        """
         self._interpreter.set_tensor(self._input["index"], as_integers(batch.transpose(0, 2, 3, 1), self._input))
         self._interpreter.invoke()
         raw = [
@@ -71,7 +69,7 @@ class IntegerRunner:
             for output in self._outputs
         ]
         found = decoded(raw, self._layout)
-        return [found, raw[-1].transpose(0, 3, 1, 2)] if self._layout.extras == "coefficients" else [found]
+        return (found, raw[-1].transpose(0, 3, 1, 2)) if self._layout.extras == "coefficients" else (found,)
 
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:
@@ -82,30 +80,3 @@ def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDAr
         details["dtype"]
     )
     return integers
-
-
-@contextlib.contextmanager
-def validated_through_decode() -> Iterator[None]:
-    """Let Ultralytics' validator run integer-only files, which it cannot decode, through `IntegerRunner`."""
-    from ultralytics.nn.backends.litert import LiteRTBackend
-
-    load, forward = LiteRTBackend.load_model, LiteRTBackend.forward
-
-    def load_model(self: Any, weight: str | Path) -> None:
-        load(self, weight)
-        metadata = self.read_metadata(weight)
-        self.raw = IntegerRunner(self.interpreter, metadata) if "raw_outputs" in metadata else None
-
-    def decoded_forward(self: Any, im: torch.Tensor) -> list[NDArray[np.float32]]:
-        if self.raw is None:
-            original: list[NDArray[np.float32]] = forward(self, im)
-            return original
-        found: list[NDArray[np.float32]] = self.raw.outputs(im.cpu().numpy())
-        return found
-
-    vars_of: Any = LiteRTBackend
-    vars_of.load_model, vars_of.forward = load_model, decoded_forward
-    try:
-        yield
-    finally:
-        vars_of.load_model, vars_of.forward = load, forward

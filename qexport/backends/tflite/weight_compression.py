@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import ConversionError
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
     from qexport.programs.program import Program
 
-RECIPES = ("fp16", "int8-dynamic")
-
 
 def compress_weights(content: bytes, precision: str, kept: frozenset[str] = frozenset()) -> bytes:
-    """Return the file with its weights in `precision`, one of `RECIPES`.
+    """Return the file with its weights in `precision`, an entry of `RECIPES`.
 
     Args:
         kept: values whose operators keep their float weights.
@@ -30,7 +29,7 @@ def compress_weights(content: bytes, precision: str, kept: frozenset[str] = froz
     Raises:
         ConversionError: the quantizer refuses the file.
     """
-    return quantised(content, _recipe(precision) + _exceptions(kept), precision)
+    return quantised(content, RECIPES[precision]() + _exceptions(kept), precision)
 
 
 def kept_layers(program: Program, plan: QuantPlan | None, float32: frozenset[str]) -> frozenset[str]:
@@ -81,12 +80,18 @@ def _exceptions(kept: frozenset[str]) -> list[dict[str, Any]]:
     return [{"regex": rf"qexport_({names});", "operation": "*", "algorithm_key": "no_quantize", "op_config": {}}]
 
 
-def _recipe(precision: str) -> list[dict[str, Any]]:
-    from ai_edge_quantizer import recipe
-
-    if precision == "int8-dynamic":
-        dynamic: list[dict[str, Any]] = recipe.dynamic_wi8_afp32()
-        return dynamic
+def _in_half() -> list[dict[str, Any]]:
     weights = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
     settings = {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
     return [{"regex": ".*", "operation": "*", "algorithm_key": "float_casting", "op_config": settings}]
+
+
+def _in_int8() -> list[dict[str, Any]]:
+    from ai_edge_quantizer import recipe
+
+    dynamic: list[dict[str, Any]] = recipe.dynamic_wi8_afp32()
+    return dynamic
+
+
+RECIPES: Mapping[str, Callable[[], list[dict[str, Any]]]] = {"fp16": _in_half, "int8-dynamic": _in_int8}
+"""Precision → AI Edge Quantizer's recipe for it."""

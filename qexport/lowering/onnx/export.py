@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -14,9 +15,12 @@ import torch
 
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.half_model import halve_model
+from qexport.programs.capture import batch_shapes
+from qexport.programs.captured_graph import CapturedGraph, copied
+from qexport.programs.graph import Graph
 from qexport.programs.naming import operation_of
 from qexport.programs.onnx.graph import OnnxGraph
-from qexport.programs.program import INPUT, Program, batch_shapes, copied
+from qexport.programs.program import INPUT, Program
 from qexport.programs.tags import tag_values
 
 if TYPE_CHECKING:
@@ -28,22 +32,35 @@ _exported: dict[tuple[object, ...], bytes] = {}
 
 
 def onnx_graph(program: Program, opset: int, half: bool = False, full: frozenset[str] = frozenset()) -> ir.Model:
-    """Export the float program, or its FP16 form, once; every call returns a copy of its own.
-
-    A program that came as an ONNX file is that file in its normal form.
+    """The float program, or its FP16 form, as an ONNX graph; every call returns a copy of its own.
 
     Args:
         full: values that the FP16 form computes in float32 all the same.
 
     Raises:
-        ConversionError: torch.onnx cannot export it.
+        ConversionError: it cannot be exported.
     """
-    if isinstance(program.graph, OnnxGraph):
-        model = program.graph.exported(opset)
-        if half:
-            halve_model(model, program, full)
-        return model
-    key = (program.fingerprint, program.values[INPUT].shape, program.dynamic, opset, half, full)
+    return _graph_of(program.graph, program, opset, half, full)
+
+
+@singledispatch
+def _graph_of(graph: Graph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+    raise TypeError(f"{type(graph).__name__} cannot be written as ONNX")
+
+
+@_graph_of.register
+def _file_of(graph: OnnxGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+    """A file in its normal form."""
+    model = graph.exported(opset)
+    if half:
+        halve_model(model, program, full)
+    return model
+
+
+@_graph_of.register
+def _once(_: CapturedGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+    """Exported once for all formats of a run."""
+    key = (program.fingerprint, program.values[INPUT].shape, program.input.dynamic, opset, half, full)
     if key not in _exported:
         if _exported and next(iter(_exported))[0] != program.fingerprint:
             _exported.clear()  # one program at a time: it is the formats of one run that share it
@@ -71,7 +88,7 @@ def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> i
 
 def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
     example = torch.zeros(program.values[INPUT].shape)
-    if program.dynamic:
+    if program.input.dynamic:
         example = torch.zeros(2, *example.shape[1:])
     try:
         with torch.no_grad():
@@ -82,8 +99,8 @@ def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
                 optimize=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.prototypes else 1)],
-                dynamic_shapes=batch_shapes(program.dynamic),
+                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.raw.prototypes else 1)],
+                dynamic_shapes=batch_shapes(program.input.dynamic),
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its passes do

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from qexport.programs.naming import region_of
-from qexport.programs.program import INPUT
+from qexport.programs.program import INPUT, Region
 from qexport.programs.tags import OWNER
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ def halve(graph: GraphModule, full: frozenset[str] = frozenset()) -> None:
 
 def _halved(graph: GraphModule, full: frozenset[str]) -> frozenset[Node]:
     """Operations that compute in FP16; one of many results does where none of its results is to be float32."""
-    body = (node for node in graph.graph.nodes if node.op == "call_function" and region_of(node.name) == "body")
+    body = (node for node in graph.graph.nodes if node.op == "call_function" and region_of(node) is Region.BODY)
     return frozenset(
         node
         for node in body

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from qexport.programs.onnx.normal_form import array_of
-from qexport.programs.program import INPUT
+from qexport.programs.program import INPUT, Region
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program
@@ -31,7 +31,7 @@ def halve_model(model: ir.Model, program: Program, full: frozenset[str] = frozen
         full: values of the body that are computed in float32 all the same.
     """
     full |= _without_half(model)
-    body = {name for name, value in program.values.items() if value.region == "body" and name not in full}
+    body = {name for name, value in program.values.items() if value.region is Region.BODY and name not in full}
     # An operation computes in one type: outputs of its that nobody reads, or the tail alone, are in it, too.
     body |= {str(each.name) for node in model.graph if _in_body(node, body) for each in node.outputs} - full
     for value in [value for value in _values(model) if value.name in full]:

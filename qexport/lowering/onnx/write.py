@@ -48,7 +48,7 @@ def write_onnx(
         store_weights(model, program, plan)
     drop_unused(model)  # ONNX Runtime warns of each, whenever the file is loaded
     set_metadata(model, metadata)
-    if program.dynamic and metadata.get("task"):
+    if program.input.dynamic and metadata.get("task"):
         unname_batch(model)
     proto = ir.serde.serialize_model(model)
     (label_lowest if lowest else label_ir)(proto)

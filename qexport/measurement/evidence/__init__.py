@@ -1,1 +1,1 @@
-"""Where a loss comes from: intervals, histograms, layers, pictures."""
+"""What stands behind a figure: intervals, confidence shift, gallery, noise of every value, histograms."""

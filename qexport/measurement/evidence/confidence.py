@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from qexport.detections.found import Findings, pairs
+from qexport.detections.matching import pairs
+from qexport.measurement.evidence.parts import ConfidenceShift
+from qexport.measurement.image_detections import DetectionsByImage
 
 EDGES = np.linspace(-0.5, 0.5, 41)
 """Bin edges of the histogram of shifts; what lies beyond counts into the outermost bins."""
 
 
-@dataclass(frozen=True)
-class ConfidenceShift:
-    """Scores of a file's detections against those of the float file's that they pair with.
-
-    Attributes:
-        matched: how many pairs there are.
-        mean_float, mean: mean score of either side.
-        shift: mean of score minus the float file's score.
-        p05, p50, p95: percentiles of the same difference.
-        bins, counts: histogram of it, 41 edges and 40 counts.
-    """
-
-    matched: int
-    mean_float: float
-    mean: float
-    shift: float
-    p05: float
-    p50: float
-    p95: float
-    bins: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-def confidence_shift(reference: Findings, own: Findings, least: float) -> ConfidenceShift | None:
+def confidence_shift(reference: DetectionsByImage, own: DetectionsByImage, least: float) -> ConfidenceShift | None:
     """Compare scores of detections that pair up; None where none do.
 
     The float file's detections count from `least` on, the other file's whatever their score: one that falls below the
@@ -45,12 +23,13 @@ def confidence_shift(reference: Findings, own: Findings, least: float) -> Confid
     """
     two: list[tuple[float, float]] = []
     for name, found in reference.items():
-        if not found.has_boxes:
-            answer = int(found.scores.argmax())
-            two.append((float(found.scores[answer]), float(own[name].scores[answer])))
+        expected, actual = found.probabilities, own[name].probabilities
+        if expected is not None and actual is not None:
+            answer = int(expected.argmax())
+            two.append((float(expected[answer]), float(actual[answer])))
             continue
-        kept = found.confident(least)
-        two += [(float(kept.scores[i]), float(own[name].scores[j])) for i, j in pairs(kept, own[name])]
+        kept, other = found.detections.confident(least), own[name].detections
+        two += [(float(kept.scores[i]), float(other.scores[j])) for i, j in pairs(kept, other)]
     return summary(two) if two else None
 
 

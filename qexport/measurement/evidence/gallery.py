@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.data.images import read_image
-from qexport.detections.found import ROTATED_FIELDS, Findings, Found, corners, pairs, upright
-from qexport.detections.shapes import Shape
+from qexport.detections.detections import corner_points, upright_boxes
+from qexport.detections.matching import pairs
 from qexport.errors import InputError
+from qexport.measurement.evidence.parts import Box, Picture
+from qexport.measurement.image_detections import DetectionsByImage, ImageDetections
+from qexport.measurement.shapes import Shape
 
 MAX_IMAGES = 12
 LONGEST_SIDE = 480
@@ -22,41 +24,11 @@ QUALITIES = (70, 55, 40)
 MAX_BYTES = 30_000
 """Of a thumbnail's JPEG; a third more as text."""
 
-Box = dict[str, Any]
-"""`box`: corners in pixels of the original image, `score`, and `class`.
-
-What is no upright box has an `outline`, polygons of x y x y …: of a mask or a turned box. A pose has `points`, triples
-of x, y and how sure it is that they can be seen.
-"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image with what two files find in it.
-
-    Attributes:
-        image, path: name and place of the image file.
-        width, height: in pixels, which boxes refer to.
-        kept: the float file's boxes that pair with one of the file's.
-        lost: the float file's boxes that do not.
-        gained: the file's boxes that pair with none.
-        thumbnail: the image, small, as a data URL; "" of a file that only Ultralytics can read, such as HEIC.
-    """
-
-    image: str
-    path: str
-    width: int
-    height: int
-    kept: tuple[Box, ...]
-    lost: tuple[Box, ...]
-    gained: tuple[Box, ...]
-    thumbnail: str
-
 
 @dataclass(frozen=True)
 class _Change:
-    reference: Found
-    own: Found
+    reference: ImageDetections
+    own: ImageDetections
     kept: list[int]
     lost: list[int]
     gained: list[int]
@@ -66,22 +38,23 @@ class _Change:
         return len(self.lost) + len(self.gained)
 
 
-def gallery(reference: Findings, own: Findings, least: float) -> tuple[Picture, ...]:
+def gallery(reference: DetectionsByImage, own: DetectionsByImage, least: float) -> tuple[Picture, ...]:
     """The images with most lost and gained boxes first, at most twelve, none without either.
 
     Boxes count from the score `least` on. A classifier has no boxes: its gallery is empty.
     """
-    boxed = {name: found.confident(least) for name, found in reference.items() if found.has_boxes}
+    boxed = {name: found.confident(least) for name, found in reference.items() if found.probabilities is None}
     changes = [_change(found, own[name].confident(least)) for name, found in boxed.items()]
     changed = sorted((each for each in changes if each.count), key=lambda each: (-each.count, each.reference.path.name))
     return tuple(_picture(each) for each in changed[:MAX_IMAGES])
 
 
-def _change(reference: Found, own: Found) -> _Change:
-    paired = pairs(reference, own)
+def _change(reference: ImageDetections, own: ImageDetections) -> _Change:
+    one, other = reference.detections, own.detections
+    paired = pairs(one, other)
     kept, same = {i for i, _ in paired}, {j for _, j in paired}
-    lost = [i for i in range(len(reference.scores)) if i not in kept]
-    return _Change(reference, own, sorted(kept), lost, [j for j in range(len(own.scores)) if j not in same])
+    lost = [i for i in range(len(one.scores)) if i not in kept]
+    return _Change(reference, own, sorted(kept), lost, [j for j in range(len(other.scores)) if j not in same])
 
 
 def _picture(change: _Change) -> Picture:
@@ -107,23 +80,25 @@ def _data_url(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image)).decode()
 
 
-def _boxes(found: Found) -> list[Box]:
-    rows = zip(upright(found).tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+def _boxes(found: ImageDetections) -> list[Box]:
+    seen = found.detections
+    rows = zip(upright_boxes(seen, found.size).tolist(), seen.scores.tolist(), seen.classes.tolist(), strict=True)
     return [
         {
             "box": [round(side, 1) for side in box],
             "score": round(score, 4),
-            "class": int(number),
+            "class": number,
             **_drawn(found, i),
         }
         for i, (box, score, number) in enumerate(rows)
     ]
 
 
-def _drawn(found: Found, index: int) -> Box:
+def _drawn(found: ImageDetections, index: int) -> Box:
     """What is drawn of a detection besides its box."""
-    if found.boxes.shape[1] == ROTATED_FIELDS:
-        return {"outline": [[round(value, 1) for value in corners(found)[index].flatten().tolist()]]}
+    if found.detections.is_rotated:
+        corners = corner_points(found.detections.chosen(np.array([index])))
+        return {"outline": [[round(value, 1) for value in corners.flatten().tolist()]]}
     shape = found.shapes[index] if found.shapes else Shape()
     if shape.points is not None:
         return {"points": [[round(x, 1), round(y, 1), round(seen, 2)] for x, y, seen in shape.points.tolist()]}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
@@ -13,10 +12,11 @@ from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
 from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
-from qexport.measurement.evidence.confidence import ConfidenceShift, confidence_shift
-from qexport.measurement.evidence.gallery import Picture, gallery
-from qexport.measurement.evidence.histograms import Histogram, worst_histograms
-from qexport.measurement.evidence.layers import Layer, layers
+from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.evidence.gallery import gallery
+from qexport.measurement.evidence.histograms import worst_histograms
+from qexport.measurement.evidence.layers import layers
+from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.measurement.measure import Figures
 from qexport.measurement.top1 import class_shares, top1
 from qexport.planning.plan import load_plan
@@ -140,43 +140,9 @@ def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[Cla
 def _noise(
     program: Program, table: CalibrationTable | None, item: ArtifactResult
 ) -> tuple[tuple[Layer, ...] | None, tuple[Histogram, ...] | None]:
-    """The plan's values and the worst histograms of a calibrated artifact."""
-    if table is None or item.plan is None or item.sqnr is None:
+    """The plan's values and, where there was a calibration pass, the worst histograms of an artifact of integers."""
+    if item.plan is None or item.sqnr is None:
         return None, None
     plan = load_plan(item.plan)
-    return layers(program, plan, item.sqnr), worst_histograms(program, plan, table.statistics, item.sqnr)
-
-
-def accuracy_entry(evidence: Evidence, names: Mapping[int, str]) -> dict[str, Any]:
-    """What the report's `accuracy` gains, in points of 0..1; nothing where nothing stands behind it."""
-    bounds = evidence.intervals
-    if bounds is None and not evidence.per_class:
-        return {}
-    return {
-        "map_interval": _rounded(bounds.map if bounds else None),
-        "drop_interval": _rounded(bounds.drop if bounds else None),
-        "retention_interval": _rounded(bounds.retention if bounds else None),
-        "resamples": bounds.resamples if bounds else 0,
-        "per_class": [_class_entry(each, names) for each in evidence.per_class],
-        "confidence": _confidence_entry(evidence.confidence),
-    }
-
-
-def _rounded(bounds: tuple[float, float] | None) -> list[float] | None:
-    return None if bounds is None else [round(bound, 5) for bound in bounds]
-
-
-def _class_entry(figure: ClassFigure, names: Mapping[int, str]) -> dict[str, Any]:
-    return {
-        "class": figure.number,
-        "name": names.get(figure.number, str(figure.number)),
-        "labels": figure.labels,
-        "map": round(figure.map, 5),
-        "map_float": None if figure.map_float is None else round(figure.map_float, 5),
-    }
-
-
-def _confidence_entry(shift: ConfidenceShift | None) -> dict[str, Any] | None:
-    if shift is None:
-        return None
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(shift).items()}
+    worst = worst_histograms(program, plan, table.statistics, item.sqnr) if table else None
+    return layers(program, plan, item.sqnr), worst

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from qexport.calibration.calibrate import UNIT_INTERVAL
 from qexport.calibration.statistics import Statistics, merge
 from qexport.measurement.evidence.layers import Decibels
+from qexport.measurement.evidence.parts import Histogram
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import Program, observed_sources
 
 MAX_BINS = 64
 WORST = 8
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """One value's calibration histogram and its chosen range.
-
-    Attributes:
-        edges: one more than `counts`, at most 65.
-        counts: elements sampled into each bin, over all calibration images.
-        low, high: the real numbers that the lowest and the highest integer stand for.
-        sqnr_db: see `qexport.simulation.meters`.
-    """
-
-    name: str
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    low: float
-    high: float
-    sqnr_db: float
 
 
 def worst_histograms(

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from qexport.measurement.evidence.parts import Layer
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 
 Decibels = Mapping[str, float | None]
 """Signal to quantisation-noise ratio by value name, see `qexport.simulation.meters`."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One value of the program.
-
-    Attributes:
-        name, operation, macs: see `qexport.programs.program.Value`.
-        dtype, group, why: see `qexport.planning.plan.TensorQuant`.
-        scale, zero_point: None where it stays float.
-        sqnr_db: None where it has no counterpart, see `qexport.simulation.meters`.
-    """
-
-    name: str
-    operation: str
-    dtype: str
-    scale: float | None
-    zero_point: int | None
-    group: str
-    why: str
-    macs: int
-    sqnr_db: float | None
 
 
 def layers(program: Program, plan: QuantPlan, sqnr: Decibels) -> tuple[Layer, ...]:

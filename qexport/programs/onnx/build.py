@@ -8,67 +8,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport.checkpoints.checkpoint import Checkpoint
-from qexport.data.input_form import InputForm, pixel_form
+from qexport.data.input_form import InputForm, InputSpec, pixel_form
+from qexport.detections.layout import HeadLayout
 from qexport.errors import UsageError
-from qexport.job.options import ExportJob
+from qexport.plugins import check_modules
 from qexport.programs.boundary import raw_values, with_regions
 from qexport.programs.damage import refuse_damaged
-from qexport.programs.float_decode import Extras
 from qexport.programs.named_values import named_values
-from qexport.programs.program import Program, Value
+from qexport.programs.options import CaptureOptions
+from qexport.programs.program import Program, RawNames, Region, Value
 
 if TYPE_CHECKING:
     from qexport.programs.onnx.file import OnnxFile, UltralyticsMetadata
     from qexport.programs.onnx.graph import OnnxGraph
 
-KINDS = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
 
-
-def read_onnx(job: ExportJob, path: Path) -> tuple[Checkpoint, Program]:
+def read_onnx(path: Path, options: CaptureOptions) -> tuple[Checkpoint, Program]:
     """Read a float ONNX file and bring it into the form that plans are made for.
 
     Raises:
-        InputError, UsageError: it cannot be quantised, or not as the job wants it.
+        InputError, UsageError: it cannot be quantised, or not as the options want it.
     """
     from qexport.programs.onnx.file import described, read_file
     from qexport.programs.onnx.graph import OnnxGraph
     from qexport.programs.onnx.normal_form import learned_constants, normalised
     from qexport.programs.onnx.same import check_same
-    from qexport.programs.onnx.session import PACKAGES, check_packages
+    from qexport.programs.onnx.session import PACKAGES
     from qexport.programs.onnx.values import values_of
 
-    check_packages("onnx", PACKAGES)
+    check_modules("format onnx", PACKAGES, "qexport[onnx]")
     file = read_file(path)
     says = described(file.metadata)
-    imgsz, batch = chosen_size(job, file, says), chosen_batch(job, file)
-    model, names = normalised(file, imgsz, batch, job.dynamic)
+    imgsz, batch = chosen_size(options, file, says), chosen_batch(options, file)
+    model, names = normalised(file, imgsz, batch, options.dynamic)
     refuse_damaged(learned_constants(model), str(file.path))
     graph = OnnxGraph(model, names)
-    check_same(file, graph, input_form(job, file))
+    check_same(file, graph, input_form(options, file))
     values = values_of(model, graph.shapes)
-    raw = raw_names(job, graph, values)
+    raw = raw_names(options, graph, values)
     values = with_regions(values, raw)
-    boxes, scores = raw_values(values)
     outputs = [values[name] for name in graph.outputs if name in values]
+    form = replace(input_form(options, file), crop=is_classifier(says, outputs))
+    layout = says.layout(imgsz) if says else HeadLayout((), imgsz, 0, head="unknown")
+    preprocess = "centre crop" if form.crop else layout.preprocess
     program = Program(
         graph=graph,
         values=values,
-        raw_boxes=boxes,
-        raw_scores=scores,
-        head=_head(says),
-        strides=(),
-        reg_max=1,
-        final=bool(says and says.end2end),
-        imgsz=imgsz,
-        batch=batch,
-        fingerprint=hashlib.sha256(graph.fingerprinted + repr(raw).encode()).hexdigest(),
-        dynamic=job.dynamic,
-        form=replace(input_form(job, file), crop=is_classifier(says, outputs)),
+        raw=_raw(values, graph, says),
+        layout=layout,
+        input=InputSpec(imgsz, batch, dynamic=options.dynamic, preprocess=preprocess, form=form),
+        fingerprint=hashlib.sha256(graph.content + repr(raw).encode()).hexdigest(),
         guessed=True,
-        class_count=len(says.names) if says else 0,
-        extras=Extras(KINDS.get(says.task, ""), says.kpt_shape) if says else Extras(),
     )
-    return _checkpoint(file, says), with_prototypes(program, graph, says)
+    return _checkpoint(file, says), program
 
 
 def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
@@ -85,30 +77,22 @@ def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
     )
 
 
-def _head(says: UltralyticsMetadata | None) -> str:
-    if says is None:
-        return "unknown"
-    if says.task == "classify":
-        return "classifier"
-    return "end2end" if says.end2end else "one2many"
-
-
-def chosen_size(job: ExportJob, file: OnnxFile, says: UltralyticsMetadata | None) -> tuple[int, int]:
-    """Height and width: the file's own where they are fixed, else those that the job or the metadata name.
+def chosen_size(options: CaptureOptions, file: OnnxFile, says: UltralyticsMetadata | None) -> tuple[int, int]:
+    """Height and width: the file's own where they are fixed, else those that the options or the metadata name.
 
     Raises:
-        UsageError: the job asks for another size than the file has, or nobody names one.
+        UsageError: the options ask for another size than the file has, or nobody names one.
     """
     fixed = all(file.imgsz)
-    if job.imgsz is None and not fixed and says is None:
+    if options.imgsz is None and not fixed and says is None:
         raise UsageError(f"{file.path} takes images of any size", "add --imgsz")
-    if job.imgsz is None:
+    if options.imgsz is None:
         said = says.imgsz if says and not fixed else file.imgsz
         step = says.stride if says else 1
         each = ((size or -(-other // step) * step) for size, other in zip(file.imgsz, said, strict=True))
         height, width = each
         return height, width
-    wanted = job.imgsz
+    wanted = options.imgsz
     for size, asked in zip(file.imgsz, wanted, strict=True):
         if size and size != asked:
             raise UsageError(
@@ -124,36 +108,36 @@ def chosen_size(job: ExportJob, file: OnnxFile, says: UltralyticsMetadata | None
     return wanted
 
 
-def chosen_batch(job: ExportJob, file: OnnxFile) -> int:
+def chosen_batch(options: CaptureOptions, file: OnnxFile) -> int:
     """Images in one run.
 
     Raises:
         UsageError: the file's number is fixed to another.
     """
     if not file.batch:
-        return job.batch
-    if job.dynamic:
+        return options.batch
+    if options.dynamic:
         raise UsageError(f"{file.path} has a fixed number of images, {file.batch}", "leave out --dynamic")
-    if job.batch not in (1, file.batch):
+    if options.batch not in (1, file.batch):
         raise UsageError(
-            f"--batch {job.batch} is not the number of images of {file.path}, {file.batch}", "leave it out"
+            f"--batch {options.batch} is not the number of images of {file.path}, {file.batch}", "leave it out"
         )
     return file.batch
 
 
-def raw_names(job: ExportJob, graph: OnnxGraph, values: dict[str, Value]) -> tuple[str, ...]:
+def raw_names(options: CaptureOptions, graph: OnnxGraph, values: dict[str, Value]) -> tuple[str, ...]:
     """Values that the user wants the tail to begin behind; none where it is to be found.
 
     Raises:
         UsageError: there is no such value.
     """
-    return named_values("--raw-outputs", job.raw_outputs, values, graph.names)
+    return named_values("--raw-outputs", options.raw_outputs, values, graph.names)
 
 
-def input_form(job: ExportJob, file: OnnxFile) -> InputForm:
+def input_form(options: CaptureOptions, file: OnnxFile) -> InputForm:
     """What the network wants of its pixels."""
-    mean, deviation = pixel_form(job.pixels)
-    return InputForm(job.pixels, mean, deviation, job.bgr, file.channels_last)
+    mean, deviation = pixel_form(options.pixels)
+    return InputForm(options.pixels, mean, deviation, options.bgr, file.channels_last)
 
 
 def is_classifier(says: UltralyticsMetadata | None, outputs: list[Value]) -> bool:
@@ -161,12 +145,13 @@ def is_classifier(says: UltralyticsMetadata | None, outputs: list[Value]) -> boo
     return says is None and len(outputs) == 1 and len(outputs[0].shape) == 2
 
 
-def with_prototypes(program: Program, graph: OnnxGraph, says: UltralyticsMetadata | None) -> Program:
-    """Note which raw value is the second output of a segmentation model."""
+def _raw(values: dict[str, Value], graph: OnnxGraph, says: UltralyticsMetadata | None) -> RawNames:
+    """Where the body ends; of a segmentation model one raw value is the second output itself."""
+    raw = raw_values(values)
     if says is None or says.task != "segment" or len(graph.outputs) != 2:
-        return program
-    (name,) = program.values[graph.outputs[1]].inputs
-    if program.values[name].region != "body":
-        return program
-    rest = {key: tuple(n for n in getattr(program, key) if n != name) for key in ("raw_boxes", "raw_scores")}
-    return replace(program, prototypes=name, raw_boxes=rest["raw_boxes"], raw_scores=rest["raw_scores"])
+        return raw
+    (name,) = values[graph.outputs[1]].inputs
+    if values[name].region is not Region.BODY:
+        return raw
+    boxes, scores = (tuple(each for each in names if each != name) for names in (raw.boxes, raw.scores))
+    return RawNames(boxes, scores, prototypes=name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from qexport.detections.layout import EXTRAS, HeadLayout
 from qexport.errors import InputError
 from qexport.tasks import SCORING
 
@@ -63,6 +64,19 @@ class UltralyticsMetadata:
     imgsz: tuple[int, int]
     end2end: bool
     kpt_shape: tuple[int, int]
+
+    def layout(self, imgsz: tuple[int, int]) -> HeadLayout:
+        """What the model's output means at a size."""
+        detector = "end2end" if self.end2end else "one2many"
+        return HeadLayout(
+            strides=(),
+            imgsz=imgsz,
+            classes=len(self.names),
+            end2end=self.end2end,
+            extras=EXTRAS.get(self.task, ""),
+            shape=self.kpt_shape,
+            head="classifier" if self.task == "classify" else detector,
+        )
 
 
 def read_file(path: Path) -> OnnxFile:

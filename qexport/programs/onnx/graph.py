@@ -1,12 +1,11 @@
-"""A float graph that came as an ONNX file: run, watched and simulated by ONNX Runtime."""
+"""A float graph that came as an ONNX file: run and watched by ONNX Runtime."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,27 +15,24 @@ from onnx import version_converter
 from torch import Tensor
 
 from qexport.errors import ConversionError
-from qexport.lowering.onnx.write import write_onnx
+from qexport.programs.graph import See, check_replacement
 from qexport.programs.onnx.normal_form import OPEN
-from qexport.programs.onnx.session import OPSET, OnnxRunner, session_options
+from qexport.programs.onnx.session import session_options
 from qexport.programs.onnx.values import MAC_OPERATORS
-
-if TYPE_CHECKING:
-    from qexport.planning.plan import QuantPlan
-    from qexport.programs.graph import FloatGraph
-    from qexport.programs.program import Program
 
 AT_ONCE = 2**25
 """Elements of watched values that are in memory together, 128 MiB."""
 
 
 class OnnxGraph:
-    """A `FileGraph`: an ONNX model in its normal form (`onnx_normal`).
+    """A `Graph` of ONNX operators in its normal form (`normal_form`).
 
     Attributes:
-        names: see `FileGraph`.
+        names: see `Graph`.
         opset: operator set that it is in.
     """
+
+    instrumentable = False
 
     def __init__(self, model: ir.Model, names: Mapping[str, tuple[str, ...]]) -> None:
         self.names = names
@@ -49,21 +45,33 @@ class OnnxGraph:
         return tuple(output.name for output in self.proto.graph.output)
 
     @property
-    def fingerprinted(self) -> bytes:
+    def content(self) -> bytes:
         """What identifies structure and weights."""
         content: bytes = self.proto.SerializeToString(deterministic=True)
         return content
+
+    def fingerprint(self) -> str:
+        """See `Graph`."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @cached_property
     def _weights(self) -> dict[str, np.ndarray]:
         return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self.proto.graph.initializer}
 
-    def get_parameter(self, target: str) -> Tensor:
-        """Return a constant by name."""
-        return torch.from_numpy(self._weights[target].copy())
+    def parameter(self, path: str, /) -> Tensor:
+        """See `Graph`."""
+        return torch.from_numpy(self._weights[path].copy())
+
+    def with_parameters(self, changed: Mapping[str, Tensor], /) -> OnnxGraph:
+        """See `Graph`; a file cannot share its weights, so that those that stay are copied."""
+        model = ir.serde.deserialize_model(self.proto)
+        for path, tensor in changed.items():
+            check_replacement(path, self.parameter(path), tensor)
+            model.graph.initializers[path].const_value = ir.tensor(tensor.detach().numpy(), name=path)
+        return OnnxGraph(model, self.names)
 
     def constants(self) -> Iterator[tuple[str, np.ndarray]]:
-        """See `FileGraph`."""
+        """See `Graph`."""
         for node in self.proto.graph.node:
             arrays = (self._weights[name] for name in node.input if name in self._weights)
             yield from ((node.output[0], array) for array in arrays if array.dtype == np.float32)
@@ -103,26 +111,32 @@ class OnnxGraph:
         found = {name: (array.shape, array.dtype) for name, array in zip(names, arrays, strict=True)}
         return {self.input: (blank.shape, blank.dtype), **found}
 
-    def computed(self, images: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """See `FileGraph`."""
-        made = [name for name in names if name != self.input]
-        if len(made) < len(names):
-            yield self.input, images
+    def watched(self, names: Collection[str], see: See, /) -> Callable[[Tensor], object]:
+        """See `Graph`."""
+        groups = list(self._groups([name for name in names if name != self.input]))
+
+        def run(images: Tensor) -> None:
+            if self.input in names:
+                see(self.input, images)
+            for group in groups:
+                for name, array in zip(group, self._watched.run(group, {self.input: _given(images)}), strict=True):
+                    see(name, torch.from_numpy(array))
+
+        return run
+
+    def _groups(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Values that are in memory together, `AT_ONCE` elements at most."""
         group: list[str] = []
         held = 0
-        for name in made:
+        for name in names:
             size = int(np.prod(self.shapes[name][0]))
             if group and held + size > AT_ONCE:
-                yield from self._tensors(images, group)
+                yield group
                 group, held = [], 0
             group.append(name)
             held += size
         if group:
-            yield from self._tensors(images, group)
-
-    def _tensors(self, images: Tensor, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-        arrays = self._watched.run(names, {self.input: _given(images)})
-        yield from ((name, torch.from_numpy(array)) for name, array in zip(names, arrays, strict=True))
+            yield group
 
     def exported(self, opset: int) -> ir.Model:
         """Return a copy in an operator set that is at least `opset`.
@@ -157,26 +171,6 @@ class OnnxGraph:
                     output.shape = ir.Shape(shape)
                 elif node.op_type in MAC_OPERATORS:
                     output.shape = ir.Shape([OPEN, *shape[1:]])
-
-    def simulated(self, program: Program, plan: QuantPlan) -> FloatGraph:
-        """See `FileGraph`: Q/DQ pairs computed as they stand, in float."""
-        return _Simulated(self, program, plan)
-
-
-class _Simulated:
-    """A quantised graph in ONNX Runtime with fusion off."""
-
-    def __init__(self, graph: OnnxGraph, program: Program, plan: QuantPlan) -> None:
-        self.get_parameter = graph.get_parameter
-        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-            path = Path(scratch) / "simulated.onnx"
-            write_onnx(program, plan, {}, path, OPSET, half=False)
-            self._runner = OnnxRunner(path, threads=1, fused=False)
-
-    def __call__(self, images: Tensor) -> Any:
-        """Run once."""
-        made = tuple(torch.from_numpy(output) for output in self._runner.outputs(_given(images)))
-        return made[0] if len(made) == 1 else made
 
 
 def _given(images: Tensor) -> np.ndarray:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.errors import ConversionError, MissingExtraError
-
-if TYPE_CHECKING:
-    pass
-
+from qexport.errors import ConversionError
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -29,21 +24,9 @@ class OnnxRunner:
         self._session = session(path, threads, fused=fused)
         self._input = self._session.get_inputs()[0].name
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one batch."""
-        return self.outputs(batch)[0]
-
-    def outputs(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Run one batch and return every output, the detections first."""
-        found: list[NDArray[np.float32]] = self._session.run(None, {self._input: batch})
-        return found
-
-
-def check_packages(name: str, packages: tuple[str, ...]) -> None:
-    """Raise `MissingExtraError` where a package of a format is not installed."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise MissingExtraError(f"format {name} needs {', '.join(missing)}", f"pip install 'qexport[{name}]'")
+        return tuple(self._session.run(None, {self._input: batch}))
 
 
 def session_options(threads: int, fused: bool = True) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from qexport.programs.onnx.normal_form import array_of
-from qexport.programs.program import INPUT, Value
+from qexport.programs.program import INPUT, Region, Value, multiply_accumulates
 
 SIMPLE = {
     "Sigmoid": "sigmoid",
@@ -35,6 +34,8 @@ SIMPLE = {
     "ConvTranspose": "conv_transpose_of_values",
 }
 """ONNX operator → the plan's word; others keep their names in lower case."""
+MAC_OPERATORS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "MatMul": "matmul", "Gemm": "linear"}
+"""ONNX operator → what its multiply-accumulates are counted as."""
 KINDS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "linear"}
 FLOAT = np.dtype(np.float32)
 
@@ -47,7 +48,7 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
     Args:
         shapes: shape and type of each tensor, as they were when the graph ran.
     """
-    values = {INPUT: Value(INPUT, "input", (), "", shapes[INPUT][0], "body", 0)}
+    values = {INPUT: Value(INPUT, "input", (), "", shapes[INPUT][0], Region.BODY, 0)}
     for node in model.graph:
         for output in node.outputs:
             name = str(output.name)
@@ -58,8 +59,8 @@ def values_of(model: ir.Model, shapes: Shapes) -> dict[str, Value]:
             operation = operation_of(node) if kind == FLOAT else f"{node.op_type.lower()}_{kind}"
             weight = str(node.inputs[1].name) if operation in KINDS.values() and node.inputs[1] is not None else ""
             added = node.inputs[2] if weight and len(node.inputs) > 2 else None
-            region, bias = "body" if kind == FLOAT else "shape", str(added.name) if added is not None else ""
-            macs = _macs(node, operation, shape, shapes)
+            region, bias = Region.BODY if kind == FLOAT else Region.SHAPE, str(added.name) if added is not None else ""
+            macs = _macs(node, shape, shapes)
             joined = operation == "cat" and any(v is not None and v.name not in values for v in node.inputs)
             values[name] = Value(name, operation, tuple(inputs), weight, shape, region, macs, bias, joined)
     return values
@@ -107,23 +108,18 @@ SPECIAL: Mapping[str, Callable[[ir.Node], str]] = {
 }
 
 
-def _macs(node: ir.Node, operation: str, shape: tuple[int, ...], shapes: Shapes) -> int:
-    """Multiply-accumulates, counted as `onnx_read` counts them in the file."""
-    first = shapes.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] is not None else None
-    if node.op_type in ("Conv", "ConvTranspose"):
-        weight = node.inputs[1]
-        assert weight is not None
-        stored = array_of(weight)
-        kernel = stored.shape if stored is not None else shapes[str(weight.name)][0]
-        elements = math.prod(first[0] if node.op_type == "ConvTranspose" and first else shape)
-        return elements * math.prod(kernel[1:])
-    if node.op_type in ("MatMul", "Gemm"):
-        left = first[0] if first else (node.inputs[0].shape or (1,) if node.inputs[0] is not None else (1,))
-        return math.prod(shape) * int(left[-1])  # type: ignore[arg-type]
-    return 0
+def _macs(node: ir.Node, shape: tuple[int, ...], shapes: Shapes) -> int:
+    if node.op_type not in MAC_OPERATORS:
+        return 0
+    given, kernel = (_shape_of(value, shapes) for value in node.inputs[:2])
+    return multiply_accumulates(MAC_OPERATORS[node.op_type], shape, given, kernel)
 
 
-MAC_OPERATORS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+def _shape_of(value: ir.Value | None, shapes: Shapes) -> tuple[int, ...]:
+    array = array_of(value)
+    if array is not None:
+        return tuple(array.shape)
+    return shapes[str(value.name)][0] if value is not None else ()
 
 
 MOVERS = {

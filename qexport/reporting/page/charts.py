@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -12,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from qexport.measurement.evidence.parts import Layer
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.svg import ASKED, FLOAT, INK, LINE, MUTED, PAPER, SOFT, axes_in, drawing, svg_of, themed
-from qexport.reporting.page.typeset import form_of, typeset
+from qexport.reporting.page.typeset import form_of, lookup, typeset
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 """One for each format, in the order of the report."""
@@ -30,7 +30,7 @@ def scatter(entries: Sequence[Entry], metric: str) -> Markup | None:
 
     The bar on a filled point is the paired interval of its difference from FP32.
     """
-    shown = [each for each in entries if each.part("accuracy") and each.part("latency_ms")]
+    shown = [each for each in entries if lookup(each.data, "accuracy.map") is not None and each.data.latency_ms]
     if len(shown) < 2:
         return None
     figure = drawing(360, 270)
@@ -51,12 +51,12 @@ def scatter(entries: Sequence[Entry], metric: str) -> Markup | None:
 
 def x_of(entry: Entry) -> float:
     """Where a point stands: milliseconds."""
-    return float(entry.data["latency_ms"]["p50"])
+    return float(lookup(entry.data, "latency_ms.p50"))
 
 
 def y_of(entry: Entry) -> float:
     """How high a point stands: mAP, or a classifier's accuracy."""
-    return float(entry.data["accuracy"]["map"])
+    return float(lookup(entry.data, "accuracy.map"))
 
 
 def _format_points(axes: Axes, pair: Sequence[Entry], marker: str) -> None:
@@ -64,7 +64,7 @@ def _format_points(axes: Axes, pair: Sequence[Entry], marker: str) -> None:
     for each in pair:
         colour = ASKED if each.kind == "asked" else FLOAT
         face = colour if each.kind == "asked" else PAPER
-        drop, reach = each.data["accuracy"].get("drop_interval"), each.data["accuracy"].get("map_float")
+        drop, reach = each.scored("drop_interval"), each.scored("map_float")
         if drop and reach is not None:
             axes.vlines(x_of(each), reach - drop[1], reach - drop[0], color=SOFT, lw=2, zorder=2, clip_on=False)
         gid = each.at.replace(".", "-")
@@ -75,8 +75,7 @@ def _point_card(entry: Entry) -> dict[str, str]:
     """Hover card of a point: the same figures as in the table."""
     lines = [entry.title]
     for path, name in (("accuracy.map", ""), ("latency_ms.p50", " ms p50"), ("latency_ms.p95", " ms p95")):
-        group, key = path.split(".")
-        lines.append(typeset(entry.data[group].get(key), form_of(path)) + name)
+        lines.append(typeset(lookup(entry.data, path), form_of(path)) + name)
     lines += [entry.origin] if entry.origin else []
     noted = [w.text for kind in ("accuracy", "latency") for w in entry.warnings[kind]]
     text = "\n".join([*lines, *(f"⚠ {each}" for each in noted)])
@@ -100,10 +99,10 @@ def _name_points(axes: Axes, entries: Sequence[Entry]) -> None:
 @themed
 def confidence(entry: Entry) -> Markup | None:
     """How far scores moved: INT8 − FP32 of detections that pair up."""
-    found = entry.scored("confidence")
-    if not found or not found.get("counts"):
+    found = entry.data.accuracy.confidence if entry.data.accuracy else None
+    if found is None or not found.counts:
         return None
-    edges, counts = np.asarray(found["bins"], float), np.asarray(found["counts"], float)
+    edges, counts = np.asarray(found.bins, float), np.asarray(found.counts, float)
     figure = drawing(360, 200)
     axes = axes_in(figure, 34, 36, 8, 10)
     marks: dict[str, Mapping[str, str]] = {}
@@ -130,19 +129,19 @@ def _around(edges: NDArray[np.floating], counts: NDArray[np.floating]) -> tuple[
 @themed
 def waterfall(entry: Entry) -> Markup | None:
     """Signal to quantisation noise of every value in order of computation; values left float are pale."""
-    layers = entry.part("layers") or ()
+    layers = entry.data.layers or ()
     levels = np.array([_level(layer) for layer in layers])
     if not levels.any():
         return None
     figure = drawing(860, 220)
     axes = axes_in(figure, 26, 36, 4, 22)
     places = np.arange(len(levels) + 1) - 0.5
-    floating = np.array([str(layer.get("dtype", "")).startswith("float") for layer in layers])
+    floating = np.array([layer.dtype.startswith("float") for layer in layers])
     axes.stairs(np.where(floating, 0, levels), places, fill=True, color=ASKED, lw=0)
     axes.stairs(np.where(floating, levels, 0), places, fill=True, color=SOFT, lw=0)
     axes.set_xlim(places[0], places[-1])
     axes.set_ylim(min(0.0, float(levels.min())), min(MAX_DB, float(levels.max())) * 1.03)
-    starts = module_starts([str(layer["name"]) for layer in layers])
+    starts = module_starts([layer.name for layer in layers])
     axes.set_xticks(list(starts), list(starts.values()))
     axes.set_xlabel("module, in order of computation", loc="right")
     axes.set_title("dB", loc="left", fontsize=10, color=MUTED, pad=8)
@@ -153,9 +152,8 @@ def waterfall(entry: Entry) -> Markup | None:
     return svg_of(figure, f"waterfall-{entry.number}", label, marks)
 
 
-def _level(layer: Mapping[str, Any]) -> float:
-    found = layer.get("sqnr_db")
-    return 0.0 if found is None else float(found)
+def _level(layer: Layer) -> float:
+    return 0.0 if layer.sqnr_db is None else layer.sqnr_db
 
 
 def module_starts(names: Sequence[str], most: int = 24) -> dict[int, str]:
@@ -176,20 +174,20 @@ def activations(entry: Entry, index: int) -> Markup | None:
 
     Heights are logarithms: the tails that decide a range are a millionth of the bulk.
     """
-    found = entry.data["histograms"][index]
-    edges, counts = np.asarray(found["edges"], float), np.asarray(found["counts"], float)
+    found = (entry.data.histograms or ())[index]
+    edges, counts = np.asarray(found.edges, float), np.asarray(found.counts, float)
     if not counts.any():
         return None
     heights = np.log10(1 + counts)
     middles = (edges[:-1] + edges[1:]) / 2
-    inside = (middles >= found["low"]) & (middles <= found["high"])
+    inside = (middles >= found.low) & (middles <= found.high)
     figure = drawing(220, 112)
     axes = axes_in(figure, 4, 20, 4, 6)
     axes.stairs(np.where(inside, heights, 0), edges, fill=True, color=ASKED, lw=0)
     axes.stairs(np.where(inside, 0, heights), edges, fill=True, color=FLOAT, lw=0)
-    for bound in (found["low"], found["high"]):
+    for bound in (found.low, found.high):
         axes.axvline(bound, color=INK, lw=1)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    label = f"Histogram of {found['name']} with the range that was chosen"
+    label = f"Histogram of {found.name} with the range that was chosen"
     return svg_of(figure, f"values-{entry.number}-{index}", label)

@@ -1,32 +1,32 @@
-"""What the page shows, arranged from report.json: entries with names, warnings with what they are about."""
+"""What the page shows, arranged from the report: entries with names, warnings with what they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
 from typing import Any
 
-from qexport.reporting.honesty import ABOUT, Warned, about, collected
+from qexport.backends.registry import display_name
+from qexport.reporting.names import precision_name
 from qexport.reporting.page.typeset import form_of, lookup, typeset
 from qexport.reporting.provenance import scored_images, stand_in
+from qexport.reporting.report import (
+    ACCURACY,
+    ARTIFACT,
+    LATENCY,
+    ArtifactReport,
+    ClassAccuracy,
+    Outcome,
+    Report,
+)
+from qexport.reporting.warning_list import ListedWarning, list_warnings
+from qexport.tasks import SCORING
 
-FORMATS = {
-    "tflite": "TFLite",
-    "onnx": "ONNX",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "edgetpu": "Edge TPU",
-}
-TASKS = {
-    "detect": "object detection",
-    "segment": "instance segmentation",
-    "pose": "pose estimation",
-    "obb": "oriented boxes",
-    "classify": "classification",
-}
-ClassRow = tuple[int, Mapping[str, Any], float | None]
-"""Place of a class in the report, its dictionary, and its drop: FP32 minus what was asked for."""
+BESIDE = (ACCURACY, LATENCY, ARTIFACT)
+"""What warnings are about that stand beside something on the page; those of the run stand above."""
+UNKNOWN_TASK = "outputs of unknown meaning"
+ClassRow = tuple[int, ClassAccuracy, float | None]
+"""Place of a class in the report, its figures, and its drop: FP32 minus what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,56 +36,56 @@ class Entry:
     Attributes:
         at: its path in the report, such as `artifacts.0`.
         reference: that of the FP32 artifact of the same runtime, "" for none.
-        data: its dictionary.
+        data: its figures.
         title: format and precision, such as "ONNX INT8".
-        warnings: kind of figure, "accuracy", "latency" or "artifact" → warnings beside figures of that kind.
+        warnings: "accuracy", "latency" or "artifact" → the warnings beside what is about that.
         names: the model's classes, in their order; empty in reports of earlier versions.
     """
 
     at: str
     reference: str
-    data: Mapping[str, Any]
+    data: ArtifactReport
     title: str
-    warnings: Mapping[str, tuple[Warned, ...]]
+    warnings: Mapping[str, tuple[ListedWarning, ...]]
     names: Sequence[str] = ()
 
     @property
     def kind(self) -> str:
         """Class of its colour: what is compared with is "float"."""
-        return "float" if self.data["precision"] == "fp32" else "asked"
+        return "float" if self.data.precision == "fp32" else "asked"
 
     @property
     def precision(self) -> str:
         """The precision's name as people write it."""
-        return precision_name(self.data["precision"])
+        return precision_name(self.data.precision)
 
     @property
     def format(self) -> str:
         """The format's name as people write it."""
-        return format_name(self.data)
+        return artifact_format(self.data)
 
     def part(self, name: str) -> Any:
         """A part of it that may be missing: what is empty counts as missing."""
-        return self.data.get(name) or None
+        return getattr(self.data, name) or None
 
     @property
     def classes(self) -> list[ClassRow]:
         """Rows of the per-class table, the greatest loss first; none without FP32 to compare with."""
         rows: list[ClassRow] = []
         for i, row in enumerate(self.scored("per_class") or ()):
-            known = row.get("map") is not None and row.get("map_float") is not None
-            rows.append((i, row, row["map_float"] - row["map"] if known else None))
+            known = row.map is not None and row.map_float is not None
+            rows.append((i, row, row.map_float - row.map if known else None))
         compared = any(drop is not None for _, _, drop in rows)
         return sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0.0))) if compared else []
 
     @property
     def class_names(self) -> dict[int, str]:
         """Names of the model's classes, at least of those that occur in the labels."""
-        return {**dict(enumerate(self.names)), **{row["class"]: row["name"] for row in self.scored("per_class") or ()}}
+        return {**dict(enumerate(self.names)), **{row.number: row.name for row in self.scored("per_class") or ()}}
 
     def scored(self, name: str) -> Any:
         """A part of its accuracy."""
-        return (self.part("accuracy") or {}).get(name) or None
+        return getattr(self.data.accuracy, name, None) or None
 
     @property
     def origin(self) -> str:
@@ -99,31 +99,22 @@ class Entry:
         return int(self.at.rpartition(".")[2])
 
 
-def format_name(artifact: Mapping[str, Any]) -> str:
-    """Name of a format; an engine is named as one."""
-    name = FORMATS.get(artifact["format"], artifact["format"])
-    return f"{name} engine" if artifact.get("engine") else name
+def artifact_format(artifact: ArtifactReport) -> str:
+    """Name of an artifact's format; an engine is named as one."""
+    name = display_name(artifact.format)
+    return f"{name} engine" if artifact.engine else name
 
 
-def precision_name(precision: str) -> str:
-    """`int8-full` → INT8 full."""
-    first, *rest = precision.split("-")
-    return " ".join([first.upper(), *rest])
-
-
-def entries_of(report: Mapping[str, Any]) -> tuple[Entry, ...]:
+def entries_of(report: Report) -> tuple[Entry, ...]:
     """All artifacts, in the order of the report."""
-    artifacts = report["artifacts"]
-    floats = {each["format"]: f"artifacts.{i}" for i, each in enumerate(artifacts) if each["precision"] == "fp32"}
-    numbered = {each.text: each for each in warnings_of(report)}
+    artifacts = report.artifacts
+    floats = {each.format: f"artifacts.{i}" for i, each in enumerate(artifacts) if each.precision == "fp32"}
+    listed = {each.text: each for each in warnings_of(report)}
     made = []
     for i, each in enumerate(artifacts):
-        title = title_of(each)
-        own = [numbered[text] for text in each.get("warnings") or ()]
-        kinds = {kind: tuple(w for w in own if about(w.text) == kind) for kind in (*ABOUT, "artifact")}
-        reference = floats.get(each["format"], "") if each["precision"] != "fp32" else ""
-        names = report["model"].get("names") or ()
-        made.append(Entry(f"artifacts.{i}", reference, each, title, kinds, names))
+        kinds = {about: tuple(listed[warning.text] for warning in each.warned(about)) for about in BESIDE}
+        reference = floats.get(each.format, "") if each.precision != "fp32" else ""
+        made.append(Entry(f"artifacts.{i}", reference, each, title_of(each), kinds, report.model.names))
     return tuple(made)
 
 
@@ -132,14 +123,19 @@ def having(entries: Sequence[Entry], *names: str) -> list[Entry]:
     return [each for each in entries if lookup(each.data, ".".join(names))]
 
 
-def title_of(artifact: Mapping[str, Any]) -> str:
+def title_of(artifact: ArtifactReport) -> str:
     """Format and precision."""
-    return f"{format_name(artifact)} {precision_name(artifact['precision'])}"
+    return f"{artifact_format(artifact)} {precision_name(artifact.precision)}"
 
 
-def warnings_of(report: Mapping[str, Any]) -> tuple[Warned, ...]:
+def warnings_of(report: Report) -> tuple[ListedWarning, ...]:
     """Every warning once, numbered: those of the run, then those of artifacts with all that they are about."""
-    return collected(report.get("warnings") or (), report["artifacts"], title_of)
+    return list_warnings(report, title_of)
+
+
+def of_figures(warnings: Sequence[ListedWarning]) -> list[ListedWarning]:
+    """Those that concern accuracy or latency, whosever it is."""
+    return [each for each in warnings if each.warning.about in (ACCURACY, LATENCY)]
 
 
 def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -150,11 +146,6 @@ def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 def widest(rows: Sequence[ClassRow]) -> float:
     """The greatest drop of a per-class table, whichever its sign: the length of a whole bar."""
     return max((abs(drop) for _, _, drop in rows if drop is not None), default=0.0)
-
-
-def file_name(path: str) -> str:
-    """The last part of a path, of whichever system."""
-    return PureWindowsPath(path).name
 
 
 def headline(asked: Sequence[Entry]) -> str:
@@ -184,16 +175,21 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def subject(report: Mapping[str, Any]) -> str:
+def subject(report: Report) -> str:
     """What the figures are of, in short."""
-    model = report["model"]
-    parts = [TASKS.get(model["task"], model["task"]), f"{model['head']} head", " × ".join(map(str, model["imgsz"]))]
-    for group, words in (("calibration", "calibrated on {} images"), ("evaluation", "scored on {} images")):
-        if report.get(group) and (group != "evaluation" or scored_images(report)):
-            parts.append(words.format(typeset(report[group]["images"], form_of(f"{group}.images"))))
-    return " · ".join([parts[0].capitalize(), *parts[1:]])
+    model = report.model
+    parts = [task_name(model.task), f"{model.head} head", " × ".join(map(str, model.imgsz))]
+    for group, images in (("calibrated", report.calibration), ("scored", report.evaluation)):
+        if images and (group == "calibrated" or scored_images(report)):
+            parts.append(f"{group} on {typeset(images.images, form_of('images'))} images")
+    return " · ".join([parts[0][:1].upper() + parts[0][1:], *parts[1:]])
 
 
-def failing(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def task_name(task: str | None) -> str:
+    """What a task is called."""
+    return SCORING[task].title if task in SCORING else task or UNKNOWN_TASK
+
+
+def failing(report: Report) -> list[Outcome]:
     """Rules of the gate that do not hold."""
-    return [rule for rule in (report.get("gate") or {}).get("rules") or () if not rule["passed"]]
+    return [rule for rule in report.gate.rules if not rule.passed] if report.gate else []

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
 
+from qexport.measurement.evidence import parts as evidence
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.typeset import form_of, typeset
 
@@ -42,13 +42,13 @@ class Label:
 
 @dataclass(frozen=True)
 class Shot:
-    """One image of one artifact's gallery: the report's dictionary, the number of its thumbnail, names of classes."""
+    """One image of one artifact's gallery: what was found in it, the number of its thumbnail, names of classes."""
 
-    data: Mapping[str, Any]
+    data: evidence.Picture
     picture: int | None
     names: Mapping[int, str]
 
-    def name(self, box: Mapping[str, Any]) -> str:
+    def name(self, box: evidence.Box) -> str:
         """Class and score of a box."""
         name = self.names.get(box["class"], f"class {box['class']}")
         return f"{name} {typeset(box['score'], form_of('score'))}"
@@ -58,37 +58,41 @@ class Shot:
         made: dict[str, list[Label]] = {}
         taken: list[Label] = []
         for kind in ("lost", "gained"):
-            for each in self.data[kind]:
-                label = place(self.name(each), each["box"], self.data["width"], self.label_size, taken)
+            for each in self.boxes(kind):
+                label = place(self.name(each), each["box"], self.data.width, self.label_size, taken)
                 made.setdefault(kind, []).append(label)
         return made
 
     @property
     def label_size(self) -> float:
         """Height of names, in pixels of the image."""
-        return round(LABEL_SIZE * float(max(self.data["width"], self.data["height"] * 4 / 3)), 2)
+        return round(LABEL_SIZE * float(max(self.data.width, self.data.height * 4 / 3)), 2)
 
     @property
     def joint_size(self) -> float:
         """Radius of a keypoint, in pixels of the image."""
         return round(self.label_size / 8, 1)
 
+    def boxes(self, kind: str) -> tuple[evidence.Box, ...]:
+        """The boxes that were "kept", "lost" or "gained"."""
+        return {"kept": self.data.kept, "lost": self.data.lost, "gained": self.data.gained}[kind]
+
     def count(self, kind: str) -> int:
-        """How many boxes were kept, lost or gained."""
-        return len(self.data.get(kind) or ())
+        """How many boxes those are."""
+        return len(self.boxes(kind))
 
 
-def outlines(box: Mapping[str, Any]) -> list[str]:
+def outlines(box: evidence.Box) -> list[str]:
     """Points of the polygons of a mask or a turned box, as SVG wants them; none of an upright box."""
     return [" ".join(map(_plain, polygon)) for polygon in box.get("outline") or ()]
 
 
-def joints(box: Mapping[str, Any]) -> list[tuple[str, str]]:
+def joints(box: evidence.Box) -> list[tuple[str, str]]:
     """X and y of a pose's keypoints that can be seen."""
     return [(_plain(x), _plain(y)) for x, y, seen in box.get("points") or () if seen >= MIN_SEEN]
 
 
-def bones(box: Mapping[str, Any]) -> str:
+def bones(box: evidence.Box) -> str:
     """The lines between a person's keypoints that can be seen, as an SVG path; "" of other things."""
     points = box.get("points") or ()
     if len(points) != PERSON_POINTS:
@@ -124,7 +128,7 @@ def make_gallery(entries: Sequence[Entry], most: int = MAX_BYTES) -> Gallery:
     numbers: dict[Picture, int] = {}
     shots: dict[str, list[Shot]] = {each.at: [] for each in entries}
     used = 0
-    for row in zip_longest(*(each.part("gallery") or () for each in entries)):
+    for row in zip_longest(*(each.data.gallery or () for each in entries)):
         for entry, image in zip(entries, row, strict=True):
             if image is None:
                 continue
@@ -165,7 +169,7 @@ def _overlap(a: Label, b: Label, size: float) -> bool:
     return a_left < b_right and b_left < a_right and abs(a.y - b.y) < 0.95 * size
 
 
-def picture_of(image: Mapping[str, Any]) -> Picture | None:
+def picture_of(image: evidence.Picture) -> Picture | None:
     """The thumbnail, None where there is none or where it is something else than a picture."""
-    uri = image.get("thumbnail") or ""
-    return Picture(uri, image["width"], image["height"]) if PICTURE.fullmatch(uri) else None
+    uri = image.thumbnail
+    return Picture(uri, image.width, image.height) if PICTURE.fullmatch(uri) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -10,22 +9,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
-
-OPTIONAL = {"gate": None, "baseline": None, "calibration": None, "evaluation": None, "failures": (), "warnings": ()}
-"""What a report may lack, or an earlier schema does not have: then the page lacks it, too."""
+from qexport.reporting.report import Report, file_name
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The page, one HTML document that loads nothing.
-
-    Args:
-        report: a parsed report.json, see `qexport.reporting.load.read_report`.
-    """
+def render(report: Report) -> str:
+    """The page, one HTML document that loads nothing."""
     entries = content.entries_of(report)
     asked = content.asked_of(entries)
-    metrics = (report.get("evaluation") or {}).get("metrics") or ["mAP50-95", "mAP50"]
     environment = Environment(
         loader=PackageLoader("qexport.reporting.page"),
         autoescape=True,
@@ -39,15 +32,17 @@ def render(report: Mapping[str, Any]) -> str:
         "lookup": partial(lookup, report),
         "charts": charts,
         "content": content,
+        "file_name": file_name,
+        "format_name": display_name,
         "drawn": gallery,
         "style": asset("page.css"),
         "script": asset("page.js"),
     }
     return environment.get_template("page.html").render(
-        report={**OPTIONAL, **report},
+        report=report,
         entries=entries,
         asked=asked,
-        metrics=metrics,
+        metrics=report.metrics,
         precision=asked[0].precision if asked else "",
         headline=content.headline(asked),
         subject=content.subject(report),
@@ -59,7 +54,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
 
 
-def figure(report: Mapping[str, Any], path: str) -> Markup:
+def figure(report: Report, path: str) -> Markup:
     """A figure of the report as an element that says where it comes from; a dash where it was not measured."""
     value = lookup(report, path)
     if value is None:

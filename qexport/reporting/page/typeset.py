@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 NOTHING = "–"
@@ -69,6 +70,8 @@ FORMS: Mapping[str, Form] = {
     "low": Form("#.3g"),
     "high": Form("#.3g"),
     "score": Form(".2f"),
+    "before": Form(".4g"),
+    "after": Form(".4g"),
     "seconds": Form(".1f"),
     "threads": COUNT,
     "cores": COUNT,
@@ -105,13 +108,15 @@ def typeset(value: Any, form: Form) -> str:
 
 
 def lookup(report: Any, path: str) -> Any:
-    """What is at a dotted path; None where a step of it is missing or null."""
+    """What is at a dotted path of the report; None where a step of it is missing, or where the figure is no number."""
     found = report
     for part in path.split("."):
-        if isinstance(found, Mapping):
+        if is_dataclass(found):
+            found = getattr(found, part, None)
+        elif isinstance(found, Mapping):
             found = found.get(part)
-        elif isinstance(found, list) and part.isdigit() and int(part) < len(found):
+        elif isinstance(found, list | tuple) and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         else:
             return None
-    return found
+    return None if isinstance(found, float) and not math.isfinite(found) else found

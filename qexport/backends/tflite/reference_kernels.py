@@ -7,12 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends.protocol import Runner
+from qexport.backends.tflite.backend import interpreter, layer_output, runner_of
+from qexport.backends.tflite.file import first_integer_layer, read_metadata
 from qexport.errors import MissingExtraError
+
+
+def reference_runner(path: Path) -> Runner:
+    """What runs a file of qexport on the reference kernels.
+
+    Raises:
+        MissingExtraError: TensorFlow is not installed.
+    """
+    return runner_of(reference_interpreter(path), read_metadata(path))
+
+
+def first_layer_steps(path: Path, batch: NDArray[np.float32], threads: int) -> tuple[str, int]:
+    """Run a file up to its first convolution in integers, on LiteRT and on the reference kernels.
+
+    Args:
+        batch: (1, channels, height, width) in 0..1.
+
+    Returns:
+        The layer's name, "" where there is none, and by how many steps the two sides' integers differ at most.
+    """
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        cut = Path(scratch) / "first.tflite"
+        name = first_integer_layer(path, cut)
+        if not name:
+            return "", 0
+        one, other = (layer_output(load, batch) for load in (interpreter(cut, threads), reference_interpreter(cut)))
+    return name, int(np.abs(one.astype(np.int64) - other.astype(np.int64)).max())
 
 
 def reference_interpreter(path: Path) -> Any:

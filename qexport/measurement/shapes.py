@@ -39,7 +39,7 @@ def shapes_in(
     Args:
         prediction: `conf`, and `masks` (n, height, width) of the input or `keypoints` (n, keypoints, 2 or 3) in its
             pixels.
-        batch, index: as for `qexport.detections.found.found_in`.
+        batch, index: as for `qexport.measurement.image_detections.found_in`.
         least: detections that are less confident have none: they are not drawn.
     """
     confident = (prediction["conf"] >= least).tolist()

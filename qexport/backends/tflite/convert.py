@@ -1,0 +1,66 @@
+"""litert-torch's converter, and silence around it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qexport.compat.patches import LITERT_PROGRESS, TENSORFLOW_NOTES, set_variables
+from qexport.errors import ConversionError
+
+
+def convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], None]) -> Any:
+    """Return litert-torch's model of a graph, which `export` writes.
+
+    Args:
+        graph: of ATen operators; it may be changed.
+        example: what goes in, (batch, channels, height, width) or with its channels last.
+        quantised: the graph has Q/DQ pairs that become integer kernels.
+        warn: takes what the report has to say.
+
+    Raises:
+        ConversionError: the converter refuses the graph.
+    """
+    import litert_torch
+    import torch
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    from qexport.backends.tflite.decompositions import is_tested, local_decompositions
+    from qexport.backends.tflite.direct_export import direct_export
+
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    quantisation = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config)) if quantised else None
+    try:
+        with torch.no_grad():
+            if is_tested():
+                try:
+                    with local_decompositions(), direct_export():
+                        return litert_torch.convert(graph, (example,), quant_config=quantisation)
+                except Exception as error:  # whatever passes raise: the converter's own way decides
+                    first = next(iter(str(error).splitlines()), "")
+                    warn(
+                        f"converted the slow way, because the quick one failed ({type(error).__name__}: {first[:120]})"
+                    )
+            return litert_torch.convert(graph, (example,), quant_config=quantisation)
+    except Exception as error:  # the converter raises whatever its passes do
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(f"litert-torch cannot convert this model ({first})", "report the model") from error
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep the converter's and the interpreter's own progress lines away from ours."""
+    set_variables(LITERT_PROGRESS, TENSORFLOW_NOTES)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,25 @@
+"""The format TFLite."""
+
+from __future__ import annotations
+
+from qexport.backends.info import BackendInfo, Option
+from qexport.planning.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER
+from qexport.system.machine import ANY
+
+IO = Option("io", str, "int8", "type of what integer-only files take and give", ("int8", "uint8"))
+
+INFO = BackendInfo(
+    name="tflite",
+    title="TFLite",
+    suffix=".tflite",
+    runtime="LiteRT interpreter, XNNPACK where it has a kernel, built-in kernels elsewhere",
+    precisions=frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16"}),
+    profiles={"int8": {ANY: TFLITE}, "int8-full": {ANY: TFLITE_INTEGER}, "w8a16": {ANY: TFLITE_INT16}},
+    modules=("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "torchao", "flatbuffers"),
+    packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-micro"),
+    install="qexport[tflite]",
+    options=(IO,),
+    family="tflite",
+    offloadable=True,
+    half_scope="weights",
+)

@@ -1,0 +1,113 @@
+"""How a `.tflite` file is written in each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from qexport.backends.tflite.convert import convert, silence
+from qexport.backends.tflite.file import (
+    add_float_input,
+    add_float_outputs,
+    check_integers,
+    convert_io_to_uint8,
+    name_outputs,
+)
+from qexport.backends.tflite.float_operators import restore_float_operators
+from qexport.backends.tflite.graph_fixes import prepare_for_litert
+from qexport.backends.tflite.int16 import quantise_activations_to_int16
+from qexport.backends.tflite.integer_only import raw_program
+from qexport.backends.tflite.weight_compression import compress_weights, kept_layers
+from qexport.planning.plan import QuantPlan
+from qexport.programs.captured_graph import copied
+from qexport.programs.program import INPUT, Program
+from qexport.programs.tags import tag_values
+from qexport.simulation.rewrite import simulated
+
+if TYPE_CHECKING:
+    from qexport.lowering.request import Lowering
+
+LEFT_TO_CONVERTER = frozenset({"conv_transpose"})
+"""Of these the converter makes integers with the plan's own scales; verification compares them."""
+
+
+def write_float(request: Lowering, path: Path) -> None:
+    """FP32 throughout."""
+    _write(request, path, prepared(request.program), _example(request.program))
+
+
+def write_compressed(request: Lowering, path: Path) -> None:
+    """FP32 arithmetic, but weights in FP16 ("fp16") or INT8 ("int8-dynamic")."""
+    write_float(request, path)
+    kept = kept_layers(request.program, request.plan, request.float32)
+    path.write_bytes(compress_weights(path.read_bytes(), request.target.precision, kept))
+
+
+def write_integers(request: Lowering, path: Path) -> None:
+    """INT8 kernels where the plan says so, between float input and outputs."""
+    program, plan = request.program, _plan_of(request)
+    graph = simulated(program, plan, prepared(program), float_weights=LEFT_TO_CONVERTER)
+    _write(request, path, graph, _example(program), quantised=True)
+    restore_float_operators(path, program, plan)
+    add_float_input(path)
+    add_float_outputs(path)
+
+
+def write_integers_only(request: Lowering, path: Path) -> None:
+    """No float anywhere: channels come last, and the file ends at the raw outputs."""
+    program, plan = request.program, _plan_of(request)
+    graph = simulated(program, plan, raw_program(copied(program), program), float_weights=LEFT_TO_CONVERTER)
+    example = _example(program).permute(0, 2, 3, 1).contiguous()
+    _write(request, path, graph, example, quantised=True)
+    check_integers(path, program)
+    name_outputs(path, program.raw.all)
+    if request.options.get("io") == "uint8":
+        convert_io_to_uint8(path)
+
+
+def write_int16(request: Lowering, path: Path) -> None:
+    """INT16 activations with INT8 weights."""
+    write_float(request, path)
+    quantise_activations_to_int16(path, request.program, _plan_of(request))
+
+
+WRITERS: Mapping[str, Callable[[Lowering, Path], None]] = {
+    "fp32": write_float,
+    "fp16": write_compressed,
+    "int8": write_integers,
+    "int8-dynamic": write_compressed,
+    "int8-full": write_integers_only,
+    "w8a16": write_int16,
+}
+"""Precision → what writes it; the metadata come behind it."""
+
+
+def prepared(program: Program) -> GraphModule:
+    """A copy of the program's graph as consumers of the file expect its boxes."""
+    graph = copied(program)
+    unit = dict(graph.named_buffers()).get("decode.unit")
+    if not program.layout.end2end and unit is not None:
+        # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
+        height, width = program.input.imgsz
+        unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
+    return graph
+
+
+def _example(program: Program) -> Tensor:
+    return torch.zeros(program.values[INPUT].shape)
+
+
+def _write(request: Lowering, path: Path, graph: GraphModule, example: Tensor, quantised: bool = False) -> None:
+    tag_values(prepare_for_litert(graph), request.program)
+    with silence():
+        convert(graph, example, quantised, request.warn).export(str(path))
+
+
+def _plan_of(request: Lowering) -> QuantPlan:
+    assert request.plan is not None, f"{request.target.precision} needs a plan"
+    return request.plan

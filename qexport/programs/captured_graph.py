@@ -1,0 +1,171 @@
+"""A graph that `torch.export` captured and `normalise` brought into its form."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from qexport.programs.graph import See, check_replacement
+from qexport.programs.naming import operation_of
+from qexport.programs.program import Program
+
+ARITHMETIC = frozenset({"mul", "add", "sub", "div"})
+"""Operations whose whole numbers are operands; those of others are sizes and axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedGraph:
+    """A `Graph` of PyTorch's operations.
+
+    Attributes:
+        module: not to be changed: `copied` gives one that may be.
+    """
+
+    module: GraphModule
+
+    instrumentable = True
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """See `Graph`: none, because no file has named its values."""
+        return {}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Graph`."""
+        return tuple(f"output{number}" for number in range(len(self.module.graph.output_node().all_input_nodes)))
+
+    def __call__(self, images: Tensor, /) -> Any:
+        """Compute the outputs."""
+        return self.module(images)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return _tensors(self.module)
+
+    def parameter(self, path: str, /) -> Tensor:
+        """See `Graph`."""
+        return self._tensors[path].detach()
+
+    def with_parameters(self, changed: Mapping[str, Tensor], /) -> CapturedGraph:
+        """See `Graph`; what is not changed is shared."""
+        held, module = self._tensors, _sharing_copy(self.module)
+        for path, tensor in changed.items():
+            check_replacement(path, held[path], tensor)
+            for alias in (name for name, each in held.items() if each is held[path]):
+                _put(module, alias, tensor)
+        return CapturedGraph(module)
+
+    def fingerprint(self) -> str:
+        """See `Graph`."""
+        digest = hashlib.sha256(str(self.module.graph).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def constants(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
+        """See `Graph`."""
+        held = self._tensors
+        for node in self.module.graph.nodes:
+            if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+                continue
+            kinds = (int, float) if operation_of(node) in ARITHMETIC else (float,)
+            yield from ((node.name, np.array(float(arg))) for arg in node.args if isinstance(arg, kinds))
+            for source in node.all_input_nodes:
+                tensor = held.get(str(source.target)) if source.op == "get_attr" else None
+                if tensor is not None and tensor.is_floating_point():
+                    yield node.name, tensor.detach().numpy()
+
+    def watched(self, names: Collection[str], see: See, /) -> Callable[[Tensor], object]:
+        """See `Graph`; values are freed as soon as nothing reads them."""
+        module = _channels_last(_sharing_copy(self.module))
+        nodes = [node for node in module.graph.nodes if node.name in names]
+        for number, node in enumerate(nodes):
+            module.add_module(f"watch_{number}", _Watch(node.name, see))
+            with module.graph.inserting_after(node):
+                module.graph.call_module(f"watch_{number}", (node,))
+        module.recompile()
+        return lambda images: module(images.contiguous(memory_format=torch.channels_last))
+
+
+class _Watch(nn.Module):
+    """Shows a value in the place where it is computed."""
+
+    def __init__(self, name: str, see: See) -> None:
+        super().__init__()
+        self.name, self.see = name, see
+
+    def forward(self, tensor: Tensor) -> None:
+        """Show one run's tensor."""
+        self.see(self.name, tensor)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every path that they have."""
+    parameters = dict[str, Tensor](module.named_parameters(remove_duplicate=False))
+    return parameters | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _sharing_copy(module: GraphModule) -> GraphModule:
+    """A copy whose nodes may be changed, and whose tensors are the original's own."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in _tensors(module).values()})
+
+
+def _put(module: nn.Module, path: str, tensor: Tensor) -> None:
+    """Let a parameter or buffer be another one; the tensor that it was is left as it is."""
+    folder, _, name = path.rpartition(".")
+    holder = module.get_submodule(folder)
+    if name in dict(holder.named_buffers(recurse=False)):
+        holder.register_buffer(name, tensor)
+    else:
+        holder.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+
+
+def _channels_last(module: GraphModule) -> GraphModule:
+    """Convolutions of this size are a sixth quicker with the channels innermost; results are the same values."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default  # a view may not fit the other order
+    for path, tensor in _tensors(module).items():
+        if tensor.dim() == 4:
+            _put(module, path, tensor.detach().contiguous(memory_format=torch.channels_last))
+    return module
+
+
+def module_of(program: Program) -> GraphModule:
+    """The graph of a captured program as it is, not to be changed.
+
+    Raises:
+        TypeError: the program came as a file.
+    """
+    if not isinstance(program.graph, CapturedGraph):
+        raise TypeError(f"{type(program.graph).__name__} has no nodes of PyTorch's")
+    return program.graph.module
+
+
+def shared_copy(program: Program) -> GraphModule:
+    """The graph of a captured program as a copy whose nodes may be changed, and whose weights are the program's own.
+
+    Raises:
+        TypeError: the program came as a file.
+    """
+    return _sharing_copy(module_of(program))
+
+
+def copied(program: Program) -> GraphModule:
+    """The graph of a captured program as a copy that may be changed, weights included.
+
+    Raises:
+        TypeError: the program came as a file.
+    """
+    return copy.deepcopy(module_of(program))

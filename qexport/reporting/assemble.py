@@ -1,0 +1,298 @@
+"""From what was written and measured to the report: figures are rounded here, and get their warnings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qexport.backends.artifact import manifest_path
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.checkpoints.checkpoint import Checkpoint
+from qexport.data.dataset import fingerprint
+from qexport.data.selection import RunImages
+from qexport.errors import QexportError
+from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.attempt import Unmeasured
+from qexport.measurement.evidence.gather import Evidence
+from qexport.measurement.evidence.parts import ConfidenceShift
+from qexport.measurement.measure import Figures
+from qexport.programs.program import Program
+from qexport.reporting.options import RunOptions
+from qexport.reporting.report import (
+    ARTIFACT,
+    LATENCY,
+    AccuracyInfo,
+    ArtifactReport,
+    CalibrationInfo,
+    ClassAccuracy,
+    EvaluationInfo,
+    Failure,
+    Interval,
+    ModelInfo,
+    PassInfo,
+    Report,
+    SkippedImage,
+    Warning,
+)
+from qexport.reporting.runtime_facts import by_default_speedup, default_run, latency_of, runtime_warnings
+from qexport.reporting.warnings import (
+    accuracy_warnings,
+    cpu_warnings,
+    device_warning,
+    latency_warnings,
+    missing_warning,
+    reference_warnings,
+    run_warnings,
+)
+from qexport.system.machine import Environment, cpu_kind
+from qexport.tasks import SCORING
+from qexport.verification.result import ArtifactResult, float_counterparts
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What went into a run.
+
+    Attributes:
+        table: None where nothing is calibrated.
+    """
+
+    options: RunOptions
+    checkpoint: Checkpoint
+    program: Program
+    table: CalibrationTable | None
+    images: RunImages
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run has written, and what was found out about it, by the paths of artifacts.
+
+    Attributes:
+        passes: over the weights, of the artifacts that there were some for.
+        missing: what could not be measured of single artifacts.
+    """
+
+    results: Sequence[ArtifactResult]
+    figures: Mapping[Path, Figures] = field(default_factory=dict)
+    evidence: Mapping[Path, Evidence] = field(default_factory=dict)
+    passes: Mapping[Path, Sequence[PassInfo]] = field(default_factory=dict)
+    missing: Sequence[Unmeasured] = ()
+
+
+def make_report(
+    inputs: Inputs,
+    environment: Environment,
+    failures: Iterable[tuple[str, QexportError]] = (),
+) -> Report:
+    """A run's report without any artifact.
+
+    Args:
+        environment: see `qexport.system.machine.environment`.
+        failures: formats that were not written, and why.
+    """
+    options, checkpoint, images = inputs.options, inputs.checkpoint, inputs.images
+    return Report(
+        command=options.command,
+        model=model_info(checkpoint, inputs.program),
+        calibration=_calibration_info(options, inputs.table, images) if inputs.table else None,
+        evaluation=evaluation_info(options, checkpoint.task, images) if options.scored else None,
+        artifacts=(),
+        seconds={},
+        threads=options.threads,
+        warnings=run_warnings(options, checkpoint, inputs.table, images),
+        failures=tuple(failure_of(name, error) for name, error in failures),
+        saved=options.saved,
+        environment=environment,
+    )
+
+
+def with_artifacts(report: Report, measured: Measured, inputs: Inputs, seconds: Mapping[str, float]) -> Report:
+    """The report with each artifact's figures, or why there are none; no image is read again."""
+    counterparts = float_counterparts(measured.results)
+    entries = []
+    for item in measured.results:
+        path = item.artifact.path
+        reference = measured.figures.get(counterparts[path]) if path in counterparts else None
+        entry = artifact_report(
+            item,
+            measured.figures.get(path, Figures()),
+            reference,
+            measured.evidence.get(path, Evidence()),
+            inputs.images.overlap,
+            inputs.checkpoint.names,
+        )
+        reasons = dict.fromkeys(missing_warning(each) for each in measured.missing if each.artifact == path.name)
+        passes = tuple(measured.passes.get(path, ()))
+        entries.append(replace(entry, warnings=(*reasons, *entry.warnings), passes=passes))
+    missing = (*report.unmeasured, *measured.missing)
+    return replace(report, artifacts=tuple(entries), seconds=dict(seconds), unmeasured=missing)
+
+
+def failure_of(name: str, error: QexportError) -> Failure:
+    """What happened to a format; its name goes before the reason wherever that is shown, so it is not in it."""
+    return Failure(name, re.sub(rf"^({re.escape(name)}[\w-]*: )+", "", str(error)), error.exit_code)
+
+
+def artifact_report(
+    item: ArtifactResult,
+    figures: Figures,
+    reference: Figures | None = None,
+    evidence: Evidence | None = None,
+    overlap: Sequence[Path] = (),
+    names: Mapping[int, str] | None = None,
+) -> ArtifactReport:
+    """One artifact's figures, beside those of the float artifact of the same runtime.
+
+    Args:
+        reference: the float artifact's figures.
+        overlap: evaluation images that were calibrated on.
+        names: of the model's classes.
+    """
+    artifact, latency, behind = item.artifact, figures.latency, evidence or Evidence()
+    float_latency = reference.latency if reference else None
+    exact = reference.accuracy if reference else None
+    return ArtifactReport(
+        path=str(artifact.path),
+        format=artifact.format,
+        precision=artifact.precision,
+        sha256=artifact.sha256,
+        bytes=artifact.bytes,
+        runtime=item.runtime,
+        engine=item.engine,
+        accuracy=accuracy_info(figures.accuracy, exact, behind, names or {}) if figures.accuracy else None,
+        latency_ms=latency_of(latency),
+        latency_float_ms=latency_of(float_latency),
+        speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
+        int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
+        quantisation=item.quantisation,
+        plan=str(item.plan) if item.plan else None,
+        verification=item.verification,
+        outputs=figures.outputs,
+        device=item.fit,
+        gallery=behind.gallery,
+        layers=behind.layers,
+        histograms=behind.histograms,
+        manifest=manifest_path(artifact.path).name,
+        warnings=tuple(_artifact_warnings(item, figures, reference, overlap)),
+        own_runtime=item.own_runtime,
+        arithmetic={k: round(v, 4) for k, v in item.stored.arithmetic.items()} if item.stored else None,
+        needs=dict(item.stored.needs) if item.stored else None,
+        by_default=default_run(figures),
+        speedup_by_default=by_default_speedup(figures, reference),
+    )
+
+
+def _artifact_warnings(
+    item: ArtifactResult, figures: Figures, reference: Figures | None, overlap: Sequence[Path]
+) -> list[Warning]:
+    artifact, latency = item.artifact, figures.latency
+    float_latency = reference.latency if reference else None
+    found = [Warning(ARTIFACT, text) for text in item.warnings]
+    if figures.accuracy:
+        found += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(overlap))
+        exact = figures if artifact.precision == "fp32" else reference
+        found += reference_warnings(exact.accuracy if exact else None)
+    if figures.outputs and overlap:
+        text = f"{len(overlap)} of the images that outputs are compared on were calibrated on"
+        found.append(Warning(ARTIFACT, text))
+    if latency:
+        found += latency_warnings(*(each for each in (latency, float_latency) if each))
+        found += cpu_warnings(item.quantisation, cpu_kind())
+    if item.fit and item.fit.lacking:
+        found.append(device_warning(item.fit))
+    if latency and float_latency and latency.p50 > float_latency.p50:
+        text = f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU"
+        found.append(Warning(LATENCY, text))
+    return found + runtime_warnings(item, figures, reference)
+
+
+def accuracy_info(
+    accuracy: Accuracy, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
+) -> AccuracyInfo:
+    """Figures in hundred-thousandths, and what stands behind them; see `AccuracyInfo`."""
+    bounds, scored = evidence.intervals, evidence.intervals is not None or bool(evidence.per_class)
+    return AccuracyInfo(
+        map=round(accuracy.map, 5),
+        map50=round(accuracy.map50, 5),
+        box_map=_rounded(accuracy.box_map),
+        map_float=_rounded(reference.map) if reference else None,
+        map50_float=_rounded(reference.map50) if reference else None,
+        drop=round(reference.map - accuracy.map, 5) if reference else None,
+        retention=round(accuracy.map / reference.map, 5) if reference and reference.map else None,
+        fidelity=_rounded(accuracy.fidelity),
+        images=accuracy.images,
+        map_interval=_interval(bounds.map if bounds else None),
+        drop_interval=_interval(bounds.drop if bounds else None),
+        retention_interval=_interval(bounds.retention if bounds else None),
+        resamples=(bounds.resamples if bounds else 0) if scored else None,
+        per_class=_classes(evidence, names) if scored else None,
+        confidence=_confidence(evidence.confidence) if scored else None,
+    )
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 5)
+
+
+def _interval(bounds: Interval | None) -> Interval | None:
+    return None if bounds is None else (round(bounds[0], 5), round(bounds[1], 5))
+
+
+def _classes(evidence: Evidence, names: Mapping[int, str]) -> tuple[ClassAccuracy, ...]:
+    rows = ((each, names.get(each.number, str(each.number))) for each in evidence.per_class)
+    return tuple(
+        ClassAccuracy(each.number, name, each.labels, _rounded(each.map), _rounded(each.map_float))
+        for each, name in rows
+    )
+
+
+def _confidence(shift: ConfidenceShift | None) -> ConfidenceShift | None:
+    if shift is None:
+        return None
+    figures: dict[str, Any] = {name: round(each, 4) for name, each in vars(shift).items() if isinstance(each, float)}
+    return replace(shift, **figures)
+
+
+def model_info(checkpoint: Checkpoint, program: Program) -> ModelInfo:
+    """What was exported."""
+    return ModelInfo(
+        path=str(checkpoint.path),
+        sha256=checkpoint.fingerprint,
+        task=checkpoint.task or None,
+        head=program.layout.head,
+        nms=program.layout.end2end and program.layout.head not in ("end2end", "queries"),
+        imgsz=tuple(program.input.imgsz),
+        batch=program.input.batch,
+        classes=len(checkpoint.names),
+        names=tuple(checkpoint.names.values()),
+        single_class=checkpoint.single_class,
+        program=program.fingerprint,
+    )
+
+
+def _calibration_info(options: RunOptions, table: CalibrationTable, images: RunImages) -> CalibrationInfo:
+    return CalibrationInfo(
+        data=options.data,
+        table=str(options.calibration) if options.calibration else None,
+        images=len(table.image_names),
+        available=images.available or None,
+        fingerprint=table.images,
+        preprocess=table.preprocess,
+        skipped=tuple(SkippedImage(name, reason) for name, reason in table.skipped),
+        ranges=options.ranges,
+    )
+
+
+def evaluation_info(options: RunOptions, task: str, images: RunImages) -> EvaluationInfo:
+    """What accuracy is measured on."""
+    return EvaluationInfo(
+        metrics=tuple(SCORING[task].names) if task else (),
+        data=options.eval_data or options.data,
+        images=len(images.evaluation),
+        fingerprint=fingerprint(images.evaluation),
+        also_calibrated_on=tuple(path.name for path in images.overlap),
+    )

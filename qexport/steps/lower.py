@@ -1,0 +1,85 @@
+"""Write a file as it was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qexport.backends.artifact import describe_artifact
+from qexport.backends.info import options_from
+from qexport.backends.protocol import EngineBuilder
+from qexport.backends.registry import find_backend
+from qexport.errors import UsageError
+from qexport.lowering.metadata import artifact_metadata
+from qexport.lowering.request import Lowering, Target
+from qexport.planning.half_range import described
+from qexport.planning.plan import QuantPlan
+from qexport.programs.build import Source
+from qexport.steps.plan import beyond_half, kept_values
+from qexport.system.files import write_whole
+from qexport.verification.result import ArtifactResult
+
+
+def lower(
+    source: Source,
+    target: Target,
+    path: str | Path,
+    plan: QuantPlan | None = None,
+    *,
+    float32: Mapping[str, str] | None = None,
+    keep_float: Sequence[str] = (),
+    options: Mapping[str, Any] = {},
+    warn: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Write a target's file, whole or not at all; return its path.
+
+    Args:
+        plan: what becomes integers; None for float files.
+        float32: what `beyond_half` says of the target; None to ask it without any image.
+        keep_float: values whose operation stays FP32 in an FP16 file.
+        options: the backend's own: ONNX's "opset", "io" of integer-only files; what is not its own is left out.
+        warn: takes what must be known of how the file was written.
+
+    Raises:
+        UsageError: the target needs a plan.
+        ConversionError: the backend cannot write it.
+    """
+    if plan is None and target.profile is not None:
+        raise UsageError(f"{target.format} as {target.precision} needs a plan", "make one first")
+    path, program = Path(path), source.program
+    unfit = beyond_half(program, target) if float32 is None else float32
+    for line in described(unfit):
+        warn(line)
+    kept = kept_values(program, target, keep_float) if plan is None else frozenset()
+    metadata = artifact_metadata(source.checkpoint, program, target.precision, plan)
+    backend = find_backend(target.format)
+    own = options_from(backend.info, options)
+    request = Lowering(program, target, metadata, plan, own, frozenset(unfit) | kept, warn)
+    with write_whole(path) as temporary:
+        backend.lower(request, temporary)
+    return path
+
+
+def build_engine(source: Source, graph: ArtifactResult, path: Path, options: Mapping[str, Any]) -> ArtifactResult:
+    """Build the engine of a graph that was written; the graph stays.
+
+    Args:
+        options: the backend's own.
+
+    Raises:
+        EngineNotBuiltError: not on this machine.
+    """
+    builder, precision = graph.backend, graph.artifact.precision
+    assert isinstance(builder, EngineBuilder)
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
+    builder.build(graph.artifact.path, path, metadata, options_from(builder.info, options))
+    return ArtifactResult(
+        describe_artifact(path, builder.info.name, precision),
+        builder,
+        plan=graph.plan,
+        quantisation=graph.quantisation,
+        sqnr=graph.sqnr,
+        warnings=graph.warnings,
+        engine=True,
+    )

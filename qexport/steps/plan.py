@@ -1,0 +1,140 @@
+"""What a file is to be: its target, its plan, and what is refused before there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from qexport.backends.info import target_for
+from qexport.backends.registry import find_backend, find_info
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.peaks import measured_peaks
+from qexport.errors import InputError
+from qexport.lowering.request import Target
+from qexport.planning.half_range import peaks_of, unfit_for_half
+from qexport.planning.integer_only import check_integer_only
+from qexport.planning.plan import QuantPlan
+from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
+from qexport.planning.profile import WEIGHTS
+from qexport.programs.named_values import kept_float, refuse_weightless
+from qexport.programs.program import Program
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.system.machine import kind_for
+from qexport.verification.finite import generated_input
+
+
+def make_target(format: str, precision: str = "int8", cpu: str = "auto") -> Target:
+    """What is built, and by which rules of its runtime.
+
+    Args:
+        format: a backend's name, such as "onnx" or "tflite".
+        precision: of weights and activations, such as "int8", "fp16" or "int8-dynamic".
+        cpu: kind of CPU that integer types are chosen for, "auto" for this machine's.
+
+    Raises:
+        UsageError: there is no such format, or not in this precision.
+    """
+    target = target_for(find_backend(format).info, precision, kind_for(cpu, format))
+    return replace(target, profile=WEIGHTS) if precision == "int8-dynamic" else target
+
+
+def check_request(program: Program, precision: str, keep_float: Sequence[str] = ()) -> None:
+    """Refuse what no plan could make possible, before images are read.
+
+    Raises:
+        UsageError: there is no such value to keep in float.
+        InputError: the precision holds no float, and something in the program has no integer kernel.
+    """
+    kept = kept_float(program, keep_float)
+    if precision == "int8-full":
+        check_integer_only(program, kept)
+
+
+def plan(
+    program: Program,
+    table: CalibrationTable | None,
+    target: Target,
+    *,
+    ranges: str = "percentile",
+    keep_float: Sequence[str] = (),
+) -> QuantPlan | None:
+    """Decide what becomes integers in a target's file, and by which scales; None where nothing does.
+
+    Args:
+        table: statistics of the program's values; None does where activations stay float.
+        ranges: how ranges of activations are chosen, one of `qexport.planning.ranges.range_estimators()`.
+        keep_float: values whose operation stays float.
+
+    Raises:
+        InputError: the table lacks a value that the plan needs, or there is none.
+        UsageError: there is no such value to keep in float, or it has no weights where nothing else is stored.
+    """
+    if target.profile is None:
+        return None
+    kept = dict.fromkeys(kept_values(program, target, keep_float), FLOAT_AS_ASKED)
+    if not computes_in_integers(target):
+        kept = {**find_info(target.format).float_weights(program), **kept}
+        return make_plan(program, None, target.profile, float_values=kept)
+    if table is None:
+        raise InputError(f"{target.precision} needs ranges of activations", "calibrate on images first")
+    return make_plan(program, table.statistics, target.profile, ranges, kept)
+
+
+def computes_in_integers(target: Target) -> bool:
+    """Whether activations are integers, too; in a file that has nothing but weights, everything computes in float."""
+    return target.profile is not None and bool(target.profile.operations)
+
+
+def kept_values(program: Program, target: Target, keep_float: Sequence[str]) -> frozenset[str]:
+    """Values that the user wants in float, where the target has anything else; all of an FP32 file is float already."""
+    if target.precision == "fp32":
+        return frozenset()
+    info = find_info(target.format)
+    if not computes_in_integers(target) and (target.profile or info.half_scope != "arithmetic"):
+        refuse_weightless(program, keep_float, f"{target.precision} in format {info.name}")
+    return kept_float(program, keep_float)
+
+
+def check_given(plan: QuantPlan, target: Target, path: Path) -> None:
+    """Refuse a plan that was made for another runtime or precision.
+
+    Args:
+        path: where it was read from.
+
+    Raises:
+        InputError: it was.
+    """
+    wanted = target.profile.name if target.profile else "none"
+    if plan.profile != wanted:
+        raise InputError(
+            f"{path} is a plan for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
+            "give the plan of this format and precision, or leave out --plan",
+        )
+
+
+def needs_table(target: Target, plan: QuantPlan | None) -> bool:
+    """Whether a target needs ranges of activations: to plan by, and to know what FP16 beside integers cannot hold."""
+    if target.profile is None or not computes_in_integers(target):
+        return False
+    return plan is None or target.profile.fp16_scales
+
+
+def beyond_half(
+    program: Program, target: Target, table: CalibrationTable | None = None, images: Sequence[Path] = ()
+) -> dict[str, str]:
+    """Values that must be computed in FP32 because FP16 cannot hold them: value → why; none where there is no FP16.
+
+    Args:
+        table: tells how far activations reach.
+        images: tell it where there is no table; a generated picture does where there are neither.
+    """
+    scope = find_info(target.format).half_scope if target.precision == "fp16" else ""
+    halves = target.profile is not None and target.profile.fp16_scales
+    if not (scope or halves):
+        return {}
+    if table is not None and halves:
+        return unfit_for_half(program, peaks_of(table.statistics))
+    inputs = sample_inputs(images, program) or [generated_input(program)]
+    peaks = measured_peaks(program, inputs) if halves or scope == "arithmetic" else {}
+    return unfit_for_half(program, peaks, scope == "weights")

@@ -1,0 +1,72 @@
+"""Read a file back and run it: is it what was planned, and does its runtime compute it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.backends.registry import find_backend
+from qexport.data.selection import image_files
+from qexport.lowering.request import Target
+from qexport.planning.plan import QuantPlan
+from qexport.programs.program import Program
+from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.meters import metered, sqnr_of
+from qexport.steps.plan import computes_in_integers
+from qexport.verification.constants import check_weights
+from qexport.verification.finite import FiniteRunner, generated_input
+from qexport.verification.outcome import Verification
+from qexport.verification.output_check import check_outputs
+from qexport.verification.result import Summary, summary_of
+from qexport.verification.verify import verify as verified
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What is known of a file that was read back and run.
+
+    Attributes:
+        verification: what was compared with the plan; None where activations are float.
+        stored: what the file says of itself.
+        sqnr: signal to quantisation-noise ratio in dB of the plan's values; None where they are float.
+    """
+
+    verification: Verification | None
+    stored: Summary
+    sqnr: Mapping[str, float | None] | None = None
+
+
+def verify(
+    path: str | Path,
+    program: Program,
+    target: Target,
+    plan: QuantPlan | None = None,
+    images: str | Path | Sequence[Path] = (),
+    threads: int = 2,
+) -> Verified:
+    """Read a file back, run it, and compare it with its plan and with the program.
+
+    Args:
+        images: files to run it on, of which a few are taken, or a data set; without any a float file is run on a
+            generated picture.
+        threads: CPU threads of its runtime.
+
+    Raises:
+        VerificationError: a tensor differs from the plan, or the runtime computes something else.
+    """
+    path, backend, inputs = Path(path), find_backend(target.format), sample_inputs(image_files(images), program)
+    runner = FiniteRunner(backend.runner(path, threads), program, backend.info.name)
+    if plan is not None and computes_in_integers(target):
+        reference = metered(program, plan) if program.graph.instrumentable else None
+        stored = backend.read(path)
+        same = verified(program, plan, stored, runner, inputs, reference)
+        return Verified(same, summary_of(stored), sqnr_of(reference) if reference else None)
+    if inputs:
+        check_outputs(program.graph, program, runner, inputs, backend.info.name)
+    else:
+        runner(generated_input(program))
+    stored = backend.read(path)
+    if plan is not None:
+        check_weights(program, plan, stored)
+    return Verified(None, summary_of(stored))

@@ -1,0 +1,75 @@
+"""What `import qexport` offers: its names, that it is light, and that README's example of it runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import report as saved_report
+
+import qexport
+from qexport.reporting.report import Report, to_json
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {
+    *("CalibrationTable", "CaptureOptions", "Executor", "ExportJob", "HeadLayout", "Inline", "Program"),
+    *("QexportError", "QuantPlan", "Source", "Target", "Task", "TensorQuant", "Verified"),
+    *("calibrate", "check_plan", "export", "load_plan", "load_report", "load_table", "lower", "make_job"),
+    *("make_target", "measure", "plan", "read_model", "save_plan", "save_table", "verify", "worker_process"),
+}
+
+
+def test_these_names_are_public_and_say_what_they_are() -> None:
+    assert set(qexport.__all__) == {*NAMES, "__version__"}
+    assert sorted(qexport.__all__) == qexport.__all__
+    for name in NAMES:
+        assert (getattr(qexport, name).__doc__ or "").strip(), name
+        assert name in dir(qexport)
+    with pytest.raises(AttributeError, match="no attribute 'quantise'"):
+        qexport.quantise  # noqa: B018
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, qexport, qexport as q; print([m for m in ('torch', 'numpy', 'ultralytics') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert (Path(qexport.__file__).parent / "py.typed").is_file()
+
+
+def test_readmes_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("### From Python") :]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calibration_data").symlink_to(ROOT / "calibration_data")
+    saved = tmp_path / "qexport_out" / "demo" / "report.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_text(to_json(saved_report()), encoding="utf-8")
+    found: dict[str, Any] = {}
+    capfd.readouterr()
+    exec(code[1], found)
+    # Nothing but the example's own two lines is printed.
+    printed = capfd.readouterr().out.splitlines()
+    assert [line.partition("(")[0] for line in printed] == ["Verification", "Verification"]
+    assert isinstance(found["report"], Report)
+    import onnx
+
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load("shapes26_int8.onnx").graph.initializer}
+    target = qexport.make_target("onnx", "int8")
+    plan = qexport.plan(found["model"].program, found["table"], target)
+    assert plan is not None
+    name = next(name for name in sorted(plan.integer) if f"{name}.scale" in stored)
+    assert float(stored[f"{name}.scale"]) == pytest.approx(plan.tensors[name].scale[0])
+    assert (tmp_path / "shapes26_int8.tflite").read_bytes()[4:8] == b"TFL3"
