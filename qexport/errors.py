@@ -4,7 +4,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── UsageError          exit 2   the command line or the config file
 ├── InputError          exit 3   a model, data set, image or folder that cannot be used
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
-│   └── PluginError              … or is broken, or two packages claim one name
+│   └── PluginError     exit 4   … or is broken, or two packages claim one name
 ├── ConversionError     exit 5   a format could not be written
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why

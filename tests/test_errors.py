@@ -19,7 +19,7 @@ def classes() -> list[type[QexportError]]:
 def test_exit_codes_are_those_of_the_documentation() -> None:
     documented = dict(re.findall(r"(\w+Error)\s+exit (\d)", errors.__doc__ or ""))
     assert {kind.__name__: str(kind.exit_code) for kind in classes()} == documented
-    assert sorted(documented.values()) == ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
+    assert sorted(set(documented.values())) == ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 
 @pytest.mark.parametrize("kind", classes())

@@ -162,11 +162,11 @@ def test_the_file_decides_its_size(size: int, tmp_path: Path) -> None:
     for dimension in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_value = size
     onnx.save(proto, path)
-    assert program_of(path).input.imgsz == program_of(path, imgsz=size).input.imgsz == (size, size)
+    assert program_of(path).input.imgsz == program_of(path, imgsz=(size, size)).input.imgsz == (size, size)
     for dimension in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_param = "size"
     onnx.save(proto, path)
-    assert program_of(path, imgsz=size).input.imgsz == (size, size)
+    assert program_of(path, imgsz=(size, size)).input.imgsz == (size, size)
 
 
 def test_checkpoints_need_32_pixels_and_files_one() -> None:

@@ -14,7 +14,9 @@ from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import Dataset
+from qexport.data.input_form import InputSpec
 from qexport.data.selection import RunImages
+from qexport.detections.layout import HeadLayout
 from qexport.errors import EngineNotBuiltError
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
@@ -30,7 +32,11 @@ from qexport.verification.result import ArtifactResult, Summary
 CHECKPOINT = Checkpoint(
     Path("models/m.pt"), None, "pose", {0: "cat", 1: "dog"}, 32, 3, 64, "5e" * 32, notes=("it has a quantiser",)
 )
-PROGRAM: Any = SimpleNamespace(head="one2many", final=True, imgsz=(64, 96), batch=1, fingerprint="f0" * 16)
+PROGRAM: Any = SimpleNamespace(
+    layout=HeadLayout((8,), (64, 96), 2, end2end=True, head="one2many"),
+    input=InputSpec((64, 96), 1),
+    fingerprint="f0" * 16,
+)
 TABLE = CalibrationTable(
     "f0" * 16, "letterbox 64x96", "ca" * 16, ("a.jpg", "b.jpg"), (("c.jpg", "image c.jpg is empty"),), {}
 )
