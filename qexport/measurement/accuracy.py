@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qexport.backends.protocol import Runner
 from qexport.detections.layout import HeadLayout
+from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
 from qexport.measurement.evaluation_set import EvaluationSet
@@ -112,7 +113,7 @@ def _left_out(data: EvaluationSet, link: str) -> str:
     except ImportError:  # Ultralytics looks for a decoder of HEIF where none knows the file
         reason = "it is corrupt or not an image"
     except Exception as error:  # whatever a decoder raises of such a file
-        reason = next(iter(str(error).replace(str(root), "").splitlines()), "") or type(error).__name__
+        reason = first_line(error).replace(str(root), "") or type(error).__name__
     return f"{data.links[link].name} ({reason[:MAX_REASON]})"
 
 
