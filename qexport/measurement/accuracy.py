@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qexport.backends.protocol import Runner
 from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
 from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
@@ -26,10 +27,6 @@ from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING
-
-TRUTH_CONFIDENCE = 0.25
-"""Detections of the float model at least this confident are the ground truth of fidelity."""
-
 
 Detections = Mapping[str, tuple[Tensor, Tensor]]
 """Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
@@ -139,8 +136,8 @@ class _Recorder:
         self.latest = [Path(file).name for file in batch["im_file"]]
         for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
             if name in self.links:
-                self.found[name] = found_in(self.links[name], found, batch, index, TRUTH_CONFIDENCE)
-            keep = found["conf"] >= TRUTH_CONFIDENCE
+                self.found[name] = found_in(self.links[name], found, batch, index, CONFIDENCE)
+            keep = found["conf"] >= CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:
                 self.score(validator, name, found, *self.reference[name])
