@@ -15,6 +15,9 @@ from typing import Any
 
 from qexport.errors import MissingExtraError, PluginError, UsageError
 
+BACKENDS = "qexport.backends"
+"""Entry points of backends' classes."""
+
 
 @dataclass(frozen=True)
 class Functions:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
@@ -45,3 +46,10 @@ def test_a_decision_has_a_status_with_a_date(page: Path) -> None:
 
 def test_the_map_is_short() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_picture_is_the_table_of_floors() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    picture = re.sub(r"\(.*?\)", "", text.partition("## Floors")[2].split("```")[1])
+    drawn = [set(line.split()) for line in reversed(picture.strip().splitlines())]
+    assert drawn == [{name or "__init__" for name in floor} for floor in FLOORS]

@@ -17,7 +17,9 @@ from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output,
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
 from qexport.planning.registry import RANGES
+from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
+from qexport.tasks import SCORING
 from qexport.version import __version__
 from qexport.vocabulary import PRECISIONS, alternatives
 
@@ -48,7 +50,9 @@ def export_command(
     model: Annotated[
         str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
     ] = None,
-    format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
+    format_: Annotated[
+        str | None, _option(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
+    ] = None,
     precision: Annotated[
         str | None,
         _option(f"{', '.join(PRECISIONS)}. Default: fp32, or the target's.", "--precision"),
@@ -152,7 +156,7 @@ def export_command(
 
 @verbs_app.command()
 def demo(
-    task: Annotated[str, typer.Option(help="detect, segment, pose, obb or classify.")] = "detect",
+    task: Annotated[str, typer.Option(help=f"{alternatives(tuple(SCORING))}.")] = "detect",
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
