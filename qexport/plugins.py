@@ -6,12 +6,55 @@ over weights). Names are listed without importing anything; only what is asked f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any
 
-from qexport.errors import MissingExtraError, PluginError
+from qexport.errors import MissingExtraError, PluginError, UsageError
+
+BACKENDS = "qexport.backends"
+"""Entry points of backends' classes."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Functions or classes that are chosen by name: those that are here, and those that other packages register.
+
+    Attributes:
+        group: of entry points.
+        what: what one of them is called in a sentence.
+        own: name → "module:object" of those that are here; nobody takes their places.
+    """
+
+    group: str
+    what: str
+    own: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, other packages' behind those that are here; nothing is imported."""
+        return (*self.own, *(name for name in names(self.group) if name not in self.own))
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """Import the one called `name`.
+
+        Raises:
+            UsageError: there is none, or what is registered cannot be called.
+            PluginError: see `lookup`.
+        """
+        if name in self.own:
+            ours: Callable[..., Any] = resolve_name(self.own[name])
+            return ours
+        if name not in names(self.group):
+            raise UsageError(f"unknown {self.what} {name}", f"choose from {', '.join(self.names)}")
+        found = lookup(self.group, name)
+        if not callable(found):
+            raise UsageError(f"{self.what} {name} of {self.group} cannot be called", "repair or uninstall its package")
+        made: Callable[..., Any] = found
+        return made
 
 
 def names(group: str) -> tuple[str, ...]:

@@ -28,6 +28,10 @@ class TaskSpec:
     single_class: bool = False
 
 
+METRICS = ("mAP50-95", "mAP50")
+"""What the two figures of accuracy are called where a task does not say otherwise."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How Ultralytics scores a task.
@@ -39,6 +43,7 @@ class Scoring:
         other: the second one, such as that of the boxes around masks; "" for none.
         names: what the two figures of that metric are called.
         correct: which of the validator's statistics says whether a detection is right; "" for a classifier.
+        extras: what heads say of each object besides its box: "coefficients" of masks, "keypoints" or "angles".
     """
 
     title: str
@@ -46,8 +51,9 @@ class Scoring:
     validator: str
     metric: str
     other: str = ""
-    names: tuple[str, str] = ("mAP50-95", "mAP50")
+    names: tuple[str, str] = METRICS
     correct: str = "tp"
+    extras: str = ""
 
 
 SCORING = {
@@ -60,6 +66,7 @@ SCORING = {
         "box",
         ("mask mAP50-95", "mask mAP50"),
         "tp_m",
+        "coefficients",
     ),
     "pose": Scoring(
         "pose estimation",
@@ -69,8 +76,9 @@ SCORING = {
         "box",
         ("pose mAP50-95", "pose mAP50"),
         "tp_p",
+        "keypoints",
     ),
-    "obb": Scoring("oriented boxes", "ultralytics.models.yolo.obb", "OBBValidator", "box"),
+    "obb": Scoring("oriented boxes", "ultralytics.models.yolo.obb", "OBBValidator", "box", extras="angles"),
     "classify": Scoring(
         "classification", "ultralytics.models.yolo.classify", "ClassificationValidator", "", "", ("top-1", "top-5"), ""
     ),
@@ -79,3 +87,8 @@ SCORING = {
 
 QUERIES = Scoring("object detection", "ultralytics.models.rtdetr", "RTDETRValidator", "box")
 """RT-DETR's: it stretches images, and its boxes are centre and size in 0..1."""
+
+
+def extras_of(task: str) -> str:
+    """What heads of a task say of each object besides its box; "" for nothing, and for a task that nobody knows."""
+    return SCORING[task].extras if task in SCORING else ""

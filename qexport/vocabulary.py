@@ -1,4 +1,4 @@
-"""Accepted spellings of formats, precisions and CPUs."""
+"""Accepted spellings of formats, precisions and CPUs, and how choices are said."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ OTHER_FORMATS = (
 )
 """Formats of Ultralytics' export (8.4) that have no backend here."""
 
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
+"""What formats are asked for; one of another package may have more."""
+
 PRECISION_ALIASES = {
     "fp32": ("float32", "f32", "float", "single", "32"),
     "fp16": ("float16", "f16", "half", "16"),
@@ -38,6 +41,11 @@ CPU_ALIASES = {
     AVX2: ("avx-2",),
     ARM: ("arm64", "aarch64", "armv8", "neon"),
 }
+
+
+def alternatives(words: Sequence[str]) -> str:
+    """A, B or C."""
+    return " or ".join(", ".join(words).rsplit(", ", 1))
 
 
 def plain(word: str) -> str:

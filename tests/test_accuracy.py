@@ -12,7 +12,8 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
-from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Detections, _left_out, _Recorder
+from qexport.detections.matching import CONFIDENCE
+from qexport.measurement.accuracy import Detections, _left_out, _Recorder
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.tasks import SCORING
 
@@ -94,7 +95,7 @@ def test_the_validators_own_matches_are_kept(task: str, metrics: str) -> None:
 
 def test_only_confident_detections_become_a_reference() -> None:
     recorder = _Recorder(None)
-    confidence = torch.tensor([0.9, TRUTH_CONFIDENCE, 0.2])
+    confidence = torch.tensor([0.9, CONFIDENCE, 0.2])
     prediction = {
         "bboxes": torch.arange(12.0).reshape(3, 4),
         "cls": torch.tensor([0.0, 1, 2]),

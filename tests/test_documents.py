@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
@@ -15,14 +16,6 @@ pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distrib
 FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data")
 NOT_FILES = {"utils.py"}
 """Named as what must not be."""
-UNTIL_MERGED = {
-    *("optimisation/", "steps/", "info.py", "detections/faults.py", "measurement/validator.py", "compat/patches.py"),
-    *("optimisation/passes.py", "optimisation/candidate.py", "optimisation/bias_correction.py", "steps/plan.py"),
-    *("planning/coverage.py", "reporting/assemble.py", "tests/test_backend_contract.py", "tests/test_given_plan.py"),
-    *("tests/test_optimise.py", "tests/test_patches.py", "tests/test_plugins.py", "tests/test_public_face.py"),
-    *("tests/test_report_json.py", "tests/test_validator.py", "plugins.py"),
-}
-"""Made on branches in progress. Empty after the merge; delete it then."""
 
 PATHS = [path for folder in FOLDERS for path in (ROOT / folder, *(ROOT / folder).rglob("*"))]
 THERE = {f"/{path.relative_to(ROOT)}" for path in PATHS}
@@ -33,9 +26,7 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     named = {name for name in re.findall(r"`([\w./]+)`", text) if name.endswith((".py", "/"))} - NOT_FILES
     named |= {f"tests/{name}.py" for name in re.findall(r"`(test_\w+)`", text)}
-    missing = [
-        name for name in named - UNTIL_MERGED if not any(path.endswith(f"/{name.rstrip('/')}") for path in THERE)
-    ]
+    missing = [name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in THERE)]
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert missing + [link for link in links if not (document.parent / link).exists()] == []
 
@@ -55,3 +46,10 @@ def test_a_decision_has_a_status_with_a_date(page: Path) -> None:
 
 def test_the_map_is_short() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_picture_is_the_table_of_floors() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    picture = re.sub(r"\(.*?\)", "", text.partition("## Floors")[2].split("```")[1])
+    drawn = [set(line.split()) for line in reversed(picture.strip().splitlines())]
+    assert drawn == [{name or "__init__" for name in floor} for floor in FLOORS]

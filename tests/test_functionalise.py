@@ -160,13 +160,11 @@ def test_a_model_in_place_is_the_same_program_as_out_of_place(names: list[str]) 
 def test_files_of_a_model_in_place_are_those_of_it_out_of_place(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     from qexport.backends.onnxruntime.backend import OnnxBackend
-    from qexport.lowering.onnx import export as onnx_graph
 
     contents = []
     for in_place in (True, False):
         program = captured(seeded(ArtifactResult(["leaky_relu", "sum", "hardswish", "silu"], in_place)))
         plan = make_plan(program, synthetic_statistics(program.values), ONNXRUNTIME)
-        onnx_graph._exported.clear()
         path = tmp_path / f"{in_place}.onnx"
         OnnxBackend().lower(lowering(program, "int8", plan, {"end2end": False}), path)
         contents.append(path.read_bytes())

@@ -15,7 +15,6 @@ from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError, UsageError
 from qexport.optimisation.bias_correction import BiasCorrection
 from qexport.optimisation.registry import weight_pass, weight_passes
-from qexport.planning import ranges
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
@@ -28,6 +27,7 @@ from qexport.planning.profile import (
     RuntimeProfile,
     for_saturating_cpus,
 )
+from qexport.planning.registry import RANGES
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 
@@ -125,30 +125,31 @@ def test_both_inputs_of_a_quantised_sum_are_quantised(tiny: Program, fused: Quan
         assert all(fused.is_quantised(name) for name in value.inputs)
 
 
+@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("profile", "kind", "symmetric"),
     [(TENSORRT, INT8, True), (TFLITE_INT16, INT16, True), (OPENVINO, UINT8, False), (TFLITE, INT8, False)],
 )
 def test_estimators_are_told_what_a_runtime_quantises_with(
-    tiny: Program, profile: RuntimeProfile, kind: IntegerType, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: Program, profile: RuntimeProfile, kind: IntegerType, symmetric: bool
 ) -> None:
-    told: set[Quantiser] = set()
-
-    def estimate(statistics: Statistics, quantiser: Quantiser) -> tuple[float, float]:
-        told.add(quantiser)
-        return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
-
-    monkeypatch.setattr(ranges, "ESTIMATORS", {"told": estimate})
-    planned(tiny, "told", profile)
-    assert told == {Quantiser(kind, symmetric)}
+    TOLD.clear()
+    planned(tiny, "telling", profile)
+    assert {Quantiser(kind, symmetric)} == TOLD
 
 
 NOT_A_FUNCTION = 5
+TOLD: set[Quantiser] = set()
 
 
 def widest(_: Statistics, quantiser: Quantiser) -> tuple[float, float]:
     """A range estimator of another package."""
     return -1000.0, 1000.0 + quantiser.kind.low
+
+
+def telling(statistics: Statistics, quantiser: Quantiser) -> tuple[float, float]:
+    TOLD.add(quantiser)
+    return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
 
 
 def astray(statistics: Statistics, _: Quantiser) -> tuple[float, float]:
@@ -160,7 +161,13 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package had registered what is above, once for ranges and once for passes."""
 
     def entries(group: str) -> list[EntryPoint]:
-        names = {"widest": "widest", "astray": "astray", "nothing": "NOT_A_FUNCTION", "minmax": "astray"}
+        names = {
+            "widest": "widest",
+            "astray": "astray",
+            "nothing": "NOT_A_FUNCTION",
+            "minmax": "astray",
+            "telling": "telling",
+        }
         made = [EntryPoint(name, f"test_planner_runtimes:{target}", group) for name, target in names.items()]
         return made if group == "qexport.ranges" else [EntryPoint("theirs", "types:SimpleNamespace", group)]
 
@@ -169,7 +176,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_other_packages_estimators_are_found_by_name(tiny: Program) -> None:
-    assert ranges.range_estimators() == ("minmax", "percentile", "mse", "astray", "nothing", "widest")
+    assert RANGES.names[3:] == ("astray", "nothing", "telling", "widest")
     plan = planned(tiny, "widest")
     assert plan.tensors["deep_conv"].scale[0] == pytest.approx((1000 + 1000 - 128) / 255)
     assert plan.tensors["neck_mul"].why.startswith("widest: [-1000, 872]")
@@ -178,7 +185,7 @@ def test_other_packages_estimators_are_found_by_name(tiny: Program) -> None:
         planned(tiny, "astray")
     with pytest.raises(UsageError, match="range estimator nothing of qexport"):
         planned(tiny, "nothing")
-    with pytest.raises(UsageError, match="unknown range estimator wider: choose from minmax, percentile, mse, astray"):
+    with pytest.raises(UsageError, match="unknown range estimator wider: choose from percentile, minmax, mse, astray"):
         planned(tiny, "wider")
 
 

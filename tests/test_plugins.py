@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from qexport.backends.info import Option, options_from
-from qexport.backends.registry import GROUP, display_name, find_backend, find_info, infos, other_formats
+from qexport.backends.registry import display_name, find_backend, find_info, infos, other_formats
 from qexport.errors import ConversionError, MissingExtraError, PluginError, UsageError
 from qexport.job.options import make_job
 from qexport.lowering.request import Lowering
 from qexport.pipeline import export
-from qexport.plugins import lookup, names
+from qexport.plugins import BACKENDS, lookup, names
 from qexport.progress import Silent
 from qexport.system.machine import environment
 from qexport.testing import FakeBackend, registered
@@ -74,25 +74,25 @@ def test_a_refusal_leaves_no_file_and_names_other_formats(tmp_path: Path) -> Non
 
 
 def test_a_format_is_known_while_its_package_is_installed() -> None:
-    before = names(GROUP)
+    before = names(BACKENDS)
     with registered(FakeBackend):
-        assert set(names(GROUP)) - set(before) == {"fake"}
+        assert set(names(BACKENDS)) - set(before) == {"fake"}
         assert find_info("fake") is FakeBackend.info
         assert display_name("fake") == "Fake"
         assert "fake" in other_formats("onnx", "int8")
         assert "fake" not in other_formats("onnx", "w8a16")
-    assert names(GROUP) == before
+    assert names(BACKENDS) == before
     assert display_name("fake") == "fake"
 
 
 def test_a_broken_package_is_named_in_one_line_and_breaks_no_other() -> None:
-    with entry_point(GROUP, "bad = no_such_module:Backend", "broken-things"):
+    with entry_point(BACKENDS, "bad = no_such_module:Backend", "broken-things"):
         with pytest.raises(
             PluginError, match=r"bad .*: broken-things 0 cannot be loaded \(ModuleNotFoundError"
         ) as found:
             find_backend("bad")
         assert "\n" not in str(found.value)
-        assert {info.name for info in infos()} == set(names(GROUP)) - {"bad"}
+        assert {info.name for info in infos()} == set(names(BACKENDS)) - {"bad"}
         assert find_info("onnx").title == "ONNX"
         code = f"import sys; sys.path[:] = {sys.path!r}; from qexport.cli.app import main; main(['formats'])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -102,7 +102,7 @@ def test_a_broken_package_is_named_in_one_line_and_breaks_no_other() -> None:
 
 def test_what_is_no_backend_is_refused() -> None:
     with (
-        entry_point(GROUP, "strange = pathlib:Path", "strange-things"),
+        entry_point(BACKENDS, "strange = pathlib:Path", "strange-things"),
         pytest.raises(PluginError, match=r"strange in qexport\.backends: .* has no BackendInfo"),
     ):
         find_backend("strange")
@@ -127,7 +127,7 @@ def test_what_it_needs_is_what_it_says() -> None:
 
 def test_nothing_is_found_under_a_name_that_nobody_has() -> None:
     with pytest.raises(KeyError):
-        lookup(GROUP, "nothing")
+        lookup(BACKENDS, "nothing")
 
 
 def test_the_report_has_the_versions_of_what_formats_name() -> None:
@@ -162,3 +162,11 @@ def test_an_option_of_another_package_comes_from_the_command_line(tmp_path: Path
                 make_job(options(tmp_path, option=wrong))
     with pytest.raises(UsageError, match="--option level=5 is none of format openvino: leave it out"):
         make_job(options(tmp_path, format="openvino", option="level=5"))
+
+
+def test_a_range_estimator_of_another_package_can_be_asked_for(tmp_path: Path) -> None:
+    asked = options(tmp_path, int8=True, ranges="wide", format="onnx")
+    with entry_point("qexport.ranges", "wide = builtins:divmod", "wide-things"):
+        assert make_job(asked).range_method == "wide"
+    with pytest.raises(UsageError, match=r"^--ranges wide is out of range: give percentile, minmax or mse$"):
+        make_job(asked)

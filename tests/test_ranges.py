@@ -36,7 +36,7 @@ def histogram_error(of: Statistics, low: float, high: float, kind: IntegerType) 
 @given(SEEDS, st.floats(90, 100))
 def test_a_percentile_leaves_just_its_share_outside(seed: int, percent: float) -> None:
     data = draw(seed)
-    low, high = percentile(statistics_of(data, 64.0), percent)
+    low, high = percentile(statistics_of(data, 64.0), percent=percent)
     share, width = 1 - percent / 100, 2 * 64.0 / BINS
     slack = 1e-9
     if low < 0 and low > data.min():
@@ -50,7 +50,7 @@ def test_a_percentile_leaves_just_its_share_outside(seed: int, percent: float) -
 @given(SEEDS, st.sampled_from([99.0, 99.9, 99.99]))
 def test_a_percentile_is_numpys_to_a_bin(seed: int, percent: float) -> None:
     data = draw(seed)
-    low, high = percentile(statistics_of(data, 64.0), percent)
+    low, high = percentile(statistics_of(data, 64.0), percent=percent)
     width = 2 * 64.0 / BINS
     for found, wanted in ((low, 100 - percent), (high, percent)):
         # Between two elements NumPy may choose either; both choices are its own.
@@ -63,14 +63,14 @@ def test_a_percentile_treats_both_sides_alike(seed: int, outside: int) -> None:
     of = statistics_of(draw(seed, 4000), 64.0)
     mirrored = Statistics(-of.maximum, -of.minimum, 64.0, of.counts[::-1].copy())
     percent = 100 - (outside + 0.5) / 40  # never a whole number of elements, which rounding may put on either side
-    low, high = percentile(of, percent)
-    assert percentile(mirrored, percent) == (-high, -low)
+    low, high = percentile(of, percent=percent)
+    assert percentile(mirrored, percent=percent) == (-high, -low)
 
 
 @given(SEEDS, st.floats(50, 100), st.floats(50, 100))
 def test_percentiles_are_nested_inside_the_extremes(seed: int, one: float, other: float) -> None:
     of = statistics_of(draw(seed), 64.0)
-    narrow, wide = percentile(of, min(one, other)), percentile(of, max(one, other))
+    narrow, wide = percentile(of, percent=min(one, other)), percentile(of, percent=max(one, other))
     least, most = minmax(of)
     assert least <= wide[0] <= narrow[0] <= 0 <= narrow[1] <= wide[1] <= most
 
@@ -80,9 +80,9 @@ def test_a_percentile_by_hand() -> None:
     data = np.array([-4.0, 4.0] + [-1.0] * 3000 + [1.0] * 3000 + [0.0] * 3998)
     of = statistics_of(data, 8.0)
     width = 16 / BINS
-    assert percentile(of, 100) == (-4.0, 4.0)
-    assert percentile(of, 99.98) == pytest.approx((-1.0, 1.0), abs=width)
-    assert percentile(of, 60) == pytest.approx((0.0, 0.0), abs=width)
+    assert percentile(of, percent=100) == (-4.0, 4.0)
+    assert percentile(of, percent=99.98) == pytest.approx((-1.0, 1.0), abs=width)
+    assert percentile(of, percent=60) == pytest.approx((0.0, 0.0), abs=width)
 
 
 @given(SEEDS, st.sampled_from([INT8, UINT8]))

@@ -11,13 +11,13 @@ import pytest
 from qexport import targets
 from qexport.backends.registry import available_formats, find_class
 from qexport.errors import UsageError
-from qexport.job.options import PRECISIONS, ExportJob, make_job
+from qexport.job.options import ExportJob, make_job
 from qexport.reporting.warnings import cpu_warnings
 from qexport.steps.plan import make_target
 from qexport.system import machine as cpu_module
 from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, kind_for
 from qexport.targets import TARGETS
-from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, OTHER_FORMATS, PRECISION_ALIASES, canonical
+from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, OTHER_FORMATS, PRECISION_ALIASES, PRECISIONS, canonical
 
 DATA: dict[str, Any] = {"model": "m.pt", "data": "d.yaml"}
 

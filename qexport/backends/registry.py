@@ -11,16 +11,14 @@ from qexport.backends.device_fit import DeviceFit
 from qexport.backends.info import BackendInfo
 from qexport.backends.protocol import Backend, DeviceChecker
 from qexport.errors import PluginError, UsageError
-from qexport.plugins import check_modules, lookup, names
+from qexport.plugins import BACKENDS, check_modules, lookup, names
 from qexport.targets import TARGETS
 from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, closest, plain
-
-GROUP = "qexport.backends"
 
 
 def available_formats() -> tuple[str, ...]:
     """Names of all registered backends, sorted; none of them is imported."""
-    return names(GROUP)
+    return names(BACKENDS)
 
 
 def find_class(name: str) -> type[Backend]:
@@ -32,11 +30,11 @@ def find_class(name: str) -> type[Backend]:
     """
     if name not in available_formats():
         raise unknown_format(name)
-    found: type[Backend] = lookup(GROUP, name)
+    found: type[Backend] = lookup(BACKENDS, name)
     info = getattr(found, "info", None)
     if not isinstance(info, BackendInfo) or info.name != name:
         raise PluginError(
-            f"{name} in {GROUP}: {found!r} has no BackendInfo of this name", "repair or uninstall its package"
+            f"{name} in {BACKENDS}: {found!r} has no BackendInfo of this name", "repair or uninstall its package"
         )
     return found
 

@@ -16,8 +16,12 @@ from rich.console import Console
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
+from qexport.planning.registry import RANGES
+from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
+from qexport.tasks import SCORING
 from qexport.version import __version__
+from qexport.vocabulary import PRECISIONS, alternatives
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
@@ -46,10 +50,12 @@ def export_command(
     model: Annotated[
         str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
     ] = None,
-    format_: Annotated[str | None, _option("Formats, comma-separated. Default: tflite.", "--format", "-f")] = None,
+    format_: Annotated[
+        str | None, _option(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
+    ] = None,
     precision: Annotated[
         str | None,
-        _option("fp32, fp16, int8, int8-dynamic, int8-full, w8a16. Default: fp32, or the target's.", "--precision"),
+        _option(f"{', '.join(PRECISIONS)}. Default: fp32, or the target's.", "--precision"),
     ] = None,
     int8: Annotated[bool | None, _option("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
     half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
@@ -71,7 +77,7 @@ def export_command(
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
     ] = None,
     ranges: Annotated[
-        str | None, _option("percentile, minmax or mse. Default: percentile, for w8a16 minmax.", "--ranges")
+        str | None, _option(f"{alternatives(RANGES.names)}. Default: percentile, for w8a16 minmax.", "--ranges")
     ] = None,
     threads: Annotated[
         int | None, _option("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
@@ -150,7 +156,7 @@ def export_command(
 
 @verbs_app.command()
 def demo(
-    task: Annotated[str, typer.Option(help="detect, segment, pose, obb or classify.")] = "detect",
+    task: Annotated[str, typer.Option(help=f"{alternatives(tuple(SCORING))}.")] = "detect",
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from qexport.errors import InputError, QexportError
+from qexport.errors import InputError, QexportError, named_reason
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
 
@@ -94,8 +94,7 @@ def fail(line: str, code: int) -> int:
 
 def unexpected(error: Exception, output: str) -> int:
     """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
-    first = next(iter(str(error).splitlines()), "")
-    return fail(f"unexpected {type(error).__name__}: {first[:200]} ({_kept(error, output)})", 1)
+    return fail(f"unexpected {named_reason(error, 200)} ({_kept(error, output)})", 1)
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

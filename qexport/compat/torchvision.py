@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from qexport.compat.patches import OPERATOR_CHECK, replace_for_good
+from qexport.errors import first_line
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _MAX_OPERATORS = 40
@@ -53,7 +54,7 @@ def fault() -> str:
         boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 20.0, 30.0, 30.0]])
         kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
     except (ImportError, RuntimeError, OSError, AttributeError, TypeError) as error:
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     return "" if kept == [0, 2] else f"nms keeps {kept} of three boxes, not 0 and 2"
 
 

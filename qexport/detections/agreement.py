@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from qexport.detections.decode import as_columns, detected_format, detections_in
 from qexport.detections.detections import NOTHING, Detections, corners_of
 from qexport.detections.layout import CENTRE, ROTATED, HeadLayout
-from qexport.detections.matching import SAME_OBJECT, best_overlaps, class_overlaps
+from qexport.detections.matching import CONFIDENCE, SAME_OBJECT, best_overlaps, class_overlaps
 
-CONFIDENCE = 0.25
-"""Score from which a detection has to be found by both sides."""
 MIN_SCORE = 0.1
 """Score from which the other side has found it."""
 FAINT = 1e-3

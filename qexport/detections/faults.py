@@ -22,8 +22,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qexport.detections.agreement import CONFIDENCE, Agreement
+from qexport.detections.agreement import Agreement
 from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
 
 MIN_AGREEMENT = 0.8
 """Share of the confident detections of either side that the other has, too."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qexport.tasks import extras_of
+
 CORNERS, CENTRE, UNIT_CENTRE, ROTATED = "corners", "centre", "unit centre", "rotated"
 """x1 y1 x2 y2 in pixels; centre, width and height in pixels; the same in 0..1; the same in pixels with an angle."""
 
@@ -77,16 +79,12 @@ def layout_of(metadata: Mapping[str, Any]) -> HeadLayout:
         classes=len(metadata["names"]),
         reg_max=int(raw.get("reg_max", 1)),
         end2end=bool(metadata.get("end2end", False)),
-        extras=raw.get("further", EXTRAS.get(metadata.get("task", ""), "")),
+        extras=raw.get("further", extras_of(metadata.get("task", ""))),
         shape=_pair(raw.get("shape", keypoints)),
         direct=bool(raw.get("newer", False)),
         head=_head(metadata),
         max_detections=int(raw.get("max_detections", MAX_DETECTIONS)),
     )
-
-
-EXTRAS = {"segment": "coefficients", "pose": "keypoints", "obb": "angles"}
-"""Task → what its heads say of each object besides."""
 
 
 NAMES = {"extras": "further", "direct": "newer"}

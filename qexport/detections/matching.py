@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from qexport.detections.detections import Detections, Floats
 
+CONFIDENCE = 0.25
+"""Score from which a detection counts: of the two sides of a comparison, and of the float model as fidelity's truth."""
 SAME_OBJECT = 0.5
 """Overlap from which two boxes of a class are of one object."""
 TINY = np.float32(1e-7)

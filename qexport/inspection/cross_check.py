@@ -22,9 +22,10 @@ from qexport.detections.agreement import FAINT, compare_all
 from qexport.detections.decode import as_columns, detections_in
 from qexport.detections.detections import Detections, corners_of
 from qexport.detections.layout import CORNERS, HeadLayout, layout_of
+from qexport.detections.matching import CONFIDENCE
 from qexport.errors import InputError, VerificationError
 from qexport.inspection.samples import detect
-from qexport.measurement.accuracy import TRUTH_CONFIDENCE, score_against
+from qexport.measurement.accuracy import score_against
 
 MIN_MAP = 0.95
 """mAP50-95 of one implementation's detections against the other's, from which they agree."""
@@ -106,7 +107,7 @@ def _score(ours: Runner, theirs: Runner, batches: Sequence[NDArray[np.float32]],
     found, truth = {}, {}
     for number, batch in enumerate(batches):
         found[str(number)] = _rows(_detections(theirs, batch, layout))
-        rows = _rows(_detections(ours, batch, layout).confident(TRUTH_CONFIDENCE))
+        rows = _rows(_detections(ours, batch, layout).confident(CONFIDENCE))
         truth[str(number)] = (rows[:, :4], rows[:, 5])
     return score_against(found, truth)
 

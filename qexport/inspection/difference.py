@@ -16,8 +16,9 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend, infos
 from qexport.data.images import stream
-from qexport.detections.agreement import CONFIDENCE, Findings, compare_all
+from qexport.detections.agreement import Findings, compare_all
 from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
 from qexport.errors import InputError, first_line
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.run_folder import report_beside

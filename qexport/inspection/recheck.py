@@ -15,9 +15,10 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
-from qexport.detections.agreement import CONFIDENCE, Agreement, compare_all
+from qexport.detections.agreement import Agreement, compare_all
 from qexport.detections.faults import MIN_AGREEMENT, faults, remark
 from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
 from qexport.errors import InputError, QexportError, named_reason
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.samples import Samples, detect, load_samples

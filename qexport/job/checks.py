@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
+from qexport.planning.registry import RANGES
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
-from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, closest
+from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, PRECISIONS, alternatives, closest
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
 MIN_SIZE = 32
 """Pixels: the largest stride of the detectors."""
 HEADS = ("end2end", "one2many")
-RANGE_METHODS = ("percentile", "minmax", "mse")
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
 NOTHING_KEPT = {
     "fp32": "all of it is float already: leave it out",
     "int8-full": "it has no float: use --precision int8",
@@ -42,7 +41,8 @@ def check_job(job: ExportJob) -> None:
     """
     from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
-    for row in (*RANGES, *CHOICES, Choice("precision", _precisions(job), PRECISION_ALIASES)):
+    registered = Choice("precision", _precisions(job), PRECISION_ALIASES), Choice("ranges", RANGES.names)
+    for row in (*BOUNDS, *CHOICES, *registered):
         row.check(job)
     for name in job.format:
         find_info(name)  # a word that is none first: what it needs says nothing
@@ -62,11 +62,6 @@ def _precisions(job: ExportJob) -> tuple[str, ...]:
     """Words for precisions: all usual ones, and those that only the job's formats have."""
     own = {precision for info in known(job.format) for precision in info.precisions}
     return (*PRECISIONS, *sorted(own - {*PRECISIONS}))
-
-
-def alternatives(words: Sequence[str]) -> str:
-    """A, B or C."""
-    return " or ".join(", ".join(words).rsplit(", ", 1))
 
 
 def _given(job: ExportJob, option: str) -> Any:
@@ -155,7 +150,7 @@ def _another_cpu(job: ExportJob) -> bool:
     return kind != ANY and any(kind_for(job.cpu, name) != kind for name in job.format)
 
 
-RANGES = (
+BOUNDS = (
     Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
     Range("batch", lambda value: value > 0, "1 or more"),
     Range("threads", lambda value: value > 0, "1 or more"),
@@ -165,7 +160,6 @@ RANGES = (
 )
 CHOICES = (
     Choice("head", HEADS),
-    Choice("ranges", RANGE_METHODS),
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
 )

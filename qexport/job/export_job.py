@@ -16,7 +16,7 @@ class ExportJob:
     Attributes:
         model: checkpoint path, or a name that Ultralytics knows.
         format: backends to write for.
-        precision: of weights and activations, one of `qexport.job.checks.PRECISIONS`; "" becomes what the short forms
+        precision: of weights and activations, one of `qexport.vocabulary.PRECISIONS`; "" becomes what the short forms
             say, and "int8-full" for devices that compute with nothing else.
         int8, half: short forms of "int8" and "fp16"; neither means "fp32".
         target: a device of `qexport.targets`, which says what is not given: formats, precision, CPU, threads.

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from qexport.errors import UsageError
-from qexport.job.checks import OPSETS, PRECISIONS, check_job
+from qexport.job.checks import check_job
 from qexport.job.export_job import ExportJob
 from qexport.job.parsing import converted
 from qexport.system.machine import choices
 from qexport.targets import TARGETS, preset
 
-__all__ = ["OPSETS", "PRECISIONS", "ExportJob", "make_job", "read_config"]
+__all__ = ["ExportJob", "make_job", "read_config"]
 
 SHORT_FORMS = ("int8", "half")
 

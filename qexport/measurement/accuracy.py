@@ -19,16 +19,14 @@ from torch import Tensor
 
 from qexport.backends.protocol import Runner
 from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
+from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING
-
-TRUTH_CONFIDENCE = 0.25
-"""Detections of the float model at least this confident are the ground truth of fidelity."""
-
 
 Detections = Mapping[str, tuple[Tensor, Tensor]]
 """Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
@@ -112,7 +110,7 @@ def _left_out(data: EvaluationSet, link: str) -> str:
     except ImportError:  # Ultralytics looks for a decoder of HEIF where none knows the file
         reason = "it is corrupt or not an image"
     except Exception as error:  # whatever a decoder raises of such a file
-        reason = next(iter(str(error).replace(str(root), "").splitlines()), "") or type(error).__name__
+        reason = first_line(error).replace(str(root), "") or type(error).__name__
     return f"{data.links[link].name} ({reason[:MAX_REASON]})"
 
 
@@ -138,8 +136,8 @@ class _Recorder:
         self.latest = [Path(file).name for file in batch["im_file"]]
         for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
             if name in self.links:
-                self.found[name] = found_in(self.links[name], found, batch, index, TRUTH_CONFIDENCE)
-            keep = found["conf"] >= TRUTH_CONFIDENCE
+                self.found[name] = found_in(self.links[name], found, batch, index, CONFIDENCE)
+            keep = found["conf"] >= CONFIDENCE
             self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
             if self.reference is not None:
                 self.score(validator, name, found, *self.reference[name])

@@ -1,1 +1,1 @@
-"""Passes over weights between plan and file, each kept only where it makes images better that it did not see."""
+"""Passes over weights between plan and file, each kept only where the error falls on images that it did not see."""

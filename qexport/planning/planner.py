@@ -17,7 +17,8 @@ from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.mixing import mixed_raw_outputs, mixed_scale_concats
 from qexport.planning.plan import PIXELS, PRESCRIBED, QuantPlan, Rule, TensorQuant
 from qexport.planning.profile import RuntimeProfile
-from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax, range_estimator
+from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax
+from qexport.planning.registry import RANGES
 from qexport.planning.sharing import fixed_rule, moved_values, scale_groups
 from qexport.planning.weights import stored_weights, weight_tensors
 from qexport.programs.program import INPUT, Program, Region, Value, has_constant_operand, observed_sources
@@ -48,7 +49,7 @@ def make_plan(
 
     Args:
         statistics: by value name, from `calibrate`; None where the profile has no integer arithmetic.
-        method: name of a range estimator (`qexport.planning.ranges`).
+        method: name of a range estimator (`qexport.planning.registry`).
         float_values: values whose operation is to stay float, with the reason.
 
     Raises:
@@ -64,7 +65,7 @@ def make_plan(
     reasons |= dict.fromkeys(torn, FIXED_APART)
     clamped = clamped_values(program, profile, integer)
     reasons = dict.fromkeys(clamped, CLAMPED) | reasons
-    scales = _Scales(program, profile, statistics, method, range_estimator(method))
+    scales = _Scales(program, profile, statistics, method, RANGES.find(method))
     tensors = _activations(scales, integer, touched, clamped)
     for value in program.values.values():
         if value.name not in tensors:

@@ -5,21 +5,17 @@ Clipping a few extremes buys finer steps for everything else. Every method retur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport import plugins
 from qexport.calibration.statistics import Statistics
-from qexport.errors import UsageError
 from qexport.planning.arithmetic import Quantiser, dequantise, quantise
 
 Range = tuple[float, float]
 RangeEstimator = Callable[[Statistics, Quantiser], Range]
-"""What is to be spanned, from what was seen and from what it is going to be quantised with."""
-GROUP = "qexport.ranges"
-"""Entry points of other packages' estimators."""
+"""What is to be spanned, from what was seen and from what it is going to be quantised with; `registry` names them."""
 FloatArray = NDArray[np.float64]
 
 DEFAULT_PERCENTILE = 99.997
@@ -31,12 +27,12 @@ LOGIT_FLOOR = -8.0
 """Class logits below this are scores below 0.0004, which no threshold tells apart."""
 
 
-def minmax(statistics: Statistics) -> Range:
+def minmax(statistics: Statistics, _: Quantiser | None = None) -> Range:
     """The extremes over all images: nothing is clipped."""
     return min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
 
 
-def percentile(statistics: Statistics, percent: float = DEFAULT_PERCENTILE) -> Range:
+def percentile(statistics: Statistics, _: Quantiser | None = None, percent: float = DEFAULT_PERCENTILE) -> Range:
     """The range that leaves (100 - percent) % of the elements outside on either side.
 
     A symmetric quantiser spans the wider side on both, and so leaves no more outside.
@@ -82,32 +78,3 @@ def least_error(statistics: Statistics, quantiser: Quantiser, steps: int = 24) -
 def above(chosen: Range, floor: float) -> Range:
     """Raise the lower bound to `floor`, for a value whose reader is flat below it."""
     return max(chosen[0], floor), chosen[1]
-
-
-ESTIMATORS: Mapping[str, RangeEstimator] = {
-    "minmax": lambda statistics, _: minmax(statistics),
-    "percentile": lambda statistics, _: percentile(statistics),
-    "mse": least_error,
-}
-"""Those that are here, by the name that plans have in their reasons."""
-
-
-def range_estimators() -> tuple[str, ...]:
-    """Names of all estimators, other packages' behind those that are here."""
-    return (*ESTIMATORS, *(name for name in plugins.names(GROUP) if name not in ESTIMATORS))
-
-
-def range_estimator(name: str) -> RangeEstimator:
-    """The estimator called `name`, from here or from another package.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name in ESTIMATORS:
-        return ESTIMATORS[name]
-    if name not in plugins.names(GROUP):
-        raise UsageError(f"unknown range estimator {name}", f"choose from {', '.join(range_estimators())}")
-    found: RangeEstimator = plugins.lookup(GROUP, name)
-    if not callable(found):
-        raise UsageError(f"range estimator {name} of {GROUP} cannot be called", "repair or uninstall its package")
-    return found

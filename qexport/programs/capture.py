@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.data.input_form import InputSpec
-from qexport.errors import ConversionError, InputError
+from qexport.errors import ConversionError, InputError, first_line
 from qexport.programs.captured_graph import CapturedGraph
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
@@ -99,8 +99,7 @@ def _trace(module: nn.Module, example: Tensor, dynamic: bool) -> GraphModule:
         exported = torch.export.export(module, (example,), dynamic_shapes=batch_shapes(dynamic), strict=False)
         graph = exported.module(check_guards=False)
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.Unsupported) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"the model cannot be traced ({first})", "please report this model") from error
+        raise InputError(f"the model cannot be traced ({first_line(error)})", "please report this model") from error
     assert isinstance(graph, GraphModule)
     return graph
 

@@ -6,7 +6,7 @@ capture or on library versions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -115,6 +115,14 @@ class Program:
     def readers(self) -> dict[str, tuple[Value, ...]]:
         """For every value the values computed from it."""
         return readers_of(self.values.values())
+
+    @cached_property
+    def exports(self) -> dict[Hashable, bytes]:
+        """Forms of this program that are slow to make and wanted by several formats, by what they were made with.
+
+        Empty at first: `qexport.lowering` fills it. They live as long as the program.
+        """
+        return {}
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Program:
         """Return the program with other weights or biases, by the names that `Value.weight` and `Value.bias` have.

@@ -13,14 +13,13 @@ from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
+from qexport.tasks import METRICS
 from qexport.verification.outcome import OutputFidelity, Verification
 from qexport.version import __version__
 
 SCHEMA = 2
 Interval = tuple[float, float]
 """The two ends of a 95 % interval."""
-METRICS = ("mAP50-95", "mAP50")
-"""Names of the two figures of accuracy where a report has none."""
 RUN, ARTIFACT, ACCURACY, LATENCY = "run", "artifact", "accuracy", "latency"
 """What a warning is about: the run, a whole file, or figures of one kind, which are not shown without it."""
 

@@ -63,7 +63,7 @@ def plan(
 
     Args:
         table: statistics of the program's values; None does where activations stay float.
-        ranges: how ranges of activations are chosen, one of `qexport.planning.ranges.range_estimators()`.
+        ranges: how ranges of activations are chosen, one of `qexport.planning.registry.RANGES.names`.
         keep_float: values whose operation stays float.
 
     Raises:

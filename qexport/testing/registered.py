@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.backends.protocol import Backend
-from qexport.backends.registry import GROUP
+from qexport.plugins import BACKENDS
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 0\n"
 
@@ -25,7 +25,7 @@ def registered(backend: type[Backend], package: str = "qexport-of-a-test") -> It
         package: what registers it.
     """
     entry = f"{backend.info.name} = {backend.__module__}:{backend.__qualname__}"
-    with entry_point(GROUP, entry, package):
+    with entry_point(BACKENDS, entry, package):
         yield
 
 

@@ -16,7 +16,7 @@ from qexport.backends.info import check_precision
 from qexport.backends.openvino.half import compress
 from qexport.backends.openvino.info import INFO
 from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
 
@@ -52,8 +52,8 @@ class OpenVINOBackend:
                 openvino.save_model(model, path / MODEL, compress_to_fp16=half and not float32)
             except RuntimeError as error:
                 shutil.rmtree(path)
-                first = next(iter(str(error).splitlines()), "")
-                raise ConversionError(f"OpenVINO cannot read the graph ({first})", "try another --opset") from error
+                reason = f"OpenVINO cannot read the graph ({first_line(error)})"
+                raise ConversionError(reason, "try another --opset") from error
         (path / METADATA).write_text(yaml.safe_dump(dict(request.metadata), sort_keys=False), encoding="utf-8")
 
     def read(self, path: Path) -> StoredGraph:

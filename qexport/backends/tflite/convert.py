@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qexport.compat.patches import LITERT_PROGRESS, TENSORFLOW_NOTES, set_variables
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line, named_reason
 
 
 def convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], None]) -> Any:
@@ -41,14 +41,11 @@ def convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], Non
                     with local_decompositions(), direct_export():
                         return litert_torch.convert(graph, (example,), quant_config=quantisation)
                 except Exception as error:  # whatever passes raise: the converter's own way decides
-                    first = next(iter(str(error).splitlines()), "")
-                    warn(
-                        f"converted the slow way, because the quick one failed ({type(error).__name__}: {first[:120]})"
-                    )
+                    warn(f"converted the slow way, because the quick one failed ({named_reason(error, 120)})")
             return litert_torch.convert(graph, (example,), quant_config=quantisation)
     except Exception as error:  # the converter raises whatever its passes do
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConversionError(f"litert-torch cannot convert this model ({first})", "report the model") from error
+        reason = f"litert-torch cannot convert this model ({first_line(error)})"
+        raise ConversionError(reason, "report the model") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
@@ -64,9 +64,8 @@ def quantised(
             warnings.simplefilter("ignore")
             result = engine.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except Exception as error:  # the quantizer raises whatever its passes do
-        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(
-            f"ai-edge-quantizer cannot write {precision} ({first})", "try another precision"
+            f"ai-edge-quantizer cannot write {precision} ({first_line(error)})", "try another precision"
         ) from error
     assert result.quantized_model is not None
     return bytes(result.quantized_model)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 from qexport.lowering.onnx.half_model import halve_model
+from qexport.lowering.onnx.values import values_of
 from qexport.programs.capture import batch_shapes
 from qexport.programs.captured_graph import CapturedGraph, copied
 from qexport.programs.graph import Graph
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 OUTPUT = "output"
 SCOPES = "pkg.torch.onnx.name_scopes"
-_exported: dict[tuple[object, ...], bytes] = {}
 
 
 def onnx_graph(program: Program, opset: int, half: bool = False, full: frozenset[str] = frozenset()) -> ir.Model:
@@ -60,14 +60,12 @@ def _file_of(graph: OnnxGraph, program: Program, opset: int, half: bool, full: f
 @_graph_of.register
 def _once(_: CapturedGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
     """Exported once for all formats of a run."""
-    key = (program.fingerprint, program.values[INPUT].shape, program.input.dynamic, opset, half, full)
-    if key not in _exported:
-        if _exported and next(iter(_exported))[0] != program.fingerprint:
-            _exported.clear()  # one program at a time: it is the formats of one run that share it
-        _exported[key] = ir.serde.serialize_model(_export(program, opset, half, full)).SerializeToString()
+    key = ("onnx", opset, half, full)
+    if key not in program.exports:
+        program.exports[key] = ir.serde.serialize_model(_export(program, opset, half, full)).SerializeToString()
     import onnx
 
-    return ir.serde.deserialize_model(onnx.ModelProto.FromString(_exported[key]))
+    return ir.serde.deserialize_model(onnx.ModelProto.FromString(program.exports[key]))
 
 
 def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
@@ -104,8 +102,8 @@ def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its passes do
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConversionError(f"torch.onnx cannot export this model ({first})", "try --format tflite") from error
+        reason = f"torch.onnx cannot export this model ({first_line(error)})"
+        raise ConversionError(reason, "try --format tflite") from error
     assert exported is not None
     model: ir.Model = exported.model
     return model
@@ -170,8 +168,7 @@ def _clean(model: ir.Model) -> None:
         node.doc_string = None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
-    made = (output for node in model.graph for output in node.outputs)
-    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
+    for value in (*values_of(model), *model.graph.initializers.values()):
         value.metadata_props.clear()
 
 
@@ -187,7 +184,6 @@ def unname_batch(model: ir.Model) -> None:
     Ultralytics takes a named first dimension of the output to mean that height and width are open, too, whatever the
     metadata say (`ONNXBackend.load_model`). ONNX Runtime would infer the output's name from any other.
     """
-    made = (output for node in model.graph for output in node.outputs)
-    for value in (*model.graph.inputs, *made):
+    for value in values_of(model):
         if value.shape is not None:
             value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from qexport.lowering.onnx.values import values_of
 from qexport.programs.onnx.normal_form import array_of
 from qexport.programs.program import INPUT, Region
 
@@ -34,9 +35,9 @@ def halve_model(model: ir.Model, program: Program, full: frozenset[str] = frozen
     body = {name for name, value in program.values.items() if value.region is Region.BODY and name not in full}
     # An operation computes in one type: outputs of its that nobody reads, or the tail alone, are in it, too.
     body |= {str(each.name) for node in model.graph if _in_body(node, body) for each in node.outputs} - full
-    for value in [value for value in _values(model) if value.name in full]:
+    for value in [value for value in values_of(model) if value.name in full]:
         _cast(model, value, HALF, [use for use in value.uses() if _in_body(use[0], body)])
-    values = [value for value in _values(model) if value.name in body]
+    values = [value for value in values_of(model) if value.name in body]
     for value in values:
         if value.name == INPUT:
             _cast(model, value, HALF, [use for use in value.uses() if _in_body(use[0], body)])
@@ -63,10 +64,6 @@ def _takes_half(model: ir.Model, node: ir.Node) -> bool:
     allowed = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
     types = [allowed.get(output.type_str, [output.type_str]) for output in schema.outputs]
     return not any("tensor(float)" in each and "tensor(float16)" not in each for each in types)
-
-
-def _values(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
 
 
 def _in_body(node: ir.Node, body: set[str]) -> bool:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qexport.errors import ConversionError
+from qexport.lowering.onnx.values import values_of
 from qexport.planning.arithmetic import INT32, quantise
 from qexport.planning.coverage import reads_integers
 from qexport.planning.plan import QuantPlan, TensorQuant
@@ -27,7 +28,7 @@ def insert_qdq(model: ir.Model, program: Program, plan: QuantPlan) -> None:
     """
     if plan.program != program.fingerprint:
         raise ConversionError("the plan was made for another program", "plan again")
-    values = {value.name: value for value in _values(model)}
+    values = {value.name: value for value in values_of(model)}
     for value in program.values.values():
         if value.weight and plan.is_quantised(value.weight):
             _quantise_weight(model, program, value, plan)
@@ -37,10 +38,6 @@ def insert_qdq(model: ir.Model, program: Program, plan: QuantPlan) -> None:
                 raise ConversionError(f"{name} is not in the ONNX graph", "report the model")
             _quantise_activation(model, values[name], plan)
     model.graph.sort()
-
-
-def _values(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
 
 
 def _integer_readers(plan: QuantPlan, value: ir.Value) -> list[tuple[ir.Node, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,6 +55,5 @@ def write_onnx(
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise ConversionError(f"the ONNX graph is not valid ({first})", "try another --opset") from error
+        raise ConversionError(f"the ONNX graph is not valid ({first_line(error)})", "try another --opset") from error
     path.write_bytes(proto.SerializeToString(deterministic=True))

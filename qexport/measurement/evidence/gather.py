@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
-from qexport.measurement.accuracy import TRUTH_CONFIDENCE, Accuracy
+from qexport.detections.matching import CONFIDENCE
+from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
 from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
@@ -119,9 +120,9 @@ def _of_accuracy(
     if reference is None:
         return made
     with attempt(missing, "shift of confidence", path):
-        made = replace(made, confidence=confidence_shift(reference.found, own.found, TRUTH_CONFIDENCE))
+        made = replace(made, confidence=confidence_shift(reference.found, own.found, CONFIDENCE))
     with attempt(missing, "gallery", path):
-        made = replace(made, gallery=gallery(reference.found, own.found, TRUTH_CONFIDENCE))
+        made = replace(made, gallery=gallery(reference.found, own.found, CONFIDENCE))
     return made
 
 

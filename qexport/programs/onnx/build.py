@@ -1,4 +1,4 @@
-"""An ONNX file as a program: what `source` does for checkpoints."""
+"""An ONNX file as a program, which `qexport.programs.build` puts beside those of checkpoints."""
 
 from __future__ import annotations
 

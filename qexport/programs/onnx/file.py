@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx
 
-from qexport.detections.layout import EXTRAS, HeadLayout
+from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
-from qexport.tasks import SCORING
+from qexport.tasks import SCORING, extras_of
 
 QUANTISED = re.compile(
     r"(Dynamic)?Quantize|Dequantize|QLinear|Q(Gemm|Attention|MoE|EmbedLayer|Ordered)|(Conv|MatMul)Integer|MatMul(NBits|Bnb4)"
@@ -73,7 +73,7 @@ class UltralyticsMetadata:
             imgsz=imgsz,
             classes=len(self.names),
             end2end=self.end2end,
-            extras=EXTRAS.get(self.task, ""),
+            extras=extras_of(self.task),
             shape=self.kpt_shape,
             head="classifier" if self.task == "classify" else detector,
         )

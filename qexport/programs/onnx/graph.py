@@ -14,7 +14,7 @@ import torch
 from onnx import version_converter
 from torch import Tensor
 
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 from qexport.programs.graph import See, check_replacement
 from qexport.programs.onnx.normal_form import OPEN
 from qexport.programs.onnx.session import session_options
@@ -150,9 +150,8 @@ class OnnxGraph:
             try:
                 proto = version_converter.convert_version(proto, opset)
             except Exception as error:  # the converter raises whatever its checks do
-                first = next(iter(str(error).splitlines()), type(error).__name__)
                 raise ConversionError(
-                    f"the model cannot be brought to operator set {opset} ({first})", "leave out the format"
+                    f"the model cannot be brought to operator set {opset} ({first_line(error)})", "leave out the format"
                 ) from error
         model = ir.serde.deserialize_model(proto)
         self._set_shapes(model)

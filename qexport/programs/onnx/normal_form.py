@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qexport.errors import InputError
+from qexport.errors import InputError, first_line
 from qexport.programs.onnx.file import OnnxFile, check_sizes, operator_set
 from qexport.programs.program import INPUT
 
@@ -71,9 +71,8 @@ def _recent(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         recent = version_converter.convert_version(proto, OPSET)
     except Exception as error:  # the converter raises whatever its checks do
-        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"{path} cannot be brought from operator set {version} to {OPSET} ({first})",
+            f"{path} cannot be brought from operator set {version} to {OPSET} ({first_line(error)})",
             f"export it with operator set {OPSET} or later",
         ) from error
     if version < RESIZE_SAYS_HOW:
@@ -123,9 +122,8 @@ def _folded(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
         try:
             onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base
-            first = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"ONNX Runtime cannot load {path} ({first})", "check the file, or give another --imgsz"
+                f"ONNX Runtime cannot load {path} ({first_line(error)})", "check the file, or give another --imgsz"
             ) from error
         return onnx.load(options.optimized_model_filepath)
 

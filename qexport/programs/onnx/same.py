@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qexport.data.input_form import InputForm
 from qexport.detections.columns import columns_of
-from qexport.errors import InputError
+from qexport.errors import InputError, first_line
 from qexport.programs.onnx.file import OLDEST, OnnxFile, operator_set
 from qexport.programs.onnx.graph import OnnxGraph
 from qexport.programs.onnx.session import session_options
@@ -87,11 +87,10 @@ def check_same(file: OnnxFile, graph: OnnxGraph, form: InputForm) -> None:
         try:
             theirs, ours = _run(file.proto, picture, decisions.inputs), _run(graph.proto, picture, known)
         except Exception as error:  # the runtime's errors share no base
-            first = next(iter(str(error).splitlines()), type(error).__name__)
             version = operator_set(file.proto)
             old = f"it is in operator set {version}, and {OLDEST} is the oldest that is sure to run: convert it"
             remedy = old if version < OLDEST else "check the file"
-            raise InputError(f"ONNX Runtime cannot run {file.path} ({first})", remedy) from error
+            raise InputError(f"ONNX Runtime cannot run {file.path} ({first_line(error)})", remedy) from error
         found = _difference(graph, theirs, ours, decisions)
         if not found:
             return

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.errors import ConversionError
+from qexport.errors import ConversionError, first_line
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -51,5 +51,5 @@ def session(path: Path, threads: int, optimised: Path | None = None, fused: bool
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConversionError(f"ONNX Runtime cannot load the graph ({first})", "try another --opset") from error
+        reason = f"ONNX Runtime cannot load the graph ({first_line(error)})"
+        raise ConversionError(reason, "try another --opset") from error
