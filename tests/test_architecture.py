@@ -97,7 +97,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 """Where a package is imported (paths below `qexport/`): its own backend's folder, and what is said beside it."""
 
 PUBLIC = (
-    "qexport/detections/masks.py",  # masks from the raw outputs of integer-only files, on the user's device
+    "qexport/decode/masks.py",  # masks from the raw outputs of integer-only files, on the user's device
     "qexport/simulation/fake_quant.py",  # a plan with gradients, for training loops
     "qexport/testing",  # a backend that needs no runtime, for the tests of plug-ins
 )

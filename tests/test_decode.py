@@ -239,12 +239,24 @@ def test_the_layout_is_read_from_the_files_metadata() -> None:
     assert strides[[0, 96, 120], 0].tolist() == [8, 16, 32]
 
 
+def test_what_programs_on_devices_import_and_read_stays() -> None:
+    """Names that the README of every version gives to devices, whatever the package calls them inside."""
+    from qexport.decode import Detections, decoded, dequantised, detections, layout_of
+    from qexport.decode.masks import instance_masks as masks
+
+    assert masks is instance_masks
+    assert all(map(callable, (decoded, dequantised, detections, layout_of)))
+    angles = np.array([[0.5]], np.float32)
+    found = Detections(np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), angles)
+    assert found.further is angles
+
+
 def test_it_imports_without_torch() -> None:
     """In a Python where torch, ultralytics and onnx cannot be imported."""
     code = (
         "import sys\n"
         "for name in ('torch', 'ultralytics', 'onnx', 'tensorflow', 'torchvision'): sys.modules[name] = None\n"
-        "import importlib, pkgutil, qexport.decode\n"
+        "import importlib, pkgutil, qexport.decode.masks\n"
         "for m in pkgutil.iter_modules(qexport.detections.__path__, 'qexport.detections.'):\n"
         "    importlib.import_module(m.name)\n"
         "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('numpy', 'torch')and sys.modules[m])[0])"

@@ -33,6 +33,11 @@ class Detections:
     box_format: str = CORNERS
 
     @property
+    def further(self) -> Floats:
+        """`extras`, by the name that programs on devices may know."""
+        return self.extras
+
+    @property
     def is_rotated(self) -> bool:
         """Whether boxes are centre and size, with an angle."""
         return self.box_format == ROTATED
