@@ -11,6 +11,7 @@ from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
+from qexport.plugins import names
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
@@ -42,7 +43,8 @@ def check_job(job: ExportJob) -> None:
     """
     from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
-    for row in (*RANGES, *CHOICES, Choice("precision", _precisions(job), PRECISION_ALIASES)):
+    ranges = Choice("ranges", (*RANGE_METHODS, *names("qexport.ranges")))
+    for row in (*RANGES, *CHOICES, ranges, Choice("precision", _precisions(job), PRECISION_ALIASES)):
         row.check(job)
     for name in job.format:
         find_info(name)  # a word that is none first: what it needs says nothing
@@ -165,7 +167,6 @@ RANGES = (
 )
 CHOICES = (
     Choice("head", HEADS),
-    Choice("ranges", RANGE_METHODS),
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
 )
