@@ -21,7 +21,7 @@ import qexport
 from qexport import BackendInfo, Quantiser, Statistics
 from qexport.calibration.statistics import BINS
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.passes import PassRecord, WeightPass, optimise
+from qexport.optimisation.passes import WeightPass, optimise
 from qexport.optimisation.registry import weight_pass
 from qexport.planning.arithmetic import INT8
 from qexport.progress import Silent
@@ -115,7 +115,7 @@ def test_its_backend_keeps_its_promises(installed: None) -> None:
     check_backend(find_backend("archive"))
 
 
-def outcome_of(each: WeightPass, folder: Path) -> PassRecord:
+def outcome_of(each: WeightPass, folder: Path) -> Any:
     """What becomes of a pass on the small detector, planned with the package's estimator."""
     made_of, images = program(), pictures(folder, 8)
     table = qexport.calibrate(made_of, images)
