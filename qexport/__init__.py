@@ -1,6 +1,7 @@
 """qexport: INT8 and FP16 edge artifacts from YOLO checkpoints, with the evidence that they still work.
 
-The names below are its face for Python: verbs on nouns, silent, and imported where they are first used.
+The names below are its face for Python: verbs on nouns, silent, and imported where they are first used. Those of a
+package that adds a format, a range estimator or a pass are among them, and `qexport.testing` for its tests.
 """
 
 from importlib import import_module
@@ -10,16 +11,22 @@ from qexport.compat.telemetry import without_telemetry
 from qexport.version import __version__
 
 if TYPE_CHECKING:
+    from qexport.backends.info import BackendInfo, Option, check_precision
+    from qexport.backends.protocol import Backend, Runner
     from qexport.calibration.calibration_table import CalibrationTable, load_table, save_table
+    from qexport.calibration.statistics import Statistics
     from qexport.detections.layout import HeadLayout
     from qexport.errors import QexportError
     from qexport.execution.executor import Executor, Inline, Task
     from qexport.execution.worker import worker_process
     from qexport.job.options import ExportJob, make_job
-    from qexport.lowering.request import Target
+    from qexport.lowering.request import Lowering, Target
+    from qexport.lowering.stored import StoredGraph, StoredTensor
     from qexport.measurement.measure import measure
     from qexport.pipeline import export
+    from qexport.planning.arithmetic import Quantiser
     from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, save_plan
+    from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
     from qexport.programs.build import Source
     from qexport.programs.options import CaptureOptions
     from qexport.programs.program import Program
@@ -30,16 +37,29 @@ if TYPE_CHECKING:
     from qexport.steps.verify import Verified, verify
 
 __all__ = [
+    "Backend",
+    "BackendInfo",
     "CalibrationTable",
     "CaptureOptions",
     "Executor",
     "ExportJob",
+    "FixedScale",
     "HeadLayout",
     "Inline",
+    "Lowering",
+    "Option",
+    "OwnScale",
     "Program",
     "QexportError",
     "QuantPlan",
+    "Quantiser",
+    "Runner",
+    "RuntimeProfile",
+    "SharedScale",
     "Source",
+    "Statistics",
+    "StoredGraph",
+    "StoredTensor",
     "Target",
     "Task",
     "TensorQuant",
@@ -47,6 +67,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "check_plan",
+    "check_precision",
     "export",
     "load_plan",
     "load_report",
@@ -64,16 +85,22 @@ __all__ = [
 ]
 
 _MODULES = {
+    "backends.info": ("BackendInfo", "Option", "check_precision"),
+    "backends.protocol": ("Backend", "Runner"),
     "calibration.calibration_table": ("CalibrationTable", "load_table", "save_table"),
+    "calibration.statistics": ("Statistics",),
     "detections.layout": ("HeadLayout",),
     "errors": ("QexportError",),
     "execution.executor": ("Executor", "Inline", "Task"),
     "execution.worker": ("worker_process",),
     "job.options": ("ExportJob", "make_job"),
-    "lowering.request": ("Target",),
+    "lowering.request": ("Lowering", "Target"),
+    "lowering.stored": ("StoredGraph", "StoredTensor"),
     "measurement.measure": ("measure",),
     "pipeline": ("export",),
+    "planning.arithmetic": ("Quantiser",),
     "planning.plan": ("QuantPlan", "TensorQuant", "check_plan", "load_plan", "save_plan"),
+    "planning.profile": ("FixedScale", "OwnScale", "RuntimeProfile", "SharedScale"),
     "programs.build": ("Source",),
     "programs.options": ("CaptureOptions",),
     "programs.program": ("Program",),

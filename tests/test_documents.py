@@ -10,7 +10,12 @@ from test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
-DOCUMENTS = (ROOT / "ARCHITECTURE.md", ROOT / "docs" / "contributing.md", *sorted(DECISIONS.glob("*.md")))
+DOCUMENTS = (
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "docs" / "contributing.md",
+    ROOT / "docs" / "plugins.md",
+    *sorted(DECISIONS.glob("*.md")),
+)
 pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distribution has no documents")
 
 FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data")

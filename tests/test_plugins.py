@@ -47,6 +47,9 @@ class Scaled(FakeBackend):
         super().lower(replace(request, metadata={**request.metadata, **request.options}), path)
 
 
+MADE = FakeBackend()
+
+
 def options(out: Path, **more: object) -> dict[str, object]:
     model, data = str(DEMO / "shapes26.pt"), str(DEMO / "shapes" / "shapes.yaml")
     quick = {"imgsz": 64, "calib_images": 2, "no_eval": True, "no_latency": True}
@@ -108,6 +111,14 @@ def test_what_is_no_backend_is_refused() -> None:
         find_backend("strange")
 
 
+def test_an_object_is_no_backend() -> None:
+    with (
+        entry_point(BACKENDS, "fake = test_plugins:MADE", "made-things"),
+        pytest.raises(PluginError, match=r"fake in qexport\.backends: .* is no class"),
+    ):
+        find_backend("fake")
+
+
 def test_two_packages_with_one_name_are_both_named() -> None:
     with registered(FakeBackend, "one"), registered(Refusing, "two"):
         with pytest.raises(PluginError, match=r"fake is registered in qexport\.backends by one 0 and two 0"):
@@ -144,6 +155,10 @@ def test_options_are_the_backends_own() -> None:
         options_from(info, {"level": "high"})
     with pytest.raises(UsageError, match="option kind cannot be c: give one of a, b"):
         options_from(info, {"kind": "c"})
+    switch = Option("fast", bool, True)
+    assert (switch.checked("false"), switch.checked("True"), switch.checked(None)) == (False, True, True)
+    with pytest.raises(UsageError, match="option fast cannot be no: give a value of type bool"):
+        switch.checked("no")
 
 
 def test_an_option_of_another_package_comes_from_the_command_line(tmp_path: Path) -> None:

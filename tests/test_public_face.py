@@ -19,6 +19,18 @@ NAMES = {
     *("CalibrationTable", "CaptureOptions", "Executor", "ExportJob", "HeadLayout", "Inline", "Program"),
     *("QexportError", "QuantPlan", "Source", "Target", "Task", "TensorQuant", "Verified"),
     *("calibrate", "check_plan", "export", "load_plan", "load_report", "load_table", "lower", "make_job"),
+    *(
+        "Backend",
+        "BackendInfo",
+        "FixedScale",
+        "Lowering",
+        "Option",
+        "OwnScale",
+        "Quantiser",
+        "Runner",
+        "RuntimeProfile",
+    ),
+    *("SharedScale", "Statistics", "StoredGraph", "StoredTensor", "check_precision"),
     *("make_target", "measure", "plan", "read_model", "save_plan", "save_table", "verify", "worker_process"),
 }
 

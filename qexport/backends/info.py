@@ -39,7 +39,7 @@ class Option:
         if value is None or value == self.default:
             return self.default
         try:
-            made = value if isinstance(value, self.kind) else self.kind(value)
+            made = value if isinstance(value, self.kind) else self._made(value)
         except (TypeError, ValueError) as error:
             wanted = f"a value of type {self.kind.__name__}"
             raise UsageError(f"option {self.name} cannot be {value}", f"give {wanted}") from error
@@ -49,7 +49,16 @@ class Option:
             )
         return made
 
+    def _made(self, value: Any) -> Any:
+        """Make a value of text; every text but the empty one would be true."""
+        if self.kind is not bool:
+            return self.kind(value)
+        if str(value).lower() not in SWITCH:
+            raise ValueError(value)
+        return SWITCH[str(value).lower()]
 
+
+SWITCH = {"true": True, "false": False}
 OPSET = Option("opset", int, None, "ONNX operator set; None for the one that suits the runtime")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.backends.info import BackendInfo
@@ -30,13 +31,13 @@ def find_class(name: str) -> type[Backend]:
     """
     if name not in available_formats():
         raise unknown_format(name)
-    found: type[Backend] = lookup(BACKENDS, name)
+    found: Any = lookup(BACKENDS, name)
     info = getattr(found, "info", None)
-    if not isinstance(info, BackendInfo) or info.name != name:
-        raise PluginError(
-            f"{name} in {BACKENDS}: {found!r} has no BackendInfo of this name", "repair or uninstall its package"
-        )
-    return found
+    if not isinstance(found, type) or not isinstance(info, BackendInfo) or info.name != name:
+        lacks = "has no BackendInfo of this name" if isinstance(found, type) else "is no class"
+        raise PluginError(f"{name} in {BACKENDS}: {found!r} {lacks}", "repair or uninstall its package")
+    kind: type[Backend] = found
+    return kind
 
 
 def find_info(name: str) -> BackendInfo:

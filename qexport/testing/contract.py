@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ from qexport.backends.info import BackendInfo, options_from, profile_for, target
 from qexport.backends.protocol import Backend, Runner
 from qexport.errors import QexportError, UsageError, VerificationError
 from qexport.lowering.request import Lowering, Target
+from qexport.lowering.stored import StoredGraph
 from qexport.system.machine import ANY, KINDS
 
 if TYPE_CHECKING:
-    from qexport.lowering.stored import StoredGraph
     from qexport.planning.plan import QuantPlan
     from qexport.programs.program import Program
 
@@ -28,6 +28,9 @@ MAX_ERROR = {"fp32": 1e-3, "fp16": 2e-2}
 """Distance of what a runtime computes from what the plan says, relative to its length: rounding."""
 MAX_INTEGER_ERROR = 0.1
 """The same of integers: kernels may round otherwise than the simulation, and one step is worth a hundredth."""
+CALIBRATED = frozenset({"int8", "int8-full", "w8a16"})
+"""Precisions whose activations are integers, by the rules of a profile."""
+HALF_SCOPES = ("weights", "constants", "arithmetic")
 
 
 def check_backend(backend: Backend, precisions: Iterable[str] | None = None) -> None:
@@ -45,8 +48,8 @@ def check_backend(backend: Backend, precisions: Iterable[str] | None = None) -> 
         AssertionError: one of these does not hold; the text says which.
         QexportError: the backend raises it.
     """
+    _check_info(backend)
     info = backend.info
-    _check_info(info)
     _check_import(backend)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         _check_refusal(backend, Path(scratch))
@@ -82,10 +85,19 @@ class _Case:
         return Lowering(program, target, metadata(program, self.precision), plan, options_from(info, {}))
 
 
-def _check_info(info: BackendInfo) -> None:
+def _check_info(backend: Backend) -> None:
+    name, info = type(backend).__name__, getattr(backend, "info", None)
+    assert isinstance(info, BackendInfo), f"{name}: info is no BackendInfo"
+    for method in ("lower", "read", "runner"):
+        assert callable(getattr(backend, method, None)), f"{info.name}: {name} has no method {method}"
     for what in ("name", "title", "suffix", "runtime", "precisions"):
         assert getattr(info, what), f"{info.name}: info has no {what}"
+    assert info.suffix[0] in "._", f"{info.name}: {info.suffix} does not set itself off from a name: begin with . or _"
+    assert isinstance(info.precisions, Set), f"{info.name}: info.precisions is no set"
+    assert info.half_scope in HALF_SCOPES, f"{info.name}: half_scope is none of {', '.join(HALF_SCOPES)}"
     assert info.profiles.keys() <= info.precisions, f"{info.name}: profiles of precisions that it does not list"
+    without = CALIBRATED & info.precisions - info.profiles.keys()
+    assert not without, f"{info.name}: no profile for {', '.join(sorted(without))}: nothing would become integers"
     for precision, kinds in info.profiles.items():
         assert ANY in kinds, f"{info.name} {precision}: no profile for a CPU of any kind"
         assert kinds.keys() <= {ANY, *KINDS}, f"{info.name} {precision}: a profile for a CPU that does not exist"
@@ -122,8 +134,10 @@ def _check_precision(case: _Case) -> None:
     paths = [case.path(name) for name in ("one", "other")]
     for path in paths:
         case.backend.lower(case.request(made_of, plan), path)
+        case.hold(path.exists(), f"lower() returns, and there is no file {path.name}")
     case.hold(_contents(paths[0]) == _contents(paths[1]), "equal requests give different files")
     stored = case.backend.read(paths[0])
+    _check_stored(case, made_of, stored)
     if plan is not None:
         _check_plan(case, made_of, plan, stored)
     given = {key: str(value) for key, value in case.request(made_of, plan).metadata.items()}
@@ -147,6 +161,23 @@ def _planned(case: _Case, program: Program) -> QuantPlan | None:
     return None
 
 
+def _check_stored(case: _Case, program: Program, stored: StoredGraph) -> None:
+    """What is read has the form that others rely on, and all of the arithmetic."""
+    from qexport.verification.coverage import covers_the_same
+
+    case.hold(isinstance(stored, StoredGraph), f"read() gives a {type(stored).__name__}, not a StoredGraph")
+    for name, tensor in stored.tensors.items():
+        numbers = tensor.scale, tensor.zero_point
+        case.hold(
+            all(isinstance(each, tuple) for each in numbers), f"read(): scale or zero point of {name} is no tuple"
+        )
+    total = sum(value.macs for value in program.values.values())
+    case.hold(
+        covers_the_same(stored.total_macs / total, 1.0),
+        f"read() counts {stored.total_macs} multiply-accumulates (total_macs), the program has {total}",
+    )
+
+
 def _check_plan(case: _Case, program: Program, plan: QuantPlan, stored: StoredGraph) -> None:
     """The file holds the plan, and would not pass for one of another scale or of other weights."""
     from qexport.verification.constants import check_biases, check_weights
@@ -161,7 +192,11 @@ def _check_plan(case: _Case, program: Program, plan: QuantPlan, stored: StoredGr
         else:
             check_weights(of, by, stored)
 
-    check(program, plan)
+    try:
+        check(program, plan)
+    except VerificationError as error:
+        rule = "lower() does not obey the plan, or read() says so"
+        raise AssertionError(f"{case.backend.info.name} {case.precision}: {rule}: {error.what}") from error
     weight = next(value.weight for value in program.values.values() if plan.is_quantised(value.weight))
     wider = replace(plan.tensors[weight], scale=tuple(4 * scale for scale in plan.tensors[weight].scale))
     shifted = replace(plan, tensors={**plan.tensors, weight: wider})
@@ -195,11 +230,17 @@ def _check_outputs(case: _Case, program: Program, plan: QuantPlan | None, runner
             expected = [each.numpy() for each in every_output(reference(torch.from_numpy(batch)))]
         actual = runner(batch)
         case.hold(isinstance(actual, tuple), "a runner does not give a tuple")
+        kinds = [str(getattr(each, "dtype", type(each).__name__)) for each in actual if not _is_float32(each)]
+        case.hold(not kinds, f"a runner gives {', '.join(kinds)} where NumPy's float32 was to come")
         shapes = [each.shape for each in actual], [each.shape for each in expected]
         case.hold(shapes[0] == shapes[1], f"a runner gives {shapes[0]} where {shapes[1]} was to come")
         for rows in (slice(4), slice(4, None)):  # boxes in pixels, then scores
             error = _distance(actual[0][:, rows], expected[0][:, rows])
             case.hold(error <= allowed, f"the runtime is {error:.3g} away from the plan, {allowed} is the most")
+
+
+def _is_float32(output: object) -> bool:
+    return isinstance(output, np.ndarray) and output.dtype == np.float32
 
 
 def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

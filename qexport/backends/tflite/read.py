@@ -37,7 +37,7 @@ def read_file(path: Path) -> StoredGraph:
         output = graph.tensors[operator.outputs[0]]
         operators[kind] += 1
         if kind in _MAC_OPERATORS:
-            macs = _macs(kind, inputs, output)
+            macs = _macs(kind, inputs, output, operator.builtinOptions)
             total_macs += macs
             # A transposed convolution reads its output's shape first.
             given = [types[t.type] for t in (*inputs[kind == "TRANSPOSE_CONV" :][:2], output)]
@@ -92,7 +92,7 @@ def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | 
     return StoredTensor(types[tensor.type].lower(), scale, zero_point, integers)
 
 
-def _macs(kind: str, inputs: list[Any], output: Any) -> int:
+def _macs(kind: str, inputs: list[Any], output: Any, options: Any) -> int:
     """Multiply-accumulates of one operator, from its tensors' shapes."""
     elements = int(np.prod(output.shape))
     shape = [int(size) for size in inputs[1].shape]
@@ -105,5 +105,5 @@ def _macs(kind: str, inputs: list[Any], output: Any) -> int:
     if kind == "FULLY_CONNECTED":
         return elements * shape[-1]
     if kind == "BATCH_MATMUL":
-        return elements * int(inputs[0].shape[-1])
+        return elements * int(inputs[0].shape[-2 if options.adjX else -1])  # the first matrix may be read transposed
     raise VerificationError(f"multiply-accumulates of {kind} are not known", "report the model")
