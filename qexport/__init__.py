@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from qexport.job.options import ExportJob, make_job
     from qexport.lowering.request import Target
     from qexport.measurement.measure import measure
+    from qexport.optimisation.candidate import Candidate
+    from qexport.optimisation.candidate_file import load_candidate, save_candidate
+    from qexport.optimisation.pass_record import PassRecord
+    from qexport.optimisation.passes import WeightPass
     from qexport.pipeline import export
     from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, save_plan
     from qexport.programs.build import Source
@@ -26,16 +30,19 @@ if TYPE_CHECKING:
     from qexport.reporting.load import load_report
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
+    from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
     from qexport.steps.verify import Verified, verify
 
 __all__ = [
     "CalibrationTable",
+    "Candidate",
     "CaptureOptions",
     "Executor",
     "ExportJob",
     "HeadLayout",
     "Inline",
+    "PassRecord",
     "Program",
     "QexportError",
     "QuantPlan",
@@ -44,10 +51,12 @@ __all__ = [
     "Task",
     "TensorQuant",
     "Verified",
+    "WeightPass",
     "__version__",
     "calibrate",
     "check_plan",
     "export",
+    "load_candidate",
     "load_plan",
     "load_report",
     "load_table",
@@ -55,8 +64,10 @@ __all__ = [
     "make_job",
     "make_target",
     "measure",
+    "optimise",
     "plan",
     "read_model",
+    "save_candidate",
     "save_plan",
     "save_table",
     "verify",
@@ -72,6 +83,10 @@ _MODULES = {
     "job.options": ("ExportJob", "make_job"),
     "lowering.request": ("Target",),
     "measurement.measure": ("measure",),
+    "optimisation.candidate": ("Candidate",),
+    "optimisation.candidate_file": ("load_candidate", "save_candidate"),
+    "optimisation.pass_record": ("PassRecord",),
+    "optimisation.passes": ("WeightPass",),
     "pipeline": ("export",),
     "planning.plan": ("QuantPlan", "TensorQuant", "check_plan", "load_plan", "save_plan"),
     "programs.build": ("Source",),
@@ -80,6 +95,7 @@ _MODULES = {
     "reporting.load": ("load_report",),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),
+    "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
     "steps.verify": ("Verified", "verify"),
 }

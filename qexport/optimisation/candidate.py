@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from qexport.errors import ConversionError, InputError
 from qexport.planning.plan import QuantPlan
@@ -45,7 +44,7 @@ class Candidate:
     @property
     def measurable(self) -> bool:
         """Whether errors can be measured: a graph that came as a file has no room for meters."""
-        return isinstance(self.program.graph, GraphModule) and bool(self.program.raw.all)
+        return self.program.graph.instrumentable and bool(self.program.raw.all)
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Candidate:
         """Return the candidate with other weights or biases, by path, and the same plan for them."""

@@ -1,18 +1,27 @@
-"""Passes over weights by name, from here and from other packages."""
+"""Passes over weights by name, from here and from other packages; names are known without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from qexport import plugins
 from qexport.errors import UsageError
-from qexport.optimisation.bias_correction import BiasCorrection
-from qexport.optimisation.passes import WeightPass
+
+if TYPE_CHECKING:
+    from qexport.optimisation.passes import WeightPass
 
 GROUP = "qexport.passes"
 """Entry points of other packages: what makes a pass, called without arguments."""
 
-PASSES: Mapping[str, Callable[[], WeightPass]] = {BiasCorrection.name: BiasCorrection}
+
+def _bias_correction() -> WeightPass:
+    from qexport.optimisation.bias_correction import BiasCorrection
+
+    return BiasCorrection()
+
+
+PASSES: Mapping[str, Callable[[], WeightPass]] = {"bias-correction": _bias_correction}
 
 
 def weight_passes() -> tuple[str, ...]:
