@@ -277,8 +277,8 @@ class Report:
     Attributes:
         command: the command line, as one string.
         seconds: wall-clock time of each step. Planning, optimising, lowering and verifying count by themselves for
-            each artifact, such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8" says how much
-            of it was waited for (`elapsed`).
+            each artifact, such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8"
+            says how much of it was waited for (`elapsed`).
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole, or about figures of every artifact.
         failures: formats that did not come to their end; the others did.
