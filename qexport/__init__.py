@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from qexport.lowering.request import Lowering, Target
     from qexport.lowering.stored import StoredGraph, StoredTensor
     from qexport.measurement.measure import measure
+    from qexport.optimisation.candidate import Candidate
+    from qexport.optimisation.candidate_file import load_candidate, save_candidate
+    from qexport.optimisation.pass_record import PassRecord
+    from qexport.optimisation.passes import WeightPass
     from qexport.pipeline import export
     from qexport.planning.arithmetic import Quantiser
     from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, save_plan
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from qexport.reporting.load import load_report
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
+    from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
     from qexport.steps.verify import Verified, verify
 
@@ -40,6 +45,7 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "CalibrationTable",
+    "Candidate",
     "CaptureOptions",
     "Executor",
     "ExportJob",
@@ -49,6 +55,7 @@ __all__ = [
     "Lowering",
     "Option",
     "OwnScale",
+    "PassRecord",
     "Program",
     "QexportError",
     "QuantPlan",
@@ -64,11 +71,13 @@ __all__ = [
     "Task",
     "TensorQuant",
     "Verified",
+    "WeightPass",
     "__version__",
     "calibrate",
     "check_plan",
     "check_precision",
     "export",
+    "load_candidate",
     "load_plan",
     "load_report",
     "load_table",
@@ -76,8 +85,10 @@ __all__ = [
     "make_job",
     "make_target",
     "measure",
+    "optimise",
     "plan",
     "read_model",
+    "save_candidate",
     "save_plan",
     "save_table",
     "verify",
@@ -97,6 +108,10 @@ _MODULES = {
     "lowering.request": ("Lowering", "Target"),
     "lowering.stored": ("StoredGraph", "StoredTensor"),
     "measurement.measure": ("measure",),
+    "optimisation.candidate": ("Candidate",),
+    "optimisation.candidate_file": ("load_candidate", "save_candidate"),
+    "optimisation.pass_record": ("PassRecord",),
+    "optimisation.passes": ("WeightPass",),
     "pipeline": ("export",),
     "planning.arithmetic": ("Quantiser",),
     "planning.plan": ("QuantPlan", "TensorQuant", "check_plan", "load_plan", "save_plan"),
@@ -107,6 +122,7 @@ _MODULES = {
     "reporting.load": ("load_report",),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),
+    "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
     "steps.verify": ("Verified", "verify"),
 }

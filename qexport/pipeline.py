@@ -28,6 +28,8 @@ from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
+from qexport.optimisation.candidate_file import load_candidate
+from qexport.optimisation.registry import weight_pass
 from qexport.planning.plan import QuantPlan, check_plan, load_plan
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
@@ -35,7 +37,7 @@ from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, build, plan_path, ready
+from qexport.steps.build import BuildRequest, Built, build, companion_path, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
 from qexport.verification.result import ArtifactResult
@@ -50,7 +52,7 @@ class Run:
     Attributes:
         job: with the folder that was chosen.
         reading: the task that reads the source, which other processes have to do for themselves.
-        plan: one that was given, which is obeyed in place of planning.
+        plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
     """
 
@@ -108,6 +110,8 @@ def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     notes: list[str] = []
     source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
     check_request(source.program, job.precision, job.keep_float)
+    for name in job.optimise:
+        weight_pass(name)  # another package's may be broken
     images = as_trained(source.checkpoint.task_spec, images)
     images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
     here = Inline({reading: source})
@@ -122,7 +126,7 @@ def _image_choice(job: ExportJob) -> ImageChoice:
         evaluates=not job.no_eval,
         fraction=job.fraction,
         count=job.calib_images,
-        calibrated=bool(job.calibration or job.plan),
+        calibrated=bool(job.calibration or job.plan or job.candidate),
     )
 
 
@@ -141,11 +145,14 @@ def _capture_options(job: ExportJob) -> CaptureOptions:
 
 
 def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
-    if job.plan is None:
+    if job.candidate is not None:
+        given, path, option = load_candidate(job.candidate, source.program).plan, job.candidate, "candidate"
+    elif job.plan is not None:
+        given, path, option = load_plan(job.plan), job.plan, "plan"
+        check_plan(given, source.program, path)
+    else:
         return None
-    given = load_plan(job.plan)
-    check_plan(given, source.program, job.plan)
-    check_given(given, _target(job, job.format[0]), job.plan)
+    check_given(given, _target(job, job.format[0]), path, option)
     return given
 
 
@@ -214,18 +221,23 @@ def _target(job: ExportJob, name: str, precision: str = "") -> Target:
 def request(run: Run, name: str, precision: str, table: CalibrationTable | None = None) -> BuildRequest:
     """What is to be built of a job for one format and precision, beside what is asked for its FP32 file."""
     job, info, target = run.job, find_info(name), _target(run.job, name, precision)
-    path = job.folder / f"{job.stem}_{precision}{info.suffix}"
+    path, own = job.folder / f"{job.stem}_{precision}{info.suffix}", precision == job.precision
     able = formats_from_onnx() if job.from_onnx else available_formats()
+    beside = target, path, job.stem, len(job.format) == 1
     return BuildRequest(
         target=target,
         path=path,
-        plan_path=plan_path(target, path, job.stem, alone=len(job.format) == 1),
+        plan_path=companion_path("plan.json", *beside),
         samples=run.images.samples,
         model=run.source.checkpoint.fingerprint,
-        plan=run.plan if precision == job.precision else None,
+        plan=run.plan if own and job.plan else None,
+        candidate=job.candidate if own else None,
+        candidate_path=companion_path("candidate.npz", *beside),
         table=table,
         ranges=job.range_method,
         keep_float=job.keep_float,
+        passes=job.optimise if own else (),
+        images=run.images.calibration if own and job.optimise else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,
         device=job.target or "",

@@ -145,14 +145,9 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/system/signals.py: at_end": "what a signal calls; `scratch` registers itself",
         "qexport/testing/program.py: program": "captured once for all checks of the contract",
     },
-    "unused files": {
-        "qexport/optimisation/registry.py": "until the pipeline optimises",
-    },
+    "unused files": {},
     "unused names": {
         "qexport/compat/patches.py: PATCHES": "the list of what is changed, for readers and for its test",
-        "qexport/optimisation/passes.py: optimise": "until the pipeline optimises",
-        "qexport/optimisation/registry.py: weight_pass": "until the pipeline optimises",
-        "qexport/optimisation/registry.py: weight_passes": "until the pipeline optimises",
     },
 }
 """Rule → where it does not hold, and why. An entry that is not needed any more fails, too."""

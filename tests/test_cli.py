@@ -77,10 +77,10 @@ def test_a_refused_job_imports_nothing_heavy() -> None:
 def test_help_names_every_option_and_exit_code() -> None:
     shown = run(COMMAND, "--help").stdout
     named = "--format --int8 --half --data --imgsz --batch --fraction --nms --eval-data --calib-images --out"
-    ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json"
+    ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json --plan --optimise"
     onnx = "--opset --dynamic --cpu --no-build --workspace --timing-cache --dla"
     gate = "--max-drop --min-retention --min-fidelity --min-speedup --max-size --max-latency-ms --baseline"
-    for option in f"{named} {ours} {onnx} {gate} --summary --junit --target".split():
+    for option in f"{named} {ours} {onnx} {gate} --summary --junit --target --candidate".split():
         assert f"{option} " in shown
     assert "--device" not in shown  # it has one value
     joined = " ".join(shown.split())

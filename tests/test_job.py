@@ -14,6 +14,7 @@ import pytest
 from qexport.errors import InputError, MissingExtraError, UsageError
 from qexport.job.options import ExportJob, make_job, read_config
 
+PASS = ("bias-correction",)
 GOOD: dict[str, Any] = {"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}
 
 
@@ -130,6 +131,27 @@ def test_a_job_cannot_be_changed() -> None:
         ({"dynamic": True}, r"format tflite has a fixed number of images: leave out --dynamic, or the format"),
         ({"dynamic": True, "format": "onnx,openvino,tflite"}, r"format tflite has a fixed number of images"),
         ({"model": None}, r"no model given: qexport MODEL\.pt"),
+        (
+            {"optimise": "bias-corection"},
+            r"--optimise bias-corection is out of range: give bias-correction; did you mean bias-correction$",
+        ),
+        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give bias-correction$"),
+        (
+            {"optimise": PASS, "int8": False, "precision": "int8-dynamic"},
+            r"--optimise and --precision int8-dynamic exclude each other: passes are for integer activations",
+        ),
+        ({"optimise": PASS, "int8": False}, r"--optimise and --precision fp32 exclude each other"),
+        ({"optimise": PASS, "model": "m.onnx"}, r"--optimise and an ONNX file exclude each other"),
+        (
+            {"optimise": PASS, "data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
+            r"--optimise needs calibration images: add --data DATA\.yaml$",
+        ),
+        ({"candidate": "c.npz", "optimise": PASS}, r"--candidate and --optimise exclude each other: the candidate is"),
+        ({"candidate": "c.npz", "plan": "plan.json"}, r"--candidate and --plan exclude each other"),
+        ({"candidate": "c.npz", "ranges": "mse"}, r"--candidate and --ranges mse exclude each other"),
+        ({"candidate": "c.npz", "keep_float": "a"}, r"--candidate and --keep-float exclude each other: what stays"),
+        ({"candidate": "c.npz", "format": "onnx,tflite"}, r"--candidate is of one format, and onnx and tflite are to"),
+        ({"candidate": "c.npz", "int8": False}, r"--candidate and --precision fp32 exclude each other"),
     ],
 )
 def test_what_no_model_could_make_possible_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -150,6 +172,10 @@ def test_what_no_model_could_make_possible_is_refused(changes: dict[str, Any], m
         {"data": None, "int8": False, "no_eval": True, "no_latency": True},
         {"data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
         {"ranges": "mse"},
+        {"optimise": PASS},
+        {"optimise": PASS, "calibration": "c.npz"},
+        {"optimise": PASS, "plan": "plan.json", "format": ("onnx",)},
+        {"data": None, "candidate": "c.npz", "eval_data": "val.yaml"},
         {"opset": 18},
         {"opset": 23},
         {"cpu": "vnni"},
@@ -166,7 +192,7 @@ def test_what_no_model_could_make_possible_is_refused(changes: dict[str, Any], m
 def test_what_lies_just_inside_the_bounds_is_accepted(changes: dict[str, Any]) -> None:
     job = make_job({**GOOD, **changes})
     for name, value in changes.items():
-        if name not in ("imgsz", "calibration"):
+        if name not in ("imgsz", "calibration", "plan", "candidate"):
             assert getattr(job, name) == value
 
 

@@ -16,6 +16,7 @@ from qexport.reporting.report import Report, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {
+    *("Candidate", "PassRecord", "WeightPass", "load_candidate", "optimise", "save_candidate"),
     *("CalibrationTable", "CaptureOptions", "Executor", "ExportJob", "HeadLayout", "Inline", "Program"),
     *("QexportError", "QuantPlan", "Source", "Target", "Task", "TensorQuant", "Verified"),
     *("calibrate", "check_plan", "export", "load_plan", "load_report", "load_table", "lower", "make_job"),

@@ -13,11 +13,12 @@ from test_cli import imported_by
 
 from qexport.errors import InputError
 from qexport.job.options import ExportJob
+from qexport.optimisation.pass_record import PassRecord
 from qexport.publish import judged, run_options
 from qexport.reporting import assemble
 from qexport.reporting.assemble import Inputs, Measured, make_report, with_artifacts
 from qexport.reporting.load import Baseline, load_report, report_of
-from qexport.reporting.report import BaselineInfo, PassInfo, Report, Warning, to_json
+from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
@@ -68,7 +69,7 @@ def test_nothing_that_was_written_has_changed(made: Report) -> None:
 
 
 def test_what_is_read_is_what_was_written(made: Report, tmp_path: Path) -> None:
-    passes = (PassInfo("bias correction", True, 0.25, 0.125, 8, 3.5, "less noise"), PassInfo("another", False))
+    passes = (PassRecord("bias correction", True, 0.25, 0.125, 8, 3.5, "less noise"), PassRecord("another", False))
     first, *others = made.artifacts
     report = replace(made, artifacts=(replace(first, passes=passes), *others))
     path = tmp_path / "report.json"

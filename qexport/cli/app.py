@@ -88,6 +88,12 @@ def export_command(
     ] = None,
     calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
     plan: Annotated[Path | None, _option("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
+    optimise: Annotated[
+        str | None, _option("Passes over the weights, comma-separated: bias-correction.", "--optimise")
+    ] = None,
+    candidate: Annotated[
+        Path | None, _option("Obey a candidate.npz instead of planning and optimising.", "--candidate")
+    ] = None,
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,

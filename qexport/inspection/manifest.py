@@ -56,6 +56,7 @@ def make_manifest(
         "program": program.fingerprint,
         "calibration": _calibration(table, ranges) if item.plan and table else None,
         "plan": _plan(source, item.plan) if item.plan else None,
+        **({"candidate": _file(item.candidate)} if item.candidate else {}),
         "samples": samples,
         "qexport": __version__,
         "python": environment.python,
@@ -78,8 +79,11 @@ def _calibration(table: CalibrationTable, ranges: str) -> dict[str, Any]:
 
 def _plan(source: Source, path: Path) -> dict[str, Any]:
     """The plan's hash, and what leads from names in the file to its weights."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"file": path.name, "sha256": digest, **asdict(weight_names(source.program))}
+    return {**_file(path), **asdict(weight_names(source.program))}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def write_manifest(manifest: Mapping[str, Any], artifact: Path) -> None:

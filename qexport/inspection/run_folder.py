@@ -1,7 +1,7 @@
 """The folder of a run: artifacts of one model, from as many runs as there are. One run at a time writes into it.
 
 What belongs to one artifact is named in its manifest, so that a later run with another precision or format takes other
-names for its plan and samples, and keeps the earlier report beside its own.
+names for its plan, candidate and samples, and keeps the earlier report beside its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from qexport.progress import Progress
 from qexport.system.files import make_folder
 
 REPORT = "report.json"
+KEYS = ("plan", "candidate", "samples")
+"""Entries of manifests that name files beside artifacts."""
 LOCK = ".qexport.lock"
 """A file to lock where the system cannot lock a folder, such as on some network drives; it may stay."""
 PAUSE = 0.2
@@ -105,8 +107,8 @@ def _named(manifest: Mapping[str, Any], key: str) -> str:
 
 
 def companions(folder: Path) -> set[str]:
-    """Names of plans and samples that belong to the artifacts of a folder."""
-    every = (_named(each, key) for each in manifests_in(folder).values() for key in ("plan", "samples"))
+    """Names of plans, candidates and samples that belong to the artifacts of a folder."""
+    every = (_named(each, key) for each in manifests_in(folder).values() for key in KEYS)
     return {name for name in every if name and Path(name).name == name}
 
 

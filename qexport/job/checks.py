@@ -11,6 +11,7 @@ from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
+from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
@@ -41,7 +42,11 @@ def check_job(job: ExportJob) -> None:
     """
     from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
-    registered = Choice("precision", _precisions(job), PRECISION_ALIASES), Choice("ranges", RANGES.names)
+    registered = (
+        Choice("precision", _precisions(job), PRECISION_ALIASES),
+        Choice("ranges", RANGES.names),
+        Choice("optimise", weight_passes()),
+    )
     for row in (*BOUNDS, *CHOICES, *registered):
         row.check(job)
     for name in job.format:
@@ -86,7 +91,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Words that an option may have, and other names of them; none is always good."""
+    """Words that an option may have, or a list of them, and other names of them; none is always good."""
 
     option: str
     words: tuple[str, ...]
@@ -94,11 +99,12 @@ class Choice:
 
     def check(self, job: ExportJob) -> None:
         """Raise `UsageError` where it has another, with the one that was probably meant."""
-        value = _given(job, self.option)
-        if value is not None and value not in self.words:
-            meant = closest(value, self.words, self.aliases)
-            guess = f"; did you mean {meant}" if meant else ""
-            raise UsageError(f"--{self.option} {value} is out of range", f"give {alternatives(self.words)}{guess}")
+        given = _given(job, self.option)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value not in self.words:
+                meant = closest(value, self.words, self.aliases)
+                guess = f"; did you mean {meant}" if meant else ""
+                raise UsageError(f"--{self.option} {value} is out of range", f"give {alternatives(self.words)}{guess}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,40 @@ def _another_cpu(job: ExportJob) -> bool:
     return kind != ANY and any(kind_for(job.cpu, name) != kind for name in job.format)
 
 
+def _has_ranges(job: ExportJob) -> bool:
+    return any((job.calibration, job.plan, job.candidate))
+
+
+def _obeyed(option: str, unless_float: str) -> tuple[Conflict, ...]:
+    """What excludes a file that is obeyed in place of planning; `unless_float`: what else to do of --keep-float."""
+
+    def is_given(job: ExportJob) -> bool:
+        return bool(getattr(job, option))
+
+    return (
+        Conflict(
+            lambda job: is_given(job) and job.precision in PLANLESS,
+            f"--{option} and --precision {{precision}} exclude each other",
+            "such files have nothing that is planned: leave out one of them",
+        ),
+        Conflict(
+            lambda job: is_given(job) and len(job.format) > 1,
+            f"--{option} is of one format, and {{formats}} are to be written",
+            f"give --format the one that the {option} is of",
+        ),
+        Conflict(
+            lambda job: is_given(job) and job.ranges,
+            f"--{option} and --ranges {{ranges}} exclude each other",
+            f"the {option} has the ranges: leave out one of them",
+        ),
+        Conflict(
+            lambda job: is_given(job) and job.keep_float,
+            f"--{option} and --keep-float exclude each other",
+            unless_float,
+        ),
+    )
+
+
 BOUNDS = (
     Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
     Range("batch", lambda value: value > 0, "1 or more"),
@@ -174,25 +214,27 @@ CONFLICTS = (
         "--keep-float and --precision {precision} exclude each other",
         "{nothing_kept}",
     ),
+    *_obeyed("plan", "make the values float in the plan, or leave it out"),
+    *_obeyed("candidate", "what stays float is said in the candidate: leave out one of them"),
     Conflict(
-        lambda job: job.plan and job.precision in PLANLESS,
-        "--plan and --precision {precision} exclude each other",
-        "such files have nothing that is planned: leave out one of them",
+        lambda job: job.candidate and job.plan,
+        "--candidate and --plan exclude each other",
+        "the candidate has its plan: leave out one of them",
     ),
     Conflict(
-        lambda job: job.plan and len(job.format) > 1,
-        "--plan is of one format, and {formats} are to be written",
-        "give --format the one that the plan is of",
+        lambda job: job.candidate and job.optimise,
+        "--candidate and --optimise exclude each other",
+        "the candidate is optimised already: leave out one of them",
     ),
     Conflict(
-        lambda job: job.plan and job.ranges,
-        "--plan and --ranges {ranges} exclude each other",
-        "the plan has the ranges: leave out one of them",
+        lambda job: job.optimise and not job.calibrates,
+        "--optimise and --precision {precision} exclude each other",
+        "passes are for integer activations: give --precision int8, or leave it out",
     ),
     Conflict(
-        lambda job: job.plan and job.keep_float,
-        "--plan and --keep-float exclude each other",
-        "make the values float in the plan, or leave it out",
+        lambda job: job.optimise and job.from_onnx,
+        "--optimise and an ONNX file exclude each other",
+        "errors inside of it cannot be measured: leave it out, or give the .pt file",
     ),
     Conflict(
         lambda job: job.nms and job.head == "end2end",
@@ -232,10 +274,11 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
-        lambda job: job.calibrates and not job.data and not ((job.calibration or job.plan) and job.eval_data),
+        lambda job: job.calibrates and not job.data and not (_has_ranges(job) and job.eval_data),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",
     ),
+    Conflict(lambda job: job.optimise and not job.data, "--optimise needs calibration images", "add --data DATA.yaml"),
     Conflict(
         lambda job: not job.no_eval and not (job.data or job.eval_data),
         "accuracy needs a data set",
@@ -252,7 +295,8 @@ def check_paths(job: ExportJob) -> None:
     """
     options: dict[str, str | Path | None]
     options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
-    files = {"--calibration": job.calibration, "--plan": job.plan, "--baseline": job.baseline}
+    files = {"--calibration": job.calibration, "--plan": job.plan, "--candidate": job.candidate}
+    files |= {"--baseline": job.baseline}
     for option, given in {**options, **files}.items():
         path = Path(given) if given else None
         if path and not path.exists() and (option in files or path.name != str(given)):

@@ -44,6 +44,8 @@ class ExportJob:
         report: another place for report.json; with a name that ends in .html, a place for the page beside it.
         calibration: a calibration.npz to use in place of a calibration pass.
         plan: a plan.json to obey in place of planning, as a run wrote it or edited by hand.
+        optimise: names of passes over the weights, which are kept where images that they did not see lose less by them.
+        candidate: a candidate.npz to obey in place of planning and optimising.
         no_eval, no_latency: leave out accuracy, latency.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
         min_retention, min_fidelity: gate: least share, 0..1.
@@ -89,6 +91,8 @@ class ExportJob:
     report: Path | None = None
     calibration: Path | None = None
     plan: Path | None = None
+    optimise: tuple[str, ...] = ()
+    candidate: Path | None = None
     no_eval: bool = False
     no_latency: bool = False
     max_drop: float | None = None

@@ -13,8 +13,8 @@ from qexport.system.machine import choices
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, PRECISION_ALIASES, canonical
 
-PATHS = ("out", "report", "calibration", "plan", "timing_cache", "baseline", "summary", "junit")
-NAME_LISTS = ("format", "keep_float", "raw_outputs", "option")
+PATHS = ("out", "report", "calibration", "plan", "candidate", "timing_cache", "baseline", "summary", "junit")
+NAME_LISTS = ("format", "keep_float", "raw_outputs", "option", "optimise")
 
 
 def converted(name: str, value: Any, kind: str) -> Any:

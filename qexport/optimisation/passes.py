@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from qexport.optimisation.candidate import Candidate, batch_count, output_error
+from qexport.optimisation.pass_record import PassRecord
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
@@ -38,27 +39,6 @@ class WeightPass(Protocol):
     def ensures(self, before: Candidate, after: Candidate, /) -> str:
         """Say which promise of its own the pass has broken, "" for none; `broken` holds what all promise."""
         ...
-
-
-@dataclass(frozen=True)
-class PassRecord:
-    """What became of a pass.
-
-    Attributes:
-        kept: whether the candidate went on with it.
-        before, after: `output_error` on the held-out images without and with it; None where it was not measured.
-        images: how many images were held out.
-        seconds: that the pass took, measuring included.
-        reason: one line.
-    """
-
-    name: str
-    kept: bool
-    before: float | None
-    after: float | None
-    images: int
-    seconds: float
-    reason: str
 
 
 def optimise(

@@ -124,20 +124,31 @@ def load_plan(path: Path) -> QuantPlan:
         InputError: unreadable, or written by a later version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] not in READABLE:
-            raise InputError(
-                f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again"
-            )
-        entries: dict[str, dict[str, Any]] = content["tensors"]
-        integer = frozenset(name for name, entry in entries.items() if _flag(entry.pop("integer")))
-        tensors = {name: _tensor(entry, content["schema"]) for name, entry in entries.items()}
-        bias = _flag(content.get("integer_bias", False))
-        return QuantPlan(str(content["profile"]), str(content["program"]), integer, tensors, bias)
+        return from_json(path.read_text(encoding="utf-8"), path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
         ) from error
+
+
+def from_json(text: str, path: Path) -> QuantPlan:
+    """Return the plan that `to_json` was given.
+
+    Args:
+        path: where it was read from, for the message.
+
+    Raises:
+        InputError: written by a later version.
+        ValueError, KeyError, TypeError, AttributeError: it is no plan.
+    """
+    content = json.loads(text)
+    if content["schema"] not in READABLE:
+        raise InputError(f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again")
+    entries: dict[str, dict[str, Any]] = content["tensors"]
+    integer = frozenset(name for name, entry in entries.items() if _flag(entry.pop("integer")))
+    tensors = {name: _tensor(entry, content["schema"]) for name, entry in entries.items()}
+    bias = _flag(content.get("integer_bias", False))
+    return QuantPlan(str(content["profile"]), str(content["program"]), integer, tensors, bias)
 
 
 def _flag(given: object) -> bool:

@@ -32,7 +32,6 @@ from qexport.reporting.report import (
     Failure,
     Interval,
     ModelInfo,
-    PassInfo,
     Report,
     SkippedImage,
     Warning,
@@ -72,14 +71,12 @@ class Measured:
     """What a run has written, and what was found out about it, by the paths of artifacts.
 
     Attributes:
-        passes: over the weights, of the artifacts that there were some for.
         missing: what could not be measured of single artifacts.
     """
 
     results: Sequence[ArtifactResult]
     figures: Mapping[Path, Figures] = field(default_factory=dict)
     evidence: Mapping[Path, Evidence] = field(default_factory=dict)
-    passes: Mapping[Path, Sequence[PassInfo]] = field(default_factory=dict)
     missing: Sequence[Unmeasured] = ()
 
 
@@ -126,8 +123,7 @@ def with_artifacts(report: Report, measured: Measured, inputs: Inputs, seconds: 
             inputs.checkpoint.names,
         )
         reasons = dict.fromkeys(missing_warning(each) for each in measured.missing if each.artifact == path.name)
-        passes = tuple(measured.passes.get(path, ()))
-        entries.append(replace(entry, warnings=(*reasons, *entry.warnings), passes=passes))
+        entries.append(replace(entry, warnings=(*reasons, *entry.warnings)))
     missing = (*report.unmeasured, *measured.missing)
     return replace(report, artifacts=tuple(entries), seconds=dict(seconds), unmeasured=missing)
 
@@ -183,6 +179,7 @@ def artifact_report(
         needs=dict(item.stored.needs) if item.stored else None,
         by_default=default_run(figures),
         speedup_by_default=by_default_speedup(figures, reference),
+        passes=item.passes,
     )
 
 

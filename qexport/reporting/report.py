@@ -11,6 +11,7 @@ from qexport.backends.device_fit import DeviceFit
 from qexport.clock import elapsed
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
+from qexport.optimisation.pass_record import PassRecord
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
@@ -164,25 +165,6 @@ class DefaultRun:
 
 
 @dataclass(frozen=True)
-class PassInfo:
-    """A pass over the weights that was tried.
-
-    Attributes:
-        kept: whether its result was used.
-        before, after: the error on images that the pass did not see, of which there are `images`.
-        reason: why it was kept, or not.
-    """
-
-    name: str
-    kept: bool
-    before: float | None = None
-    after: float | None = None
-    images: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class ArtifactReport:
     """Figures of one artifact; None where they were not measured.
 
@@ -224,7 +206,7 @@ class ArtifactReport:
     needs: Mapping[str, str] | None = None
     by_default: DefaultRun | None = None
     speedup_by_default: float | None = None
-    passes: tuple[PassInfo, ...] = ()
+    passes: tuple[PassRecord, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -293,9 +275,9 @@ class Report:
 
     Attributes:
         command: the command line, as one string.
-        seconds: wall-clock time of each step. Planning, lowering and verifying count by themselves for each artifact,
-            such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8" says how much
-            of it was waited for (`elapsed`).
+        seconds: wall-clock time of each step. Planning, optimising, lowering and verifying count by themselves for
+            each artifact, such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8"
+            says how much of it was waited for (`elapsed`).
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole, or about figures of every artifact.
         failures: formats that did not come to their end; the others did.

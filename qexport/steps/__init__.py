@@ -1,1 +1,1 @@
-"""The steps of one artifact as verbs on nouns: read, calibrate, plan, lower, verify; and all of them in a row."""
+"""The steps of one artifact as verbs on nouns: read, calibrate, plan, optimise, lower, verify; and all in a row."""

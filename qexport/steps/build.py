@@ -18,11 +18,15 @@ from qexport.errors import ConversionError, VerificationError
 from qexport.execution.executor import WorkerDiedError
 from qexport.inspection.run_folder import free_name
 from qexport.lowering.request import Target
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.candidate_file import load_candidate, save_candidate
+from qexport.optimisation.pass_record import PassRecord
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.steps.lower import lower
+from qexport.steps.optimise import optimise
 from qexport.steps.plan import beyond_half, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
@@ -38,7 +42,10 @@ class BuildRequest:
         samples: images to try it on.
         model: SHA-256 of the model's file as the first process read it.
         plan: one that was given, obeyed in place of planning.
+        candidate: file of one that was given, obeyed in place of planning and optimising.
+        candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
+        passes, images: names of passes over the weights, and the calibration images that they are for.
         options: the backend's own.
         device: name of the target in `qexport.targets`, "" for none.
         others: formats that a refusal may name, because they are not asked for and take such models.
@@ -50,9 +57,13 @@ class BuildRequest:
     samples: tuple[Path, ...]
     model: str
     plan: QuantPlan | None = None
+    candidate: Path | None = None
+    candidate_path: Path | None = None
     table: CalibrationTable | None = None
     ranges: str = "percentile"
     keep_float: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 2
     device: str = ""
@@ -61,7 +72,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it, and the seconds that planning, lowering and verifying took."""
+    """What came of it, and the seconds that planning, optimising, lowering and verifying took."""
 
     result: ArtifactResult
     seconds: Mapping[str, float]
@@ -72,7 +83,7 @@ def ready(source: Source) -> None:
 
 
 def build(source: Source, request: BuildRequest) -> Built:
-    """Build and verify one artifact; its plan is saved first.
+    """Build and verify one artifact; its plan is saved first, and what passes made of its program.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
@@ -80,21 +91,28 @@ def build(source: Source, request: BuildRequest) -> Built:
     """
     if request.model != source.checkpoint.fingerprint:
         raise WorkerDiedError("the model's file was another one when this process read it")
-    clock, target, program, notes = Clock(Silent()), request.target, source.program, list[str]()
+    clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        planned = _planned(program, request)
-        float32 = beyond_half(program, target, request.table, request.samples)
-    # `optimise` is called here, on the program and its plan: what it returns is lowered, and verified against its plan.
+        candidate, records = _planned(source.program, request), tuple[PassRecord, ...]()
+    if candidate and request.passes:
+        with clock.timed(f"optimise_{name}"):
+            candidate, records = optimise(candidate, request.passes, request.images)
+    kept = _save(candidate, request, any(record.kept for record in records)) if candidate else None
+    made = replace(source, program=candidate.program) if candidate else source
+    planned = candidate.plan if candidate else None
+    with clock.timed(f"plan_{name}"):
+        float32 = beyond_half(made.program, target, request.table, request.samples)
     with _others_named(target, request.others), write_whole(request.path) as temporary:
         with clock.timed(f"lower_{name}"):
             keep, options, warn = request.keep_float, request.options, notes.append
-            lower(source, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=warn)
+            lower(made, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=warn)
         with clock.timed(f"verify_{name}"):
-            verified = verify(temporary, program, target, planned, request.samples, request.threads)
+            samples, threads = request.samples, request.threads
+            verified = verify(temporary, made.program, target, planned, samples, threads, source.program)
             fit = _fit(request.device, find_backend(target.format), temporary, request.path)
-    result = _result(request, verified, fit)
-    return Built(replace(result, plan=request.plan_path if planned else None, warnings=tuple(notes)), clock.seconds)
+    result = replace(_result(request, verified, fit), passes=records, candidate=kept, warnings=tuple(notes))
+    return Built(replace(result, plan=request.plan_path if planned else None), clock.seconds)
 
 
 def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) -> ArtifactResult:
@@ -114,15 +132,24 @@ def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) ->
     )
 
 
-def _planned(program: Program, request: BuildRequest) -> QuantPlan | None:
-    """The plan that was given, or one that is made; saved, whichever it is."""
+def _planned(program: Program, request: BuildRequest) -> Candidate | None:
+    """What was given, or the program with the plan that is made for it; None where nothing becomes integers."""
+    if request.candidate is not None:
+        return load_candidate(request.candidate, program)
     made = request.plan
     if made is None:
         keep, table = request.keep_float, request.table
         made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
-    if made is not None:
-        save_plan(made, request.plan_path)
-    return made
+    return None if made is None else Candidate(program, made, program)
+
+
+def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:
+    """Save the plan and, where it is not what was planned, the candidate; return where that is."""
+    save_plan(candidate.plan, request.plan_path)
+    if request.candidate_path is None or not (changed or request.candidate):
+        return None
+    save_candidate(candidate, request.candidate_path)
+    return request.candidate_path
 
 
 def integer_types(target: Target, backend: Backend) -> dict[str, str]:
@@ -156,16 +183,20 @@ def _fit(device: str, backend: Backend, file: Path, path: Path) -> DeviceFit | N
     return check(file, path) if check else None
 
 
-def plan_path(target: Target, artifact: Path, stem: str, alone: bool) -> Path:
-    """`plan.json` beside an artifact, with the format in its name unless `alone`; with the artifact's if that is taken.
+def companion_path(wanted: str, target: Target, artifact: Path, stem: str, alone: bool) -> Path:
+    """`plan.json` or `candidate.npz` beside an artifact.
+
+    Its name has the format in it unless `alone`, and the artifact's name if that is taken.
 
     Args:
+        wanted: as above.
         stem: what the run's artifacts are named after.
     """
-    name = "plan.json" if alone else f"plan_{target.format}.json"
+    key, suffix = Path(wanted).stem, Path(wanted).suffix
+    name = wanted if alone else f"{key}_{target.format}{suffix}"
 
     def same(manifest: Mapping[str, Any]) -> bool:  # an engine shares its graph's
         named = str(manifest.get("artifact", "")).startswith(f"{stem}_{target.precision}")
         return named and manifest.get("format") == target.format
 
-    return artifact.with_name(free_name(artifact.parent, name, artifact.name, "plan", same))
+    return artifact.with_name(free_name(artifact.parent, name, artifact.name, key, same))

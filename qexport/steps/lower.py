@@ -81,5 +81,7 @@ def build_engine(source: Source, graph: ArtifactResult, path: Path, options: Map
         quantisation=graph.quantisation,
         sqnr=graph.sqnr,
         warnings=graph.warnings,
+        passes=graph.passes,
+        candidate=graph.candidate,
         engine=True,
     )

@@ -96,11 +96,12 @@ def kept_values(program: Program, target: Target, keep_float: Sequence[str]) -> 
     return kept_float(program, keep_float)
 
 
-def check_given(plan: QuantPlan, target: Target, path: Path) -> None:
+def check_given(plan: QuantPlan, target: Target, path: Path, option: str = "plan") -> None:
     """Refuse a plan that was made for another runtime or precision.
 
     Args:
         path: where it was read from.
+        option: that it was given by, which says what the file is.
 
     Raises:
         InputError: it was.
@@ -108,8 +109,8 @@ def check_given(plan: QuantPlan, target: Target, path: Path) -> None:
     wanted = target.profile.name if target.profile else "none"
     if plan.profile != wanted:
         raise InputError(
-            f"{path} is a plan for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
-            "give the plan of this format and precision, or leave out --plan",
+            f"{path} is a {option} for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
+            f"give the {option} of this format and precision, or leave out --{option}",
         )
 
 

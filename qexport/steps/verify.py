@@ -44,6 +44,7 @@ def verify(
     plan: QuantPlan | None = None,
     images: str | Path | Sequence[Path] = (),
     threads: int = 2,
+    reference: Program | None = None,
 ) -> Verified:
     """Read a file back, run it, and compare it with its plan and with the program.
 
@@ -51,6 +52,7 @@ def verify(
         images: files to run it on, of which a few are taken, or a data set; without any a float file is run on a
             generated picture.
         threads: CPU threads of its runtime.
+        reference: the float program that noise is measured against, where passes have changed `program`'s weights.
 
     Raises:
         VerificationError: a tensor differs from the plan, or the runtime computes something else.
@@ -58,10 +60,10 @@ def verify(
     path, backend, inputs = Path(path), find_backend(target.format), sample_inputs(image_files(images), program)
     runner = FiniteRunner(backend.runner(path, threads), program, backend.info.name)
     if plan is not None and computes_in_integers(target):
-        reference = metered(program, plan) if program.graph.instrumentable else None
+        meters = metered(program, plan, reference) if program.graph.instrumentable else None
         stored = backend.read(path)
-        same = verified(program, plan, stored, runner, inputs, reference)
-        return Verified(same, summary_of(stored), sqnr_of(reference) if reference else None)
+        same = verified(program, plan, stored, runner, inputs, meters)
+        return Verified(same, summary_of(stored), sqnr_of(meters) if meters else None)
     if inputs:
         check_outputs(program.graph, program, runner, inputs, backend.info.name)
     else:

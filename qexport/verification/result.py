@@ -10,6 +10,7 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.device_fit import DeviceFit
 from qexport.backends.protocol import Backend
 from qexport.lowering.stored import StoredGraph
+from qexport.optimisation.pass_record import PassRecord
 from qexport.verification.outcome import Verification
 
 
@@ -45,6 +46,8 @@ class ArtifactResult:
             float ones.
         stored: what the file says of itself, and what its runtime makes of it here; None for engines.
         warnings: what a user must know of how it was written.
+        passes: over the weights, in the order in which they were tried.
+        candidate: the file that its program and plan were saved to, None where no pass changed them.
         engine: it was built from a graph, for one machine or device.
     """
 
@@ -57,6 +60,8 @@ class ArtifactResult:
     sqnr: Mapping[str, float | None] | None = None
     stored: Summary | None = None
     warnings: tuple[str, ...] = ()
+    passes: tuple[PassRecord, ...] = ()
+    candidate: Path | None = None
     engine: bool = False
 
     @property

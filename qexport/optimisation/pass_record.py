@@ -1,0 +1,27 @@
+"""What is told of a pass over weights: read with reports, where torch is not needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What became of a pass.
+
+    Attributes:
+        kept: whether the candidate went on with it.
+        before, after: `qexport.optimisation.candidate.output_error` on the held-out images without and with it; None
+            where it was not measured.
+        images: how many images were held out.
+        seconds: that the pass took, measuring included.
+        reason: why it was kept, or not: one line.
+    """
+
+    name: str
+    kept: bool
+    before: float | None = None
+    after: float | None = None
+    images: int = 0
+    seconds: float = 0.0
+    reason: str = ""

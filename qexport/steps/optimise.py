@@ -1,0 +1,42 @@
+"""Change weights so that a quantised program loses less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qexport.data.selection import image_files
+from qexport.optimisation import passes as optimisation
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.passes import WeightPass
+from qexport.optimisation.registry import weight_pass
+from qexport.progress import Progress, Silent
+
+SILENT = Silent()
+
+
+def optimise(
+    candidate: Candidate,
+    passes: Sequence[str | WeightPass],
+    images: str | Path | Sequence[Path],
+    progress: Progress = SILENT,
+    *,
+    fraction: float = 1.0,
+    count: int | None = None,
+) -> tuple[Candidate, tuple[PassRecord, ...]]:
+    """Run passes over a candidate's weights one after the other, and keep those after which it loses less.
+
+    That is judged on every fourth image, which passes do not see.
+
+    Args:
+        passes: names, such as "bias-correction", or passes of your own.
+        images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
+        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+
+    Raises:
+        UsageError: there is no pass of that name.
+        InputError: images are missing, or none of those that are judged on can be read.
+    """
+    made = [weight_pass(each) if isinstance(each, str) else each for each in passes]
+    return optimisation.optimise(candidate, made, image_files(images, fraction, count), progress)
