@@ -19,7 +19,7 @@ from qexport.planning import ranges
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import (
+from qexport.planning.runtime_profiles import (
     ONNXRUNTIME,
     OPENVINO,
     TENSORRT,

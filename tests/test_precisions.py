@@ -21,7 +21,7 @@ from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER, WEIGHTS
+from qexport.planning.runtime_profiles import TFLITE_INT16, TFLITE_INTEGER, WEIGHTS
 from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated

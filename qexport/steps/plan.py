@@ -16,7 +16,7 @@ from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.integer_only import check_integer_only
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import WEIGHTS
+from qexport.planning.runtime_profiles import WEIGHTS
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
