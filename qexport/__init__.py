@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qexport.detections.layout import HeadLayout
     from qexport.errors import QexportError
     from qexport.execution.executor import Executor, Inline, Task
-    from qexport.execution.worker import worker_process
+    from qexport.execution.worker_process import worker_process
     from qexport.job.options import ExportJob, make_job
     from qexport.lowering.request import Target
     from qexport.measurement.measure import measure
@@ -68,7 +68,7 @@ _MODULES = {
     "detections.layout": ("HeadLayout",),
     "errors": ("QexportError",),
     "execution.executor": ("Executor", "Inline", "Task"),
-    "execution.worker": ("worker_process",),
+    "execution.worker_process": ("worker_process",),
     "job.options": ("ExportJob", "make_job"),
     "lowering.request": ("Target",),
     "measurement.measure": ("measure",),

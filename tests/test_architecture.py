@@ -161,8 +161,8 @@ UNTIL_MERGED: Mapping[str, frozenset[str]] = {
     "floors": frozenset(
         {
             "qexport/data/selection.py -> qexport/job/options.py",
-            "qexport/execution/worker.py -> qexport/job/options.py",
-            "qexport/execution/worker.py -> qexport/steps.py",
+            "qexport/execution/worker_process.py -> qexport/job/options.py",
+            "qexport/execution/worker_process.py -> qexport/steps.py",
             "qexport/inspection/run_folder.py -> qexport/job/options.py",
             "qexport/measurement/measure.py -> qexport/job/options.py",
             "qexport/programs/build.py -> qexport/backends/protocol.py",
@@ -204,7 +204,7 @@ UNTIL_MERGED: Mapping[str, frozenset[str]] = {
     "job": frozenset(
         {
             "qexport/data/selection.py",
-            "qexport/execution/worker.py",
+            "qexport/execution/worker_process.py",
             "qexport/inspection/run_folder.py",
             "qexport/measurement/measure.py",
             "qexport/programs/build.py",
