@@ -244,7 +244,7 @@ UNTIL_MERGED: Mapping[str, frozenset[str]] = {
         {
             "qexport/cli/terminal.py: _name = qexport/inspection/difference.py: _kind",
             "qexport/detections/agreement.py: SAME_OBJECT = qexport/detections/found.py: SAME_OBJECT",
-            "qexport/detections/layout.py: MAX_DETECTIONS = qexport/programs/float_decode.py: MAX_DETECTIONS",
+            "qexport/detections/layout.py: MAX_DETECTIONS = qexport/programs/torch_decode.py: MAX_DETECTIONS",
             "qexport/inspection/recheck.py: COVERAGE_TOLERANCE = qexport/verification/verify.py: COVERAGE_TOLERANCE",
             "qexport/inspection/run_folder.py: _file = qexport/reporting/gate.py: file_name",
             "qexport/lowering/onnx/half_model.py: _values = qexport/lowering/onnx/qdq.py: _values",
