@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qexport.errors import InputError
 from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, IntegerType
+from qexport.programs.program import Region
 from qexport.system.files import write_text
 
 if TYPE_CHECKING:
-    from qexport.programs.program import Program, Region, Value
+    from qexport.programs.program import Program, Value
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
