@@ -28,7 +28,7 @@ from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
-from qexport.planning.plan import QuantPlan, check_plan, load_plan
+from qexport.planning.plan import QuantPlan, load_plan
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
@@ -144,8 +144,7 @@ def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
     if job.plan is None:
         return None
     given = load_plan(job.plan)
-    check_plan(given, source.program, job.plan)
-    check_given(given, _target(job, job.format[0]), job.plan)
+    check_given(given, source.program, _target(job, job.format[0]), job.plan)
     return given
 
 
