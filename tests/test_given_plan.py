@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
 from qexport.planning.plan import load_plan, save_plan
 from qexport.reporting.report import Report
+from qexport.steps.lower import lower
 from qexport.steps.model import calibrate
 from qexport.steps.plan import check_given, make_target, plan
 
@@ -227,6 +229,17 @@ def test_an_edit_that_no_file_could_obey_is_refused(
     """None of these may be written another way than the plan says, or end in an error that is not ours."""
     refused = refusal(demo_program, demo_table, tmp_path, lambda content: edit(content["tensors"]))
     assert said in refused
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnx", "fp32"), ("onnx", "int8-dynamic"), ("openvino", "int8")])
+def test_a_plan_of_another_target_is_not_written(
+    name: str, precision: str, demo_program: Program, demo_table: CalibrationTable, tmp_path: Path
+) -> None:
+    made = plan(demo_program, demo_table, make_target("onnx", "int8"))
+    source: Any = SimpleNamespace(program=demo_program)
+    with pytest.raises(UsageError, match="the plan is for onnx, "):
+        lower(source, make_target(name, precision), tmp_path / "file", made)
+    assert not list(tmp_path.iterdir())
 
 
 def refusal(program: Program, table: CalibrationTable, folder: Path, change: Callable[[dict[str, Any]], object]) -> str:

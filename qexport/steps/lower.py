@@ -42,11 +42,17 @@ def lower(
         warn: takes what must be known of how the file was written.
 
     Raises:
-        UsageError: the target needs a plan.
+        UsageError: the target needs a plan, or another one.
         ConversionError: the backend cannot write it.
     """
     if plan is None and target.profile is not None:
         raise UsageError(f"{target.format} as {target.precision} needs a plan", "make one first")
+    wanted = target.profile.name if target.profile else "nothing"
+    if plan is not None and plan.profile != wanted:
+        raise UsageError(
+            f"the plan is for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
+            "plan for this target",
+        )
     path, program = Path(path), source.program
     unfit = beyond_half(program, target) if float32 is None else float32
     for line in described(unfit):
