@@ -10,6 +10,7 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.info import options_from
 from qexport.backends.protocol import EngineBuilder
 from qexport.backends.registry import find_backend
+from qexport.compat.one_at_a_time import TRACING
 from qexport.errors import UsageError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.request import Lowering, Target
@@ -62,7 +63,7 @@ def lower(
     backend = find_backend(target.format)
     own = options_from(backend.info, options)
     request = Lowering(program, target, metadata, plan, own, frozenset(unfit) | kept, warn)
-    with write_whole(path) as temporary:
+    with TRACING, write_whole(path) as temporary:
         backend.lower(request, temporary)
     return path
 
