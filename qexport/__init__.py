@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qexport.detections.layout import HeadLayout
     from qexport.errors import QexportError
     from qexport.execution.executor import Executor, Inline, Task
-    from qexport.execution.worker import worker_process
+    from qexport.execution.worker_process import worker_process
     from qexport.job.options import ExportJob, make_job
     from qexport.lowering.request import Lowering, Target
     from qexport.lowering.stored import StoredGraph, StoredTensor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qexport.pipeline import export
     from qexport.planning.arithmetic import Quantiser
     from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, save_plan
-    from qexport.planning.profile import FixedScale, OwnScale, RuntimeProfile, SharedScale
+    from qexport.planning.runtime_profiles import FixedScale, OwnScale, RuntimeProfile, SharedScale
     from qexport.programs.build import Source
     from qexport.programs.options import CaptureOptions
     from qexport.programs.program import Program
@@ -103,7 +103,7 @@ _MODULES = {
     "detections.layout": ("HeadLayout",),
     "errors": ("QexportError",),
     "execution.executor": ("Executor", "Inline", "Task"),
-    "execution.worker": ("worker_process",),
+    "execution.worker_process": ("worker_process",),
     "job.options": ("ExportJob", "make_job"),
     "lowering.request": ("Lowering", "Target"),
     "lowering.stored": ("StoredGraph", "StoredTensor"),
@@ -115,7 +115,7 @@ _MODULES = {
     "pipeline": ("export",),
     "planning.arithmetic": ("Quantiser",),
     "planning.plan": ("QuantPlan", "TensorQuant", "check_plan", "load_plan", "save_plan"),
-    "planning.profile": ("FixedScale", "OwnScale", "RuntimeProfile", "SharedScale"),
+    "planning.runtime_profiles": ("FixedScale", "OwnScale", "RuntimeProfile", "SharedScale"),
     "programs.build": ("Source",),
     "programs.options": ("CaptureOptions",),
     "programs.program": ("Program",),

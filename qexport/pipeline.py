@@ -30,7 +30,7 @@ from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
-from qexport.planning.plan import QuantPlan, check_plan, load_plan
+from qexport.planning.plan import QuantPlan, load_plan
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
@@ -146,13 +146,13 @@ def _capture_options(job: ExportJob) -> CaptureOptions:
 
 def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
     if job.candidate is not None:
-        given, path, option = load_candidate(job.candidate, source.program).plan, job.candidate, "candidate"
+        candidate = load_candidate(job.candidate, source.program)
+        given, program, path, option = candidate.plan, candidate.program, job.candidate, "candidate"
     elif job.plan is not None:
-        given, path, option = load_plan(job.plan), job.plan, "plan"
-        check_plan(given, source.program, path)
+        given, program, path, option = load_plan(job.plan), source.program, job.plan, "plan"
     else:
         return None
-    check_given(given, _target(job, job.format[0]), path, option)
+    check_given(given, program, _target(job, job.format[0]), path, option)
     return given
 
 

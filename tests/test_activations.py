@@ -18,7 +18,7 @@ from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.planning.integer_only import check_integer_only
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INTEGER, RuntimeProfile
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INTEGER, RuntimeProfile
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scenes import CLASSES, columns, layout, noisy, written
 
 from qexport.detections.agreement import Agreement, compare, compare_decoded, findings
-from qexport.detections.decode import as_columns
 from qexport.detections.faults import faults, remark
 from qexport.detections.layout import HeadLayout
+from qexport.detections.numpy_decode import as_columns
 
 Array = NDArray[np.float32]
 IMAGES = 3

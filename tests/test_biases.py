@@ -22,7 +22,7 @@ from qexport.lowering.stored import StoredGraph
 from qexport.planning.arithmetic import INT8, INT16, INT32, INT64, UINT8, IntegerType, bias_safe_scales, weight_scales
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import (
+from qexport.planning.runtime_profiles import (
     ONNXRUNTIME,
     OPENVINO,
     TENSORRT,

@@ -25,7 +25,7 @@ from qexport.job.options import make_job
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.reporting.load import load_report
@@ -106,7 +106,7 @@ def test_a_candidate_that_is_given_again_makes_the_same_files(
     with pytest.raises(
         InputError, match="is a candidate for onnx, openvino as int8 takes one for openvino: give the c"
     ):
-        check_given(found.plan, make_target("openvino", "int8", "vnni"), Path("c.npz"), "candidate")
+        check_given(found.plan, found.program, make_target("openvino", "int8", "vnni"), Path("c.npz"), "candidate")
 
 
 def with_entry(name: str, value: Any) -> Callable[[bytes], bytes]:

@@ -11,7 +11,7 @@ from conftest import TinyDecode, captured, seeded, synthetic_statistics
 from torch import Tensor, nn
 
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TFLITE
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TFLITE
 from qexport.planning.weights import weight_array
 
 Made = Callable[["Blocks", Tensor], Tensor]

@@ -21,7 +21,7 @@ from qexport.inspection.cross_check import CrossCheck, cross_check
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import score_against
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE_INTEGER
+from qexport.planning.runtime_profiles import TFLITE_INTEGER
 from qexport.programs.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qexport.detections.decode import anchor_points, decoded, dequantised, detections, sigmoid
 from qexport.detections.layout import HeadLayout, layout_of, raw_outputs_of
 from qexport.detections.masks import instance_masks
 from qexport.detections.matching import rotated_overlaps
+from qexport.detections.numpy_decode import anchor_points, decoded, dequantised, detections, sigmoid
 from qexport.detections.suppression import suppressed, suppressed_rotated
-from qexport.programs.float_decode import Decode
+from qexport.programs.torch_decode import Decode
 
 IMGSZ = (64, 96)
 STRIDES = (8, 16, 32)

@@ -40,7 +40,7 @@ def integer_file(demo_program: Program, tmp_path_factory: pytest.TempPathFactory
     from qexport.calibration.calibrate import calibrate
     from qexport.lowering.metadata import artifact_metadata
     from qexport.planning.planner import make_plan
-    from qexport.planning.profile import TFLITE_INTEGER
+    from qexport.planning.runtime_profiles import TFLITE_INTEGER
 
     table = calibrate(demo_program, demo_images("train", 4), lambda: None)
     plan = make_plan(demo_program, table.statistics, TFLITE_INTEGER)

@@ -25,7 +25,7 @@ from qexport.measurement.image_detections import ImageDetections, detections_of
 from qexport.measurement.measure import Figures
 from qexport.planning.plan import to_json
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.reporting.assemble import accuracy_info

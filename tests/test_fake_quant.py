@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qexport.planning.plan import TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import OPENVINO, TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
+from qexport.planning.runtime_profiles import OPENVINO, TFLITE, TFLITE_INT16, TFLITE_INTEGER, RuntimeProfile
 from qexport.programs.captured_graph import copied
 from qexport.programs.program import Program, every_output
 from qexport.simulation.fake_quant import FakeQuant, fake_quantisers

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from qexport.errors import InputError
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.captured_graph import module_of
 from qexport.programs.functionalise import functionalise
 from qexport.programs.normalise import normalise

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import reports
@@ -14,12 +15,20 @@ from conftest import DEMO
 from hard_numbers import built, layers
 
 from qexport import pipeline
+from qexport.backends.registry import infos
 from qexport.cli.app import main
 from qexport.errors import InputError, UsageError
 from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
-from qexport.planning.plan import load_plan
+from qexport.planning.plan import load_plan, save_plan
 from qexport.reporting.report import Report
+from qexport.steps.lower import lower
+from qexport.steps.model import calibrate
+from qexport.steps.plan import check_given, make_target, plan
+
+if TYPE_CHECKING:
+    from qexport.calibration.calibration_table import CalibrationTable
+    from qexport.programs.program import Program
 
 MODEL, DATA = DEMO / "shapes26.pt", DEMO / "shapes" / "shapes.yaml"
 onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
@@ -157,3 +166,102 @@ def test_the_plan_of_weights_is_saved_and_obeyed_like_any_other(tmp_path: Path) 
     stored = [each for each in constants(again.artifact.path).values() if each.dtype == "float32"]
     weight = program.graph.parameter("point.weight").detach().numpy()
     assert any(each.size == weight.size and (each.ravel() == weight.ravel()).all() for each in stored)
+
+
+PLANNED = [(info.name, each) for info in infos() for each in sorted(info.profiles)]
+
+
+@pytest.fixture(scope="module")
+def demo_table(demo_program: Program) -> CalibrationTable:
+    return calibrate(demo_program, DATA, count=4)
+
+
+@pytest.mark.parametrize(("name", "precision"), [*PLANNED, ("onnx", "int8-dynamic")])
+def test_plans_that_are_made_keep_the_rules_that_given_ones_have_to(
+    name: str, precision: str, demo_program: Program, demo_table: CalibrationTable, tmp_path: Path
+) -> None:
+    for cpu in ("avx2", "arm"):
+        target = make_target(name, precision, cpu)
+        made = plan(demo_program, demo_table, target)
+        assert made is not None
+        save_plan(made, tmp_path / "plan.json")
+        again = load_plan(tmp_path / "plan.json")
+        assert again == made
+        check_given(again, demo_program, target, tmp_path)
+
+
+Tensors = dict[str, dict[str, Any]]
+FLOAT = {"integer": False, "dtype": "float32"}
+SUM, WEIGHT = "model_13_m_0_m_0_add", "model.16.cv1.conv.weight"
+LAYER, SIGMOID, JOINED = "model_16_cv1_conv", "model_13_cv2_sigmoid", "model_18_cat"
+ATTENTION = "model_10_m_0_attn_softmax"
+INTEGERS = {"dtype": "uint8", "scale": [1.0], "zero_point": [0]}
+BROKEN: list[tuple[str, Callable[[Tensors], object], str]] = [
+    ("a value that integers are made of", lambda t: t.update({SUM: FLOAT}), f"reads {SUM}, which is float32"),
+    ("no integer kernel", lambda t: t[ATTENTION].update(integer=True), f"{ATTENTION} is a softmax, which runs in"),
+    ("16 bits", lambda t: t[SUM].update(dtype="int16", zero_point=[0]), f"{SUM} is int16, and activations are uint8"),
+    ("signed", lambda t: t[SUM].update(dtype="int8", zero_point=[0]), f"{SUM} is int8, and activations are uint8"),
+    ("a weight alone", lambda t: t[LAYER].update(integer=False), f"{WEIGHT} is int8, and {LAYER} does not run in"),
+    ("a kernel's scale", lambda t: t[SIGMOID].update(scale=[1 / 128]), f"its kernel gives {SIGMOID} a scale of 0.0039"),
+    ("a torn group", lambda t: t[JOINED].update(scale=[1.0], group=""), "must share one scale, a kernel only moves"),
+    ("for nobody", lambda t: t["decode_cat"].update(INTEGERS), "decode_cat is uint8, and"),
+    ("zero in float32", lambda t: t[SUM].update(scale=[1e-300]), f"{SUM} has a scale of 1e-300"),
+    ("infinite in float32", lambda t: t[SUM].update(scale=[1e39]), f"{SUM} has a scale of 1e+39"),
+    ("too large to be a float", lambda t: t[SUM].update(scale=[10**400]), "too large"),
+    ("not a number", lambda t: t[SUM].update(scale=[float("nan")]), f"{SUM} has a scale of nan"),
+    ("a text for a number", lambda t: t[SUM].update(scale=["0.1"]), "scale cannot be ['0.1']"),
+    ("a truth for a number", lambda t: t[SUM].update(zero_point=[True]), "zero_point cannot be [True]"),
+    ("a list for a name", lambda t: t[SUM].update(group=["a"]), "group cannot be ['a']"),
+    ("an axis between two", lambda t: t[WEIGHT].update(axis=0.0), "axis cannot be 0.0"),
+    ("derived from nothing", lambda t: t[SUM].update(rule="derived"), f"{SUM} has the rule derived, and is uint8"),
+    ("a scale of a float", lambda t: t[SUM].update(dtype="float32"), f"{SUM} is float32, and has a scale"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "said"), [each[1:] for each in BROKEN], ids=[each[0] for each in BROKEN])
+def test_an_edit_that_no_file_could_obey_is_refused(
+    edit: Callable[[Tensors], object],
+    said: str,
+    demo_program: Program,
+    demo_table: CalibrationTable,
+    tmp_path: Path,
+) -> None:
+    """None of these may be written another way than the plan says, or end in an error that is not ours."""
+    refused = refusal(demo_program, demo_table, tmp_path, lambda content: edit(content["tensors"]))
+    assert said in refused
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnx", "fp32"), ("onnx", "int8-dynamic"), ("openvino", "int8")])
+def test_a_plan_of_another_target_is_not_written(
+    name: str, precision: str, demo_program: Program, demo_table: CalibrationTable, tmp_path: Path
+) -> None:
+    made = plan(demo_program, demo_table, make_target("onnx", "int8"))
+    source: Any = SimpleNamespace(program=demo_program)
+    with pytest.raises(UsageError, match="the plan is for onnx, "):
+        lower(source, make_target(name, precision), tmp_path / "file", made)
+    assert not list(tmp_path.iterdir())
+
+
+def refusal(program: Program, table: CalibrationTable, folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    target, path = make_target("onnx", "int8", "avx2"), folder / "plan.json"
+    made = plan(program, table, target)
+    assert made is not None
+    save_plan(made, path)
+    with pytest.raises(InputError) as refused:
+        check_given(load_plan(edited(folder, path, change)), program, target, path)
+    return str(refused.value)
+
+
+def test_biases_are_of_the_type_that_the_runtime_adds_up(
+    demo_program: Program, demo_table: CalibrationTable, tmp_path: Path
+) -> None:
+    said = refusal(demo_program, demo_table, tmp_path, lambda content: content.update(integer_bias=False))
+    assert "integer_bias is false, and has to be true" in said
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 200_000, '{"schema": 2, "schema": 2}', '{"schema": 2}', "\0"])
+def test_what_is_no_plan_is_said_to_be_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(text, encoding="utf-8")
+    for path in (tmp_path / "plan.json", tmp_path):
+        with pytest.raises(InputError, match="is not a quantisation plan"):
+            load_plan(path)

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from qexport.errors import ConversionError
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.captured_graph import module_of
 from qexport.programs.onnx.build import read_onnx
 from qexport.programs.options import CaptureOptions

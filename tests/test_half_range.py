@@ -17,7 +17,7 @@ from qexport.backends.registry import find_backend
 from qexport.calibration.peaks import measured_peaks
 from qexport.planning.half_range import peaks_of, unfit_constant, unfit_for_half
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, TENSORRT
+from qexport.planning.runtime_profiles import ONNXRUNTIME, TENSORRT
 from qexport.programs.program import Program
 
 PACKAGES = {"tflite": "litert_torch", "onnx": "onnxruntime", "openvino": "openvino"}

@@ -12,8 +12,8 @@ from conftest import captured, demo_checkpoint, demo_image, seeded
 from torch import Tensor
 
 from qexport.errors import InputError
-from qexport.programs.float_decode import anchor_points
 from qexport.programs.heads import split_head
+from qexport.programs.torch_decode import anchor_points
 
 WIDE = (256, 320)
 

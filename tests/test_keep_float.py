@@ -14,7 +14,7 @@ from qexport.backends.registry import find_backend
 from qexport.errors import UsageError
 from qexport.job.options import make_job
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import TFLITE, TFLITE_INT16, RuntimeProfile
+from qexport.planning.runtime_profiles import TFLITE, TFLITE_INT16, RuntimeProfile
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated
 from qexport.verification.coverage import check_coverage

@@ -12,7 +12,7 @@ from qexport.backends.tflite.file import read_metadata
 from qexport.calibration.calibrate import calibrate
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")

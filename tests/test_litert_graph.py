@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.captured_graph import copied
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated

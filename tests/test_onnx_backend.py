@@ -23,7 +23,7 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs

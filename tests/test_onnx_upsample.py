@@ -12,7 +12,7 @@ from conftest import SMALL, lowering, synthetic_statistics
 from qexport.backends.onnxruntime.backend import OnnxBackend
 from qexport.lowering.onnx.upsample import upsample_by_copies
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.onnx.session import session
 from qexport.programs.program import Program
 

@@ -22,7 +22,7 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import OPENVINO
+from qexport.planning.runtime_profiles import OPENVINO
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.files import write_whole

@@ -22,7 +22,7 @@ from qexport.optimisation.candidate import Candidate, batches
 from qexport.optimisation.passes import optimise
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import OPENVINO, TFLITE, WEIGHTS
+from qexport.planning.runtime_profiles import OPENVINO, TFLITE, WEIGHTS
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.progress import Progress, Silent
@@ -290,7 +290,7 @@ def test_a_corrected_file_obeys_its_own_program(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     from qexport.backends.registry import find_backend
     from qexport.errors import VerificationError
-    from qexport.planning.profile import ONNXRUNTIME
+    from qexport.planning.runtime_profiles import ONNXRUNTIME
     from qexport.verification.constants import check_biases
     from qexport.verification.verify import check_plan
 

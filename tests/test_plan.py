@@ -14,7 +14,7 @@ from conftest import synthetic_statistics
 from qexport.errors import InputError
 from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, to_json
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, WEIGHTS, for_saturating_cpus
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, WEIGHTS, for_saturating_cpus
 from qexport.programs.program import Program
 
 PLAN = QuantPlan(

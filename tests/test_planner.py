@@ -23,7 +23,7 @@ from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.planning.plan import RULES, QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import (
+from qexport.planning.runtime_profiles import (
     ONNXRUNTIME,
     OPENVINO,
     TENSORRT,

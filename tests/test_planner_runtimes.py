@@ -18,7 +18,8 @@ from qexport.optimisation.registry import weight_pass, weight_passes
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import (
+from qexport.planning.registry import RANGES
+from qexport.planning.runtime_profiles import (
     ONNXRUNTIME,
     OPENVINO,
     TENSORRT,
@@ -27,7 +28,6 @@ from qexport.planning.profile import (
     RuntimeProfile,
     for_saturating_cpus,
 )
-from qexport.planning.registry import RANGES
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 

@@ -15,13 +15,13 @@ from conftest import demo_checkpoint, demo_image, demo_images, lowering
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
 from qexport.calibration.calibrate import calibrate
-from qexport.detections.decode import dequantised, detections
 from qexport.detections.layout import layout_of
+from qexport.detections.numpy_decode import dequantised, detections
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE_INT16, TFLITE_INTEGER, WEIGHTS
+from qexport.planning.runtime_profiles import TFLITE_INT16, TFLITE_INTEGER, WEIGHTS
 from qexport.programs.program import Program, has_constant_operand
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated

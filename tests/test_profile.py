@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qexport.planning.profile import ATTENTION, LOGISTIC, TFLITE, FixedScale, OwnScale, SharedScale
+from qexport.planning.runtime_profiles import ATTENTION, LOGISTIC, TFLITE, FixedScale, OwnScale, SharedScale
 from qexport.programs.naming import ACTIVATIONS, OPERATION_NAMES
 from qexport.programs.program import MOVES_DATA
 

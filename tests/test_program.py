@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qexport.errors import ConversionError, InputError
 from qexport.lowering.onnx.half_graph import halve
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.capture import capture
 from qexport.programs.captured_graph import copied, module_of
 from qexport.programs.heads import split_head

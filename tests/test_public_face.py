@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import DEMO
 from reports import report as saved_report
 
 import qexport
@@ -86,3 +88,11 @@ def test_readmes_example_runs(
     name = next(name for name in sorted(plan.integer) if f"{name}.scale" in stored)
     assert float(stored[f"{name}.scale"]) == pytest.approx(plan.tensors[name].scale[0])
     assert (tmp_path / "shapes26_int8.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+def test_two_threads_read_models_at_the_same_time() -> None:
+    """Torch's tracing keeps what it is doing in its modules: without a lock one thread traces the other's layers."""
+    with ThreadPoolExecutor(2) as pool:
+        read = [pool.submit(qexport.read_model, DEMO / "shapes26.pt", imgsz=(64, 64)) for _ in range(2)]
+        first, second = (each.result().program.fingerprint for each in read)
+    assert first == second

@@ -23,7 +23,7 @@ from qexport.lowering.onnx.qdq import insert_qdq
 from qexport.lowering.onnx.write import write_onnx
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
 from qexport.programs.captured_graph import module_of
 from qexport.programs.onnx.session import OnnxRunner
 from qexport.programs.program import INPUT, Program

@@ -108,7 +108,7 @@ def test_the_second_process_ends_with_the_first_however_that_went(tmp_path: Path
     """A first process that is killed cannot end it: it looks for itself."""
     code = """
 import time
-from qexport.execution.worker import worker_process
+from qexport.execution.worker_process import worker_process
 with worker_process() as ask:
     print("there", flush=True)
     time.sleep(60)

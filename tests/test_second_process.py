@@ -18,7 +18,7 @@ from conftest import DEMO, SMALL
 
 from qexport.errors import InputError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
-from qexport.execution.worker import worker_process
+from qexport.execution.worker_process import worker_process
 from qexport.job import offload as module
 from qexport.job.offload import offloaded_formats
 from qexport.job.options import ExportJob

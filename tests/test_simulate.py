@@ -15,7 +15,7 @@ from qexport.detections.layout import HeadLayout
 from qexport.errors import ConversionError
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.captured_graph import copied, module_of
 from qexport.programs.program import Program
 from qexport.simulation.rewrite import simulated

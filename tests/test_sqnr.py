@@ -18,7 +18,7 @@ from qexport.measurement.evidence.histograms import chosen_range, rebinned, wors
 from qexport.measurement.evidence.layers import layers
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import OPENVINO, TFLITE, RuntimeProfile
+from qexport.planning.runtime_profiles import OPENVINO, TFLITE, RuntimeProfile
 from qexport.programs.captured_graph import copied
 from qexport.programs.program import Program
 from qexport.simulation.meters import MAX_DB, metered, sqnr_of

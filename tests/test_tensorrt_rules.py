@@ -16,7 +16,7 @@ from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TENSORRT
+from qexport.planning.runtime_profiles import TENSORRT
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.verification.verify import verify

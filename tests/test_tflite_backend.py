@@ -36,7 +36,7 @@ from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs

@@ -16,7 +16,7 @@ from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph, StoredTensor
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import TFLITE
+from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated

@@ -17,7 +17,7 @@ from qexport.errors import VerificationError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.profile import WEIGHTS
+from qexport.planning.runtime_profiles import WEIGHTS
 from qexport.programs.program import Program
 from qexport.verification.constants import check_weights
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.errors import UsageError
 from qexport.lowering.request import Target
-from qexport.planning.profile import RuntimeProfile
+from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.system.machine import ANY
 
 if TYPE_CHECKING:

@@ -192,7 +192,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.execution.worker import worker_process
+    from qexport.execution.worker_process import worker_process
     from qexport.job.checks import check_paths
     from qexport.job.offload import offloaded_formats
 

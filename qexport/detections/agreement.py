@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.detections.decode import as_columns, detected_format, detections_in
 from qexport.detections.detections import NOTHING, Detections, corners_of
 from qexport.detections.layout import CENTRE, ROTATED, HeadLayout
 from qexport.detections.matching import CONFIDENCE, SAME_OBJECT, best_overlaps, class_overlaps
+from qexport.detections.numpy_decode import as_columns, detected_format, detections_in
 
 MIN_SCORE = 0.1
 """Score from which the other side has found it."""

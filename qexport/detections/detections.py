@@ -18,7 +18,7 @@ class Detections:
 
     Attributes:
         boxes: (n, 4) float32, x1 y1 x2 y2 in pixels; centre, width and height of rotated ones. Pixels are those of the
-            network's input, as `qexport.detections.decode` makes them, or of the image, in evidence of accuracy.
+            network's input, as `qexport.detections.numpy_decode` makes them, or of the image, in evidence of accuracy.
         scores: (n,) float32, 0..1.
         classes: (n,) int64.
         extras: (n, k) float32: mask coefficients (see `masks`), keypoints in the pixels of the boxes, each with its

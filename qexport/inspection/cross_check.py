@@ -19,10 +19,10 @@ from qexport.backends.protocol import Runner
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS, stream
 from qexport.detections.agreement import FAINT, compare_all
-from qexport.detections.decode import as_columns, detections_in
 from qexport.detections.detections import Detections, corners_of
 from qexport.detections.layout import CORNERS, HeadLayout, layout_of
 from qexport.detections.matching import CONFIDENCE
+from qexport.detections.numpy_decode import as_columns, detections_in
 from qexport.errors import InputError, VerificationError
 from qexport.inspection.samples import detect
 from qexport.measurement.accuracy import score_against

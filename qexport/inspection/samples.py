@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from qexport.backends.artifact import SAMPLES
 from qexport.data.input_form import UNIT, InputForm
 from qexport.detections.agreement import Findings, findings
-from qexport.detections.decode import detected_format
 from qexport.detections.detections import Detections
 from qexport.detections.layout import HeadLayout, from_json, to_json
+from qexport.detections.numpy_decode import detected_format
 from qexport.errors import InputError
 from qexport.system.files import write_whole
 

@@ -8,8 +8,8 @@ from typing import Any
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.detections.layout import raw_outputs_of
 from qexport.planning.plan import QuantPlan
-from qexport.programs.float_decode import max_detections
 from qexport.programs.program import Program
+from qexport.programs.torch_decode import max_detections
 from qexport.version import __version__
 
 QUANTISE = {"fp32": None, "fp16": 16}

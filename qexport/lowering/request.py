@@ -10,7 +10,7 @@ from qexport.system.machine import ANY
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
-    from qexport.planning.profile import RuntimeProfile
+    from qexport.planning.runtime_profiles import RuntimeProfile
     from qexport.programs.program import Program
 
 

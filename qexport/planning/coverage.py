@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from qexport.planning.plan import QuantPlan
-from qexport.planning.profile import OwnScale, RuntimeProfile, SharedScale
+from qexport.planning.runtime_profiles import OwnScale, RuntimeProfile, SharedScale
 from qexport.planning.sharing import scale_groups, torn_values
 from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import INPUT, Program, Region, has_constant_operand

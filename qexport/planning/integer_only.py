@@ -5,7 +5,7 @@ from __future__ import annotations
 from qexport.errors import InputError
 from qexport.planning.coverage import chosen_values
 from qexport.planning.planner import FIXED_APART
-from qexport.planning.profile import TFLITE_INTEGER
+from qexport.planning.runtime_profiles import TFLITE_INTEGER
 from qexport.programs.naming import ACTIVATIONS
 from qexport.programs.program import Program, Region, Value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qexport.errors import InputError
-from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, IntegerType
+from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE, TYPES, WEIGHT_AXIS, IntegerType
 from qexport.programs.program import Region
 from qexport.system.files import write_text
 
@@ -24,6 +23,8 @@ READABLE = (1, SCHEMA)
 """Schema 1 says nothing of rules."""
 Rule = Literal["own", "shared", "fixed", "derived"]
 RULES: tuple[str, ...] = get_args(Rule)
+LARGEST_SCALE = 3.4e38
+"""What float32 holds; less than `SMALLEST_SCALE` is not told from it when a file is compared with its plan."""
 PRESCRIBED, PIXELS, WIDE = "scale prescribed by the kernel", "pixels: ", "wide"
 """What the reasons for fixed scales begin with, and what those for derived ones contain: schema 1 has no rules."""
 
@@ -125,7 +126,7 @@ def load_plan(path: Path) -> QuantPlan:
     """
     try:
         return from_json(path.read_text(encoding="utf-8"), path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
         ) from error
@@ -139,9 +140,9 @@ def from_json(text: str, path: Path) -> QuantPlan:
 
     Raises:
         InputError: written by a later version.
-        ValueError, KeyError, TypeError, AttributeError: it is no plan.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: it is no plan.
     """
-    content = json.loads(text)
+    content = json.loads(text, object_pairs_hook=_once)
     if content["schema"] not in READABLE:
         raise InputError(f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again")
     entries: dict[str, dict[str, Any]] = content["tensors"]
@@ -157,8 +158,23 @@ def _flag(given: object) -> bool:
     return given
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's entries, each name once: of two that a hand has left, one would be obeyed without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)} twice")
+    return found
+
+
 def _tensor(entry: dict[str, Any], schema: int) -> TensorQuant:
+    texts = ("dtype", "group", "why", "rule")
     numbers: dict[str, Any] = {}
+    wrong = [key for key in texts if not isinstance(entry.get(key, ""), str)]
+    wrong += ["axis"] if type(entry.get("axis", 0)) is not int else []
+    wrong += [key for key in ("scale", "zero_point") if any(type(n) not in (int, float) for n in entry.get(key, ()))]
+    if wrong:
+        raise TypeError(f"{wrong[0]} cannot be {entry[wrong[0]]!r}")
     if "scale" in entry:
         numbers["scale"] = tuple(float(scale) for scale in entry["scale"])
     if "zero_point" in entry:
@@ -204,6 +220,8 @@ def check_plan(plan: QuantPlan, program: Program, path: Path) -> None:
 def _wrong_tensors(plan: QuantPlan, program: Program, layers: Mapping[str, Value]) -> Iterator[str]:
     for name, tensor in plan.tensors.items():
         if tensor.is_float:
+            if tensor.scale or tensor.zero_point:
+                yield f"{name} is float32, and has a scale or a zero point"
             continue
         layer = layers.get(name)
         types, axis, channels = tuple(TYPES), None, 1
@@ -224,8 +242,11 @@ def _wrong_numbers(tensor: TensorQuant, types: Sequence[str], axis: int | None, 
         return f"has scales along axis {tensor.axis}, not {axis}"
     if not len(tensor.scale) == len(tensor.zero_point) == channels:
         return f"has {len(tensor.scale)} scales and {len(tensor.zero_point)} zero points, and needs {channels}"
-    if not all(0 < scale < math.inf for scale in tensor.scale):
-        return f"has a scale of {next(scale for scale in tensor.scale if not 0 < scale < math.inf)}"
+    unfit = [scale for scale in tensor.scale if not SMALLEST_SCALE <= scale <= LARGEST_SCALE]
+    if unfit:
+        return f"has a scale of {unfit[0]}, and can have {SMALLEST_SCALE:g} to {LARGEST_SCALE:.3g}"
+    if tensor.rule == "derived" and tensor.dtype != INT8_NARROW.name:
+        return f"has the rule derived, and is {tensor.dtype}"
     low, high = (0, 0) if axis is not None else (TYPES[tensor.dtype].low, TYPES[tensor.dtype].high)
     outside = [point for point in tensor.zero_point if not low <= point <= high]
     return f"has a zero point of {outside[0]}, and can have {low} to {high}" if outside else ""

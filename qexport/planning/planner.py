@@ -16,9 +16,9 @@ from qexport.planning.coverage import chosen_values, clamped_values, float_boxes
 from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.mixing import mixed_raw_outputs, mixed_scale_concats
 from qexport.planning.plan import PIXELS, PRESCRIBED, QuantPlan, Rule, TensorQuant
-from qexport.planning.profile import RuntimeProfile
 from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax
 from qexport.planning.registry import RANGES
+from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.planning.sharing import fixed_rule, moved_values, scale_groups
 from qexport.planning.weights import stored_weights, weight_tensors
 from qexport.programs.program import INPUT, Program, Region, Value, has_constant_operand, observed_sources

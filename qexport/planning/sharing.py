@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qexport.planning.plan import TensorQuant
-from qexport.planning.profile import FixedScale, RuntimeProfile, SharedScale
+from qexport.planning.runtime_profiles import FixedScale, RuntimeProfile, SharedScale
 from qexport.programs.program import MOVES_DATA, Program
 
 MOVED = "moves integers of one scale: the pairs in front of it are enough"

@@ -16,7 +16,7 @@ from qexport.planning.arithmetic import (
     weight_scales,
 )
 from qexport.planning.plan import Rule, TensorQuant
-from qexport.planning.profile import RuntimeProfile
+from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.programs.program import Program, Value
 
 SYMMETRIC = "symmetric, one scale for each channel"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from qexport.compat.one_at_a_time import TRACING
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS
 from qexport.errors import InputError, QexportError, UsageError
@@ -152,8 +153,9 @@ def read_source(
         checkpoint, program = read_onnx(path, options)
         check(checkpoint)
         return Source(checkpoint, program)
-    checkpoint = read_checkpoint(path, options.trust)
-    check(checkpoint)
-    program = _captured(options, checkpoint)
+    with TRACING:
+        checkpoint = read_checkpoint(path, options.trust)
+        check(checkpoint)
+        program = _captured(options, checkpoint)
     _check_classes(checkpoint, program)
     return Source(checkpoint, program)

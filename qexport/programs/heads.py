@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
-from qexport.programs.float_decode import Decode, max_detections
+from qexport.programs.torch_decode import Decode, max_detections
 
 
 class DetectionProgram(nn.Module):

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
-from qexport.programs.float_decode import max_detections, rows_of
 from qexport.programs.heads import gathered
 from qexport.programs.token_layers import (
     Added,
@@ -30,6 +29,7 @@ from qexport.programs.token_layers import (
     perceptron,
     pointwise,
 )
+from qexport.programs.torch_decode import max_detections, rows_of
 
 FAR = 100.0
 """In place of the infinite logits of cells at the border: their sigmoid is one in float32, too."""

@@ -10,6 +10,7 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.info import options_from
 from qexport.backends.protocol import EngineBuilder
 from qexport.backends.registry import find_backend
+from qexport.compat.one_at_a_time import TRACING
 from qexport.errors import UsageError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.request import Lowering, Target
@@ -42,11 +43,17 @@ def lower(
         warn: takes what must be known of how the file was written.
 
     Raises:
-        UsageError: the target needs a plan.
+        UsageError: the target needs a plan, or another one.
         ConversionError: the backend cannot write it.
     """
     if plan is None and target.profile is not None:
         raise UsageError(f"{target.format} as {target.precision} needs a plan", "make one first")
+    wanted = target.profile.name if target.profile else "nothing"
+    if plan is not None and plan.profile != wanted:
+        raise UsageError(
+            f"the plan is for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
+            "plan for this target",
+        )
     path, program = Path(path), source.program
     unfit = beyond_half(program, target) if float32 is None else float32
     for line in described(unfit):
@@ -56,7 +63,7 @@ def lower(
     backend = find_backend(target.format)
     own = options_from(backend.info, options)
     request = Lowering(program, target, metadata, plan, own, frozenset(unfit) | kept, warn)
-    with write_whole(path) as temporary:
+    with TRACING, write_whole(path) as temporary:
         backend.lower(request, temporary)
     return path
 

@@ -12,11 +12,12 @@ from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.peaks import measured_peaks
 from qexport.errors import InputError
 from qexport.lowering.request import Target
+from qexport.planning.given_plan import check_rules
 from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.integer_only import check_integer_only
-from qexport.planning.plan import QuantPlan
+from qexport.planning.plan import QuantPlan, check_plan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.profile import WEIGHTS
+from qexport.planning.runtime_profiles import WEIGHTS
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
@@ -96,22 +97,25 @@ def kept_values(program: Program, target: Target, keep_float: Sequence[str]) -> 
     return kept_float(program, keep_float)
 
 
-def check_given(plan: QuantPlan, target: Target, path: Path, option: str = "plan") -> None:
-    """Refuse a plan that was made for another runtime or precision.
+def check_given(plan: QuantPlan, program: Program, target: Target, path: Path, option: str = "plan") -> None:
+    """Refuse a plan, edited by hand or not, that is of something else, or that the target's runtime cannot obey.
 
     Args:
         path: where it was read from.
         option: that it was given by, which says what the file is.
 
     Raises:
-        InputError: it was.
+        InputError: with what is wrong first.
     """
+    check_plan(plan, program, path)
     wanted = target.profile.name if target.profile else "none"
     if plan.profile != wanted:
         raise InputError(
             f"{path} is a {option} for {plan.profile}, {target.format} as {target.precision} takes one for {wanted}",
             f"give the {option} of this format and precision, or leave out --{option}",
         )
+    if target.profile:
+        check_rules(plan, program, target.profile, path)
 
 
 def needs_table(target: Target, plan: QuantPlan | None) -> bool:

@@ -149,7 +149,7 @@ def _check_precision(case: _Case) -> None:
 def _planned(case: _Case, program: Program) -> QuantPlan | None:
     from qexport.calibration.calibrate import calibrate
     from qexport.planning.planner import make_plan
-    from qexport.planning.profile import WEIGHTS
+    from qexport.planning.runtime_profiles import WEIGHTS
     from qexport.testing.program import pictures
 
     info = case.backend.info

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qexport.backends.info import BackendInfo, check_precision
 from qexport.backends.protocol import Runner
 from qexport.lowering.stored import StoredGraph, StoredTensor
-from qexport.planning.profile import COMMON, LOGISTIC, TFLITE, RuntimeProfile
+from qexport.planning.runtime_profiles import COMMON, LOGISTIC, TFLITE, RuntimeProfile
 from qexport.system.machine import ANY
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from qexport.detections.layout import HeadLayout, raw_outputs_of
 from qexport.programs.capture import capture
-from qexport.programs.float_decode import Decode
 from qexport.programs.program import Program
+from qexport.programs.torch_decode import Decode
 
 SIZE = (64, 64)
 STRIDE, CLASSES = 8, 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qexport.backends.info import OPSET, BackendInfo
-from qexport.planning.profile import ONNXRUNTIME, for_saturating_cpus
+from qexport.planning.runtime_profiles import ONNXRUNTIME, for_saturating_cpus
 from qexport.programs.onnx.session import PACKAGES
 from qexport.system.machine import ANY, AVX2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qexport.backends.info import OPSET, BackendInfo
-from qexport.planning.profile import OPENVINO, for_saturating_cpus
+from qexport.planning.runtime_profiles import OPENVINO, for_saturating_cpus
 from qexport.system.machine import ANY, AVX2
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qexport.backends.info import OPSET, BackendInfo, Engine, Option
-from qexport.planning.profile import TENSORRT
+from qexport.planning.runtime_profiles import TENSORRT
 from qexport.programs.onnx.session import PACKAGES
 from qexport.system.machine import ANY
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qexport.backends.info import BackendInfo, Option
-from qexport.planning.profile import TFLITE, TFLITE_INT16, TFLITE_INTEGER
+from qexport.planning.runtime_profiles import TFLITE, TFLITE_INT16, TFLITE_INTEGER
 from qexport.system.machine import ANY
 
 IO = Option("io", str, "int8", "type of what integer-only files take and give", ("int8", "uint8"))

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from qexport.detections.decode import decoded, dequantised
 from qexport.detections.layout import layout_of
+from qexport.detections.numpy_decode import decoded, dequantised
 from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten

@@ -56,7 +56,7 @@ def _started(folder: Path) -> Iterator[Worker]:
     # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {sys.path!r}; from qexport.execution.worker import serve; serve({os.getpid()})"
+        f"sys.path[:] = {sys.path!r}; from qexport.execution.worker_process import serve; serve({os.getpid()})"
     )
     words, environment = [sys.executable, "-c", start], child_environment(folder)
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

@@ -2,7 +2,7 @@
 
 For devices that run a `…_int8-full.tflite` file: run the interpreter, make floats of its outputs with `dequantised`,
 and hand them to `detections`, or those of a classifier to `decoded`. The arithmetic is that of the program's float
-decode, `qexport.programs.float_decode`, and nothing here imports torch.
+decode, `qexport.programs.torch_decode`, and nothing here imports torch.
 """
 
 from __future__ import annotations
