@@ -9,14 +9,12 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from qexport.errors import InputError
 from qexport.planning.arithmetic import INT8_NARROW, TYPES, WEIGHT_AXIS, IntegerType
+from qexport.programs.program import Program, Region, Value
 from qexport.system.files import write_text
-
-if TYPE_CHECKING:
-    from qexport.programs.program import Program, Region, Value
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
