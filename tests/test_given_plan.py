@@ -62,6 +62,17 @@ def constants(path: Path) -> dict[str, Any]:
     return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
 
 
+def test_a_plan_of_schema_1_makes_the_same_file(planned: Path, tmp_path: Path) -> None:
+    def of_schema_1(content: dict[str, Any]) -> None:
+        content["schema"] = 1
+        for tensor in content["tensors"].values():
+            tensor.pop("rule", None)
+
+    run(tmp_path / "out", plan=edited(planned, tmp_path / "before.json", of_schema_1))
+    first, again = (folder / "shapes26_int8.onnx" for folder in (planned, tmp_path / "out"))
+    assert first.read_bytes() == again.read_bytes()
+
+
 def test_a_plan_that_is_given_again_makes_the_same_file_without_calibration(planned: Path, tmp_path: Path) -> None:
     report = run(tmp_path / "out", plan=planned / "plan.json")
     first, again = (folder / "shapes26_int8.onnx" for folder in (planned, tmp_path / "out"))
