@@ -179,7 +179,11 @@ def test_a_plan_of_ones_own_is_taken(tiny: Program, demo_program: Program, tmp_p
         ("box.weight", {"axis": 1}, "box.weight has scales along axis 1, not 0"),
         ("box_conv", {"rule": "mine"}, "box_conv has the rule mine, and can have own, shared, fixed, derived"),
         ("program_cat", {"scale": [9.0]}, r"\w+ and stem_mul must share one scale \(group stem_mul\)"),
-        ("box.weight", {"dtype": "float32"}, "box_conv is to run in integers, and its weight box.weight is float32"),
+        (
+            "box.weight",
+            {"dtype": "float32", "scale": [], "zero_point": []},
+            "box_conv is to run in integers, and its weight box.weight is float32",
+        ),
         ("box.weight", {"integer": True}, "box.weight is to run in integers, and is no value"),
         ("decode_cat", {"integer": True}, "decode_cat is to run in integers, and is no part of the network's body"),
     ],

@@ -171,7 +171,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         made = [EntryPoint(name, f"test_planner_runtimes:{target}", group) for name, target in names.items()]
         return made if group == "qexport.ranges" else [EntryPoint("theirs", "types:SimpleNamespace", group)]
 
-    monkeypatch.setattr(plugins, "entry_points", entries)
+    monkeypatch.setattr(plugins, "_entries", lambda group: entries(group=group))
 
 
 @pytest.mark.usefixtures("registered")

@@ -37,6 +37,7 @@ EPILOG = (
     "Where a format of several fails, the others are written and its code is returned."
 )
 
+RANGE_METHODS = alternatives((*RANGES.own, "one of a plug-in"))
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
 
@@ -77,7 +78,10 @@ def export_command(
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
     ] = None,
     ranges: Annotated[
-        str | None, _option(f"{alternatives(RANGES.names)}. Default: percentile, for w8a16 minmax.", "--ranges")
+        str | None,
+        _option(
+            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: percentile, for w8a16 minmax.", "--ranges"
+        ),
     ] = None,
     threads: Annotated[
         int | None, _option("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
