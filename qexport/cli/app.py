@@ -37,7 +37,6 @@ EPILOG = (
     "Where a format of several fails, the others are written and its code is returned."
 )
 
-RANGE_METHODS = alternatives((*RANGES.own, "one of a plug-in"))
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
 
