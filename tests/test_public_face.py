@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO
+from conftest import DEMO, synthetic_statistics
 from reports import report as saved_report
 
 import qexport
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.errors import QexportError
+from qexport.programs.program import Program
 from qexport.reporting.report import Report, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,3 +101,36 @@ def test_two_threads_read_models_at_the_same_time() -> None:
         read = [pool.submit(qexport.read_model, DEMO / "shapes26.pt", imgsz=(64, 64)) for _ in range(2)]
         first, second = (each.result().program.fingerprint for each in read)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: qexport.read_model("a.pt", imgs=64), "unknown option imgs: known options are imgsz, batch"),
+        (lambda: qexport.read_model("a.pt", imgsz=(64, 0)), r"imgsz is \(64, 0\): give height and width"),
+        (lambda: qexport.read_model("a.pt", imgsz="64"), "imgsz is '64': give height and width"),
+        (lambda: qexport.read_model("a.pt", batch=0), "batch is 0: give a number of images"),
+        (lambda: qexport.read_model("a.pt", batch="2"), "batch is '2': give a number of images"),
+        (lambda: qexport.read_model("a.pt", head="x"), "unknown head x: choose from end2end, one2many"),
+        (lambda: qexport.make_target("onnx", "int8", "z80"), "unknown kind of CPU z80: choose from auto, vnni"),
+        (lambda: qexport.make_job({"model": "a.pt", "presicion": "int8"}), "option presicion: did you mean precision"),
+        (lambda: qexport.load_plan("none.json"), "none.json is not a quantisation plan"),
+        (lambda: qexport.load_table("none.npz"), "none.npz is not a calibration table"),
+        (lambda: qexport.load_report("none.json"), "none.json"),
+    ],
+)
+def test_what_cannot_be_is_one_line(call: Callable[[], Any], line: str) -> None:
+    with pytest.raises(QexportError, match=line):
+        call()
+
+
+def test_a_table_of_another_program_plans_nothing(tiny: Program, tmp_path: Path) -> None:
+    table = CalibrationTable(tiny.fingerprint, "", "", (), (), synthetic_statistics(tiny.values))
+    target = qexport.make_target("onnx", "int8", "vnni")
+    made = qexport.plan(tiny, table, target, keep_float="program_add")
+    assert made is not None
+    assert "program_add" not in made.integer
+    qexport.save_plan(made, str(tmp_path / "plan.json"))
+    assert qexport.load_plan(str(tmp_path / "plan.json")) == made
+    with pytest.raises(QexportError, match="the table is of another model"):
+        qexport.plan(tiny, replace(table, program="0" * 64), target)

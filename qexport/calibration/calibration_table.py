@@ -41,7 +41,7 @@ class CalibrationTable:
     statistics: Mapping[str, Statistics]
 
 
-def save_table(table: CalibrationTable, path: Path) -> None:
+def save_table(table: CalibrationTable, path: str | Path) -> None:
     """Write the table as a compressed `.npz`; the file appears whole or not at all."""
     names = list(table.statistics)
     head = {
@@ -55,18 +55,18 @@ def save_table(table: CalibrationTable, path: Path) -> None:
     }
     scalars = [[getattr(table.statistics[name], field) for field in SCALARS] for name in names]
     counts = np.stack([table.statistics[name].counts for name in names])
-    with write_whole(path) as temporary, temporary.open("wb") as stream:
+    with write_whole(Path(path)) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, head=np.array(json.dumps(head)), scalars=np.array(scalars), counts=counts)
 
 
-def load_table(path: Path) -> CalibrationTable:
+def load_table(path: str | Path) -> CalibrationTable:
     """Read a saved table.
 
     Raises:
         InputError: missing, unreadable, or of another schema.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return _table(json.loads(str(content["head"])), content["scalars"], content["counts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} is not a calibration table ({error})", "give a calibration.npz of qexport") from error

@@ -13,6 +13,7 @@ from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
 from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
+from qexport.programs.options import HEADS
 from qexport.system.files import check_folder
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
@@ -23,7 +24,6 @@ OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
 MIN_SIZE = 32
 """Pixels: the largest stride of the detectors."""
-HEADS = ("end2end", "one2many")
 NOTHING_KEPT = {
     "fp32": "all of it is float already: leave it out",
     "int8-full": "it has no float: use --precision int8",

@@ -40,6 +40,7 @@ def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJo
     if any(given.get(name) for name in ("precision", *SHORT_FORMS)):
         configured = {name: value for name, value in configured.items() if name not in ("precision", *SHORT_FORMS)}
     merged = {**configured, **given}
+    _check_names(merged, "")
     if "model" not in merged:
         raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
     values = {name: converted(name, value, str(FIELDS[name].type)) for name, value in merged.items()}
@@ -79,9 +80,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"config {path} is not a mapping of option names to values", "see configs/ for examples")
     options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    _check_names(options, f" in {path}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_names(options: Mapping[str, Any], place: str) -> None:
+    """Raise `UsageError` where an option is none."""
     for name in options:
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f"did you mean {near[0]}" if near else f"known options are {', '.join(FIELDS)}"
-            raise UsageError(f"unknown option {name} in {path}", hint)
-    return {name: value for name, value in options.items() if value is not None}
+            raise UsageError(f"unknown option {name}{place}", hint)

@@ -21,13 +21,13 @@ SCHEMA = 1
 REMEDY = "give a candidate.npz that qexport wrote"
 
 
-def save_candidate(candidate: Candidate, path: Path) -> None:
+def save_candidate(candidate: Candidate, path: str | Path) -> None:
     """Write a candidate as a compressed `.npz`, whole or not at all; equal candidates give equal bytes."""
     changed = _changed(candidate)
     head = {"schema": SCHEMA, "reference": candidate.reference.fingerprint, "parameters": list(changed)}
     arrays: dict[str, Any] = {f"parameter_{number}": each.numpy() for number, each in enumerate(changed.values())}
     texts: dict[str, Any] = {"head": np.array(json.dumps(head)), "plan": np.array(to_json(candidate.plan))}
-    with write_whole(path) as temporary, temporary.open("wb") as stream:
+    with write_whole(Path(path)) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **texts, **arrays)
 
 
@@ -40,7 +40,7 @@ def _changed(candidate: Candidate) -> dict[str, Tensor]:
     return {path: tensor.contiguous() for path, tensor, before in pairs if not torch.equal(tensor, before)}
 
 
-def load_candidate(path: Path, program: Program) -> Candidate:
+def load_candidate(path: str | Path, program: Program) -> Candidate:
     """Read a saved candidate.
 
     Args:
@@ -49,6 +49,7 @@ def load_candidate(path: Path, program: Program) -> Candidate:
     Raises:
         InputError: damaged, no candidate, of a later version, or of another program.
     """
+    path = Path(path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return _candidate(content, path, program)

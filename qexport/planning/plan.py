@@ -113,19 +113,19 @@ def _compact(tensor: TensorQuant, schema: int) -> dict[str, Any]:
     return entry
 
 
-def save_plan(plan: QuantPlan, path: Path) -> None:
+def save_plan(plan: QuantPlan, path: str | Path) -> None:
     """Write a plan as JSON, whole or not at all."""
-    write_text(path, to_json(plan))
+    write_text(Path(path), to_json(plan))
 
 
-def load_plan(path: Path) -> QuantPlan:
+def load_plan(path: str | Path) -> QuantPlan:
     """Read a saved plan; whether it suits a program is for `check_plan`.
 
     Raises:
         InputError: unreadable, or written by a later version.
     """
     try:
-        return from_json(path.read_text(encoding="utf-8"), path)
+        return from_json(Path(path).read_text(encoding="utf-8"), Path(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
@@ -194,7 +194,7 @@ def _rule_of(entry: Mapping[str, Any]) -> Rule:
     return "shared" if entry.get("group") else "own"
 
 
-def check_plan(plan: QuantPlan, program: Program, path: Path) -> None:
+def check_plan(plan: QuantPlan, program: Program, path: str | Path) -> None:
     """Refuse a plan, edited by hand or not, that a program cannot be written by.
 
     Args:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEADS = ("end2end", "one2many")
+"""Of detectors that have both."""
+
 
 @dataclass(frozen=True)
 class CaptureOptions:

@@ -29,7 +29,7 @@ class Baseline:
     report: Report
 
 
-def load_report(path: Path) -> Report:
+def load_report(path: str | Path) -> Report:
     """Read a report of this or an earlier schema, brought to this one.
 
     What an earlier version did not write is empty; its warnings are about a whole artifact, or the run.
@@ -37,7 +37,7 @@ def load_report(path: Path) -> Report:
     Raises:
         InputError: it cannot be read, is none, or was written by a later version.
     """
-    return load_baseline(path).report
+    return load_baseline(Path(path)).report
 
 
 def load_baseline(path: Path) -> Baseline:

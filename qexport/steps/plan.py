@@ -10,7 +10,7 @@ from qexport.backends.info import target_for
 from qexport.backends.registry import find_backend, find_info
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.peaks import measured_peaks
-from qexport.errors import InputError
+from qexport.errors import InputError, UsageError
 from qexport.lowering.request import Target
 from qexport.planning.given_plan import check_rules
 from qexport.planning.half_range import peaks_of, unfit_for_half
@@ -21,7 +21,7 @@ from qexport.planning.runtime_profiles import WEIGHTS
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.system.machine import kind_for
+from qexport.system.machine import ANY, KINDS, kind_for
 from qexport.verification.finite import generated_input
 
 
@@ -34,9 +34,12 @@ def make_target(format: str, precision: str = "int8", cpu: str = "auto") -> Targ
         cpu: kind of CPU that integer types are chosen for, "auto" for this machine's.
 
     Raises:
-        UsageError: there is no such format, or not in this precision.
+        UsageError: there is no such format, not in this precision, or no such kind of CPU.
     """
-    target = target_for(find_backend(format).info, precision, kind_for(cpu, format))
+    kind = kind_for(cpu, format)
+    if kind not in (ANY, *KINDS):
+        raise UsageError(f"unknown kind of CPU {kind}", f"choose from auto, {', '.join(KINDS)}")
+    target = target_for(find_backend(format).info, precision, kind)
     return replace(target, profile=WEIGHTS) if precision == "int8-dynamic" else target
 
 
@@ -68,11 +71,13 @@ def plan(
         keep_float: values whose operation stays float.
 
     Raises:
-        InputError: the table lacks a value that the plan needs, or there is none.
+        InputError: the table is of another program, lacks a value that the plan needs, or there is none.
         UsageError: there is no such value to keep in float, or it has no weights where nothing else is stored.
     """
     if target.profile is None:
         return None
+    if table is not None and table.program != program.fingerprint:
+        raise InputError("the table is of another model, head or image size", "calibrate this program")
     kept = dict.fromkeys(kept_values(program, target, keep_float), FLOAT_AS_ASKED)
     if not computes_in_integers(target):
         kept = {**find_info(target.format).float_weights(program), **kept}
@@ -89,6 +94,8 @@ def computes_in_integers(target: Target) -> bool:
 
 def kept_values(program: Program, target: Target, keep_float: Sequence[str]) -> frozenset[str]:
     """Values that the user wants in float, where the target has anything else; all of an FP32 file is float already."""
+    if isinstance(keep_float, str):  # one name, which is a sequence, too
+        keep_float = (keep_float,)
     if target.precision == "fp32":
         return frozenset()
     info = find_info(target.format)
