@@ -89,7 +89,7 @@ def _read(path: Path) -> bytes:
 
 
 def _proven(data: bytes, path: Path) -> Any:
-    """The content with the model made anew, of layers on the list and data."""
+    """The content with the model rebuilt from listed layers and data."""
     from qexport.checkpoints.identify import TRUST, foreign, unreadable
     from qexport.checkpoints.rebuild import Rebuilder, UnprovenError, is_allowed
     from qexport.checkpoints.unpickle import names_in, unpickled

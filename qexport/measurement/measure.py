@@ -58,7 +58,7 @@ def measure(
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them.
 
     Args:
-        task: what its outputs mean; "" where nobody knows, and outputs are compared in place of accuracy.
+        task: what its outputs mean; "" if unknown, and output similarity replaces accuracy.
         images: with `evaluation_data` where accuracy is asked for and there is a task.
         threads: CPU threads of runners.
         missing: gains what could not be measured; what else can be is.

@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def measurable(self) -> bool:
-        """Whether errors can be measured: a graph that came as a file has no room for meters."""
+        """Whether errors can be measured: ONNX-file graphs cannot be instrumented."""
         return self.program.graph.instrumentable and bool(self.program.raw.all)
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Candidate:

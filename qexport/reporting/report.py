@@ -41,7 +41,7 @@ class ModelInfo:
     """What was exported.
 
     Attributes:
-        task: None where nobody knows what the outputs mean.
+        task: None for models of unknown task.
         nms: whether boxes come out without overlaps; None in the first reports.
         imgsz: height and width in pixels.
         names: of the classes, in their order.

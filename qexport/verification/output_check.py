@@ -30,7 +30,7 @@ class OutputCheck:
 
     Attributes:
         agreement: of what was found.
-        cosine: where nobody knows what the outputs mean; None where an output is zero everywhere.
+        cosine: least output similarity of a model of unknown task; None where an output is zero everywhere.
     """
 
     agreement: Agreement | None
@@ -42,7 +42,7 @@ def check_outputs(
 ) -> OutputCheck:
     """Compare what a runtime finds with what a graph does.
 
-    Where nobody knows what the outputs mean their likeness is compared (`output_likeness`).
+    If the task is unknown, compares output similarity instead (`output_likeness`).
 
     Raises:
         VerificationError: there is no image to compare on, or the two compute something else, with what shows it.
