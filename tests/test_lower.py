@@ -101,9 +101,11 @@ def test_a_refusal_says_which_formats_may_take_the_model(
         Task(print),
         Clock(Silent()),
         Inline(),
-        plan=QuantPlan("any", tiny.fingerprint, frozenset(), {}),
     )
-    asked = replace(pipeline.request(run, name, precision), plan=run.plan)
+    profile = make_target(name, precision).profile
+    assert profile is not None
+    given = QuantPlan(profile.name, tiny.fingerprint, frozenset(), {})
+    asked = replace(pipeline.request(run, name, precision), plan=given)
     with pytest.raises(ConversionError) as found:
         build(source, asked)
     assert (found.value.what, found.value.remedy) == ("there is no kernel for it", expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from qexport.pipeline import export
 from qexport.programs.rtdetr import Joined, query_detector
 from qexport.programs.token_layers import Attention, Sampled, as_maps, as_rows
 from qexport.progress import Silent
+from qexport.reporting.load import load_report
 
 SIZE = (64, 96)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -113,9 +113,9 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
         assert artifact.verification.coverage > 0.9, artifact.format
         # Untrained queries score nearly alike: which of them are chosen is a matter of rounding.
         assert (artifact.verification.agreement or 0) > 0.7, artifact.format
-    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    saved = load_report(tmp_path / "out" / "report.json")
     for artifact in report.artifacts:
-        checks = {check.name: check for check in recheck(Path(artifact.path), content, None, 1)}
+        checks = {check.name: check for check in recheck(Path(artifact.path), saved, None, 1)}
         assert {name: check.passed for name, check in checks.items()} == {
             "hash": True,
             "plan": True,
