@@ -158,7 +158,8 @@ def test_a_signal_ends_the_process_at_every_moment(tmp_path: Path, moment: str, 
 LEFT = """
 with scratch_folder() as scratch:
     (scratch / "log").write_text("x")
-    child = "import subprocess, sys; subprocess.run(['sleep', '60'])"
+    # As the worker does: it is for the first process to say what an interrupt means, in one line.
+    child = "import signal, subprocess; signal.signal(signal.SIGINT, signal.SIG_IGN); subprocess.run(['sleep', '60'])"
     subprocess.Popen([sys.executable, "-c", child])
     folder = make_folder(Path("kept/out"))
     (folder / "finished.bin").write_text("whole")
