@@ -57,6 +57,6 @@ class Inline:
         future: Future[Any] = Future()
         try:
             future.set_result(self.run(task))
-        except Exception as error:
+        except Exception as error:  # a future holds whatever its task raised, for who asks for the result
             future.set_exception(error)
         return future
