@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -69,9 +69,10 @@ def optimise(
         outcome = _tried(candidate, each, seen, held_out, progress, before)
         seconds = round(time.perf_counter() - started, 2)
         kept, after = outcome.changed is not None, outcome.after
-        figures = (before.mean, after.mean) if after else (None, None)
-        noise = margin(before, after)[1] if after else None
-        records.append(PassRecord(each.name, kept, *figures, len(judged), seconds, outcome.reason, noise))
+        record = PassRecord(each.name, kept, images=len(judged), seconds=seconds, reason=outcome.reason)
+        if after:
+            record = replace(record, before=before.mean, after=after.mean, noise=margin(before, after)[1])
+        records.append(record)
         if outcome.changed and after:
             candidate, before = outcome.changed, after
     return candidate, tuple(records)
