@@ -1,6 +1,6 @@
 """Measure how near INT8 is to FP32 on the real models, effort by effort, and print the tables of the documentation.
 
-    make bench-accuracy    (or: .venv/bin/python benchmarks/accuracy.py [--effort EFFORT …] [--models NAME …] [--half H])
+    make bench-accuracy    (or: .venv/bin/python benchmarks/accuracy.py [--effort EFFORT …] [--half H] …)
 
 Detectors in four formats and integer-only, calibrated on coco128 (and the default once more on the four images of
 coco8), masks and keypoints in three formats. Scored on one half of coco-val100's images: settings were chosen on the
