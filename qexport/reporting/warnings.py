@@ -60,7 +60,8 @@ def run_warnings(
         found.append(Warning(ACCURACY, text))
     data = images.evaluation_data
     if data is not None and checkpoint.task and images.labelled and not _same_classes(checkpoint, data):
-        text = f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order"
+        reason = "differ from the model's" if data.names else "are not known"
+        text = f"class names of {data.yaml.name} {reason}: accuracy assumes the same order"
         found.append(Warning(ACCURACY, text))
     return tuple(found)
 
