@@ -9,10 +9,12 @@ What the plan cuts on purpose counts, too: class logits that end at -8 have a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -107,6 +109,13 @@ def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:
     graph.register_buffer(name, tensor.detach())
     with graph.graph.inserting_before(twin):
         return graph.graph.get_attr(name)
+
+
+def show(graph: GraphModule, inputs: Iterable[NDArray[np.float32]]) -> None:
+    """Let a graph's meters see batches (n, channels, height, width)."""
+    with torch.no_grad():
+        for batch in inputs:
+            graph(torch.from_numpy(batch))
 
 
 def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
