@@ -157,8 +157,10 @@ class Head(nn.Module):
 
 
 class YOLOX(nn.Module):
-    """(n, 3, h, w), pixels of 0 to 255 in BGR → (n, anchors, 4 + 1 + classes): boxes as their layer gives them or decoded
-    to centre and size in pixels, objectness, class scores."""
+    """(n, 3, h, w), pixels of 0 to 255 in BGR → (n, anchors, 4 + 1 + classes): boxes, objectness, class scores.
+
+    Boxes are as their layer gives them, or decoded to centre and size in pixels.
+    """
 
     def __init__(self, width: float = 0.25, depth: float = 0.33, classes: int = 80, decoded: bool = True) -> None:
         super().__init__()
@@ -195,8 +197,9 @@ def settled(size: int, width: float = 0.25, classes: int = 80, decoded: bool = T
         else:
             parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
         parameter.requires_grad_(False)
-    for layer in model.head.obj_preds:
-        layer.bias.data.sub_(4)
+    for name, parameter in model.named_parameters():
+        if "obj_preds" in name and name.endswith("bias"):
+            parameter.data.sub_(4)
     model.train()
     for _ in range(30):
         model(255 * torch.rand(2, 3, size, size, generator=generator))

@@ -141,7 +141,7 @@ def _measurable(program: Program) -> Iterator[str]:
     for node in module_of(program).graph.nodes:
         if any(source in picked for source in node.all_input_nodes) or not _only_floats(node):
             picked.add(node)
-        elif node.name in program.values:
+        elif node.op != "output" and node.name in program.values:
             yield node.name
 
 

@@ -122,7 +122,7 @@ def padded_avg_pool2d(
 
 
 def depth_to_space(source: Tensor, block: int, depth_first: bool) -> Tensor:
-    """(n, c b b, h, w) → (n, c, h b, w b); the block comes before channels (DCR, `depth_first`) or behind them (CRD)."""
+    """(n, c b b, h, w) → (n, c, h b, w b); the block comes before channels (`depth_first`, DCR) or after (CRD)."""
     if not depth_first:
         return functional.pixel_shuffle(source, block)
     batch, channels, height, width = source.shape
