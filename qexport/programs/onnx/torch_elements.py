@@ -108,8 +108,6 @@ def _softmax(target: Target) -> Builder:
 
 
 def _where(site: Site) -> Call:
-    if not site.is_constant(0):
-        raise UntranslatableError("has no translation with a computed condition")
     return Call(aten.where.self, (site.tensor(0), site.tensor(1), site.tensor(2)))
 
 

@@ -68,8 +68,6 @@ def _tile(site: Site) -> Call:
 
 
 def _gather(site: Site) -> Call:
-    if not site.is_constant(1):
-        raise UntranslatableError("has no translation with computed indices")
     return Call(gathered, (site.tensor(0), site.tensor(1), site.attribute("axis", 0)))
 
 
