@@ -33,7 +33,7 @@ BUILDERS: Mapping[str, Builder] = {**LAYERS, **ELEMENTS, **SHAPES}
 KNOWS_SHAPES = ("Shape", "Size")
 """Operators whose results no image changes, whatever they read."""
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
-TOLERANCE = 1e-3
+MAX_DIFFERENCE = 1e-3
 """Largest difference from ONNX Runtime, of a raw output's largest number."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -80,7 +80,7 @@ def _difference(module: GraphModule, shapes: Shapes, ends: Sequence[str], run: R
             return f"torch computes {name} in the shape {tuple(other.shape)}, not {one.shape}"
         largest = float(np.abs(one).max(initial=0))
         difference = float(np.abs(one - other.numpy()).max(initial=0))
-        if not difference <= TOLERANCE * largest:
+        if not difference <= MAX_DIFFERENCE * largest:
             return f"torch computes {name} otherwise than ONNX Runtime, by {difference:.3g}"
     return ""
 
