@@ -32,7 +32,7 @@ from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
 from qexport.lowering.onnx.write import write_onnx
 from qexport.planning.planner import make_plan
-from qexport.planning.runtime_profiles import OPENVINO, TENSORRT, RuntimeProfile
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, RuntimeProfile
 from qexport.programs.captured_graph import copied, module_of
 from qexport.programs.heads import split_head
 from qexport.programs.naming import bias_of, weight_of
@@ -42,6 +42,8 @@ from qexport.programs.onnx.session import session_options
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program, Region
 from qexport.programs.sample_inputs import sample_inputs
+from qexport.simulation.fake_quant import fake_quantisers
+from qexport.simulation.insert import insert
 from qexport.simulation.meters import metered, sqnr_of
 from qexport.simulation.rewrite import simulated
 
@@ -277,6 +279,25 @@ def test_an_operator_computes_what_it_does_in_onnx_runtime(name: str) -> None:
     check(graph)
 
 
+def test_what_follows_from_shapes_is_a_constant_by_its_name() -> None:
+    graph = Graph()
+    from_shapes(graph)
+    (plane,) = (node.output[0] for node in graph.nodes if node.op_type == "ConstantOfShape")
+    held = [node for node in check(graph).graph.nodes if node.op == "get_attr"]
+    assert [node.name for node in held] == [plane]
+
+
+def test_an_open_batch_takes_more_images_than_one() -> None:
+    graph = Graph()
+    conv(graph, pads=[1] * 4)
+    sizes = graph.add("Gather", graph.add("Shape", graph.x), numbers(graph, 0, 2), axis=0)
+    graph.add("Reshape", "conv0", graph.add("Concat", sizes, numbers(graph, -1), axis=0))
+    made, images = graph_of(graph, shape=("batch", 3, 16, 16)), picture(3, 3, 16, 16)
+    (ours,) = made.module(torch.from_numpy(images))
+    expected = ran(proto_of(graph, 18, ("batch", 3, 16, 16)), images)
+    np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu(approximate: str) -> None:
     graph = Graph()
@@ -481,6 +502,16 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Program:
         warnings.simplefilter("ignore")  # the older exporter is deprecated
         path = write_detector(settled_detector(Detector()), tmp_path_factory.mktemp("elsewhere") / "detector.onnx")
     return read_onnx(path, CaptureOptions())[1]
+
+
+def test_fake_quantisation_has_gradients(detector: Program) -> None:
+    plan = make_plan(detector, calibrate(detector, demo_images("train", 2), lambda: None).statistics, ONNXRUNTIME)
+    module = insert(detector, plan, fake_quantisers(), copied(detector))
+    parameters = [each.requires_grad_(True) for each in module.parameters()]
+    assert len(parameters) > len([value for value in detector.values.values() if value.weight])
+    torch.stack([raw.square().mean() for raw in module(torch.from_numpy(picture(1, 3, 96, 96)))]).sum().backward()
+    moved = [each for each in parameters if each.grad is not None and float(each.grad.abs().max()) > 0]
+    assert len(moved) > 0.9 * len(parameters)
 
 
 @pytest.mark.parametrize("profile", [OPENVINO, TENSORRT], ids=lambda profile: profile.name)

@@ -116,6 +116,7 @@ class _Assembly:
 
     def __init__(self, proto: onnx.ModelProto, shapes: Shapes, constants: Arrays) -> None:
         self._proto, self._shapes, self._constants = proto, shapes, constants
+        self._stored = {tensor.name for tensor in proto.graph.initializer}
         self._root, self._graph = nn.Module(), Graph()
         self._made: dict[str, Node] = {}
 
@@ -175,7 +176,7 @@ class _Assembly:
         return self._made[name]
 
     def _constant(self, name: str) -> Node:
-        """A constant under the path that it has as a parameter of the program."""
+        """A constant under the path that it has as a parameter; one that follows from shapes is a value by its name."""
         path = name if "." in name else f"constants.{name}"
         folder, _, last = path.rpartition(".")
         holder = _submodule(self._root, folder)
@@ -184,7 +185,8 @@ class _Assembly:
             holder.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
         else:
             holder.register_buffer(last, tensor)
-        return self._graph.create_node("get_attr", path, name=f"constant_{re.sub(r'[^0-9A-Za-z]', '_', path)}")
+        called = f"constant_{re.sub(r'[^0-9A-Za-z]', '_', path)}" if name in self._stored else name
+        return self._graph.create_node("get_attr", path, name=called)
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module:
