@@ -141,7 +141,6 @@ def test_a_job_cannot_be_changed() -> None:
             r"--optimise and --precision int8-dynamic exclude each other: passes are for integer activations",
         ),
         ({"optimise": PASS, "int8": False}, r"--optimise and --precision fp32 exclude each other"),
-        ({"optimise": PASS, "model": "m.onnx"}, r"--optimise and an ONNX file exclude each other"),
         (
             {"optimise": PASS, "data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
             r"--optimise needs calibration images: add --data DATA\.yaml$",

@@ -116,7 +116,7 @@ def _tried(
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:
     if not candidate.measurable:
-        return "errors inside a graph that came as a file cannot be measured"
+        return f"errors inside of the graph cannot be measured: {candidate.program.graph.obstacle or 'no raw outputs'}"
     return "" if seen else "two images are needed at least, one of them to judge by"
 
 
