@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from qexport.calibration.statistics import BINS, Statistics
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
-from qexport.planning.ranges import above, least_error, minmax, percentile
+from qexport.planning.least_error import mse as least_error
+from qexport.planning.ranges import above, minmax, percentile
 
 SEEDS = st.integers(0, 2**32 - 1)
 
