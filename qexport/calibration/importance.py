@@ -112,8 +112,8 @@ class _Backward(Interpreter):
         with torch.enable_grad():
             batch.requires_grad_()
             raw = dict(zip(program.raw.all, self.run(batch), strict=True))
-            weighted = list(weighted_outputs(program, raw))
+            weighted = [each for each in weighted_outputs(program, raw) if each.requires_grad]
             directions = [torch.randint(2, each.shape, generator=signs) * 2.0 - 1 for each in weighted]
-            # Asked for by the input alone, so that no gradient of a weight is computed.
-            torch.autograd.grad(weighted, batch, directions)
+            if weighted:  # asked for by the input alone, so that no gradient of a weight is computed
+                torch.autograd.grad(weighted, batch, directions)
         return self.sums

@@ -30,7 +30,7 @@ def weighted_outputs(program: Program, raw: Mapping[str, Tensor]) -> Iterator[Te
     """
     names = program.raw
     if program.layout.classifier:
-        yield from (raw[name].softmax(dim=1) for name in names.scores)
+        yield from (raw[name].softmax(dim=1) for name in names.all)
         return
     scores = {name: raw[name].sigmoid() for name in names.scores}
     found = _found(scores)
@@ -38,7 +38,8 @@ def weighted_outputs(program: Program, raw: Mapping[str, Tensor]) -> Iterator[Te
     others = [*names.boxes, *names.extras]
     weights = {name: _of_position(raw[name], found) for name in others}
     if program.guessed or program.layout.head == "queries":
-        yield from _relative({name: raw[name] for name in names.boxes}, weights)
+        for channels in sorted({raw[name].shape[1] for name in names.boxes}):  # levels of one output have as many
+            yield from _relative({name: raw[name] for name in names.boxes if raw[name].shape[1] == channels}, weights)
     else:
         total = max(float(sum(weights[name].sum() for name in names.boxes)), LEAST_FOUND)
         for name in names.boxes:
