@@ -22,6 +22,13 @@ def samples_each(images: int) -> int:
     return min(max(ALL_SAMPLES // max(images, 1), MIN_SAMPLES), MAX_SAMPLES)
 
 
+def sample_step(elements: int, samples: int) -> int:
+    """Every how many elements one is taken: the same positions for each image, whose order must not matter."""
+    step = -(-elements // samples)
+    # An even step would visit the same columns, or channels, in every row of a feature map.
+    return step + (step > 1 and step % 2 == 0)
+
+
 class Observer:
     """Accumulate the `Statistics` of one value in constant memory; at most `samples` elements of each image."""
 
@@ -52,15 +59,8 @@ class Observer:
             limit = max(self._limit, limit)
             self._counts = widen(self._counts, self._limit, limit)
         self._limit = limit
-        self._counts += histogram(self._sample(elements), limit)
+        self._counts += histogram(elements[:: sample_step(elements.numel(), self._samples)], limit)
         self._images += 1
-
-    def _sample(self, elements: Tensor) -> Tensor:
-        """Every k-th element, the same positions for each image: the order of images must not matter."""
-        step = -(-elements.numel() // self._samples)
-        # An even step would visit the same columns, or channels, in every row of a feature map.
-        step += step > 1 and step % 2 == 0
-        return elements[::step]
 
     def statistics(self) -> Statistics:
         """Return what was seen so far; at least one image must have passed."""
