@@ -86,15 +86,19 @@ def test_importance_is_what_moving_each_element_costs(tiny: Program) -> None:
 
 
 def error_of(program: Program, raw: dict[str, Tensor], moved: dict[str, Tensor]) -> float:
-    """What the weighted outputs make of an error, the weights being held: their derivative, by differences."""
+    """What an error costs by the weighted outputs: they are derived, weights held, and the derivative is squared.
+
+    Gradients of every weighted output along a direction are linear in it, and the derivative by that is what is moved.
+    """
     leaves = {name: each.clone().requires_grad_() for name, each in raw.items()}
     every = list(weighted_outputs(program, leaves))
     directions = [torch.zeros_like(each, requires_grad=True) for each in every]
-    back = torch.autograd.grad(every, list(leaves.values()), directions, create_graph=True, allow_unused=True)
-    pairs = [(g, moved[name] - raw[name]) for name, g in zip(leaves, back, strict=True) if g is not None]
-    along = sum(((g * by).sum() for g, by in pairs), torch.zeros(()))
-    forward = torch.autograd.grad(along, directions, allow_unused=True)
-    return float(sum((each.double() ** 2).sum() for each in forward if each is not None))
+    back = torch.autograd.grad(every, list(leaves.values()), directions, create_graph=True, materialize_grads=True)
+    along = torch.zeros(())
+    for name, gradient in zip(leaves, back, strict=True):
+        along = along + (gradient * (moved[name] - raw[name])).sum()
+    forward = torch.autograd.grad(along, directions, materialize_grads=True)
+    return float(sum(float(each.double().square().sum()) for each in forward))
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DEMO
+from conftest import DEMO, demo_images
 
 from qexport import pipeline
+from qexport.calibration.calibrate import calibrate
 from qexport.calibration.calibration_table import load_table
 from qexport.job.options import make_job
 from qexport.planning.plan import QuantPlan, load_plan
+from qexport.planning.planner import make_plan
+from qexport.programs.program import Program
+from qexport.steps.model import read_model
+from qexport.steps.plan import make_target, plan
 from qexport.testing import FakeBackend, registered
+from qexport.testing.fake import PROFILE
 
 MODEL, DATA = DEMO / "shapes26.pt", DEMO / "shapes" / "shapes.yaml"
 pytest.importorskip("torchao", reason="needs the extra qexport[tflite]")
@@ -32,29 +38,29 @@ def auto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("auto") / "out", ranges="auto")
 
 
-def reasons(plan: QuantPlan) -> list[str]:
+def reasons(made: QuantPlan) -> list[str]:
     """Of activations whose ranges were chosen."""
-    chosen = [each for each in plan.tensors.values() if not each.is_float and each.rule in ("own", "shared")]
+    chosen = [each for each in made.tensors.values() if not each.is_float and each.rule in ("own", "shared")]
     return [each.why for each in chosen if each.axis is None]
 
 
 def test_a_plan_says_whose_range_won_and_leaves_raw_outputs_their_rules(auto: Path) -> None:
-    plan = load_plan(auto / "plan.json")
-    said = reasons(plan)
+    said = reasons(load_plan(auto / "plan.json"))
     assert any(why.startswith("auto (weighted-mse): [") for why in said)
     assert any(why.startswith("auto (weighted-mse) above SiLU's flat tail: [") for why in said)
     assert all(why.startswith(("auto (", "minmax")) for why in said)
     assert not any(why.startswith("auto:") for why in said)
 
 
-def test_a_saved_table_gives_the_same_plan(auto: Path, tmp_path: Path) -> None:
-    statistics = load_table(auto / "calibration.npz").statistics
-    assert sum(each.importance is not None for each in statistics.values()) > 50
-    again = run(tmp_path / "out", ranges="auto", calibration=str(auto / "calibration.npz"))
-    assert load_plan(again / "plan.json") == load_plan(auto / "plan.json")
+def test_a_saved_table_gives_the_same_plan(auto: Path) -> None:
+    program = read_model(MODEL, imgsz=64).program
+    table = load_table(auto / "calibration.npz")
+    assert sum(each.importance is not None for each in table.statistics.values()) > 50
+    with registered(FakeBackend):
+        assert plan(program, table, make_target("fake"), ranges="auto") == load_plan(auto / "plan.json")
 
 
-def test_what_needs_no_importance_measures_none_and_finds_the_same_extremes(auto: Path, tmp_path: Path) -> None:
+def test_what_needs_no_importance_measures_none_and_sees_the_same(auto: Path, tmp_path: Path) -> None:
     plain = run(tmp_path / "out", ranges="average-minmax")
     with_importance, without = (load_table(folder / "calibration.npz").statistics for folder in (auto, plain))
     assert all(each.importance is None for each in without.values())
@@ -62,8 +68,11 @@ def test_what_needs_no_importance_measures_none_and_finds_the_same_extremes(auto
     for name, each in without.items():
         assert (each.minimum, each.highest) == (with_importance[name].minimum, with_importance[name].highest)
         np.testing.assert_array_equal(each.counts, with_importance[name].counts)
-    # A table without importance is obeyed, and its plan says what was done.
-    table = str(plain / "calibration.npz")
-    weighted = run(tmp_path / "other", ranges="weighted-mse", calibration=table)
-    said = reasons(load_plan(weighted / "plan.json"))
-    assert all(why.startswith(("weighted-mse (percentile)", "minmax")) for why in said)
+
+
+def test_without_importance_a_plan_says_that_a_percentile_was_taken(tiny: Program) -> None:
+    statistics = calibrate(tiny, demo_images("train", 2), lambda: None).statistics
+    for method in ("weighted-mse", "auto"):
+        said = reasons(make_plan(tiny, statistics, PROFILE, method))
+        assert any(why.startswith(f"{method} (percentile): [") for why in said)
+        assert all(why.startswith((f"{method} (percentile)", "minmax")) for why in said)

@@ -41,7 +41,12 @@ def weighted(seed: int, size: int = 4000) -> Statistics:
     return replace(of, lowest=float(lowest), highest=float(highest), images=3, importance=importance)
 
 
-def error(of: Statistics, weights: NDArray[np.floating], chosen: tuple[float, float], quantiser: Quantiser) -> float:
+def error(
+    of: Statistics,
+    weights: NDArray[np.floating] | NDArray[np.integer],
+    chosen: tuple[float, float],
+    quantiser: Quantiser,
+) -> float:
     """Weighted mean squared error of sixteen points in each bin after a round trip, from the definition."""
     low, high = chosen
     kind = quantiser.kind

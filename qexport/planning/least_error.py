@@ -65,7 +65,8 @@ def _coarser(weights: NDArray[np.float64]) -> NDArray[np.intp]:
     away = np.abs(every - BINS // 2)
     kept = (away <= 128) | ((away <= 512) & (away % 4 == 0)) | (away % 16 == 0)
     kept[[0, -1]] = True
-    return every[kept]
+    edges: NDArray[np.intp] = every[kept]
+    return edges
 
 
 def cheapest(cost: Cost, statistics: Statistics, quantiser: Quantiser) -> Range:
