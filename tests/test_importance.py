@@ -47,13 +47,15 @@ class Moved(Interpreter):
 def cost(boxes: tuple[Tensor, Tensor], logits: tuple[Tensor, Tensor]) -> float:
     """By the definition: (as they are, as they are after an error), each (1, c, h, w), a box being l, t, r, b."""
     probabilities = [each.double().sigmoid() for each in logits]
-    best = probabilities[0].amax(1)
+    best = probabilities[0].amax(1) ** 2
     edges = (boxes[1] - boxes[0]).double() ** 2
     left, top, right, bottom = boxes[0].double().unbind(1)
     width, height = (left + right).clamp(min=0.5), (top + bottom).clamp(min=0.5)
     relative = (edges[:, 0] + edges[:, 2]) / width**2 + (edges[:, 1] + edges[:, 3]) / height**2
-    scores = (probabilities[1] - probabilities[0]) ** 2
-    return float((best * relative).sum() / best.sum().clamp(min=1) + scores.sum() / (probabilities[0] ** 2).sum())
+    largest = [torch.nn.functional.pad(each, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1) for each in probabilities]
+    found = [each.flatten(4).amax(-1) for each in largest]
+    scores = (found[1] - found[0]) ** 2
+    return float((best * relative).sum() / (best.sum() + 1) + scores.sum() / ((found[0] ** 2).sum() + 9))
 
 
 def test_importance_is_what_moving_each_element_costs(tiny: Program) -> None:
@@ -115,10 +117,7 @@ def test_errors_cost_what_they_do_to_boxes_and_probabilities(tiny: Program, raw:
     generator = torch.Generator().manual_seed(2)
     moved = {name: each + torch.randn(each.shape, generator=generator) * 1e-3 for name, each in raw.items()}
     (box,), (score,) = tiny.raw.boxes, tiny.raw.scores
-    # One score of .82: their squares add up to less than one, which they are taken to have.
-    one = 0.8175745**2
-    wanted = cost((raw[box], moved[box]), (raw[score], raw[score]))
-    wanted += one * cost((raw[box], raw[box]), (raw[score], moved[score]))
+    wanted = cost((raw[box], moved[box]), (raw[score], moved[score]))
     assert error_of(tiny, raw, moved) == pytest.approx(wanted, rel=0.02)
 
 
@@ -140,7 +139,7 @@ def test_a_distribution_of_edges_is_its_expected_value(tiny: Program, raw: dict[
     moved = logits.clone()
     moved[0, 1] = 0.01  # the second bin of every left edge; boxes are one cell wide
     found = error_of(program, {box: logits, score: sure}, {box: moved, score: sure})
-    assert found == pytest.approx((0.01 / 4) ** 2, rel=1e-3)
+    assert found == pytest.approx(0.9 * (0.01 / 4) ** 2, rel=1e-3)  # nine objects of ten
 
 
 def test_outputs_of_unknown_meaning_count_by_their_relative_error_where_there_are_objects(tiny: Program) -> None:
@@ -164,8 +163,8 @@ def test_outputs_of_unknown_meaning_count_by_their_relative_error_where_there_ar
     assert moved("where", 0, 0, 0, 0) == pytest.approx(0.01**2 / (4 * 3**2), rel=1e-3)  # of four numbers of 3
     assert moved("apart", 0, 0) == pytest.approx(0.01**2 / (6 * 10**2), rel=1e-3)
     assert moved("where", 0, 0, 1, 1) < 1e-6 * moved("where", 0, 0, 0, 0)
-    # Two classes of 1/2 where the object is and the object itself, 1 times 1/2: their squares add up to 3/4, under one.
-    assert moved("class", 0, 0, 0, 0) == pytest.approx((0.01 / 4) ** 2, rel=0.02)
+    # Two classes of 1/2 where the object is and the object itself, 1 times 1/2: their squares add up to 3/4, and 1.
+    assert moved("class", 0, 0, 0, 0) == pytest.approx((0.01 / 4) ** 2 / 1.75, rel=0.02)
     assert moved("class", 0, 0, 1, 1) < 1e-6 * moved("class", 0, 0, 0, 0)
 
 

@@ -87,6 +87,28 @@ def calibrate(
     Raises:
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
+    threads = torch.get_num_threads()
+    try:
+        statistics, reasons = _watched(program, images, on_image, workers)
+        usable = [path for path, reason in zip(images, reasons, strict=True) if not reason]
+        if weighted and program.graph.instrumentable:
+            statistics = _with_importance(program, statistics, usable, on_image, workers)
+    finally:
+        torch.set_num_threads(threads)
+    return CalibrationTable(
+        program=program.fingerprint,
+        preprocess=preprocess_name(program),
+        images=fingerprint(images),
+        image_names=tuple(path.name for path in usable),
+        skipped=tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason),
+        statistics=statistics,
+    )
+
+
+def _watched(
+    program: Program, images: Sequence[Path], on_image: Callable[[], None], workers: int
+) -> tuple[dict[str, Statistics], list[str]]:
+    """Statistics of every value, and for each image why it could not be used, "" where it was."""
     own, wanted = threading.local(), program.input
     everyone: list[_Watched] = []
 
@@ -105,26 +127,10 @@ def calibrate(
         on_image()
         return "".join(reasons)
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=start) as pool:
-            reasons = list(pool.map(run, images))
-        skipped = tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason)
-        _check_usable(len(images), skipped)
-        statistics = _merged(program, everyone)
-        if weighted and program.graph.instrumentable:
-            usable = [path for path, reason in zip(images, reasons, strict=True) if not reason]
-            statistics = _with_importance(program, statistics, usable, on_image, workers)
-    finally:
-        torch.set_num_threads(threads)
-    return CalibrationTable(
-        program=program.fingerprint,
-        preprocess=preprocess_name(program),
-        images=fingerprint(images),
-        image_names=tuple(path.name for path, reason in zip(images, reasons, strict=True) if not reason),
-        skipped=skipped,
-        statistics=statistics,
-    )
+    with ThreadPoolExecutor(workers, initializer=start) as pool:
+        reasons = list(pool.map(run, images))
+    _check_usable(len(images), [(path.name, why) for path, why in zip(images, reasons, strict=True) if why])
+    return _merged(program, everyone), reasons
 
 
 def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statistics]:

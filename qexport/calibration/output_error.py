@@ -1,23 +1,25 @@
 """What an error of a program's raw outputs costs, to second order: the outputs, each weighted by the root of it.
 
 The squared length of a change of these numbers stands for what the change does to the detections. Boxes: the squared
-error of their edges as a share of the box's size, mean over anchors weighted by their score. Scores: the squared error
-of the probabilities as a share of all of them; the derivative of a sigmoid lets logits that say "nothing" weigh
-nothing. Outputs that nobody has told us the meaning of: their squared relative error, weighted by the scores of the
-same position where there are any.
+error of their edges as a share of the box's size, mean over anchors weighted by their squared score. Scores: the
+squared error of the probabilities, each the largest of its neighbourhood, as a share of all of them; the derivative of
+a sigmoid lets logits that say "nothing" weigh nothing. Outputs that nobody has told us the meaning of: their squared
+relative error, weighted by the squared scores of the same position where there are any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from qexport.programs.program import Program
 
-LEAST_FOUND = 1.0
-"""Scores that an image is taken to have together, at least: where nothing is found, next to nothing is at stake."""
+ONE_OBJECT = 1.0
+"""Squared scores that an image is taken to have besides: where nothing is found, next to nothing is at stake."""
+NEIGHBOURHOOD = 3
+"""Anchors in a row, and rows: which of two neighbours finds an object makes no difference."""
 LEAST_SIZE = 0.5
 """Width and height of a box, at least, in cells of its level."""
 
@@ -33,17 +35,18 @@ def weighted_outputs(program: Program, raw: Mapping[str, Tensor]) -> Iterator[Te
         yield from (raw[name].softmax(dim=1) for name in names.all)
         return
     scores = {name: raw[name].sigmoid() for name in names.scores}
-    found = _found(scores)
-    yield from _normalised({name: _joint(name, scores) for name in scores})
+    found, known = _found(scores), not program.guessed and program.layout.head != "queries"
+    joint = (_joint(name, scores) for name in scores)
+    yield from _shares([_largest(each) for each in joint], NEIGHBOURHOOD**2) if known else _shares(list(joint))
     others = [*names.boxes, *names.extras]
     weights = {name: _of_position(raw[name], found) for name in others}
-    if program.guessed or program.layout.head == "queries":
+    if not known:
         for channels in sorted({raw[name].shape[1] for name in names.boxes}):  # levels of one output have as many
             yield from _relative({name: raw[name] for name in names.boxes if raw[name].shape[1] == channels}, weights)
     else:
-        total = max(float(sum(weights[name].sum() for name in names.boxes)), LEAST_FOUND)
+        total = sum(_power(weights[name]) for name in names.boxes) + ONE_OBJECT
         for name in names.boxes:
-            yield _relative_edges(raw[name], program.layout.reg_max) * (weights[name] / total).sqrt()
+            yield _relative_edges(raw[name], program.layout.reg_max) * weights[name] / total**0.5
     yield from _relative({name: raw[name] for name in names.extras}, weights)
     if names.prototypes:
         prototypes = raw[names.prototypes]
@@ -72,15 +75,20 @@ def _joint(name: str, scores: Mapping[str, Tensor]) -> Tensor:
     return scores[name] if beside is None else scores[name] * beside
 
 
-def _normalised(scores: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """Scores as shares of all of them."""
-    total = max(sum(_power(score) for score in scores.values()), LEAST_FOUND)
-    yield from (score / total**0.5 for score in scores.values())
+def _largest(scores: Tensor) -> Tensor:
+    """Of each anchor's neighbourhood, (n, classes, h, w)."""
+    return torch.max_pool2d(scores, NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
+
+
+def _shares(scores: Sequence[Tensor], times: int = 1) -> Iterator[Tensor]:
+    """Scores as shares of all of them, in which each is there so many times."""
+    total = sum(map(_power, scores)) + times * ONE_OBJECT
+    yield from (score / total**0.5 for score in scores)
 
 
 def _relative(outputs: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[Tensor]:
     """Outputs as shares of their weighted root mean square over all levels."""
-    weighted = [output * weights[name].sqrt() for name, output in outputs.items()]
+    weighted = [output * weights[name] for name, output in outputs.items()]
     total = sum(map(_power, weighted))
     yield from (each / max(total, 1e-12) ** 0.5 for each in weighted)
 

@@ -16,6 +16,8 @@ from qexport.planning.ranges import Range, RangeEstimator, average_minmax, minma
 
 MIN_BINS = 8.0
 """Bins that have to carry a value's importance, (sum w)^2 / sum w^2: fewer are a handful of elements' own affair."""
+EVENLY = 0.1
+"""Of the mean importance, what every element gets besides: no gradient on a few images is not proof of none."""
 UNWEIGHTED = "percentile"
 """What is chosen where importance says nothing."""
 
@@ -28,7 +30,9 @@ def weighted_mse(statistics: Statistics, quantiser: Quantiser) -> Range:
 def weighted_error(statistics: Statistics, quantiser: Quantiser) -> Cost:
     """Return what gives importance times squared error of a range."""
     assert statistics.importance is not None
-    return squared_error(statistics, statistics.importance, quantiser)
+    counts = statistics.counts.astype(np.float64)
+    evenly = EVENLY * statistics.importance.sum() / max(counts.sum(), 1.0)
+    return squared_error(statistics, statistics.importance + evenly * counts, quantiser)
 
 
 @dataclass(frozen=True)
