@@ -16,7 +16,7 @@ from qexport.planning.ranges import Range, RangeEstimator, average_minmax, minma
 
 MIN_BINS = 8.0
 """Bins that have to carry a value's importance, (sum w)^2 / sum w^2: fewer are a handful of elements' own affair."""
-EVENLY = 0.1
+EVENLY = 0.02
 """Of the mean importance, what every element gets besides: no gradient on a few images is not proof of none."""
 UNWEIGHTED = "percentile"
 """What is chosen where importance says nothing."""
