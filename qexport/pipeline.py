@@ -15,7 +15,7 @@ from time import perf_counter
 from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
-from qexport.calibration.calibrate import calibrate, preprocess_name
+from qexport.calibration.calibrate import calibrate, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
@@ -31,6 +31,7 @@ from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
 from qexport.planning.plan import QuantPlan, load_plan
+from qexport.planning.registry import needs_importance
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
@@ -186,8 +187,10 @@ def _table(run: Run) -> CalibrationTable | None:
         return table
     if not any(needs_table(_target(job, name), run.plan) for name in job.format):
         return None
-    with run.clock.step("calibrate", "Calibrating", len(images)) as advance:
-        table = calibrate(program, images, advance)
+    weighted = run.plan is None and needs_importance(job.range_method)
+    passes = passes_for(program, len(images), weighted)
+    with run.clock.step("calibrate", "Calibrating", passes) as advance:
+        table = calibrate(program, images, advance, weighted=weighted)
         save_table(table, job.folder / "calibration.npz")
     return table
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
-from qexport.planning.registry import RANGES
+from qexport.planning.registry import DEFAULT_RANGES, RANGES
 from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
 from qexport.tasks import SCORING
@@ -81,7 +81,8 @@ def export_command(
     ranges: Annotated[
         str | None,
         _option(
-            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: percentile, for w8a16 minmax.", "--ranges"
+            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: {DEFAULT_RANGES}, for w8a16 minmax.",
+            "--ranges",
         ),
     ] = None,
     threads: Annotated[

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.planning.registry import DEFAULT_RANGES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 
 
@@ -143,7 +144,7 @@ class ExportJob:
     @property
     def range_method(self) -> str:
         """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
-        return self.ranges or ("minmax" if self.precision == "w8a16" else "percentile")
+        return self.ranges or ("minmax" if self.precision == "w8a16" else DEFAULT_RANGES)
 
     @property
     def calibrates(self) -> bool:

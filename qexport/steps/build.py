@@ -22,6 +22,7 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.pass_record import PassRecord
 from qexport.planning.plan import QuantPlan, save_plan
+from qexport.planning.registry import DEFAULT_RANGES
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Silent
@@ -60,7 +61,7 @@ class BuildRequest:
     candidate: Path | None = None
     candidate_path: Path | None = None
     table: CalibrationTable | None = None
-    ranges: str = "percentile"
+    ranges: str = DEFAULT_RANGES
     keep_float: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
