@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from qexport.errors import ConversionError, InputError
 from qexport.planning.plan import QuantPlan
-from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.simulation.meters import metered, noise_of
+from qexport.simulation.meters import metered, noise_of, raw_floors
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,7 @@ def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable
         InputError: no image can be read, or every raw output is zero for all of them.
     """
     program = candidate.program
-    floors = dict.fromkeys(program.raw.all, -math.inf) | dict.fromkeys(program.raw.scores, LOGIT_FLOOR)
-    graph = metered(program, candidate.plan, candidate.reference, floors)
+    graph = metered(program, candidate.plan, candidate.reference, raw_floors(program))
     with torch.no_grad():
         for batch in batches(program, images):
             graph(batch)

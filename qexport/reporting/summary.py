@@ -7,6 +7,7 @@ import math
 from qexport.reporting.gate import NumberFormat
 from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Interval, Report, file_name
+from qexport.reporting.thresholds import advice
 from qexport.reporting.warning_list import list_warnings
 
 NOTHING = "–"
@@ -18,7 +19,7 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_verified(report), _gate(report), _origin(report)]
+    parts += [_verified(report), _thresholds(report), _gate(report), _origin(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -124,6 +125,11 @@ def _warnings(report: Report) -> str:
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
     return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+
+
+def _thresholds(report: Report) -> str:
+    lines = ((artifact, advice(artifact)) for artifact in report.artifacts)
+    return "\n".join(f"- `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
 
 
 def _failures(report: Report) -> str:

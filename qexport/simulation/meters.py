@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
+from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.simulation.insert import seen_by_readers
@@ -53,6 +54,11 @@ class _Meter(nn.Module):
 def _power(values: Tensor) -> float:
     flat = values.flatten()
     return float(torch.dot(flat, flat))
+
+
+def raw_floors(program: Program) -> dict[str, float]:
+    """The raw outputs, for `metered`: class logits are told apart down to where plans end them, all else is whole."""
+    return dict.fromkeys(program.raw.all, -math.inf) | dict.fromkeys(program.raw.scores, LOGIT_FLOOR)
 
 
 def metered(

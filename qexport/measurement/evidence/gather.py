@@ -9,11 +9,12 @@ from pathlib import Path
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.detections.matching import CONFIDENCE
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
 from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
-from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.evidence.confidence import confidence_shift, evaluated_thresholds
 from qexport.measurement.evidence.gallery import gallery
 from qexport.measurement.evidence.histograms import worst_histograms
 from qexport.measurement.evidence.layers import layers
@@ -51,6 +52,7 @@ class Evidence:
     gallery: tuple[Picture, ...] | None = None
     layers: tuple[Layer, ...] | None = None
     histograms: tuple[Histogram, ...] | None = None
+    thresholds: Thresholds | None = None
 
 
 def gather(
@@ -121,6 +123,8 @@ def _of_accuracy(
         return made
     with attempt(missing, "shift of confidence", path):
         made = replace(made, confidence=confidence_shift(reference.found, own.found, CONFIDENCE))
+    with attempt(missing, "thresholds", path):
+        made = replace(made, thresholds=evaluated_thresholds(reference, own))
     with attempt(missing, "gallery", path):
         made = replace(made, gallery=gallery(reference.found, own.found, CONFIDENCE))
     return made
