@@ -3,14 +3,15 @@
 Scores of INT8 detectors fall, so that a threshold tuned on the float model loses detections. What replaces it leaves
 precision as it is:
 
-- Against labels: of the numbers of best detections from half as many as the float model's to twice as many, the one
-  nearest to it of which the float model's share is right, to within one detection.
 - Without labels the float model's detections are the truth. There precision equals recall, as many are gained as are
-  lost, where as many are found: the threshold of equal counts, which is equipercentile equating of scores (Braun and
-  Holland, "Observed-score test equating", 1982).
+  lost, where as many are found. The threshold of equal counts is the equipercentile equating of scores (Braun and
+  Holland, "Observed-score test equating", 1982); counts are smoothed, or the one score next to 0.25 would decide
+  (von Davier, Holland and Thayer, "The Kernel Method of Test Equating", 2004, with a logistic kernel on logits).
+- Against labels it is the threshold nearest to that one at which the float model's share is right, to within one
+  detection: fewer than that is chance.
 
-The threshold lies between two neighbouring scores where 0.25 lies between the float model's, so that equal scores
-have equal thresholds. No threshold is under `MIN_SCORE`: that one says that too few are found from there on.
+Equal scores have equal thresholds, and logits that are all off by one number move the threshold's by the same number.
+No threshold is under `MIN_SCORE`: that one says that too few are found from there on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ from qexport.detections.matching import CONFIDENCE, pairs
 
 MIN_COUNT = 10
 """Confident detections of the float model from which a class has a threshold of its own."""
+BANDWIDTH = 0.2
+"""Of the kernel, in logits: 0.04 in scores about 0.25. A wider one would feel the end of scores at `MIN_SCORE`."""
+MAX_SCORE = 1 - 1e-6
+GRID = np.linspace(MIN_SCORE, 0.95, 171)
+"""Thresholds that are tried against labels."""
+BISECTIONS = 50
 DIGITS = 4
 
 Flags = NDArray[np.bool_]
@@ -60,16 +67,21 @@ def to_metadata(found: Thresholds) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One model's detections in all images by falling score; `right` is None where nobody knows."""
+    """One model's detections in all images; `right` is None where nobody knows."""
 
-    scores: NDArray[np.floating]
+    logits: NDArray[np.float64]
     classes: NDArray[np.int64]
     right: Flags | None
 
     def of(self, number: int) -> _Side:
         """Those of one class."""
         rows = self.classes == number
-        return _Side(self.scores[rows], self.classes[rows], None if self.right is None else self.right[rows])
+        return _Side(self.logits[rows], self.classes[rows], None if self.right is None else self.right[rows])
+
+    def counted(self, threshold: float) -> tuple[float, float]:
+        """Smoothed, how many lie above a threshold, a logit, and how many of those are right."""
+        weights = (1 + np.tanh((self.logits - threshold) / (2 * BANDWIDTH))) / 2
+        return float(weights.sum()), float(weights[self.right].sum()) if self.right is not None else 0.0
 
 
 def thresholds(
@@ -89,7 +101,7 @@ def thresholds(
         return None
     real, other = (_side(each, right[i] if right else None) for i, each in enumerate((reference, own)))
     everything = _equivalent(real, other)
-    numbers, counts = np.unique(real.classes[real.scores >= CONFIDENCE], return_counts=True)
+    numbers, counts = np.unique(real.classes[real.logits >= _logit(CONFIDENCE)], return_counts=True)
     count = {str(number): int(seen) for number, seen in zip(numbers.tolist(), counts, strict=True)}
     classes = {
         name: _equivalent(real.of(int(name)), other.of(int(name))) if seen >= MIN_COUNT else everything
@@ -105,39 +117,43 @@ def _shifts(reference: Detections, own: Detections) -> list[float]:
 
 
 def _side(images: Sequence[Detections], right: Sequence[Flags] | None) -> _Side:
-    scores = np.concatenate([each.scores for each in images])
-    classes = np.concatenate([each.classes for each in images])
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= MIN_SCORE]
-    flags = None if right is None else np.concatenate(list(right))[order]
-    return _Side(scores[order], classes[order], flags)
+    scores = np.concatenate([each.scores for each in images]).astype(np.float64)
+    kept = scores >= MIN_SCORE
+    classes = np.concatenate([each.classes for each in images])[kept]
+    return _Side(_logit(scores[kept]), classes, None if right is None else np.concatenate(list(right))[kept])
 
 
 def _equivalent(real: _Side, own: _Side) -> float:
-    """The threshold of one side that stands for 0.25 of the other, which has something from there on."""
-    count = int((real.scores >= CONFIDENCE).sum())
-    number = count if real.right is None or own.right is None else _equally_right(real.right[:count], own.right)
-    above, below = _around(real.scores, count)
-    place = (CONFIDENCE - below) / (above - below)
-    if number > len(own.scores):
-        return MIN_SCORE
-    above, below = _around(own.scores, number)
-    return round(below + place * (above - below), DIGITS)
+    """The threshold of one side that stands for 0.25 of the other."""
+    count, agreed = real.counted(_logit(CONFIDENCE))
+    found = _of_equal_count(count, own)
+    if real.right is not None and own.right is not None:
+        found = _equally_right(agreed / count, count, own, found)
+    return round(float(1 / (1 + np.exp(-found))), DIGITS)
 
 
-def _around(scores: NDArray[np.floating], number: int) -> tuple[float, float]:
-    """The lowest of so many best scores, and the next one."""
-    return float(scores[number - 1]), float(scores[number]) if number < len(scores) else MIN_SCORE
+def _of_equal_count(count: float, own: _Side) -> float:
+    """The logit above which so many are found, by bisection: the smoothed count falls as it rises."""
+    low, high = _logit(MIN_SCORE), _logit(1.0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if own.counted(middle)[0] >= count else (low, middle)
+    return float(low)
 
 
-def _equally_right(real: Flags, own: Flags) -> int:
-    """How many of the best are to be taken so that the same share of them is right; see above."""
-    count = len(real)
-    numbers = np.arange((count + 1) // 2, min(2 * count, len(own)) + 1)
-    if not len(numbers):
-        return count
-    apart = np.abs(np.cumsum(own)[numbers - 1] - real.mean() * numbers)
-    equal = numbers[apart < 1 - 1e-9]
-    if not len(equal):
-        return int(numbers[(apart / numbers).argmin()])
-    return int(equal[np.abs(equal - count).argmin()])
+def _equally_right(share: float, count: float, own: _Side, start: float) -> float:
+    """The logit nearest to `start` above which a share is right; from half to twice the count is found there."""
+    tried = [start, *sorted(_logit(GRID), key=lambda logit: abs(logit - start))]
+    apart: dict[float, float] = {}
+    for logit in tried:
+        found, agreed = own.counted(logit)
+        if found and count / 2 <= found <= 2 * count:
+            if abs(agreed - share * found) < 1:
+                return float(logit)
+            apart[float(logit)] = abs(agreed / found - share)
+    return min(apart, key=apart.__getitem__, default=start)
+
+
+def _logit(score: Any) -> Any:
+    bounded = np.clip(score, MIN_SCORE, MAX_SCORE)
+    return np.log(bounded / (1 - bounded))
