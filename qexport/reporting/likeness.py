@@ -22,11 +22,15 @@ class Limits:
     Attributes:
         min_sqnr_db: of a raw output on calibration images, or of an output of unknown meaning on evaluation images.
         min_fidelity: on evaluation images.
+        max_count_ratio, min_count: on calibration images as many times more objects, or fewer, are found, of so many
+            on the larger side at least; nothing where FP32 finds something is always far.
         min_agreement: share of the detections of either side, or of a classifier's probability, on calibration images.
     """
 
     min_sqnr_db: float = 10.0
     min_fidelity: float = 0.85
+    max_count_ratio: float = 2.0
+    min_count: int = 10
     min_agreement: float = MIN_AGREEMENT
 
 
@@ -48,8 +52,9 @@ def likeness_warnings(item: ArtifactResult, figures: Figures) -> tuple[Warning, 
 def _on_calibration_images(seen: Likeness) -> Iterator[str]:
     images = f"{seen.images} calibration images"
     yield from _noisy(seen.sqnr, images)
-    if seen.found_float and not seen.found:
-        yield f"nothing is found in {images}, where FP32 finds {seen.found_float} objects"
+    fewer, more = sorted((seen.found_float, seen.found))
+    if (seen.found_float and not seen.found) or more >= max(LIMITS.min_count, LIMITS.max_count_ratio * fewer):
+        yield f"{seen.found or 'no'} objects are found in {images}, FP32 finds {seen.found_float or 'none'}"
     elif seen.agreement is not None and seen.agreement < LIMITS.min_agreement:
         yield f"{seen.agreement:.0%} of what is found in {images} agrees, {LIMITS.min_agreement:.0%} is the least"
 

@@ -28,35 +28,27 @@ MAX_DB = 150.0
 
 
 class _Meter(nn.Module):
-    """Adds up the power of a value and of its error, in constant memory; what is below `floor` counts as that.
-
-    `above` is the power of how far the value lies above the floor.
-    """
+    """Adds up the power of a value and of its error, in constant memory; what is below `floor` counts as that."""
 
     _is_impure = True  # torch.fx keeps its calls, though nothing reads a result
 
     def __init__(self, name: str, floor: float) -> None:
         super().__init__()
-        self.name, self.floor, self.signal, self.noise, self.above = name, floor, 0.0, 0.0, 0.0
+        self.name, self.floor, self.signal, self.noise = name, floor, 0.0, 0.0
 
     def forward(self, real: Tensor, approximate: Tensor) -> None:
         """Add one run's value and its approximation, of one shape."""
         if self.floor > -math.inf:
             real, approximate = real.clamp(min=self.floor), approximate.clamp(min=self.floor)
-            self.above += _power(real - self.floor)
         self.signal += _power(real)
         self.noise += _power(real - approximate)
 
     @property
     def decibels(self) -> float | None:
         """None where nothing was seen but zeros."""
-        return _decibels(self.signal, self.noise)
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    if not signal:
-        return None
-    return MAX_DB if not noise else min(MAX_DB, 10 * math.log10(signal / noise))
+        if not self.signal:
+            return None
+        return MAX_DB if not self.noise else min(MAX_DB, 10 * math.log10(self.signal / self.noise))
 
 
 def _power(values: Tensor) -> float:
@@ -126,15 +118,6 @@ def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:
 def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
     """SQNR in dB of every metered value after the graph's runs, by name."""
     return {meter.name: meter.decibels for meter in _meters(graph)}
-
-
-def sqnr_above(graph: GraphModule) -> float | None:
-    """SQNR in dB of all metered values with a floor together, whose signal is how far they lie above it.
-
-    A logit at the floor tells nothing, however far from zero that is; nor does a level on which nothing is found.
-    """
-    meters = [meter for meter in _meters(graph) if meter.floor > -math.inf]
-    return _decibels(sum(meter.above for meter in meters), sum(meter.noise for meter in meters))
 
 
 def noise_of(graph: GraphModule) -> dict[str, float]:

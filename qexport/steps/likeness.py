@@ -17,15 +17,13 @@ from qexport.detections.thresholds import thresholds
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.programs.program import every_output
 from qexport.progress import Progress, Silent
-from qexport.simulation.meters import metered, raw_floors, sqnr_above, sqnr_of
+from qexport.simulation.meters import metered, raw_floors, sqnr_of
 from qexport.simulation.simulate import Run, simulation
 from qexport.verification.likeness import Likeness
 from qexport.verification.output_fidelity import comparisons
 
 MAX_IMAGES = 32
 """Calibration images that are compared on, evenly chosen."""
-SCORES = "scores"
-"""What class logits of all levels together are called."""
 SILENT = Silent()
 Outputs = list[NDArray[np.float32]]
 
@@ -52,10 +50,7 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
                 own += [findings(image, layout) for image in rounded[0][:read]]
     if not count:
         return None
-    sqnr = {each.name: each.fidelity.sqnr_db for each in compared}
-    if meters:
-        logits = {SCORES: sqnr_above(meters)} if program.raw.scores else {}
-        sqnr = {name: each for name, each in sqnr_of(meters).items() if name not in program.raw.scores} | logits
+    sqnr = sqnr_of(meters) if meters else {each.name: each.fidelity.sqnr_db for each in compared}
     return _summary(real, own, {name: _rounded(each) for name, each in sqnr.items()}, layout, count)
 
 

@@ -14,9 +14,8 @@ class Likeness:
 
     Attributes:
         images: how many calibration images were compared.
-        sqnr: of each raw output in dB, and as "scores" of class logits of all levels together, above the floor that
-            plans cut them at; of a graph whose inside cannot be measured, of each output of unknown meaning. None for
-            an output of zeros.
+        sqnr: of each raw output in dB, of class logits down to the floor that plans cut them at; of a graph whose
+            inside cannot be measured, of each output of unknown meaning. None for an output of zeros.
         agreement: see `qexport.detections.agreement.Agreement.share`; None where nothing is confident or known.
         found_float, found: how many detections have a score of 0.25 and more.
         thresholds: of detectors that find something.
