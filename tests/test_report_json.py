@@ -22,7 +22,7 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
-ADDED = {"warnings_about", "passes"}
+ADDED = {"warnings_about", "passes", "likeness"}
 JOB = ExportJob(
     "models/m.pt",
     ("tflite", "onnx", "openvino", "tensorrt"),

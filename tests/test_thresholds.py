@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import ArrayLike
 
 from qexport.detections.detections import NOTHING, Detections
-from qexport.detections.thresholds import Thresholds, thresholds
+from qexport.detections.equating import thresholds
+from qexport.detections.thresholds import Thresholds
 
 QUARTER = np.log(1 / 3)
 """The logit of 0.25."""
@@ -36,7 +37,7 @@ def found(one: list[Detections], other: list[Detections], right: list[list[bool]
 
 def test_equal_scores_have_equal_thresholds() -> None:
     same = found([image(LOGITS), image(LOGITS, 3)], [image(LOGITS), image(LOGITS, 3)])
-    assert same == Thresholds(0.25, {"0": 0.25, "3": 0.25}, 0.0, 2, {"0": 10, "3": 10})
+    assert same == Thresholds(0.25, 0.25, {"0": 0.25, "3": 0.25}, 0.0, 2, {"0": 10, "3": 10})
 
 
 def test_a_threshold_moves_as_far_as_the_logits() -> None:

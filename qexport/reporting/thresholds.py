@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qexport.detections.matching import CONFIDENCE
 from qexport.detections.thresholds import MIN_COUNT, Thresholds
 from qexport.reporting.report import ArtifactReport
 
@@ -26,13 +25,13 @@ def advice(artifact: ArtifactReport) -> str:
         return ""
     found, images = known
     own = f"{found.everything:.2f}"
-    if own == f"{CONFIDENCE:.2f}":
+    if own == f"{found.reference:.2f}":
         return ""
     shift = f"scores are {found.shift:+.3f} off on average"
-    return f"use a threshold of {own} where you used {CONFIDENCE} ({shift}, {found.images} {images} images)"
+    return f"use a threshold of {own} where you used {found.reference:.2f} ({shift}, {found.images} {images} images)"
 
 
 def furthest(found: Thresholds) -> list[str]:
     """Numbers of the classes with a threshold of their own, those first that differ most from FP32's."""
     own = [number for number, count in found.count.items() if count >= MIN_COUNT]
-    return sorted(own, key=lambda number: (-abs(found.classes[number] - CONFIDENCE), int(number)))[:MAX_LISTED]
+    return sorted(own, key=lambda number: (-abs(found.classes[number] - found.reference), int(number)))[:MAX_LISTED]

@@ -25,12 +25,12 @@ from qexport.planning.plan import QuantPlan, save_plan
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Silent
-from qexport.steps.likeness import likeness
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
 from qexport.steps.plan import beyond_half, computes_in_integers, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
+from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
 
 

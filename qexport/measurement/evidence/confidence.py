@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qexport.detections.equating import Flags, thresholds
 from qexport.detections.matching import pairs
-from qexport.detections.thresholds import Flags, Thresholds, thresholds
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.evidence.parts import ConfidenceShift
 from qexport.measurement.image_detections import DetectionsByImage

@@ -72,6 +72,7 @@ FORMS: Mapping[str, Form] = {
     "high": Form("#.3g"),
     "score": Form(".2f"),
     "everything": THRESHOLD,
+    "reference": THRESHOLD,
     "before": Form(".4g"),
     "after": Form(".4g"),
     "seconds": Form(".1f"),

@@ -1,8 +1,8 @@
-"""How like FP32 a candidate is on calibration images: what its file can say of itself, evaluated or not."""
+"""How like FP32 a plan is on calibration images: what can be said of a file before it is evaluated, or without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from qexport.data.choice import take
 from qexport.detections.agreement import Findings, compare_all, findings
+from qexport.detections.equating import thresholds
 from qexport.detections.layout import HeadLayout
 from qexport.detections.matching import CONFIDENCE
-from qexport.detections.thresholds import thresholds
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.programs.program import every_output
 from qexport.progress import Progress, Silent
@@ -51,7 +51,7 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
     if not count:
         return None
     sqnr = sqnr_of(meters) if meters else {each.name: each.fidelity.sqnr_db for each in compared}
-    return _summary(real, own, {name: _rounded(each) for name, each in sqnr.items()}, layout, count)
+    return _summary(real, own, sqnr, layout, count)
 
 
 def _outputs(
@@ -72,17 +72,19 @@ def _outputs(
 
 
 def _summary(
-    real: Sequence[Findings], own: Sequence[Findings], sqnr: dict[str, float | None], layout: HeadLayout, images: int
+    real: Sequence[Findings],
+    own: Sequence[Findings],
+    noise: Mapping[str, float | None],
+    layout: HeadLayout,
+    images: int,
 ) -> Likeness:
+    sqnr = {name: None if each is None else round(each, 2) for name, each in noise.items()}
     if not real:
         return Likeness(images, sqnr)
-    share = _rounded(compare_all(real, own, layout).share)
+    share = compare_all(real, own, layout).share
+    share = None if share is None else round(share, 4)
     if layout.classifier:
         return Likeness(images, sqnr, share)
     one, other = ([each.detections for each in side] for side in (real, own))
     sure, found = (sum(int((each.scores >= CONFIDENCE).sum()) for each in side) for side in (one, other))
     return Likeness(images, sqnr, share, sure, found, thresholds(one, other, None))
-
-
-def _rounded(figure: float | None) -> float | None:
-    return None if figure is None else round(figure, 4)
