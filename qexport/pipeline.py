@@ -102,18 +102,20 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
 
 def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
-    images = select_images(_image_choice(job), labelled=has_task_metadata(job))
+    choice = _image_choice(job)
+    images = select_images(choice, task_known=has_task_metadata(job))
     path, options = resolve_model(job.model), _capture_options(job)
     reading = Task(read_source, (path, options))
     if beside:
         beside.submit(Task(ready, (), reading))
-    notes: list[str] = []
-    source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
+    checked: list[RunImages] = []
+    source = read_source(
+        path, options, lambda read: checked.append(check_data(read.task_spec, images, choice.compares))
+    )
     check_request(source.program, job.precision, job.keep_float)
     for name in job.optimise:
         weight_pass(name)  # another package's may be broken
-    images = as_trained(source.checkpoint.task_spec, images)
-    images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
+    images = replace(as_trained(source.checkpoint.task_spec, checked[0]), classes=source.checkpoint.names)
     here = Inline({reading: source})
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
@@ -127,6 +129,7 @@ def _image_choice(job: ExportJob) -> ImageChoice:
         fraction=job.fraction,
         count=job.calib_images,
         calibrated=bool(job.calibration or job.plan or job.candidate),
+        compares=job.precision != "fp32",
     )
 
 

@@ -63,7 +63,9 @@ def export_command(
     target: Annotated[str | None, _option(f"Device to write for: {', '.join(TARGETS)}.", "--target")] = None,
     io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
     data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
-    eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
+    eval_data: Annotated[
+        str | None, _option("Evaluate on this YAML instead, or on a folder or list of images.", "--eval-data")
+    ] = None,
     imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
     batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
     device: Annotated[str | None, _option("Where calibration runs: cpu.", "--device", hidden=True)] = None,

@@ -22,7 +22,7 @@ class ExportJob:
         target: a device of `qexport.targets`, which says what is not given: formats, precision, CPU, threads.
         io: type of what integer-only files take and give.
         data: data set YAML whose train split calibrates and whose val split evaluates.
-        eval_data: another YAML to evaluate on.
+        eval_data: another YAML to evaluate on, or a folder or list of images, which need no labels.
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
         batch: images in one run of the artifact.
         device: where calibration runs; only "cpu" so far.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qexport.errors import ConversionError, InputError
+from qexport.errors import ConversionError
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.simulation.meters import metered, noise_of, raw_floors
 
 
 @dataclass(frozen=True)
@@ -59,23 +58,3 @@ def batches(program: Program, images: Sequence[Path]) -> Iterator[Tensor]:
 def batch_count(program: Program, images: Sequence[Path]) -> int:
     """How many `batches` there are at most."""
     return -(-len(images) // program.input.batch)
-
-
-def output_error(candidate: Candidate, images: Sequence[Path], advance: Callable[[], None] = lambda: None) -> float:
-    """Return the mean over raw outputs of error power / signal power: the quantised program against the reference.
-
-    Logits of classes that end at `LOGIT_FLOOR` in the one or the other are alike below it.
-
-    Raises:
-        InputError: no image can be read, or every raw output is zero for all of them.
-    """
-    program = candidate.program
-    graph = metered(program, candidate.plan, candidate.reference, raw_floors(program))
-    with torch.no_grad():
-        for batch in batches(program, images):
-            graph(batch)
-            advance()
-    found = noise_of(graph)
-    if not found:
-        raise InputError("none of the held-out images can be measured on", "repair the data set")
-    return sum(found.values()) / len(found)

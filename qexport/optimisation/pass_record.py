@@ -11,8 +11,9 @@ class PassRecord:
 
     Attributes:
         kept: whether the candidate went on with it.
-        before, after: `qexport.optimisation.candidate.output_error` on the held-out images without and with it; None
-            where it was not measured.
+        before, after: mean distance from the float program (`qexport.optimisation.distance`) on the held-out images
+            without and with it; None where it was not measured.
+        noise: standard error of the difference of the two, image by image.
         images: how many images were held out.
         seconds: that the pass took, measuring included.
         reason: why it was kept, or not: one line.
@@ -25,3 +26,4 @@ class PassRecord:
     images: int = 0
     seconds: float = 0.0
     reason: str = ""
+    noise: float | None = None

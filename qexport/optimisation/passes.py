@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from qexport.optimisation.candidate import Candidate, batch_count, output_error
+from qexport.data.choice import take
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
 from qexport.optimisation.pass_record import PassRecord
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
 HELD_OUT = 4
 """One of so many images is kept from passes, to judge them by."""
+MAX_JUDGED = 48
+"""Images that are judged by at most: they and their raw outputs are kept in memory, 8 MB each at 640 pixels."""
+MIN_GAIN = 1.0
+"""A pass is kept for a gain of so many standard errors of it."""
 
 
 class WeightPass(Protocol):
@@ -44,24 +50,31 @@ class WeightPass(Protocol):
 def optimise(
     candidate: Candidate, passes: Sequence[WeightPass], images: Sequence[Path], progress: Progress
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
-    """Run passes one after the other; keep each where the held-out error falls, else go on without it.
+    """Run passes one after the other; keep each that brings the held-out images nearer, else go on without it.
 
     Args:
         images: files of calibration images; every `HELD_OUT`th is kept from the passes.
     """
-    held_out = images[::HELD_OUT]
+    judged = take(images[::HELD_OUT], count=MAX_JUDGED)
     seen = [image for index, image in enumerate(images) if index % HELD_OUT]
+    reason = _unmeasurable(candidate, seen)
+    if reason:
+        return candidate, tuple(PassRecord(each.name, False, reason=f"not run: {reason}") for each in passes)
     records: list[PassRecord] = []
-    error: float | None = None
+    with progress.step("measuring held-out images", 2 * len(judged)) as advance:
+        held_out = hold_out(candidate.reference, judged, advance)
+        before = distance(candidate, held_out, advance)
     for each in passes:
         started = time.perf_counter()
-        outcome = _tried(candidate, each, seen, held_out, progress, error)
+        outcome = _tried(candidate, each, seen, held_out, progress, before)
         seconds = round(time.perf_counter() - started, 2)
-        kept = outcome.changed is not None
-        figures = outcome.before, outcome.after, len(held_out), seconds
-        records.append(PassRecord(each.name, kept, *figures, outcome.reason))
-        error = (outcome.after if kept else outcome.before) or error
-        candidate = outcome.changed or candidate
+        kept, after = outcome.changed is not None, outcome.after
+        record = PassRecord(each.name, kept, images=len(judged), seconds=seconds, reason=outcome.reason)
+        if after:
+            record = replace(record, before=before.mean, after=after.mean, noise=margin(before, after)[1])
+        records.append(record)
+        if outcome.changed and after:
+            candidate, before = outcome.changed, after
     return candidate, tuple(records)
 
 
@@ -71,34 +84,34 @@ class _Outcome:
 
     reason: str
     changed: Candidate | None = None
-    before: float | None = None
-    after: float | None = None
+    after: Distance | None = None
 
 
 def _tried(
     candidate: Candidate,
     each: WeightPass,
     seen: Sequence[Path],
-    held_out: Sequence[Path],
+    held_out: HeldOut,
     progress: Progress,
-    error: float | None,
+    before: Distance,
 ) -> _Outcome:
-    """Run one pass and judge it; `error` is the candidate's own, where it is known already."""
-    reason = _unmeasurable(candidate, seen) or each.requires(candidate)
+    """Run one pass and judge it; `before` is the candidate's own distance."""
+    reason = each.requires(candidate)
     if reason:
         return _Outcome(f"not run: {reason}")
     changed = each(candidate, seen, progress)
     reason = broken(candidate, changed) or each.ensures(candidate, changed)
     if reason:
         return _Outcome(f"refused: {reason}")
-    count = batch_count(candidate.program, held_out)
-    with progress.step(f"judging {each.name}", count if error else 2 * count) as advance:
-        before = error or output_error(candidate, held_out, advance)
-        after = output_error(changed, held_out, advance)
-    figures = f"the error on images that it did not see is {after:.3g}, it was {before:.3g}"
-    if not after < before:
-        return _Outcome(f"reverted: {figures}", None, before, after)
-    return _Outcome(figures, changed, before, after)
+    with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
+        after = distance(changed, held_out, advance)
+    gain, noise = margin(before, after)
+    figures = (
+        f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
+    )
+    if not gain > MIN_GAIN * noise:
+        return _Outcome(f"reverted: {figures}", None, after)
+    return _Outcome(figures, changed, after)
 
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:

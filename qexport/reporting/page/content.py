@@ -9,7 +9,7 @@ from typing import Any
 from qexport.backends.registry import display_name
 from qexport.reporting.names import precision_name
 from qexport.reporting.page.typeset import form_of, lookup, typeset
-from qexport.reporting.provenance import scored_images, stand_in
+from qexport.reporting.provenance import NO_LABELS, scored_images, stand_in
 from qexport.reporting.report import (
     ACCURACY,
     ARTIFACT,
@@ -196,6 +196,8 @@ def subject(report: Report) -> str:
     for group, images in (("calibrated", report.calibration), ("scored", report.evaluation)):
         if images and (group == "calibrated" or scored_images(report)):
             parts.append(f"{group} on {typeset(images.images, form_of('images'))} images")
+    if report.evaluation and not report.evaluation.labelled:
+        parts.append(NO_LABELS)
     return " · ".join([parts[0][:1].upper() + parts[0][1:], *parts[1:]])
 
 

@@ -1,0 +1,216 @@
+"""How far a quantised program's raw outputs are from the float program's: one number an image, with little noise.
+
+Detections are what users count, and they jump: a score that passes a threshold, a neighbour that wins over its twin.
+What they are made from does not. Each anchor counts as much as the float program believes that an object is there, so
+that the background, nearly all of the anchors, says next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+
+from qexport.errors import InputError
+from qexport.optimisation.candidate import Candidate, batches
+from qexport.planning.ranges import LOGIT_FLOOR
+from qexport.programs.captured_graph import shared_copy
+from qexport.programs.program import Program
+from qexport.simulation.fused import Fused
+from qexport.simulation.insert import insert, seen_by_readers
+
+SMALLEST = 1e-9
+"""Keeps what is divided by from zero."""
+ONE_OBJECT = 1.0
+"""An image that shows nothing counts as if one anchor were certain of an object: shares of nothing are noise."""
+NEIGHBOURS = 1
+"""Anchors on each side that an anchor is taken together with."""
+LEAST_SIDE = 0.25
+"""In cells of a level: boxes are taken to be as large as that at least."""
+
+Raw = Sequence[Tensor]
+"""Raw outputs in the order of `RawNames.all`."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Of a number of images.
+
+    Attributes:
+        scores: (images,) root of the error power of class probabilities by their power. Each is the largest of its
+            anchor's neighbourhood: which of two neighbours wins says nothing of what is found.
+        boxes: (images,) root of the mean of 1 - IoU of the boxes of anchors, weighted by the float program's scores.
+        extras: (images,) root of the error power of all other raw outputs by their power.
+    """
+
+    scores: NDArray[np.float64]
+    boxes: NDArray[np.float64]
+    extras: NDArray[np.float64]
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """(images,) the sum of all."""
+        return self.scores + self.boxes + self.extras
+
+    @property
+    def mean(self) -> float:
+        """Over the images."""
+        return float(self.total.mean())
+
+
+def margin(before: Distance, after: Distance) -> tuple[float, float]:
+    """Mean of what was gained image by image, and its standard error: both are of the same images."""
+    gained = before.total - after.total
+    error = float(gained.std(ddof=1) / np.sqrt(len(gained))) if len(gained) > 1 else float("inf")
+    return float(gained.mean()), error
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What candidates are judged by: images in the program's own form, and what the float program makes of them.
+
+    Attributes:
+        reference: the float program.
+        inputs: each (batch, channels, height, width) float32.
+        raw: for each input the raw outputs in the order of `RawNames.all`.
+    """
+
+    reference: Program
+    inputs: tuple[Tensor, ...]
+    raw: tuple[tuple[Tensor, ...], ...]
+
+
+def hold_out(reference: Program, images: Sequence[Path], advance: Callable[[], None] = lambda: None) -> HeldOut:
+    """Run the float program once over the images that candidates are going to be judged by.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    graph, inputs, raw = raw_outputs(reference), [], []
+    with torch.no_grad():
+        for batch in batches(reference, images):
+            inputs.append(batch)
+            raw.append(tuple(graph(batch)))
+            advance()
+    if not inputs:
+        raise InputError("none of the held-out images can be measured on", "repair the data set")
+    return HeldOut(reference, tuple(inputs), tuple(raw))
+
+
+def distance(candidate: Candidate, held_out: HeldOut, advance: Callable[[], None] = lambda: None) -> Distance:
+    """Run the quantised program over held-out images and say how far it is from the float one."""
+    program = candidate.program
+    return distance_of(program, raw_outputs(program, insert(program, candidate.plan, Fused)), held_out, advance)
+
+
+def distance_of(
+    program: Program,
+    graph: Callable[[Tensor], Raw],
+    held_out: HeldOut,
+    advance: Callable[[], None] = lambda: None,
+) -> Distance:
+    """The same of a graph that gives raw outputs."""
+    found: list[list[Tensor]] = [[], [], []]
+    with torch.no_grad():
+        for batch, real in zip(held_out.inputs, held_out.raw, strict=True):
+            for part, of_batch in zip(found, parts(program, real, graph(batch)), strict=True):
+                part.append(of_batch)
+            advance()
+    return Distance(*(torch.cat(part).to(torch.float64).numpy() for part in found))
+
+
+def raw_outputs(program: Program, graph: GraphModule | None = None) -> GraphModule:
+    """Return a graph that ends at the raw outputs, a tuple in the order of `RawNames.all`.
+
+    Args:
+        graph: the program's with something inserted, which is changed; a copy of the program's own by default. Of a
+            value that is quantised, what readers of its integers see is given.
+    """
+    graph = graph or shared_copy(program)
+    nodes, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
+    output = graph.graph.output_node()
+    output.args = (tuple(seen.get(name, nodes[name]) for name in program.raw.all),)
+    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `Distance` has of each image: three tensors (n,), differentiable in `approximate`."""
+    layout, names = program.layout, program.raw
+    one, other = dict(zip(names.all, real, strict=True)), dict(zip(names.all, approximate, strict=True))
+    paired = layout.strides and len(names.boxes) == len(names.scores) and not layout.classifier
+    none = torch.zeros(len(real[0]))
+    if not paired:
+        return none, none, _relative([one[name] for name in names.all], [other[name] for name in names.all])
+    scores = [tuple(each[name].clamp(min=LOGIT_FLOOR).sigmoid() for each in (one, other)) for name in names.scores]
+    weights = [each.amax(dim=1).square() for each, _ in scores]
+    total = sum((each.flatten(1).sum(dim=1) for each in weights), none) + ONE_OBJECT
+    lost = none
+    for name, weight in zip(names.boxes, weights, strict=True):
+        shares = 1 - _overlaps(_sides(one[name], layout.reg_max), _sides(other[name], layout.reg_max))
+        lost = lost + (shares * weight).flatten(1).sum(dim=1)
+    further = none
+    for name, weight in zip(names.extras, weights, strict=False):
+        further = further + _weighted(one[name], other[name], weight) / len(names.extras)
+    if names.prototypes:
+        further = further + _relative([one[names.prototypes]], [other[names.prototypes]]).square()
+    return _of_scores(scores), _root(lost / total), _root(further)
+
+
+def _of_scores(scores: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """Relative error (n,) of probabilities (n, classes, h, w) of each level, of the float and of the other program."""
+    reach = 2 * NEIGHBOURS + 1
+    noise = power = torch.zeros(len(scores[0][0]))
+    for pair in scores:
+        real, approximate = (torch.max_pool2d(each, reach, 1, NEIGHBOURS) for each in pair)
+        noise = noise + (real - approximate).square().flatten(1).sum(dim=1)
+        power = power + real.square().flatten(1).sum(dim=1)
+    return _root(noise / (power + reach**2 * ONE_OBJECT))
+
+
+def _root(power: Tensor) -> Tensor:
+    """Square root whose gradient is finite where two programs are equal."""
+    return (power + SMALLEST).sqrt()
+
+
+def _sides(raw: Tensor, bins: int) -> Tensor:
+    """Distances (n, 4, h, w) to left, top, right and bottom in cells."""
+    if bins == 1:
+        return raw
+    count, _, height, width = raw.shape
+    steps = torch.arange(bins, dtype=raw.dtype)[None, None, :, None, None]
+    return (raw.view(count, 4, bins, height, width).softmax(dim=2) * steps).sum(dim=2)
+
+
+def _overlaps(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union (n, h, w) of boxes around the same points."""
+    one, other = (torch.clamp(each, min=0) for each in (one, other))
+    first, second = ((each[:, :2] + each[:, 2:]).clamp(min=LEAST_SIDE) for each in (one, other))
+    shared = torch.minimum(one[:, :2], other[:, :2]) + torch.minimum(one[:, 2:], other[:, 2:])
+    area = shared.prod(dim=1)
+    return area / (first.prod(dim=1) + second.prod(dim=1) - area).clamp(min=SMALLEST)
+
+
+def _weighted(real: Tensor, approximate: Tensor, weight: Tensor) -> Tensor:
+    """Error power by power (n,) of values (n, c, h, w), each place weighted by (n, h, w)."""
+    noise, power = ((each.square().sum(dim=1) * weight).flatten(1).sum(dim=1) for each in (real - approximate, real))
+    return noise / (power + SMALLEST)
+
+
+def _relative(real: Raw, approximate: Raw) -> Tensor:
+    """Root of the mean over outputs of error power by power, (n,)."""
+    shares = [
+        (a - b).square().flatten(1).sum(dim=1) / (a.square().flatten(1).sum(dim=1) + SMALLEST)
+        for a, b in zip(real, approximate, strict=True)
+    ]
+    return _root(torch.stack(shares).mean(dim=0))
