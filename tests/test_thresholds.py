@@ -47,11 +47,11 @@ def test_a_threshold_moves_as_far_as_the_logits() -> None:
         [image(lower), image(higher, 1)],
         [image(lower - 0.5), image(higher + 0.4, 1)],
     )
-    assert made.classes == pytest.approx({"0": 0.1682, "1": 0.3321}, abs=2e-4)
+    assert made.classes == pytest.approx({"0": 0.1682, "1": 0.3321}, abs=6e-4)
     assert made.classes["0"] < made.everything < made.classes["1"]
     assert made.count == {"0": 10, "1": 10}
     moved = np.concatenate((score(lower[:10] - 0.5) - score(lower[:10]), score(higher[:10] + 0.4) - score(higher[:10])))
-    assert made.shift == pytest.approx(moved.mean(), abs=1e-4)
+    assert made.shift == pytest.approx(moved.mean(), abs=6e-4)
     assert made.images == 2
 
 

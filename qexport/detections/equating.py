@@ -34,7 +34,7 @@ MAX_SCORE = 1 - 1e-6
 GRID = np.linspace(MIN_SCORE, 0.95, 171)
 """Thresholds that are tried against labels."""
 BISECTIONS = 50
-DIGITS = 4
+DIGITS = 3
 
 Flags = NDArray[np.bool_]
 
