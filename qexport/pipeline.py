@@ -243,7 +243,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         ranges=job.range_method,
         keep_float=job.keep_float,
         passes=job.optimise if own else (),
-        images=run.images.calibration if own and job.optimise else (),
+        images=run.images.calibration if own and job.calibrates else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,
         device=job.target or "",

@@ -23,7 +23,7 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
 FIDELITY = {"fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
-ADDED = {"warnings_about", "passes", "labelled", *FIDELITY}
+ADDED = {"warnings_about", "passes", "labelled", "likeness", *FIDELITY}
 JOB = ExportJob(
     "models/m.pt",
     ("tflite", "onnx", "openvino", "tensorrt"),

@@ -33,7 +33,8 @@ EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
-    "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
+    "9 a figure breaks a rule of the gate or is worse than the baseline's, or --strict found outputs far from FP32's, "
+    "130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
 
@@ -113,6 +114,9 @@ def export_command(
     min_speedup: Annotated[str | None, _option("Gate: least speed-up against FP32.", "--min-speedup")] = None,
     max_size: Annotated[str | None, _option("Gate: most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
     max_latency_ms: Annotated[str | None, _option("Gate: most milliseconds (p50).", "--max-latency-ms")] = None,
+    strict: Annotated[
+        bool | None, _option("Gate: fail where outputs are far from FP32's, which is a warning otherwise.", "--strict")
+    ] = None,
     baseline: Annotated[
         Path | None,
         _option("Gate: an earlier report.json; fail where this run is worse by more than noise.", "--baseline"),

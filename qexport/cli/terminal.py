@@ -15,6 +15,7 @@ from qexport.reporting.fidelity_text import fidelity_text, with_interval
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
+from qexport.reporting.thresholds import advice
 from qexport.reporting.warning_list import list_warnings
 from qexport.system.machine import ANY
 from qexport.verification.outcome import OutputFidelity
@@ -187,6 +188,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(line) for line in _planned(report)]
     lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
+    lines += [Text(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
     lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]

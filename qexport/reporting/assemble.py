@@ -21,6 +21,7 @@ from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.evidence.parts import ConfidenceShift
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
+from qexport.reporting.likeness import likeness_warnings
 from qexport.reporting.options import RunOptions
 from qexport.reporting.report import (
     ARTIFACT,
@@ -180,6 +181,7 @@ def artifact_report(
         by_default=default_run(figures),
         speedup_by_default=by_default_speedup(figures, reference),
         passes=item.passes,
+        likeness=item.likeness,
     )
 
 
@@ -189,6 +191,7 @@ def _artifact_warnings(
     artifact, latency = item.artifact, figures.latency
     float_latency = reference.latency if reference else None
     found = [Warning(ARTIFACT, text) for text in item.warnings]
+    found += likeness_warnings(item, figures)
     if figures.accuracy:
         found += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(overlap))
         exact = figures if artifact.precision == "fp32" else reference
@@ -236,6 +239,7 @@ def accuracy_info(
         fidelity50=_rounded(parts.at_50 if parts else None),
         fidelity50_interval=_interval(parts.at_50_interval if parts else None),
         matched_boxes=tuple(map(_boxes, parts.matched)) if parts else (),
+        thresholds=evidence.thresholds,
     )
 
 

@@ -9,6 +9,7 @@ from qexport.reporting.fidelity_text import fidelity_text
 from qexport.reporting.gate import NumberFormat
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
+from qexport.reporting.thresholds import advice
 from qexport.reporting.warning_list import list_warnings
 
 NOTHING = "–"
@@ -20,7 +21,7 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_fidelity(report), _verified(report), _gate(report), _origin(report)]
+    parts += [_fidelity(report), _thresholds(report), _verified(report), _gate(report), _origin(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -131,6 +132,11 @@ def _fidelity(report: Report) -> str:
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
     return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+
+
+def _thresholds(report: Report) -> str:
+    lines = ((artifact, advice(artifact)) for artifact in report.artifacts)
+    return "\n".join(f"- `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
 
 
 def _failures(report: Report) -> str:

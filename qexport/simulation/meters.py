@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
+from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.simulation.insert import seen_by_readers
@@ -55,6 +56,11 @@ class _Meter(nn.Module):
 def _power(values: Tensor) -> float:
     flat = values.flatten()
     return float(torch.dot(flat, flat))
+
+
+def raw_floors(program: Program) -> dict[str, float]:
+    """The raw outputs, for `metered`: class logits are told apart down to where plans end them, all else is whole."""
+    return dict.fromkeys(program.raw.all, -math.inf) | dict.fromkeys(program.raw.scores, LOGIT_FLOOR)
 
 
 def metered(
@@ -121,11 +127,6 @@ def show(graph: GraphModule, inputs: Iterable[NDArray[np.float32]]) -> None:
 def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
     """SQNR in dB of every metered value after the graph's runs, by name."""
     return {meter.name: meter.decibels for meter in _meters(graph)}
-
-
-def noise_of(graph: GraphModule) -> dict[str, float]:
-    """The error's share of every metered value's power after the graph's runs; values of nothing but zeros left out."""
-    return {meter.name: meter.noise / meter.signal for meter in _meters(graph) if meter.signal}
 
 
 def _meters(graph: GraphModule) -> Iterator[_Meter]:

@@ -28,9 +28,10 @@ from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
-from qexport.steps.plan import beyond_half, plan
+from qexport.steps.plan import beyond_half, computes_in_integers, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
+from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
 
 
@@ -46,7 +47,8 @@ class BuildRequest:
         candidate: file of one that was given, obeyed in place of planning and optimising.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
-        passes, images: names of passes over the weights, and the calibration images that they are for.
+        passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
+            on them.
         options: the backend's own.
         device: name of the target in `qexport.targets`, "" for none.
         others: formats that a refusal may name, because they are not asked for and take such models.
@@ -73,7 +75,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it, and the seconds that planning, optimising, lowering and verifying took."""
+    """What came of it, and the seconds that planning, optimising, simulating, lowering and verifying took."""
 
     result: ArtifactResult
     seconds: Mapping[str, float]
@@ -99,6 +101,10 @@ def build(source: Source, request: BuildRequest) -> Built:
     if candidate and request.passes:
         with clock.timed(f"optimise_{name}"):
             candidate, records = optimise(candidate, request.passes, request.images)
+    seen = None
+    if candidate and request.images and computes_in_integers(target):
+        with clock.timed(f"simulate_{name}"):
+            seen = likeness(candidate, request.images)
     kept = _save(candidate, request, any(record.kept for record in records)) if candidate else None
     made = replace(source, program=candidate.program) if candidate else source
     planned = candidate.plan if candidate else None
@@ -106,14 +112,24 @@ def build(source: Source, request: BuildRequest) -> Built:
         float32 = beyond_half(made.program, target, request.table, request.samples)
     with _others_named(target, request.others), write_whole(request.path) as temporary:
         with clock.timed(f"lower_{name}"):
-            keep, options, warn = request.keep_float, request.options, notes.append
-            lower(made, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=warn)
+            lower(
+                made,
+                target,
+                temporary,
+                planned,
+                float32=float32,
+                keep_float=request.keep_float,
+                options=request.options,
+                thresholds=seen.thresholds if seen else None,
+                warn=notes.append,
+            )
         with clock.timed(f"verify_{name}"):
             samples, threads = request.samples, request.threads
             verified = verify(temporary, made.program, target, planned, samples, threads, source.program)
             fit = _fit(request.device, find_backend(target.format), temporary, request.path)
-    result = replace(_result(request, verified, fit), passes=records, candidate=kept, warnings=tuple(notes))
-    return Built(replace(result, plan=request.plan_path if planned else None), clock.seconds)
+    result = replace(_result(request, verified, fit), passes=records, candidate=kept, likeness=seen)
+    result = replace(result, plan=request.plan_path if planned else None, warnings=tuple(notes))
+    return Built(result, clock.seconds)
 
 
 def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) -> ArtifactResult:

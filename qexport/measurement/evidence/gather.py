@@ -9,6 +9,7 @@ from pathlib import Path
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.detections.matching import CONFIDENCE
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.average_precision import (
@@ -21,7 +22,7 @@ from qexport.measurement.average_precision import (
     mean_average_precision,
 )
 from qexport.measurement.evidence.bootstrap import Intervals, corrected_interval, intervals, resample_weights
-from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.evidence.confidence import confidence_shift, evaluated_thresholds
 from qexport.measurement.evidence.fidelity_parts import FidelityParts
 from qexport.measurement.evidence.gallery import gallery
 from qexport.measurement.evidence.histograms import worst_histograms
@@ -62,6 +63,7 @@ class Evidence:
     layers: tuple[Layer, ...] | None = None
     histograms: tuple[Histogram, ...] | None = None
     fidelity: FidelityParts | None = None
+    thresholds: Thresholds | None = None
 
 
 def gather(
@@ -136,6 +138,8 @@ def _of_accuracy(
         made = replace(made, fidelity=fidelity_parts(task, own, reference))
     with attempt(missing, "shift of confidence", path):
         made = replace(made, confidence=confidence_shift(reference.found, own.found, CONFIDENCE))
+    with attempt(missing, "thresholds", path):
+        made = replace(made, thresholds=evaluated_thresholds(reference, own))
     with attempt(missing, "gallery", path):
         made = replace(made, gallery=gallery(reference.found, own.found, CONFIDENCE))
     return made

@@ -14,11 +14,13 @@ from qexport.reporting.report import (
     ACCURACY,
     ARTIFACT,
     LATENCY,
+    LIKENESS,
     ArtifactReport,
     ClassAccuracy,
     Outcome,
     Report,
 )
+from qexport.reporting.thresholds import furthest, thresholds_of
 from qexport.reporting.warning_list import ListedWarning, list_warnings
 from qexport.tasks import SCORING
 
@@ -83,6 +85,18 @@ class Entry:
         """Names of the model's classes, at least of those that occur in the labels."""
         return {**dict(enumerate(self.names)), **{row.number: row.name for row in self.scored("per_class") or ()}}
 
+    @property
+    def thresholds_at(self) -> str:
+        """Path of its thresholds in the report, "" where there are none."""
+        known = thresholds_of(self.data)
+        return f"{self.at}.{'accuracy' if known[1] == 'evaluation' else 'likeness'}.thresholds" if known else ""
+
+    @property
+    def threshold_classes(self) -> list[tuple[str, str]]:
+        """Number and name of the classes whose thresholds differ most."""
+        known, names = thresholds_of(self.data), self.class_names
+        return [(number, names.get(int(number), number)) for number in furthest(known[0])] if known else []
+
     def scored(self, name: str) -> Any:
         """A part of its accuracy."""
         return getattr(self.data.accuracy, name, None) or None
@@ -134,8 +148,8 @@ def warnings_of(report: Report) -> tuple[ListedWarning, ...]:
 
 
 def of_figures(warnings: Sequence[ListedWarning]) -> list[ListedWarning]:
-    """Those that concern accuracy or latency, whosever it is."""
-    return [each for each in warnings if each.warning.about in (ACCURACY, LATENCY)]
+    """Those that figures must not be shown without, whosever they are."""
+    return [each for each in warnings if each.warning.about in (ACCURACY, LATENCY, LIKENESS)]
 
 
 def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
