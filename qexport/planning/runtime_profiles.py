@@ -105,6 +105,9 @@ OWN, SHARED = OwnScale(), SharedScale()
 LOGISTIC = FixedScale(1 / 256, -128)
 """Sigmoid's result lies in 0..1; TFLite's kernels insist on 256 steps of it, and it wastes none."""
 
+UNIT = FixedScale(1 / 255, 0)
+"""The same for unsigned integers where kernels insist on nothing: the last step is one, and no large SiLU shrinks."""
+
 TANH = FixedScale(1 / 128, 0)
 """Hyperbolic tangent's lies in -1..1; one is the step behind the last."""
 
@@ -179,7 +182,7 @@ TFLITE_INT16 = replace(
 
 ONNXRUNTIME = RuntimeProfile(
     name="onnx",
-    operations={**COMMON, "sigmoid": FixedScale(1 / 256, 0), **dict.fromkeys(("relu6", "clip", "leaky_relu"), OWN)},
+    operations={**COMMON, "sigmoid": UNIT, **dict.fromkeys(("relu6", "clip", "leaky_relu"), OWN)},
     kept_float=TFLITE.kept_float,
     activation=UINT8,
     integer_bias=INT32,
