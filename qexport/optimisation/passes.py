@@ -53,8 +53,9 @@ def optimise(
     """Run passes one after the other; keep each that brings the held-out images nearer, else go on without it.
 
     Args:
-        images: files of calibration images; every `HELD_OUT`th is kept from the passes.
+        images: files of calibration images in any order; every `HELD_OUT`th by name is kept from the passes.
     """
+    images = sorted(images, key=lambda image: (image.name, str(image)))
     judged = take(images[::HELD_OUT], count=MAX_JUDGED)
     seen = [image for index, image in enumerate(images) if index % HELD_OUT]
     reason = _unmeasurable(candidate, seen)
@@ -109,6 +110,8 @@ def _tried(
     figures = (
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
+    if after.shift is not None:
+        figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
     if not gain > MIN_GAIN * noise:
         return _Outcome(f"reverted: {figures}", None, after)
     return _Outcome(figures, changed, after)
