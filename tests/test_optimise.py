@@ -77,11 +77,11 @@ def largest(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of boxes around the same points by their four sides (4, anchors), in cells; at least a quarter of one wide."""
+    """IoU of boxes around the same points by their four sides (4, anchors), in cells: a quarter is the least."""
     one, other = one.clip(min=0), other.clip(min=0)
     left, top, right, bottom = np.minimum(one, other)
     areas = [(each[0] + each[2]).clip(min=0.25) * (each[1] + each[3]).clip(min=0.25) for each in (one, other)]
-    shared = (left + right) * (top + bottom)
+    shared = (left + right).clip(min=0.25) * (top + bottom).clip(min=0.25)
     found: NDArray[np.float64] = shared / (sum(areas) - shared)
     return found
 

@@ -205,7 +205,7 @@ def _overlaps(one: Tensor, other: Tensor) -> Tensor:
     one, other = (torch.clamp(each, min=0) for each in (one, other))
     first, second = ((each[:, :2] + each[:, 2:]).clamp(min=LEAST_SIDE) for each in (one, other))
     shared = torch.minimum(one[:, :2], other[:, :2]) + torch.minimum(one[:, 2:], other[:, 2:])
-    area = shared.prod(dim=1)
+    area = shared.clamp(min=LEAST_SIDE).prod(dim=1)
     return area / (first.prod(dim=1) + second.prod(dim=1) - area).clamp(min=SMALLEST)
 
 

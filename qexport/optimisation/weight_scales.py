@@ -1,6 +1,6 @@
-"""Narrow the scales of weights until a layer's outputs lose least: clipping a few weights buys the others finer steps.
+"""Choose the scales of weights by what a layer's outputs lose.
 
-A weight's largest magnitude sets its scale in the plan, and rounding all others pays for it. Every output channel's
+A weight's largest magnitude sets its scale in the plan, and all others are rounded to its steps. Every output channel's
 scale is chosen for the least squared error of its output instead, sum of E[x^2] (w - wq)^2 over its weights, as in
 Banner et al., "Post training 4-bit quantization of convolutional networks for rapid-deployment" (2019) and Nahshan et
 al., "Loss Aware Post-training Quantization" (2019), with inputs x as the quantised network sees them in place of
@@ -34,12 +34,16 @@ MAX_IMAGES = 32
 """Second moments of so many images hardly move any more."""
 SAMPLED = 32
 """Rows and columns of an input that are looked at, at least."""
-NARROWER = np.linspace(1, 0.5, 41)
-WIDER = np.linspace(1, 1.25, 21)
-"""Factors of a scale that are tried. One that other numbers depend on may only grow."""
+FINE, COARSE = 1 / 400, 1 / 20
+"""Between factors of a scale that are tried: fine ones near 1, where filters of few weights happen to fall on their
+steps, and coarse ones below, where few weights are far larger than many others."""
+FACTORS = 1.0, *(1 + FINE * k for k in range(-20, 41) if k), *(1 - COARSE * k for k in range(2, 11))
+"""The plan's own first. A scale that other numbers depend on may only grow."""
 UNSEEN = 1e-3
 """Share of the mean second moment that channels are taken to have at least: what is zero here need not stay so."""
-CHOSEN = ("own", "derived")
+OPERATIONS = ("conv", "linear")
+"""Weights of transposed convolutions TFLite's converter quantises itself, by their largest magnitudes."""
+RULES = ("own", "derived")
 LEAST_ERROR = "of the least error in its outputs"
 
 
@@ -86,7 +90,8 @@ def _layers(candidate: Candidate) -> dict[str, list[Value]]:
     found: dict[str, list[Value]] = {}
     for value in candidate.program.values.values():
         quant = candidate.plan.tensors.get(value.weight)
-        if value.name in candidate.plan.integer and quant and quant.axis is not None and quant.rule in CHOSEN:
+        chosen = value.operation in OPERATIONS and value.name in candidate.plan.integer
+        if chosen and quant and not quant.is_float and quant.rule in RULES:
             found.setdefault(value.weight, []).append(value)
     return found
 
@@ -140,7 +145,7 @@ def _chosen(candidate: Candidate, users: Sequence[Value], moments: NDArray[np.fl
     for user in users if plan.integer_bias else ():
         least = np.maximum(least, least_scales(candidate.program, user, array, tensor.axis, plan.tensors))
     rows = np.moveaxis(array, tensor.axis, 0).reshape(len(old), -1)
-    weighted = np.moveaxis(_importance(moments, layer.operation, array), tensor.axis, 0).reshape(rows.shape)
+    weighted = np.moveaxis(_importance(moments, array), tensor.axis, 0).reshape(rows.shape)
     best, error = old, np.full(len(old), np.inf)
     for scales in _tried(tensor, old, least):
         steps = np.clip(np.rint(rows / scales[:, None]), INT8_NARROW.low, INT8_NARROW.high)
@@ -153,16 +158,14 @@ def _chosen(candidate: Candidate, users: Sequence[Value], moments: NDArray[np.fl
 
 def _tried(tensor: TensorQuant, old: NDArray[np.float32], least: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Scales to choose from, the plan's first."""
-    for factor in WIDER if tensor.rule == "derived" else NARROWER:
-        yield np.maximum(old * np.float32(factor), np.minimum(least, old))
+    for factor in FACTORS:
+        if factor >= 1 or tensor.rule != "derived":
+            yield np.maximum(old * np.float32(factor), np.minimum(least, old))
 
 
-def _importance(moments: NDArray[np.float64], operation: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+def _importance(moments: NDArray[np.float64], array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Second moment of what each weight is multiplied with, of the weight's shape."""
     known = np.maximum(moments, UNSEEN * moments.mean() + SMALLEST_SCALE).astype(np.float32)
-    rest = (1,) * (array.ndim - 2)
-    if operation == "conv_transpose":  # (in, out / groups, …)
-        return np.broadcast_to(known.reshape(-1, 1, *rest), array.shape)
     by_group = known.reshape(-1, array.shape[1])  # (groups, in / groups)
     each = np.repeat(by_group, len(array) // len(by_group), axis=0)
-    return np.broadcast_to(each.reshape(*each.shape, *rest), array.shape)
+    return np.broadcast_to(each.reshape(*each.shape, *(1,) * (array.ndim - 2)), array.shape)
