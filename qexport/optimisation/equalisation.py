@@ -48,7 +48,8 @@ class Equalisation:
         """Move factors between layers, and give what is between them scales that leave as much outside as before."""
         pairs, program = _pairs(candidate), candidate.program
         paths = {path for pair in pairs for path in pair.parameters}
-        arrays = {path: np.array(program.graph.parameter(path), np.float64, order="C") for path in sorted(paths)}
+        held = {path: program.graph.parameter(path).numpy() for path in sorted(paths)}
+        arrays = {path: np.array(array, np.float64, order="C") for path, array in held.items()}
         for _ in range(ROUNDS):
             if max([_equalise(pair, arrays) for pair in pairs]) < ENOUGH:
                 break
