@@ -110,11 +110,11 @@ def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     notes: list[str] = []
     source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
     check_request(source.program, job.precision, job.keep_float)
-    for name in job.optimise:
+    for name in job.passes:
         weight_pass(name)  # another package's may be broken
     images = as_trained(source.checkpoint.task_spec, images)
     images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
-    here = Inline({reading: source})
+    here = Inline({reading: source}, clock.progress)
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
 
@@ -211,7 +211,7 @@ def _submit_calibrated(run: Run, table: CalibrationTable | None) -> Pending:
 
 
 def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Built]:
-    return executor.submit(Task(build, (asked,), reading))
+    return executor.submit(Task(build, (asked,), reading, shown=True))
 
 
 def _target(job: ExportJob, name: str, precision: str = "") -> Target:
@@ -236,8 +236,8 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         table=table,
         ranges=job.range_method,
         keep_float=job.keep_float,
-        passes=job.optimise if own else (),
-        images=run.images.calibration if own and job.optimise else (),
+        passes=job.passes if own else (),
+        images=run.images.calibration if own and job.passes else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,
         device=job.target or "",

@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEMO
-from hard_numbers import layers, seen
+from hard_numbers import built, layers, seen
 
 import qexport
 from qexport import pipeline
+from qexport.calibration.calibrate import calibrate
 from qexport.data.selection import image_files
 from qexport.errors import InputError
 from qexport.inspection.recheck import recheck
 from qexport.inspection.run_folder import companions
 from qexport.job.options import make_job
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
+from qexport.optimisation.effort import BALANCED, FAST
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
-from qexport.planning.runtime_profiles import ONNXRUNTIME
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.reporting.load import load_report
@@ -70,6 +72,40 @@ def test_a_run_says_what_became_of_its_passes(optimised: Path) -> None:
     checks = {each.name: each.passed for each in recheck(optimised / artifact.file_name, report, None, 1)}
     assert checks["hash"]
     assert checks["plan"]
+
+
+def test_an_effort_is_done_where_there_are_integers(tmp_path: Path) -> None:
+    """All passes of one go in order; a file of floats says of each that it was not run, and is written."""
+    report = run(tmp_path / "int8", effort="balanced", calib_images=6)
+    records = report.artifacts[0].passes
+    assert [record.name for record in records] == ["weight-scales", "bias-correction", "score-shift"]
+    assert all(record.before is not None and record.noise is not None for record in records)
+    half = built(layers(), tmp_path, "onnx", "fp16", passes=FAST)
+    assert [record.name for record in half.passes] == list(FAST)
+    assert {record.reason for record in half.passes} == {"not run: nothing is computed in integers"}
+
+
+def test_neither_the_order_of_images_nor_threads_matter(program: Program) -> None:
+    images = image_files(DATA, count=6)
+    table = calibrate(program, images, lambda: None)
+    plan = make_plan(program, table.statistics, OPENVINO)
+    made, threads = [], torch.get_num_threads()
+    try:
+        for count, order in ((1, images), (2, images[::-1])):
+            torch.set_num_threads(count)
+            made.append(qexport.optimise(qexport.Candidate(program, plan, program), BALANCED, order))
+    finally:
+        torch.set_num_threads(threads)
+    (one, first), (other, second) = made
+    assert [record.kept for record in first] == [record.kept for record in second]
+    assert any(record.kept for record in first)
+    for name, tensor in one.plan.tensors.items():
+        assert tensor.scale == pytest.approx(other.plan.tensors[name].scale, rel=1e-6)
+    for value in program.values.values():
+        for path in (value.weight, value.bias):
+            if path:
+                pair = (each.program.graph.parameter(path) for each in (one, other))
+                torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
 
 
 def test_noise_is_against_the_program_as_it_came(optimised: Path, program: Program) -> None:

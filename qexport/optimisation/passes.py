@@ -13,7 +13,7 @@ import torch
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
-from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
@@ -60,7 +60,7 @@ def optimise(
     seen = [image for index, image in enumerate(images) if index % HELD_OUT]
     reason = _unmeasurable(candidate, seen)
     if reason:
-        return candidate, tuple(PassRecord(each.name, False, reason=f"not run: {reason}") for each in passes)
+        return candidate, not_run((each.name for each in passes), reason)
     records: list[PassRecord] = []
     with progress.step("measuring held-out images", 2 * len(judged)) as advance:
         held_out = hold_out(candidate.reference, judged, advance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from qexport.reporting.gate import NumberFormat
+from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Interval, Report, file_name
 from qexport.reporting.warning_list import list_warnings
@@ -18,7 +19,7 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_verified(report), _gate(report), _origin(report)]
+    parts += [_verified(report), _passes(report), _gate(report), _origin(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -124,6 +125,11 @@ def _warnings(report: Report) -> str:
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
     return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+
+
+def _passes(report: Report) -> str:
+    lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
+    return "\n".join(f"- `{artifact.file_name}`: {_text(line)}" for artifact, line in lines)
 
 
 def _failures(report: Report) -> str:

@@ -114,11 +114,6 @@ def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
     return {meter.name: meter.decibels for meter in _meters(graph)}
 
 
-def noise_of(graph: GraphModule) -> dict[str, float]:
-    """The error's share of every metered value's power after the graph's runs; values of nothing but zeros left out."""
-    return {meter.name: meter.noise / meter.signal for meter in _meters(graph) if meter.signal}
-
-
 def _meters(graph: GraphModule) -> Iterator[_Meter]:
     return (part for part in graph.modules() if isinstance(part, _Meter))
 

@@ -20,17 +20,19 @@ from qexport.inspection.run_folder import free_name
 from qexport.lowering.request import Target
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.programs.build import Source
 from qexport.programs.program import Program
-from qexport.progress import Silent
+from qexport.progress import Progress, Silent, Titled
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
 from qexport.steps.plan import beyond_half, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
 from qexport.verification.result import ArtifactResult
+
+SILENT = Silent()
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ def ready(source: Source) -> None:
     """Let a process read the source while nothing is asked of it yet."""
 
 
-def build(source: Source, request: BuildRequest) -> Built:
+def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT) -> Built:
     """Build and verify one artifact; its plan is saved first, and what passes made of its program.
+
+    Args:
+        progress: shows the passes' steps, with the name of the artifact.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
@@ -95,9 +100,12 @@ def build(source: Source, request: BuildRequest) -> Built:
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
         candidate, records = _planned(source.program, request), tuple[PassRecord, ...]()
-    if candidate and request.passes:
+    if candidate and candidate.plan.integer and request.passes:
         with clock.timed(f"optimise_{name}"):
-            candidate, records = optimise(candidate, request.passes, request.images)
+            shown = Titled(progress, f" ({target.format} {target.precision})")
+            candidate, records = optimise(candidate, request.passes, request.images, shown)
+    elif request.passes:
+        records = not_run(request.passes, "nothing is computed in integers")
     kept = _save(candidate, request, any(record.kept for record in records)) if candidate else None
     made = replace(source, program=candidate.program) if candidate else source
     planned = candidate.plan if candidate else None
