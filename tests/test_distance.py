@@ -13,7 +13,16 @@ from torch import Tensor
 from qexport.calibration.calibrate import calibrate
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.confidences import confidence_shift
-from qexport.optimisation.distance import Distance, HeldOut, distance, distance_of, hold_out, margin, parts
+from qexport.optimisation.distance import (
+    Distance,
+    HeldOut,
+    distance,
+    distance_of,
+    hold_out,
+    margin,
+    parts,
+    shift_margin,
+)
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import TFLITE
@@ -101,6 +110,17 @@ def test_a_gain_is_that_of_each_image(tiny: Program) -> None:
     before, after = (Distance(np.array(each), none, none) for each in ([1.0, 2.0, 3.0], [0.9, 1.8, 2.7]))
     assert margin(before, after) == pytest.approx((0.2, 0.1 / 3**0.5))
     assert margin(Distance(none[:1], none[:1], none[:1]), Distance(none[:1], none[:1], none[:1])) == (0, np.inf)
+
+
+def test_the_noise_of_a_shift_is_that_of_a_ratio() -> None:
+    """Three images of one, two and one objects: by Cochran's formula of the residuals from the mean."""
+    none, sums = np.zeros(3), np.array([-0.1, -0.3, 0.0])
+    before = Distance(none, none, none, np.stack((sums, [1, 2, 1]), axis=1))
+    after = Distance(none, none, none, np.stack((np.add(sums, [0.12, 0.24, 0.12]), [1, 2, 1]), axis=1))
+    residuals = [-0.1 + 0.1, -0.3 + 0.2, 0.0 + 0.1]
+    error = (3 * (0.1**2 + 0.1**2 - sum(residuals) ** 2 / 3) / 2) ** 0.5 / 4
+    assert shift_margin(before, after) == pytest.approx((0.1 - 0.02, error))
+    assert shift_margin(before, Distance(none, none, none)) == (0, np.inf)
 
 
 def test_scales_that_change_by_nothing_move_it_within_its_noise_and_wider_steps_beyond(demo_program: Program) -> None:

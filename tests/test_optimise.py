@@ -22,6 +22,7 @@ from qexport.calibration.calibrate import calibrate
 from qexport.errors import ConversionError
 from qexport.optimisation.bias_correction import BiasCorrection
 from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.distance import Distance
 from qexport.optimisation.passes import optimise
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
@@ -250,6 +251,27 @@ def test_what_makes_it_worse_or_no_better_is_reverted(small: Candidate) -> None:
     assert records[0].before is not None
     assert records[0].after > records[0].before == records[1].before == records[1].after
     assert worse.seen == [image for index, image in enumerate(IMAGES[:9]) if index not in (0, 4, 8)]
+
+
+class ForConfidence(Pass):
+    """A pass that is for something else than the distance."""
+
+    def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
+        return self.own
+
+    own = 1.0, 0.1
+
+
+def test_a_pass_that_is_for_something_else_must_not_make_the_distance_worse(small: Candidate) -> None:
+    bias = small.program.graph.parameter("cls.bias")
+    same, worse = (
+        ForConfidence(lambda given: given),
+        ForConfidence(lambda given: given.with_parameters({"cls.bias": bias - 5})),
+    )
+    idle = ForConfidence(lambda given: given)
+    idle.own = 0.1, 0.2
+    _, records = optimise(small, (same, worse, idle), IMAGES[:9], Silent())
+    assert [record.kept for record in records] == [True, False, False]
 
 
 def test_what_cannot_be_judged_is_not_run(small: Candidate, tmp_path: Path) -> None:

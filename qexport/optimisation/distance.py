@@ -79,6 +79,20 @@ def margin(before: Distance, after: Distance) -> tuple[float, float]:
     return float(gained.mean()), error
 
 
+def shift_margin(before: Distance, after: Distance) -> tuple[float, float]:
+    """By how much the mean shift of confidences has come nearer to 0, and the standard error of that mean.
+
+    The ratio of two sums over images (Cochran, "Sampling Techniques", 1977, chapter 6); (0, inf) where there are no
+    objects, or in one image only.
+    """
+    first, second = before.shift, after.shift
+    if first is None or second is None or len(before.confidences) < 2:
+        return 0.0, float("inf")
+    sums, counts = before.confidences.T
+    error = float(np.sqrt(len(sums)) * (sums - first * counts).std(ddof=1) / counts.sum())
+    return abs(first) - abs(second), error
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """What candidates are judged by: images in the program's own form, and what the float program makes of them.

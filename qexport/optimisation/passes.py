@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -44,6 +44,15 @@ class WeightPass(Protocol):
 
     def ensures(self, before: Candidate, after: Candidate, /) -> str:
         """Say which promise of its own the pass has broken, "" for none; `broken` holds what all promise."""
+        ...
+
+
+@runtime_checkable
+class Aimed(Protocol):
+    """A pass that is for something else than the distance, which it must not make worse."""
+
+    def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
+        """Return what it has gained of that on the held-out images, and the standard error."""
         ...
 
 
@@ -106,15 +115,24 @@ def _tried(
         return _Outcome(f"refused: {reason}")
     with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
         after = distance(changed, held_out, advance)
-    gain, noise = margin(before, after)
+    noise = margin(before, after)[1]
     figures = (
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
     if after.shift is not None:
         figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
-    if not gain > MIN_GAIN * noise:
+    if not _gained(each, before, after):
         return _Outcome(f"reverted: {figures}", None, after)
     return _Outcome(figures, changed, after)
+
+
+def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
+    """Whether a pass has gained more than noise."""
+    gain, noise = margin(before, after)
+    if not isinstance(each, Aimed):
+        return gain > MIN_GAIN * noise
+    own, own_noise = each.gained(before, after)
+    return own > MIN_GAIN * own_noise and gain >= -MIN_GAIN * noise
 
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches, changed_parameters
 from qexport.optimisation.confidences import Peaks, has_levels, peaks
-from qexport.optimisation.distance import raw_outputs
+from qexport.optimisation.distance import Distance, raw_outputs, shift_margin
 from qexport.programs.program import Program
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -63,6 +63,10 @@ class ScoreShift:
                     seen[name].add(level, program.values[name].shape[1])
                 advance()
         return candidate.with_parameters(_moved(program, seen))
+
+    def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
+        """How much nearer to nothing the mean shift is: that of one object is noise, which a bias cannot undo."""
+        return shift_margin(before, after)
 
     def ensures(self, before: Candidate, after: Candidate, /) -> str:
         """The plan and all other parameters are the same."""
