@@ -72,6 +72,7 @@ FORMS: Mapping[str, Form] = {
     "score": Form(".2f"),
     "before": Form(".4g"),
     "after": Form(".4g"),
+    "noise": Form(".2g"),
     "seconds": Form(".1f"),
     "threads": COUNT,
     "cores": COUNT,
