@@ -148,6 +148,7 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
                 layout = HeadLayout((), SIZE, len(dataset.names), end2end=rows_of_six)
                 found = evaluate(runner, layout, "detect", data, reference=reference)
                 reference = reference or found.detections
+                assert found.map is not None  # the images have labels
                 rows.append(Row(model, "ultralytics", name, precision, str(path), found.map, found.fidelity))
     return rows
 

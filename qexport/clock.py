@@ -48,5 +48,5 @@ WAITED = "wait_"
 def elapsed(seconds: Mapping[str, float]) -> float:
     """Wall-clock seconds of a run: of what another process did beside it, only what was waited for."""
     beside = [name.removeprefix(WAITED) for name in seconds if name.startswith(WAITED)]
-    theirs = {f"{verb}_{name}" for verb in ("plan", "optimise", "lower", "verify") for name in beside}
+    theirs = {f"{verb}_{name}" for verb in ("plan", "optimise", "simulate", "lower", "verify") for name in beside}
     return sum(each for name, each in seconds.items() if name not in theirs)

@@ -9,7 +9,8 @@ QexportError            exit 1   something failed that has no class of its own
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why
 ├── EngineNotBuiltError exit 8   the graph is written, the engine for it could not be built here
-└── GateError           exit 9   all is written, but a figure breaks a rule of the gate or is worse than the baseline's
+└── GateError           exit 9   all is written, but a figure breaks a rule of the gate or is worse than the baseline's,
+                               or, with --strict, outputs are far from FP32's
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class EngineNotBuiltError(QexportError):
 
 
 class GateError(QexportError):
-    """A measured figure breaks a rule that was set for it, or is worse than the baseline's; everything is written."""
+    """A measured figure breaks a rule that was set for it, or is worse than the baseline's; everything is written.
+
+    With --strict an artifact whose outputs are far from FP32's is such a figure.
+    """
 
     exit_code = 9
 

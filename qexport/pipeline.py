@@ -15,7 +15,7 @@ from time import perf_counter
 from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
-from qexport.calibration.calibrate import calibrate, preprocess_name
+from qexport.calibration.calibrate import calibrate, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
@@ -31,6 +31,7 @@ from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
 from qexport.planning.plan import QuantPlan, load_plan
+from qexport.planning.registry import needs_importance
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
@@ -102,18 +103,20 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
 
 def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
-    images = select_images(_image_choice(job), labelled=has_task_metadata(job))
+    choice = _image_choice(job)
+    images = select_images(choice, task_known=has_task_metadata(job))
     path, options = resolve_model(job.model), _capture_options(job)
     reading = Task(read_source, (path, options))
     if beside:
         beside.submit(Task(ready, (), reading))
-    notes: list[str] = []
-    source = read_source(path, options, lambda checkpoint: notes.extend(check_data(checkpoint.task_spec, images)))
+    checked: list[RunImages] = []
+    source = read_source(
+        path, options, lambda read: checked.append(check_data(read.task_spec, images, choice.compares))
+    )
     check_request(source.program, job.precision, job.keep_float)
     for name in job.passes:
         weight_pass(name)  # another package's may be broken
-    images = as_trained(source.checkpoint.task_spec, images)
-    images = replace(images, notes=(*images.notes, *notes), classes=source.checkpoint.names)
+    images = replace(as_trained(source.checkpoint.task_spec, checked[0]), classes=source.checkpoint.names)
     here = Inline({reading: source}, clock.progress)
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
@@ -127,6 +130,7 @@ def _image_choice(job: ExportJob) -> ImageChoice:
         fraction=job.fraction,
         count=job.calib_images,
         calibrated=bool(job.calibration or job.plan or job.candidate),
+        compares=job.precision != "fp32",
     )
 
 
@@ -183,8 +187,10 @@ def _table(run: Run) -> CalibrationTable | None:
         return table
     if not any(needs_table(_target(job, name), run.plan) for name in job.format):
         return None
-    with run.clock.step("calibrate", "Calibrating", len(images)) as advance:
-        table = calibrate(program, images, advance)
+    weighted = run.plan is None and needs_importance(job.range_method)
+    passes = passes_for(program, len(images), weighted)
+    with run.clock.step("calibrate", "Calibrating", passes) as advance:
+        table = calibrate(program, images, advance, weighted=weighted)
         save_table(table, job.folder / "calibration.npz")
     return table
 
@@ -237,7 +243,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         ranges=job.range_method,
         keep_float=job.keep_float,
         passes=job.passes if own else (),
-        images=run.images.calibration if own and job.passes else (),
+        images=run.images.calibration if own and job.calibrates else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,
         device=job.target or "",

@@ -33,6 +33,7 @@ from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
 from qexport.reporting.baseline import compare, refuse_other
 from qexport.reporting.gate import check
+from qexport.reporting.likeness import strict_outcomes
 from qexport.reporting.load import Baseline
 from qexport.reporting.options import Places, RunOptions
 from qexport.reporting.page import write_page
@@ -197,6 +198,7 @@ def judged(report: Report, job: ExportJob, baseline: Baseline | None) -> Report:
     missing: list[Unmeasured] = []
     with attempt(missing, "check of the gate's rules"):
         outcomes = check(report, bounds_of(job), job.precision)
+        outcomes += strict_outcomes(report, job.precision) if job.strict else ()
         report = replace(report, gate=Gate(all(each.passed for each in outcomes), outcomes)) if outcomes else report
     if baseline:
         with attempt(missing, "comparison with the baseline"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -101,6 +102,22 @@ def test_all_formats_share_one_calibration(every: Run) -> None:
             f"{step}_{name}_{precision}" for step in ("lower", "verify", "evaluate") for precision in ("int8", "fp32")
         }
         assert steps <= set(report["seconds"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_files_say_which_thresholds_to_use(every: Run, name: str) -> None:
+    """In their metadata, from calibration images; in the report from evaluation images, too, and from nothing far."""
+    entry = every.artifact(name, "int8")
+    stored = find_backend(name).read(every.folder / Path(entry["path"]).name).metadata["thresholds"]
+    assert (ast.literal_eval(stored) if isinstance(stored, str) else stored) == entry["likeness"]["thresholds"]
+    assert entry["likeness"]["images"] == 32
+    assert entry["accuracy"]["thresholds"]["images"] == 100
+    assert entry["accuracy"]["thresholds"]["everything"] == pytest.approx(0.25, abs=0.08)
+    assert "likeness" not in entry["warnings_about"]
+    whole = every.artifact(name, "fp32")
+    assert whole["likeness"] is None
+    assert "thresholds" not in whole["accuracy"]
+    assert "thresholds" not in find_backend(name).read(every.folder / Path(whole["path"]).name).metadata
 
 
 @pytest.mark.parametrize("name", ALL)

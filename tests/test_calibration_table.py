@@ -25,16 +25,27 @@ def made() -> CalibrationTable:
         "images": statistics_of(generator.uniform(0, 1, 500).astype(np.float32), 1.0),
         "model_0_conv": statistics_of(generator.normal(size=500).astype(np.float32), 8.0),
     }
-    values["model_0_conv"] = replace(values["model_0_conv"], minimum=-1 / 3 - 5, maximum=0.1 + 4)
+    importance = (generator.exponential(size=BINS) * 1e-12).astype(np.float32).astype(np.float64)
+    values["model_0_conv"] = replace(
+        values["model_0_conv"],
+        minimum=-1 / 3 - 5,
+        maximum=0.1 + 4,
+        lowest=-1 / 3 - 9,
+        highest=12.3,
+        images=2,
+        importance=importance,
+    )
     return CalibrationTable("program", "letterbox 640x640", "list", ("a.jpg", "b ü.jpg"), (("c.jpg", "empty"),), values)
 
 
 def assert_same(one: Statistics, other: Statistics) -> None:
     np.testing.assert_array_equal(one.counts, other.counts)
     assert one.counts.dtype == other.counts.dtype == np.int64
-    blank = np.zeros(1, dtype=np.int64)
-    assert vars(replace(one, counts=blank)).keys() == vars(replace(other, counts=blank)).keys()
-    for field in ("minimum", "maximum", "limit"):
+    assert (one.importance is None) == (other.importance is None)
+    if one.importance is not None and other.importance is not None:
+        np.testing.assert_array_equal(one.importance, other.importance)
+        assert other.importance.dtype == np.float64
+    for field in vars(one).keys() - {"counts", "importance"}:
         assert getattr(one, field) == getattr(other, field), field
 
 
@@ -52,10 +63,26 @@ def test_a_table_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_the_file_holds_statistics_and_no_scales(tmp_path: Path) -> None:
     save_table(made(), tmp_path / "calibration.npz")
     with np.load(tmp_path / "calibration.npz", allow_pickle=False) as content:
-        assert sorted(content) == ["counts", "head", "scalars"]
+        assert sorted(content) == ["counts", "head", "importance", "scalars"]
         head = json.loads(str(content["head"]))
-        assert content["scalars"].shape == (2, 3)
-    assert set(head) == {"schema", "program", "preprocess", "images", "image_names", "skipped", "values"}
+        assert content["scalars"].shape == (2, 6)
+        assert content["importance"].shape == (1, BINS)
+    assert set(head) == {"schema", "program", "preprocess", "images", "image_names", "skipped", "values", "important"}
+
+
+def test_a_table_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    """As version 1 wrote it: three numbers of each value and no importance."""
+    table = made()
+    head = {"schema": 1, "program": "program", "preprocess": "letterbox 640x640", "images": "list"}
+    head |= {"image_names": ["a.jpg", "b ü.jpg"], "skipped": [["c.jpg", "empty"]], "values": list(table.statistics)}
+    scalars = np.array([[s.minimum, s.maximum, s.limit] for s in table.statistics.values()])
+    counts = np.stack([s.counts for s in table.statistics.values()])
+    with (tmp_path / "old.npz").open("wb") as stream:
+        np.savez_compressed(stream, head=np.array(json.dumps(head)), scalars=scalars, counts=counts)
+    again = load_table(tmp_path / "old.npz")
+    assert replace(again, statistics={}) == replace(table, statistics={})
+    for name, statistics in table.statistics.items():
+        assert_same(again.statistics[name], replace(statistics, lowest=0.0, highest=0.0, images=0, importance=None))
 
 
 def test_neither_memory_nor_file_grows_with_the_images(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import DEMO
@@ -22,6 +24,8 @@ from qexport.errors import InputError
 from qexport.inspection.recheck import recheck
 from qexport.inspection.run_folder import companions
 from qexport.job.options import make_job
+from qexport.optimisation.bias_correction import BiasCorrection
+from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.effort import BALANCED, FAST
 from qexport.planning.plan import load_plan
@@ -29,6 +33,7 @@ from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import ONNXRUNTIME
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
+from qexport.progress import Silent
 from qexport.reporting.load import load_report
 from qexport.reporting.report import Report
 from qexport.simulation.meters import metered, sqnr_of
@@ -204,3 +209,60 @@ def test_candidates_are_made_and_kept_from_python(tmp_path: Path) -> None:
     assert (found.program.fingerprint, found.plan) == (made.program.fingerprint, made.plan)
     save_candidate(given, tmp_path / "b.npz")
     assert load_candidate(tmp_path / "b.npz", program) == given
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from elsewhere import Detector, settled, write
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter is deprecated
+        return write(settled(Detector()), tmp_path_factory.mktemp("elsewhere") / "detector.onnx")
+
+
+def constants(path: Path) -> list[np.ndarray]:
+    """Every constant of a file flat, integers with a scale as the numbers that they stand for, without our readers."""
+    if path.is_dir():
+        openvino = pytest.importorskip("openvino", reason="needs the extra qexport[openvino]")
+        ops = openvino.Core().read_model(next(path.glob("*.xml"))).get_ordered_ops()
+        return [each.data.reshape(-1) for each in ops if each.get_type_name() == "Constant"]
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+    scaled = {name.removesuffix(".quantised"): held[name] for name in held if name.endswith("bias.quantised")}
+    return [each.reshape(-1) for each in held.values()] + [
+        integers * held[f"{name}.scale"].astype(np.float64) for name, integers in scaled.items()
+    ]
+
+
+def test_passes_are_judged_on_files_too(file: Path, tmp_path: Path) -> None:
+    report = run(tmp_path / "out", model=str(file), imgsz=None, optimise="bias-correction")
+    (artifact,) = report.artifacts
+    (record,) = artifact.passes
+    assert record.before is not None
+    assert record.after is not None
+    assert record.kept is (record.after < record.before)
+    assert record.before != record.after
+    assert sum(layer.sqnr_db is not None for layer in artifact.layers or ()) > 40
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "tensorrt"])
+def test_what_a_pass_makes_of_a_file_is_in_every_format(file: Path, name: str, tmp_path: Path) -> None:
+    """Verification would refuse the biases that the model came with."""
+    source = qexport.read_model(file)
+    images = image_files(DATA, count=8)
+    target = make_target(name, "int8", "vnni")
+    plan = qexport.plan(source.program, qexport.calibrate(source.program, images), target)
+    assert plan is not None
+    made = BiasCorrection()(Candidate(source.program, plan, source.program), images, Silent())
+    save_candidate(made, tmp_path / "made.npz")
+    given = {"model": str(file), "imgsz": None, "format": name, "cpu": "vnni", "no_build": True}
+    report = run(tmp_path / "out", candidate=tmp_path / "made.npz", **given)
+    (artifact,) = report.artifacts
+    assert artifact.verification is not None
+    assert (tmp_path / "out" / "candidate.npz").read_bytes() == (tmp_path / "made.npz").read_bytes()
+    layers = [value for value in source.program.values.values() if value.bias and plan.is_quantised(value.weight)]
+    assert len(layers) > 8
+    stored = constants(Path(artifact.path))
+    for path in (layer.bias for layer in layers):
+        before, after = (program.graph.parameter(path).numpy() for program in (source.program, made.program))
+        nearest = min(float(np.abs(each - after).max()) for each in stored if each.size == after.size)
+        assert nearest < 0.2 * np.abs(before - after).max()

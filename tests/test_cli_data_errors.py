@@ -58,7 +58,7 @@ def test_split_without_images(refused: Refusal, tmp_path: Path, split: str) -> N
     assert f"no images in split '{split}'" in line
 
 
-def test_images_without_labels(refused: Refusal, tmp_path: Path) -> None:
+def test_images_without_labels_for_fp32_alone(refused: Refusal, tmp_path: Path) -> None:
     config = dataset(tmp_path / "data", train=2, val=2)
     shutil.rmtree(tmp_path / "data" / "labels")
     # Known before anything slow: the run need not have written a model to find out.

@@ -109,7 +109,7 @@ def test_its_validator_finds_the_static_files_accuracy(
     ours = evaluate(find_backend("onnx").runner(files["fixed"], 1), program.layout, "detect", data)
     opened = validated(files[name], "detect", data, tmp_path).box.map
     assert ours.images == 12
-    assert ours.map > 0.1
+    assert (ours.map or 0) > 0.1
     assert validated(files["fixed"], "detect", data, tmp_path).box.map == ours.map
     # OpenVINO computes in BF16 where the CPU has it.
     assert opened == pytest.approx(ours.map, abs={"onnx": 1e-6, "openvino": 0.01}[name])

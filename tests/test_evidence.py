@@ -18,6 +18,7 @@ from qexport.backends.artifact import Artifact
 from qexport.backends.registry import find_backend
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.average_precision import ImageScores
 from qexport.measurement.evidence.gather import Evidence, gather
@@ -103,6 +104,8 @@ def test_what_a_file_lost_is_in_the_report(evidence: dict[Path, Evidence]) -> No
     assert entry["confidence"]["matched"] == 8
     assert (entry["confidence"]["mean_float"], entry["confidence"]["mean"]) == (0.8, 0.5)
     assert entry["confidence"]["shift"] == entry["confidence"]["p05"] == -0.3
+    # FP32 finds nine with confidence; the file has eight, however low its threshold.
+    assert found.thresholds == Thresholds(0.25, 0.1, {"2": 0.1}, -0.3, IMAGES, {"2": 9})
     assert found.gallery is not None
     (picture,) = found.gallery
     assert picture.image == "3.jpg"

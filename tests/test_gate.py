@@ -89,6 +89,17 @@ def test_what_could_not_be_measured_does_not_pass() -> None:
     assert found.text == "retention of yolo26n_int8.onnx could not be measured; at least 50.00%"
 
 
+def test_what_labels_are_missing_for_says_so() -> None:
+    bare = accuracy(map=None, map50=None, map_float=None, retention=None, retention_interval=None)
+    evaluation = {"images": 100, "labelled": False}
+    blind = report(artifact(accuracy={**bare, "fidelity_interval": [0.94, 0.96]}), evaluation=evaluation)
+    lost, kept, alike = check(blind, {"max-drop": 1.0, "min-retention": 0.5, "min-fidelity": 0.9}, "int8")
+    said = "of yolo26n_int8.onnx could not be measured: the evaluation images have no labels"
+    assert (lost.passed, lost.text) == (False, f"loss of mAP {said}; at most 1.00%")
+    assert (kept.passed, kept.text) == (False, f"retention {said}; at least 50.00%")
+    assert alike.text == "fidelity 0.953 (95 % interval 0.940 to 0.960) of yolo26n_int8.onnx is at least 0.900"
+
+
 def test_an_engine_is_timed_in_place_of_its_graph() -> None:
     graph = artifact(format_="tensorrt", latency_ms=None, latency_float_ms=None, speedup=None)
     engine = artifact(format_="tensorrt", path="out/yolo26n_int8.engine", engine=True, speedup=1.2)

@@ -142,8 +142,8 @@ def test_what_is_watched_is_shown_once_in_each_run(program: Program, kind: str) 
     torch.testing.assert_close(seen[first.name], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_only_files_name_values_and_only_captured_graphs_take_meters(tiny: Program, file: Program) -> None:
-    assert (tiny.graph.instrumentable, file.graph.instrumentable) == (True, False)
+def test_only_files_name_values_and_only_captured_graphs_go_on_behind_raw_outputs(tiny: Program, file: Program) -> None:
+    assert (tiny.graph.whole, file.graph.whole) == (True, False)
     assert (tiny.graph.names, tiny.graph.outputs) == ({}, ("output0",))
     assert file.graph.outputs == ("conv2",)
     assert "relu1" in file.graph.names

@@ -157,7 +157,7 @@ def test_company_of_class_folders_changes_nothing(tmp_path: Path, place: str) ->
     classes(tmp_path, extra=place)
     images = scored(tmp_path)
     assert names(images.evaluation, tmp_path) == ["val/bird/bird.jpg", "val/cat/cat.jpg", "val/dog/dog.jpg"]
-    said = check_data(pets(), images)
+    said = check_data(pets(), images).notes
     assert said == (
         ("1 evaluation images beside the folders of classes are of no class and left out",)
         if "val/stray" in place
@@ -191,7 +191,7 @@ def test_classes_are_matched_by_name_where_some_are_missing(tmp_path: Path) -> N
     classes(tmp_path)
     images = scored(tmp_path)
     known = {0: "ant", 1: "dog", 2: "cat", 3: "bird", 4: "zebra"}
-    assert check_data(pets(known=known), images) == ()
+    assert check_data(pets(known=known), images).notes == ()
     assert images.evaluation_data is not None
     made = make_evaluation_set(images.evaluation_data, images.evaluation, tmp_path / "scratch", known)
     assert class_of_links(made.yaml) == {"bird": 3, "cat": 2, "dog": 1}

@@ -19,10 +19,14 @@ PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement", 
 UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
 """What a reader multiplies a figure of report.json by to get what the page shows; 1 for all others."""
 SCORES = ("map", "map50", "drop", "retention", "fidelity", "map_interval.0", "drop_interval.1", "retention_interval.0")
+FIDELITY = ("fidelity_interval.0", "fidelity_interval.1", "fidelity50", "fidelity50_interval.1")
+BOXES = ("boxes", "matched", "mean_iou", "edge_error", "edge_error_p95")
 LATENCY = ("latency_ms.p50", "latency_ms.p95", "speedup")
 OF_INT8 = (
     "bytes",
-    *(f"accuracy.{name}" for name in SCORES),
+    *(f"accuracy.{name}" for name in (*SCORES, *FIDELITY)),
+    *(f"accuracy.matched_boxes.{row}.{name}" for row in range(2) for name in BOXES),
+    *(f"accuracy.matched_boxes.2.{name}" for name in BOXES[:2]),
     *(f"accuracy.confidence.{name}" for name in ("matched", "mean_float", "mean", "shift", "p05", "p50", "p95")),
     "int8_mac_coverage",
     *(f"verification.{name}" for name in ("tensors", "unnamed", "agreement", "min_agreement", "images")),
@@ -143,7 +147,7 @@ def test_warnings_come_first_and_stand_beside_each_figure_that_they_concern(page
         assert flags == wanted, paths
         checked += bool(paths)
     assert checked > 30
-    for name in ("classes", "confidence", "gallery"):
+    for name in ("fidelity", "classes", "confidence", "gallery"):
         (section,) = page.all("section", id=name)
         assert [each.text for each in section.all("p", class_="caution")] == [f"⚠ {FEW}"] * 2
 

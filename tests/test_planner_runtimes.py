@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -11,14 +11,14 @@ import pytest
 from conftest import Rectified, captured, seeded, statistics_of, synthetic_statistics
 
 from qexport import plugins
-from qexport.calibration.statistics import Statistics
+from qexport.calibration.statistics import BINS, Statistics
 from qexport.errors import InputError, UsageError
 from qexport.optimisation.bias_correction import BiasCorrection
 from qexport.optimisation.registry import weight_pass, weight_passes
 from qexport.planning.arithmetic import INT8, INT16, UINT8, IntegerType, Quantiser
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
-from qexport.planning.registry import RANGES
+from qexport.planning.registry import RANGES, needs_importance
 from qexport.planning.runtime_profiles import (
     ONNXRUNTIME,
     OPENVINO,
@@ -156,6 +156,21 @@ def astray(statistics: Statistics, _: Quantiser) -> tuple[float, float]:
     return statistics.maximum, np.inf
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """Wants importance, and spans what has any."""
+
+    needs_importance: bool = True
+
+    def __call__(self, statistics: Statistics, _: Quantiser) -> tuple[float, float]:
+        assert statistics.importance is not None
+        seen = statistics.edges[:-1][statistics.importance > 0]
+        return min(float(seen[0]), 0.0), max(float(seen[-1]), 0.0)
+
+
+WEIGHING = Weighing()
+
+
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package had registered what is above, once for ranges and once for passes."""
@@ -167,6 +182,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
             "nothing": "NOT_A_FUNCTION",
             "minmax": "astray",
             "telling": "telling",
+            "weighing": "WEIGHING",
         }
         made = [EntryPoint(name, f"test_planner_runtimes:{target}", group) for name, target in names.items()]
         return made if group == "qexport.ranges" else [EntryPoint("theirs", "types:SimpleNamespace", group)]
@@ -176,7 +192,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_other_packages_estimators_are_found_by_name(tiny: Program) -> None:
-    assert RANGES.names[3:] == ("astray", "nothing", "telling", "widest")
+    assert RANGES.names[len(RANGES.own) :] == ("astray", "nothing", "telling", "weighing", "widest")
     plan = planned(tiny, "widest")
     assert plan.tensors["deep_conv"].scale[0] == pytest.approx((1000 + 1000 - 128) / 255)
     assert plan.tensors["neck_mul"].why.startswith("widest: [-1000, 872]")
@@ -185,8 +201,21 @@ def test_other_packages_estimators_are_found_by_name(tiny: Program) -> None:
         planned(tiny, "astray")
     with pytest.raises(UsageError, match="range estimator nothing of qexport"):
         planned(tiny, "nothing")
-    with pytest.raises(UsageError, match="unknown range estimator wider: choose from percentile, minmax, mse, astray"):
+    with pytest.raises(
+        UsageError, match=r"unknown range estimator wider: choose from percentile, minmax, .*, auto, astray"
+    ):
         planned(tiny, "wider")
+
+
+@pytest.mark.usefixtures("registered")
+def test_another_packages_estimator_can_ask_for_importance(tiny: Program) -> None:
+    assert {name for name in ("weighing", "widest", "telling") if needs_importance(name)} == {"weighing"}
+    statistics = synthetic_statistics(tiny.values)
+    one = np.zeros(BINS)
+    one[BINS // 2 + 512] = 1.0  # 16 / 4096 each: two
+    weighed = {name: replace(each, importance=one) for name, each in statistics.items()}
+    plan = make_plan(tiny, weighed, TFLITE, "weighing")
+    assert plan.tensors["neck_mul"].why.startswith("weighing: [0, 2]")
 
 
 @pytest.mark.usefixtures("registered")

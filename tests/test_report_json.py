@@ -22,7 +22,8 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
-ADDED = {"warnings_about", "passes"}
+FIDELITY = {"fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
+ADDED = {"warnings_about", "passes", "labelled", "likeness", *FIDELITY}
 JOB = ExportJob(
     "models/m.pt",
     ("tflite", "onnx", "openvino", "tensorrt"),

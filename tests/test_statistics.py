@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import statistics_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics, limit_for, merge, widen
+from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics, limit_for, merge, together, widen
 
 EXPONENTS = st.integers(-6, 6)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -93,6 +95,17 @@ def test_a_merge_is_the_histogram_of_everything() -> None:
     expected, _ = np.histogram(both, bins=BINS, range=(-8, 8))
     np.testing.assert_array_equal(merged.counts, expected)
     assert (merged.minimum, merged.maximum, merged.limit) == (both.min(), both.max(), 8.0)
+
+
+def test_importance_is_merged_as_elements_are_and_only_where_all_have_it() -> None:
+    small, large = sample(1, 1.0), sample(2, 8.0)
+    one, other = (replace(each, importance=each.counts / 4) for each in (small, large))
+    for combine in (merge, together):
+        found = combine([one, other])
+        assert found.importance is not None
+        assert found.importance.dtype == np.float64
+        np.testing.assert_allclose(found.importance, found.counts / 4)
+        assert combine([one, large]).importance is None
 
 
 def test_nothing_cannot_be_merged() -> None:

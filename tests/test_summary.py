@@ -77,6 +77,24 @@ def test_every_figure_has_a_cell_with_its_interval() -> None:
     ]
 
 
+def test_fidelity_has_its_interval_and_a_line_of_what_it_is_made_of() -> None:
+    row = {"size": "all", "boxes": 83, "matched": 80, "mean_iou": 0.9421, "edge_error": 1.3, "edge_error_p95": 4.1}
+    measured = accuracy(
+        fidelity_interval=[0.93, 0.968],
+        fidelity50=0.981,
+        fidelity50_interval=[0.97, 0.99],
+        matched_boxes=[row, {**row, "size": "small", "edge_error": 0.8}],
+        resamples=1000,
+    )
+    markdown = to_markdown(report(artifact(accuracy=measured)))
+    assert cells(markdown, "`yolo26n_int8.onnx`")[5] == "0.953 [0.930, 0.968]"
+    line = (
+        "- fidelity of `yolo26n_int8.onnx`: 0.953 [0.930, 0.968]; at IoU 0.50 0.981 [0.970, 0.990]; 80 of 83 boxes "
+        "matched; mean IoU 0.942; edges 1.30 px off (95 % within 4.10; small 0.80)"
+    )
+    assert line in markdown.replace("\\", "").splitlines()
+
+
 def test_the_table_is_one_that_github_renders() -> None:
     lines = [line for line in to_markdown(report(artifact(), artifact("fp32"))).splitlines() if line.startswith("|")]
     assert len(lines) == 4

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import yaml
 from conftest import DEMO, demo_images, validated
 
+from qexport.backends.registry import find_backend
 from qexport.cli.demo import DEMOS
 from qexport.data.dataset import image_list, load_dataset, load_folder
+from qexport.inspection.recheck import _scored_layout
 from qexport.job.options import make_job
+from qexport.measurement.accuracy import evaluate
 from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.pipeline import export
 from qexport.progress import Silent
@@ -98,6 +102,25 @@ def check_validated(artifact: ArtifactReport, report: Report, folder: Path) -> N
         assert artifact.accuracy.box_map == round(float(metrics.box.map), 5)
 
 
+def check_unlabelled(report: Report, folder: Path) -> None:
+    """Fidelity is the same without labels."""
+    small, whole = (each for each in report.artifacts if each.format == "onnx")
+    task, names = report.model.task or "", dict(enumerate(report.model.names))
+    data = load_folder(few(task, folder)) if task == "classify" else load_dataset(few(task, folder))
+    images = image_list(data, "val")
+    place = folder / "unlabelled"
+    linked = make_evaluation_set(replace(data, by_folder=False), images, place, names, task=task, labelled=False)
+    layout, runners = (
+        _scored_layout(report.model),
+        [find_backend("onnx").runner(Path(each.path), 1) for each in (whole, small)],
+    )
+    reference = evaluate(runners[0], layout, task, linked)
+    found = evaluate(runners[1], layout, task, linked, reference=reference.detections)
+    assert (found.map, found.map50, found.box_map, found.images) == (None, None, None, len(images))
+    assert small.accuracy is not None
+    assert found.fidelity == pytest.approx(small.accuracy.fidelity, abs=1e-5)
+
+
 def check_scores(artifact: ArtifactReport, least: float) -> None:
     """FP32 has learnt the task, and INT8 keeps it."""
     assert artifact.accuracy is not None
@@ -125,6 +148,7 @@ def test_int8_keeps_what_a_task_is_about(task: str, least: float, tmp_path: Path
         check_evidence(to_plain(artifact.accuracy), by_image=task == "classify")
         check_gallery(artifact, task)
         check_validated(artifact, report, tmp_path)
+    check_unlabelled(report, tmp_path)
 
 
 @pytest.mark.parametrize(("task", "least"), [("segment", 0.5), ("pose", 0.4), ("obb", 0.5), ("classify", 0.9)])

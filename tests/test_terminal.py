@@ -135,6 +135,20 @@ def test_a_table_without_room_leaves_the_drop_to_the_lines_below() -> None:
     assert not any("…" in line for line in lines)
 
 
+@pytest.mark.parametrize("width", [64, 80])
+def test_fidelity_has_its_interval_at_every_width(width: int) -> None:
+    """In the table where there is room; what it is made of stands below in any case."""
+    known = replace(ACCURACY, map=None, map50=None, map_float=None, retention=None, fidelity_interval=(0.87, 0.943))
+    unlabelled = EvaluationInfo(images=9, labelled=False)
+    lines = printed(replace(REPORT, artifacts=(replace(INT8, accuracy=known), FP32), evaluation=unlabelled), width)
+    assert "compared on 9 images (no labels: fidelity only)" in " ".join(" ".join(lines).split())
+    row = next(line for line in lines if "2.91" in line)
+    assert (" 0.912 [0.870, 0.943] " in row) == (width == 80)
+    assert " 0.912 " in row
+    assert "fidelity of tflite int8: 0.912 [0.870, 0.943]" in lines
+    assert not any("drop" in line for line in lines)
+
+
 def test_an_engine_is_told_from_its_graph() -> None:
     graph = replace(INT8, path="x/a_int8_tensorrt.onnx", format="tensorrt", bytes=1_110_000)
     engine = replace(graph, path="x/a_int8.engine", engine=True, bytes=2_220_000)

@@ -219,6 +219,15 @@ def test_accuracy_is_measured_where_data_are_given(finished: Run, few: Path, sub
     assert EIGHT in output[4]
 
 
+def test_accuracy_is_not_measured_on_images_without_labels(finished: Run, tmp_path: Path, submit: Any) -> None:
+    (tmp_path / "photo.jpg").symlink_to(next((SHAPES / "images" / "val").glob("*.jpg")))
+    (tmp_path / "bare.yaml").write_text("val: .\nnc: 6\n")
+    code, output, errors = submit("verify", finished.folder / ONNX, "--data", tmp_path / "bare.yaml")
+    assert (code, errors) == (0, [])
+    assert answers(output)["accuracy"] == "–"
+    assert output[4].endswith("bare.yaml have no labels")
+
+
 def rotated_round(path: Path) -> None:
     """Negate the INT8 weights of every convolution: the same types and scales, another net."""
     import onnx

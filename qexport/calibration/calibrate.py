@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.importance import MAX_IMAGES, chosen_images, importance
 from qexport.calibration.observer import Observer, samples_each
 from qexport.calibration.statistics import Statistics, merge, unit_interval
 from qexport.data.dataset import fingerprint
@@ -63,8 +65,13 @@ def preprocess_name(program: Program) -> str:
     return f"{wanted.preprocess} {wanted.imgsz[0]}x{wanted.imgsz[1]}, {form}"
 
 
+def passes_for(program: Program, images: int, weighted: bool = False) -> int:
+    """How often `calibrate` calls its `on_image`, where every image can be read."""
+    return images + (min(images, MAX_IMAGES) if weighted and program.graph.instrumentable else 0)
+
+
 def calibrate(
-    program: Program, images: Sequence[Path], on_image: Callable[[], None], workers: int = 2
+    program: Program, images: Sequence[Path], on_image: Callable[[], None], workers: int = 2, weighted: bool = False
 ) -> CalibrationTable:
     """Run the program over `images` and return what its values looked like.
 
@@ -75,10 +82,33 @@ def calibrate(
     Args:
         on_image: called after each image, for a progress bar.
         workers: images in flight.
+        weighted: measure importance, too, on some of the images and where the graph can be differentiated.
 
     Raises:
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
+    threads = torch.get_num_threads()
+    try:
+        statistics, reasons = _watched(program, images, on_image, workers)
+        usable = [path for path, reason in zip(images, reasons, strict=True) if not reason]
+        if weighted and program.graph.instrumentable:
+            statistics = _with_importance(program, statistics, usable, on_image, workers)
+    finally:
+        torch.set_num_threads(threads)
+    return CalibrationTable(
+        program=program.fingerprint,
+        preprocess=preprocess_name(program),
+        images=fingerprint(images),
+        image_names=tuple(path.name for path in usable),
+        skipped=tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason),
+        statistics=statistics,
+    )
+
+
+def _watched(
+    program: Program, images: Sequence[Path], on_image: Callable[[], None], workers: int
+) -> tuple[dict[str, Statistics], list[str]]:
+    """Statistics of every value, and for each image why it could not be used, "" where it was."""
     own, wanted = threading.local(), program.input
     everyone: list[_Watched] = []
 
@@ -97,22 +127,10 @@ def calibrate(
         on_image()
         return "".join(reasons)
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=start) as pool:
-            reasons = list(pool.map(run, images))
-    finally:
-        torch.set_num_threads(threads)
-    skipped = tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason)
-    _check_usable(len(images), skipped)
-    return CalibrationTable(
-        program=program.fingerprint,
-        preprocess=preprocess_name(program),
-        images=fingerprint(images),
-        image_names=tuple(path.name for path, reason in zip(images, reasons, strict=True) if not reason),
-        skipped=skipped,
-        statistics=_merged(program, everyone),
-    )
+    with ThreadPoolExecutor(workers, initializer=start) as pool:
+        reasons = list(pool.map(run, images))
+    _check_usable(len(images), [(path.name, why) for path, why in zip(images, reasons, strict=True) if why])
+    return _merged(program, everyone), reasons
 
 
 def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statistics]:
@@ -125,6 +143,21 @@ def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statist
         return merge(observers[value.name].statistics() for observers in active)
 
     return {value.name: of(value) for value in _described(program)}
+
+
+def _with_importance(
+    program: Program,
+    statistics: Mapping[str, Statistics],
+    images: Sequence[Path],
+    on_image: Callable[[], None],
+    workers: int,
+) -> dict[str, Statistics]:
+    """The same statistics with importance for every value that is watched and that the outputs depend on."""
+    limits = {
+        name: each.limit for name, each in statistics.items() if program.values[name].operation not in UNIT_INTERVAL
+    }
+    found = importance(program, chosen_images(images), limits, on_image, workers)
+    return {name: replace(each, importance=found.get(name)) for name, each in statistics.items()}
 
 
 def _check_usable(total: int, skipped: Sequence[tuple[str, str]]) -> None:

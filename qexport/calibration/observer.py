@@ -13,11 +13,20 @@ ALL_SAMPLES = 2**20
 """Elements of a value that go into its histogram over all images: enough for its 99.997th percentile."""
 MIN_SAMPLES, MAX_SAMPLES = 2**13, 2**16
 """Bounds of those taken from one image; minimum and maximum see every element."""
+EXTREME_STEPS = 2.0**32
+"""To the unit, for extremes that are added up: sums of such numbers are exact, in whatever order, up to 2**20."""
 
 
 def samples_each(images: int) -> int:
     """How many elements of a tensor go into its histogram for each of `images` images."""
     return min(max(ALL_SAMPLES // max(images, 1), MIN_SAMPLES), MAX_SAMPLES)
+
+
+def sample_step(elements: int, samples: int) -> int:
+    """Every how many elements one is taken: the same positions for each image, whose order must not matter."""
+    step = -(-elements // samples)
+    # An even step would visit the same columns, or channels, in every row of a feature map.
+    return step + (step > 1 and step % 2 == 0)
 
 
 class Observer:
@@ -27,7 +36,8 @@ class Observer:
         self._samples = samples
         self._minimum = np.inf
         self._maximum = -np.inf
-        self._seen = False
+        self._lowest = self._highest = 0.0
+        self._images = 0
         self._limit = MIN_LIMIT
         self._counts = np.zeros(BINS, dtype=np.int64)
 
@@ -42,30 +52,28 @@ class Observer:
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("not finite")
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
+        self._lowest += round(low * EXTREME_STEPS) / EXTREME_STEPS
+        self._highest += round(high * EXTREME_STEPS) / EXTREME_STEPS
         limit = limit_for(max(abs(low), abs(high)))
-        if self._seen:
+        if self._images:
             limit = max(self._limit, limit)
             self._counts = widen(self._counts, self._limit, limit)
         self._limit = limit
-        self._counts += histogram(self._sample(elements), limit)
-        self._seen = True
-
-    def _sample(self, elements: Tensor) -> Tensor:
-        """Every k-th element, the same positions for each image: the order of images must not matter."""
-        step = -(-elements.numel() // self._samples)
-        # An even step would visit the same columns, or channels, in every row of a feature map.
-        step += step > 1 and step % 2 == 0
-        return elements[::step]
+        self._counts += histogram(elements[:: sample_step(elements.numel(), self._samples)], limit)
+        self._images += 1
 
     def statistics(self) -> Statistics:
         """Return what was seen so far; at least one image must have passed."""
-        if not self._seen:
+        if not self._images:
             raise ValueError("no image was observed")
         return Statistics(
             minimum=self._minimum,
             maximum=self._maximum,
             limit=self._limit,
             counts=self._counts.copy(),
+            lowest=self._lowest,
+            highest=self._highest,
+            images=self._images,
         )
 
 
@@ -84,6 +92,11 @@ def histogram(values: Tensor, limit: float) -> NDArray[np.int64]:
     Returns:
         int64 of shape (BINS,).
     """
-    scaled = (values * (BINS / (2 * limit))).floor_().add_(BINS // 2).clamp_(0, BINS - 1)
-    counted: NDArray[np.int64] = torch.bincount(scaled.to(torch.int64), minlength=BINS).numpy()
+    counted: NDArray[np.int64] = torch.bincount(bins_of(values, limit), minlength=BINS).numpy()
     return counted
+
+
+def bins_of(values: Tensor, limit: float) -> Tensor:
+    """The number of each element's bin (int64), as `histogram` counts them."""
+    scaled = (values * (BINS / (2 * limit))).floor_().add_(BINS // 2).clamp_(0, BINS - 1)
+    return scaled.to(torch.int64)

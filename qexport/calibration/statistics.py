@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 BINS = 8192
 """Bins over [-limit, limit]; at least a quarter of them lie within the values' range."""
 MIN_LIMIT = 2.0**-16
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,20 @@ class Statistics:
         minimum, maximum: exact extremes over every element of every image.
         limit: the histogram covers [-limit, limit].
         counts: int64 of shape (BINS,), elements sampled into each bin.
+        lowest, highest: sums over images of each image's minimum and maximum.
+        images: how many those are of; 0 where nobody counted.
+        importance: float64 of shape (BINS,), over the elements in each bin the sum of the squared gradient of the
+            outputs, see `qexport.calibration.importance`; None where it was not measured.
     """
 
     minimum: float
     maximum: float
     limit: float
     counts: NDArray[np.int64]
+    lowest: float = 0.0
+    highest: float = 0.0
+    images: int = 0
+    importance: NDArray[np.float64] | None = None
 
     @property
     def edges(self) -> NDArray[np.float64]:
@@ -47,7 +57,8 @@ class Statistics:
 
 def unit_interval() -> Statistics:
     """Statistics of a value that may be anything in 0..1."""
-    return Statistics(0.0, 1.0, 1.0, np.repeat(np.array([0, 1], dtype=np.int64), BINS // 2))
+    counts = np.repeat(np.array([0, 1], dtype=np.int64), BINS // 2)
+    return Statistics(0.0, 1.0, 1.0, counts, lowest=0.0, highest=1.0, images=1)
 
 
 def limit_for(peak: float) -> float:
@@ -55,25 +66,44 @@ def limit_for(peak: float) -> float:
     return max(MIN_LIMIT, 2.0 ** math.ceil(math.log2(peak))) if peak > 0 else MIN_LIMIT
 
 
-def widen(counts: NDArray[np.int64], limit: float, wanted: float) -> NDArray[np.int64]:
+def widen(sums: NDArray[Number], limit: float, wanted: float) -> NDArray[Number]:
     """Return the same histogram over the larger limit `wanted`; both limits are powers of two."""
     while limit < wanted:
-        pairs = counts.reshape(-1, 2).sum(axis=1)
-        counts = np.zeros(BINS, dtype=np.int64)
-        counts[BINS // 4 : BINS // 4 + BINS // 2] = pairs
+        pairs = sums.reshape(-1, 2).sum(axis=1)
+        sums = np.zeros(BINS, dtype=sums.dtype)
+        sums[BINS // 4 : BINS // 4 + BINS // 2] = pairs
         limit *= 2
-    return counts
+    return sums
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics:
-    """Combine statistics of several values that must share one scale, or of one value from several runs."""
+    """Combine statistics of one value from several runs over different images."""
     every = list(parts)
     if not every:
         raise ValueError("nothing to merge")
     limit = max(s.limit for s in every)
+    important = [widen(s.importance, s.limit, limit) for s in every if s.importance is not None]
     return Statistics(
         minimum=min(s.minimum for s in every),
         maximum=max(s.maximum for s in every),
         limit=limit,
         counts=np.sum([widen(s.counts, s.limit, limit) for s in every], axis=0),
+        lowest=math.fsum(s.lowest for s in every),
+        highest=math.fsum(s.highest for s in every),
+        images=sum(s.images for s in every),
+        importance=np.sum(important, axis=0) if len(important) == len(every) else None,
     )
+
+
+def together(parts: Iterable[Statistics]) -> Statistics:
+    """Combine statistics of several values over the same images, for the one scale that they must share.
+
+    Their mean extremes are the widest of any of them.
+    """
+    every = list(parts)
+    merged = merge(every)
+    counted = [s for s in every if s.images]
+    if len(counted) < len(every):
+        return replace(merged, lowest=0.0, highest=0.0, images=0)
+    lowest, highest = min(s.lowest / s.images for s in every), max(s.highest / s.images for s in every)
+    return replace(merged, lowest=lowest, highest=highest, images=1)

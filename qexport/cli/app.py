@@ -18,7 +18,7 @@ from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
-from qexport.planning.registry import RANGES
+from qexport.planning.registry import DEFAULT_RANGES, RANGES
 from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
 from qexport.tasks import SCORING
@@ -35,7 +35,8 @@ EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
-    "9 a figure breaks a rule of the gate or is worse than the baseline's, 130 interrupted. "
+    "9 a figure breaks a rule of the gate or is worse than the baseline's, or --strict found outputs far from FP32's, "
+    "130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
 
@@ -64,7 +65,9 @@ def export_command(
     target: Annotated[str | None, _option(f"Device to write for: {', '.join(TARGETS)}.", "--target")] = None,
     io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
     data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
-    eval_data: Annotated[str | None, _option("Evaluate on the val split of this YAML instead.", "--eval-data")] = None,
+    eval_data: Annotated[
+        str | None, _option("Evaluate on this YAML instead, or on a folder or list of images.", "--eval-data")
+    ] = None,
     imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
     batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
     device: Annotated[str | None, _option("Where calibration runs: cpu.", "--device", hidden=True)] = None,
@@ -81,7 +84,8 @@ def export_command(
     ranges: Annotated[
         str | None,
         _option(
-            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: percentile, for w8a16 minmax.", "--ranges"
+            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: {DEFAULT_RANGES}, for w8a16 minmax.",
+            "--ranges",
         ),
     ] = None,
     threads: Annotated[
@@ -119,6 +123,9 @@ def export_command(
     min_speedup: Annotated[str | None, _option("Gate: least speed-up against FP32.", "--min-speedup")] = None,
     max_size: Annotated[str | None, _option("Gate: most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
     max_latency_ms: Annotated[str | None, _option("Gate: most milliseconds (p50).", "--max-latency-ms")] = None,
+    strict: Annotated[
+        bool | None, _option("Gate: fail where outputs are far from FP32's, which is a warning otherwise.", "--strict")
+    ] = None,
     baseline: Annotated[
         Path | None,
         _option("Gate: an earlier report.json; fail where this run is worse by more than noise.", "--baseline"),

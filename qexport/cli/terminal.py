@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
-from qexport.reporting.page.typeset import form_of, typeset
+from qexport.reporting.fidelity_text import fidelity_text, with_interval
 from qexport.reporting.pass_lines import pass_lines
-from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
-from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
+from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
+from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
+from qexport.reporting.thresholds import advice
 from qexport.reporting.warning_list import list_warnings
 from qexport.system.machine import ANY
 from qexport.verification.outcome import OutputFidelity
@@ -28,14 +29,16 @@ MARK = "*"
 AWAY = "†"
 """Behind an artifact that was run by something else than the runtime that it is for."""
 FAILED = "✗"
-COLUMNS = ("drop and interval", "drop", "")
+COLUMNS = ("drop and intervals", "drop", "")
 """What is shown of the loss of accuracy, as far as there is room; what the table leaves out stands below it."""
+INTERVAL = "95 % interval"
 
 
 def render(report: Report, saved: Path, console: Console) -> RenderableType:
     """Return the table, what its signs mean, intervals that it has no room for, warnings, and what was verified."""
     wide = console.options.update(max_width=UNBOUNDED)
-    for columns in COLUMNS if any(_drop(artifact) for artifact in report.artifacts) else ("",):
+    compared = any(_drop(artifact) or _spread(artifact) for artifact in report.artifacts)
+    for columns in COLUMNS if compared else ("",):
         table = _table(report, columns)
         if Measurement.get(console, wide, table).maximum <= console.width:
             break
@@ -65,19 +68,20 @@ def _table(report: Report, columns: str) -> Table:
     """The figures, and as `columns` says what was lost against FP32, and how far that would move with other images."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=_title(report), title_justify="left")
     table.add_column("artifact", no_wrap=True)
+    dropped = any(map(_drop, report.artifacts))
     for heading in (
         "MB",
         *_metrics(report),
-        *({"drop": ["drop"], "drop and interval": ["drop\n95 % interval"]}.get(columns, [])),
+        *({"drop": ["drop"], COLUMNS[0]: [f"drop\n{INTERVAL}"]}.get(columns, []) if dropped else []),
         "reten-\ntion",
-        "fide-\nlity",
+        f"fidelity\n{INTERVAL}" if columns == COLUMNS[0] else "fide-\nlity",
         "ms\np50",
         "speed-\nup",
         "INT8\nMACs",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact in report.artifacts:
-        table.add_row(*_row(artifact, columns))
+        table.add_row(*_row(artifact, columns, dropped))
     for failure in report.failures:
         table.add_row(f"{failure.format} {FAILED}", *[NOTHING] * (len(table.columns) - 1))
     return table
@@ -94,25 +98,25 @@ def _title(report: Report) -> str:
     parts = [f"{file_name(model.path)}, {head}, {size}"]
     if report.calibration:
         parts.append(f"calibrated on {report.calibration.images} images")
-    if scored := scored_images(report):
-        parts.append(f"scored on {scored}")
+    if scored := scored_on(report):
+        parts.append(scored)
     return ", ".join(parts)
 
 
-def _row(artifact: ArtifactReport, columns: str) -> tuple[str, ...]:
+def _row(artifact: ArtifactReport, columns: str, dropped: bool = True) -> tuple[str, ...]:
     of_accuracy, of_latency = (MARK if artifact.warned(about) else "" for about in (ACCURACY, LATENCY))
     latency, drop = artifact.latency_ms, _drop(artifact, columns == COLUMNS[0]) or NOTHING
     return (
         f"{artifact.label}{AWAY if stand_in(artifact) else ''}",
         f"{artifact.bytes / 1e6:.2f}",
-        *_accuracy(artifact, drop if columns else "", of_accuracy),
+        *_accuracy(artifact, drop if columns and dropped else "", of_accuracy, columns == COLUMNS[0]),
         _figure(latency.p50 if latency else None, ".1f", of_latency),
         _figure(artifact.speedup, ".2f", "×"),
         _figure(artifact.int8_mac_coverage, ".1%"),
     )
 
 
-def _accuracy(artifact: ArtifactReport, drop: str, mark: str) -> tuple[str, ...]:
+def _accuracy(artifact: ArtifactReport, drop: str, mark: str, bounds: bool) -> tuple[str, ...]:
     """The task's two figures, the drop where it is shown, and what was kept."""
     found = artifact.accuracy
     if found is None:
@@ -122,18 +126,27 @@ def _accuracy(artifact: ArtifactReport, drop: str, mark: str) -> tuple[str, ...]
         _figure(found.map50, ".4f"),
         *([drop] if drop else []),
         _figure(found.retention, ".1%"),
-        _figure(found.fidelity, ".3f"),
+        _fidelity(found, bounds),
     )
+
+
+def _fidelity(found: AccuracyInfo, bounds: bool) -> str:
+    if found.fidelity is None:
+        return NOTHING
+    return with_interval(found.fidelity, found.fidelity_interval if bounds else None, "fidelity")
+
+
+def _spread(artifact: ArtifactReport) -> bool:
+    """Whether its fidelity has an interval."""
+    return artifact.accuracy is not None and artifact.accuracy.fidelity_interval is not None
 
 
 def _drop(artifact: ArtifactReport, bounds: bool = True) -> str:
     """FP32's first metric minus the artifact's, and its 95 % interval: 0.0089 [0.0002, 0.0234]; "" for none."""
-    found, form = artifact.accuracy, form_of("drop")
+    found = artifact.accuracy
     if found is None or found.drop is None:
         return ""
-    span = found.drop_interval if bounds else None
-    between = f" [{typeset(span[0], form)}, {typeset(span[1], form)}]" if span else ""
-    return f"{typeset(found.drop, form)}{between}"
+    return with_interval(found.drop, found.drop_interval if bounds else None, "drop")
 
 
 def _drops(report: Report) -> list[Text]:
@@ -146,7 +159,7 @@ def _legend(report: Report) -> list[Text]:
     told = []
     if any(map(_drop, report.artifacts)):
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
-    if any(each.accuracy and each.accuracy.drop_interval for each in report.artifacts):
+    if any(_spread(each) or (each.accuracy and each.accuracy.drop_interval) for each in report.artifacts):
         told.append("[ ]: 95 % interval over images")
     if any(figure.endswith(MARK) for each in report.artifacts for figure in _row(each, "")):
         told.append(f"{MARK}: a warning is about the figure and what is made of it")
@@ -170,11 +183,14 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     """
     warnings = list_warnings(report, lambda artifact: artifact.label)
     lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
+    parts = ((artifact, fidelity_text(artifact)) for artifact in report.artifacts)
+    lines += [Text(f"fidelity of {artifact.label}: {text}") for artifact, text in parts if text]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in _planned(report)]
     lines += [Text(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
     lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
+    lines += [Text(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]
     lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
     lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]

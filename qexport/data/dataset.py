@@ -55,6 +55,11 @@ class Dataset:
     by_folder: bool = False
     single_class: bool = False
 
+    @property
+    def undivided(self) -> bool:
+        """Whether it is images alone, a folder or a list of them, without a description or splits."""
+        return self.splits.get("train") == (self.yaml,)
+
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
     """Read a dataset YAML; no image is looked at.
@@ -147,9 +152,9 @@ def class_of(image: Path, sources: Sequence[Path]) -> str:
 def _missing_split(dataset: Dataset, split: str) -> str:
     """What to do about a split that is not there, in terms of what was given."""
     if dataset.yaml.suffix == ".txt":
-        return "a list of images is enough to calibrate with only: add --eval-data, or --no-eval"
+        return "add --eval-data, for which other images are enough, or --no-eval"
     if dataset.yaml.is_dir():
-        return "give a dataset YAML with it, for val as --eval-data, or a folder that has one; or --no-eval"
+        return "give a dataset YAML with it, other images (--eval-data), or a folder that has one; or --no-eval"
     return f"add a line '{split}: <folder, list of folders or .txt>' or give another data set"
 
 

@@ -23,6 +23,7 @@ class ImageChoice:
         evaluates: the run scores its artifacts.
         fraction, count: share and greatest number of calibration images: see `qexport.data.choice`.
         calibrated: ranges are known already, so that how many images there are says nothing of them.
+        compares: artifacts are compared with FP32 ones, for which images need no labels.
     """
 
     data: str | None = None
@@ -32,6 +33,7 @@ class ImageChoice:
     fraction: float = 1.0
     count: int | None = None
     calibrated: bool = False
+    compares: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class RunImages:
         available: how many images the calibration images were chosen from.
         notes: what was left out of the images, in one line each.
         classes: the model's, which folders of classes are matched with; empty for the data set's own.
+        labelled: the evaluation images have labels; those without a label file then show nothing that has one.
     """
 
     calibration: tuple[Path, ...] = ()
@@ -56,6 +59,7 @@ class RunImages:
     available: int = 0
     notes: tuple[str, ...] = ()
     classes: Mapping[int, str] = field(default_factory=dict)
+    labelled: bool = True
 
     @property
     def samples(self) -> tuple[Path, ...]:
@@ -63,12 +67,15 @@ class RunImages:
         return self.calibration or self.evaluation
 
 
-def select_images(choice: ImageChoice, labelled: bool = True) -> RunImages:
+def select_images(choice: ImageChoice, task_known: bool = True) -> RunImages:
     """List the images of a run.
 
+    Images that were given to evaluate on may be a folder or a list of them, and need no labels where artifacts are
+    compared with FP32 ones.
+
     Args:
-        labelled: accuracy is measured, which needs labels; without, outputs are compared, on calibration images where
-            the data set has no val split.
+        task_known: it is known what the model finds; otherwise outputs are compared, on calibration images where the
+            data set has no val split.
 
     Raises:
         InputError: a data set, split or image folder is missing or empty.
@@ -79,15 +86,23 @@ def select_images(choice: ImageChoice, labelled: bool = True) -> RunImages:
     data = resolve_data(choice.eval_data) if choice.eval_data else found.calibration_dataset
     if data is None:
         raise InputError("no data set to evaluate on", "add --eval-data, or --no-eval")
-    evaluation = image_list(data, "val" if labelled or "val" in data.splits else "train")
-    places = [label_path(image, data.labels) for image in evaluation]
-    if labelled and not data.by_folder and not any(place.is_file() for place in places):
-        raise InputError(
-            f"no label files for the images of {data.yaml} (looked for {places[0]})",
-            "accuracy needs labels: give --eval-data with labels, or --no-eval",
-        )
+    alone = not task_known or (bool(choice.eval_data) and data.undivided)
+    evaluation = image_list(data, "train" if alone and "val" not in data.splits else "val")
     common = overlap(evaluation, found.calibration)
-    return replace(found, evaluation=evaluation, evaluation_data=data, overlap=common)
+    found = replace(found, evaluation=evaluation, evaluation_data=data, overlap=common)
+    if not task_known or has_labels(data, evaluation):
+        return found
+    missing = f"no label files for the images of {data.yaml} (looked for {label_path(evaluation[0], data.labels)})"
+    if not choice.compares:
+        raise InputError(missing, "accuracy needs labels: give --eval-data with labels, or --no-eval")
+    # Who gives images alone knows that they have no labels.
+    notes = found.notes if data.undivided else (*found.notes, f"{missing}: fidelity only")
+    return replace(found, labelled=False, notes=notes)
+
+
+def has_labels(data: Dataset, images: Sequence[Path]) -> bool:
+    """Whether any of the images has labels: lies in a folder of classes, or has a label file."""
+    return data.by_folder or any(label_path(image, data.labels).is_file() for image in images)
 
 
 def _calibration_images(choice: ImageChoice) -> RunImages:

@@ -15,6 +15,7 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
+from qexport.data.selection import has_labels
 from qexport.detections.agreement import Agreement, compare_all
 from qexport.detections.faults import MIN_AGREEMENT, faults, remark
 from qexport.detections.layout import HeadLayout
@@ -179,6 +180,8 @@ def _accuracy(
     from qexport.tasks import SCORING
 
     images, model = image_list(data, "val"), report.model
+    if not has_labels(data, images):
+        return None, f"the images of {data.yaml} have no labels"
     data = replace(data, single_class=model.single_class)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.names)))
@@ -186,6 +189,7 @@ def _accuracy(
         scored = evaluate(runner, layout, model.task or "", linked, batch=model.batch)
     notes = accuracy_warnings(scored.images, scored.unread, 0)
     metric = SCORING[model.task or ""].names[0]
+    assert scored.map is not None
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
     warned = f" (warning: {'; '.join(note.text for note in notes)})" if notes else ""
     reported, evaluation = entry.accuracy.map if entry.accuracy else None, report.evaluation

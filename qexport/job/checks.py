@@ -234,11 +234,6 @@ CONFLICTS = (
         "passes are for integer activations: give --precision int8, or leave it out",
     ),
     Conflict(
-        lambda job: job.optimise and job.from_onnx,
-        "--optimise and an ONNX file exclude each other",
-        "errors inside of it cannot be measured: leave it out, or give the .pt file",
-    ),
-    Conflict(
         lambda job: job.nms and job.head == "end2end",
         "--nms and --head end2end exclude each other",
         "the end-to-end head needs no NMS",

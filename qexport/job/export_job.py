@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
+from qexport.planning.registry import DEFAULT_RANGES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 
 
@@ -23,7 +24,7 @@ class ExportJob:
         target: a device of `qexport.targets`, which says what is not given: formats, precision, CPU, threads.
         io: type of what integer-only files take and give.
         data: data set YAML whose train split calibrates and whose val split evaluates.
-        eval_data: another YAML to evaluate on.
+        eval_data: another YAML to evaluate on, or a folder or list of images, which need no labels.
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
         batch: images in one run of the artifact.
         device: where calibration runs; only "cpu" so far.
@@ -55,6 +56,7 @@ class ExportJob:
         min_speedup: gate: least factor by which it is faster than FP32.
         max_size: gate: most megabytes (10⁶ bytes) of an artifact.
         max_latency_ms: gate: most milliseconds of the median run.
+        strict: an artifact whose outputs are far from FP32's fails the gate.
         baseline: report.json of an earlier run; what is worse by more than noise fails the gate.
         summary, junit: files for the report as Markdown, and for rules and verifications as JUnit XML.
         trust_checkpoint: load pickled classes that are not on the allow-list.
@@ -105,6 +107,7 @@ class ExportJob:
     min_speedup: float | None = None
     max_size: float | None = None
     max_latency_ms: float | None = None
+    strict: bool = False
     baseline: Path | None = None
     summary: Path | None = None
     junit: Path | None = None
@@ -147,7 +150,7 @@ class ExportJob:
     @property
     def range_method(self) -> str:
         """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
-        suited = "minmax" if self.precision == "w8a16" else "percentile"
+        suited = "minmax" if self.precision == "w8a16" else DEFAULT_RANGES
         return self.ranges or EFFORTS[self.effort].ranges or suited
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.detections.layout import raw_outputs_of
+from qexport.detections.thresholds import Thresholds, to_metadata
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.programs.torch_decode import max_detections
@@ -23,14 +24,24 @@ in parts. Neither is said: images have the size of `imgsz`, and all are run at o
 
 
 def artifact_metadata(
-    checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
+    checkpoint: Checkpoint,
+    program: Program,
+    precision: str,
+    plan: QuantPlan | None,
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Any]:
-    """Return what Ultralytics' loaders need, and which plan the file was made from.
+    """Return what Ultralytics' loaders need, which plan the file was made from, and what to make of its scores.
 
     There is no date in it: equal inputs give equal files. An ONNX file's own are carried over.
     """
-    if checkpoint.metadata is not None:
-        return _carried(checkpoint.metadata, checkpoint, program, precision, plan)
+    own = checkpoint.metadata
+    made = _made(checkpoint, program, precision) if own is None else _carried(own, checkpoint, program, precision)
+    scores = {"thresholds": to_metadata(thresholds)} if thresholds else {}
+    return made | scores | {"program": program.fingerprint, "plan": plan.fingerprint if plan else None}
+
+
+def _made(checkpoint: Checkpoint, program: Program, precision: str) -> dict[str, Any]:
+    """A checkpoint's metadata."""
     layout = program.layout
     return {
         **({"raw_outputs": _raw_outputs(program, checkpoint)} if precision == "int8-full" else {}),
@@ -49,8 +60,6 @@ def artifact_metadata(
         "end2end": layout.end2end,
         **_arguments(program, precision),
         "precision": precision,
-        "program": program.fingerprint,
-        "plan": plan.fingerprint if plan else None,
     }
 
 
@@ -69,11 +78,9 @@ def _raw_outputs(program: Program, checkpoint: Checkpoint) -> dict[str, Any]:
     return raw_outputs_of(replace(program.layout, max_detections=max_detections(checkpoint.module.model[-1])))
 
 
-def _carried(
-    own: dict[str, str], checkpoint: Checkpoint, program: Program, precision: str, plan: QuantPlan | None
-) -> dict[str, Any]:
+def _carried(own: dict[str, str], checkpoint: Checkpoint, program: Program, precision: str) -> dict[str, Any]:
     """An ONNX file's metadata with what has changed; only Ultralytics' have a task and what belongs to it."""
-    found: dict[str, Any] = {key: value for key, value in own.items() if key != "date"}
+    found: dict[str, Any] = {key: value for key, value in own.items() if key not in ("date", "thresholds")}
     layout = program.layout
     if checkpoint.task:
         found |= {
@@ -92,6 +99,4 @@ def _carried(
         "batch": program.input.batch,
         "imgsz": list(program.input.imgsz),
         "precision": precision,
-        "program": program.fingerprint,
-        "plan": plan.fingerprint if plan else None,
     }

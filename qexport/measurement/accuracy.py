@@ -22,7 +22,7 @@ from qexport.detections.layout import HeadLayout
 from qexport.detections.matching import CONFIDENCE
 from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
-from qexport.measurement.average_precision import ImageScores, Scores
+from qexport.measurement.average_precision import ImageScores, Scores, by_class, figure_once
 from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
@@ -38,25 +38,27 @@ class Accuracy:
 
     Attributes:
         map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1; of masks, keypoints or turned boxes where the
-            task has them; of a classifier top-1 and top-5 accuracy.
+            task has them; of a classifier top-1 and top-5 accuracy. None without labels.
         box_map: mAP50-95 of the boxes around masks and keypoints, None for other tasks.
         fidelity: mAP50-95 of the boxes against the reference's, or a classifier's share of equal answers; None without
             a reference.
         images: how many images were scored.
         unread: images that the validator left out because it could not read them or their labels, and why.
         detections: confident detections, the reference for other artifacts.
-        scores: by image how the validator matched detections and labels, in the task's own metric.
+        scores: by image how the validator matched detections and labels, in the task's own metric; {} without labels.
+        fidelity_scores: the same of boxes, or answers, and the reference's; {} without a reference.
         found: by image what was found, in the image's own pixels.
     """
 
-    map: float
-    map50: float
+    map: float | None
+    map50: float | None
     fidelity: float | None
     images: int
     unread: tuple[str, ...]
     detections: Detections
     box_map: float | None = None
     scores: Scores = field(default_factory=dict)
+    fidelity_scores: Scores = field(default_factory=dict)
     found: DetectionsByImage = field(default_factory=dict)
 
 
@@ -80,21 +82,22 @@ def evaluate(
         on_image: called after each image, for a progress bar.
     """
     scoring = QUERIES if layout.head == "queries" else SCORING[task]
-    links = data.links
+    links, labelled = data.links, data.labelled
     recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         validator = make_validator(scoring, task, data, layout, batch, Path(folder))
-        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image)
+        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image, labelled)
     own = getattr(metrics, scoring.metric) if scoring.metric else None
     return Accuracy(
-        map=float(own.map if own else metrics.top1),
-        map50=float(own.map50 if own else metrics.top5),
+        map=float(own.map if own else metrics.top1) if labelled else None,
+        map50=float(own.map50 if own else metrics.top5) if labelled else None,
         fidelity=recorder.fidelity(),
         images=len(recorder.confident),
         unread=tuple(_left_out(data, link) for link in data.links if link not in recorder.confident),
         detections=recorder.confident,
-        box_map=float(getattr(metrics, scoring.other).map) if scoring.other else None,
+        box_map=float(getattr(metrics, scoring.other).map) if scoring.other and labelled else None,
         scores=recorder.scores,
+        fidelity_scores=recorder.fidelity_scores,
         found=recorder.found,
     )
 
@@ -120,19 +123,16 @@ class _Recorder:
     def __init__(
         self, reference: Detections | None, links: Mapping[str, Path] | None = None, correct: str = "tp"
     ) -> None:
-        from ultralytics.utils.metrics import DetMetrics
-
         self.reference = reference
         self.links = links or {}
         self.correct = correct
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
         self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
+        self.fidelity_scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
-        self.metrics = DetMetrics()
 
     def record(self, validator: Any, predictions: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
-        self.metrics.names = validator.metrics.names
         self.latest = [Path(file).name for file in batch["im_file"]]
         for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
             if name in self.links:
@@ -161,22 +161,18 @@ class _Recorder:
         # Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
         rotated = boxes.shape[1] == 5
         process = type(validator)._process_batch if rotated else DetectionValidator._process_batch
-        self.metrics.update_stats(
-            {
-                **process(validator, found, truth),
-                "target_cls": classes.numpy(),
-                "target_img": np.unique(classes.numpy()),
-                "conf": found["conf"].numpy(),
-                "pred_cls": found["cls"].numpy(),
-                "im_name": name,
-            }
+        self.fidelity_scores[name] = ImageScores(
+            correct=process(validator, found, truth)["tp"],
+            confidence=found["conf"].numpy().copy(),
+            classes=found["cls"].numpy().copy(),
+            labels=classes.numpy(),
         )
 
     def fidelity(self) -> float | None:
-        if self.reference is None or not any(len(classes) for _, classes in self.reference.values()):
+        if not any(len(each.labels) for each in self.fidelity_scores.values()):
             return None
-        self.metrics.process()
-        return float(self.metrics.box.map)
+        images = sorted(self.fidelity_scores)
+        return figure_once(by_class(self.fidelity_scores, images), len(images))
 
 
 class _ClassRecorder:
@@ -188,6 +184,7 @@ class _ClassRecorder:
         self.confident: dict[str, tuple[Tensor, Tensor]] = {}
         self.found: dict[str, ImageDetections] = {}
         self.scores: dict[str, ImageScores] = {}
+        self.fidelity_scores: dict[str, ImageScores] = {}
         self.latest: list[str] = []
 
     def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
@@ -197,18 +194,24 @@ class _ClassRecorder:
         for name, probabilities in zip(self.latest, predictions, strict=True):
             self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
             self.found[name] = answer_in(self.links[name], probabilities)
+            if self.reference:
+                self.fidelity_scores[name] = _answered(self.confident[name][1], self.reference[name][1])
 
     def record_scores(self, validator: Any) -> None:
         """Keep answer and label of the latest images: one of each, right or wrong."""
         answers, labels = validator.pred[-1][:, :1].numpy(), validator.targets[-1][:, None].numpy()
         for name, answer, label in zip(self.latest, answers, labels, strict=True):
-            self.scores[name] = ImageScores((answer == label)[:, None], np.ones(1), answer, label)
+            self.scores[name] = _answered(answer, label)
 
     def fidelity(self) -> float | None:
-        if not self.reference:
-            return None
-        same = [int(self.reference[name][1]) == int(label) for name, (_, label) in self.confident.items()]
-        return sum(same) / len(same)
+        same = [bool(each.correct.item()) for each in self.fidelity_scores.values()]
+        return sum(same) / len(same) if same else None
+
+
+def _answered(answer: Any, label: Any) -> ImageScores:
+    """One image's answer and what it should be, (1,) each."""
+    given, wanted = np.asarray(answer), np.asarray(label)
+    return ImageScores((given == wanted)[:, None], np.ones(1), given, wanted)
 
 
 def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | None:
@@ -225,7 +228,6 @@ def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | Non
 
     validator = DetectionValidator(args={"task": "detect", "plots": False})
     recorder = _Recorder(truth)
-    recorder.metrics.names = {int(c): str(int(c)) for _, classes in truth.values() for c in classes}
     for name, rows in found.items():
         each = {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}
         recorder.score(validator, name, each, *truth[name])

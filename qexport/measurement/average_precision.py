@@ -9,7 +9,7 @@ interpolation points that its recall passes. An image of weight k counts like k 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ class ImageScores:
 
 Scores = Mapping[str, ImageScores]
 """By image name, in the validator's order."""
+
+
+def at_first_threshold(scores: Scores) -> Scores:
+    """The same matches at the least IoU threshold alone, which is 0.5."""
+    return {name: replace(each, correct=each.correct[:, :1]) for name, each in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,11 @@ def mean_average_precision(classes: Sequence[ClassScores], weights: Weights) -> 
         total[seen] += figure[seen]
         labelled += seen
     return total / np.maximum(labelled, 1)
+
+
+def figure_once(classes: Sequence[ClassScores], images: int) -> float:
+    """Mean average precision with every image counted once."""
+    return float(mean_average_precision(classes, np.ones((1, images), dtype=np.int64))[0])
 
 
 def class_precisions(classes: Sequence[ClassScores]) -> Iterator[tuple[int, int, float]]:

@@ -14,32 +14,52 @@ from qexport.errors import InputError
 from qexport.tasks import TaskSpec
 
 
-def check_data(model: TaskSpec, images: RunImages) -> tuple[str, ...]:
+def check_data(model: TaskSpec, images: RunImages, compares: bool = True) -> RunImages:
     """Refuse to score a model on a data set that is not for it, or whose labels are wrong.
 
+    Args:
+        compares: artifacts are compared with FP32 ones, for which images need no labels.
+
     Returns:
-        What a reader must know of the labels all the same.
+        The images, with what a reader must know of the labels all the same. Labels beside images that were given alone
+        may be for something else: such images count as unlabelled.
 
     Raises:
         InputError: classes, channels, the task or a label does not fit.
     """
     data = images.evaluation_data
     if data is None:
-        return ()
-    reason = mismatch(model, data) or _renumbered(model, data)
+        return images
+    fits_images = _channels(model, data) if model.task else ""
+    reason = mismatch(model, data) or _renumbered(model, data) if images.labelled else fits_images
     if reason:
         raise InputError(reason, "give the data set that the model was trained for, or --no-eval")
-    if not model.task:
-        return ()
+    if not model.task or not images.labelled:
+        return images
     if data.by_folder:
-        return _check_folders(model, data, images.evaluation)
-    classes = len(data.names) or len(model.names)
-    labels = read_labels(images.evaluation, data.labels, Wanted(model.task, classes, data.kpt_shape))
+        notes = _check_folders(model, data, images.evaluation)
+        return replace(images, notes=(*images.notes, *notes))
+    try:
+        notes = _check_files(model, data, images.evaluation)
+    except InputError as error:
+        if not (data.undivided and compares):
+            raise
+        note = f"labels beside the images of {data.yaml} were not used, fidelity only: {error.what}"
+        return replace(images, labelled=False, notes=(*images.notes, note))
+    return replace(images, notes=(*images.notes, *notes))
+
+
+def _check_files(model: TaskSpec, data: Dataset, images: Sequence[Path]) -> tuple[str, ...]:
+    """Read every label file."""
+    if model.task == "classify":
+        raise InputError("label files are not for classifiers", "give folders of classes as --eval-data, or --no-eval")
+    points = data.kpt_shape if _is_described(data) else model.kpt_shape
+    labels = read_labels(images, data.labels, Wanted(model.task, len(data.names) or len(model.names), points))
     if labels.fault:
         others = f" and {labels.faulty - 1} more label files are wrong" if labels.faulty > 1 else ""
         raise InputError(f"{labels.fault}{others}", "correct the labels, give --eval-data, or --no-eval")
     if not labels.rows:
-        first = label_path(images.evaluation[0], data.labels)
+        first = label_path(images[0], data.labels)
         raise InputError(
             f"label files of {data.yaml} are empty (the first is {first})", "give --eval-data, or --no-eval"
         )
@@ -55,11 +75,20 @@ def _check_folders(model: TaskSpec, data: Dataset, images: Sequence[Path]) -> tu
 
 
 def as_trained(model: TaskSpec, images: RunImages) -> RunImages:
-    """The images as the training had them: with `single_cls`, labels of all classes as one, of the model's name."""
+    """The images as the training had them: with `single_cls`, labels of all classes as one, of the model's name.
+
+    What a set does not say of itself, or not of labels that nobody has, is the model's.
+    """
     data = images.evaluation_data
-    if data is None or data.by_folder or not model.single_class:
+    if data is None or data.by_folder:
         return images
-    return replace(images, evaluation_data=replace(data, names=dict(model.names), single_class=True))
+    if not _is_described(data):
+        data = replace(data, channels=model.channels, kpt_shape=model.kpt_shape)
+    if not images.labelled:
+        data = replace(data, names=dict(model.names), kpt_shape=model.kpt_shape)
+    if model.single_class:
+        data = replace(data, names=dict(model.names), single_class=True)
+    return replace(images, evaluation_data=data)
 
 
 def mismatch(model: TaskSpec, data: Dataset) -> str:
@@ -72,16 +101,28 @@ def mismatch(model: TaskSpec, data: Dataset) -> str:
         return "" if class_numbers(data, model.names) else _other_classes(model, data)
     if data.names and len(data.names) != len(model.names) and not model.single_class:
         return f"{data.yaml} has {len(data.names)} classes, {model.path} has {len(model.names)}"
-    if not data.yaml.is_file() or data.yaml.suffix == ".txt":
+    if not _is_described(data):
         return ""  # images alone are for any task
     if model.task == "classify":
         return f"{data.yaml} is a YAML, and {model.path} is a classifier: its data are folders of classes"
-    if data.channels != model.channels:
-        return f"{data.yaml} has images of {data.channels} channels, {model.path} takes {model.channels}"
+    if reason := _channels(model, data):
+        return reason
     if model.kpt_shape and data.kpt_shape != model.kpt_shape:
         there = f"kpt_shape {list(data.kpt_shape)}" if data.kpt_shape else "no kpt_shape"
         return f"{data.yaml} has {there}, {model.path} has {list(model.kpt_shape)}"
     return ""
+
+
+def _is_described(data: Dataset) -> bool:
+    """Whether a YAML says what the images are; a folder or a list of them is for any model."""
+    return data.yaml.is_file() and data.yaml.suffix != ".txt"
+
+
+def _channels(model: TaskSpec, data: Dataset) -> str:
+    """Whether images have other channels than the model takes, as far as anybody says."""
+    if not _is_described(data) or data.channels == model.channels:
+        return ""
+    return f"{data.yaml} has images of {data.channels} channels, {model.path} takes {model.channels}"
 
 
 def _renumbered(model: TaskSpec, data: Dataset) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -25,24 +25,40 @@ class EvaluationSet:
         yaml: a data set YAML whose `val` split is these images, or for classification a folder.
         links: file name below the scratch folder → the original image.
         single_class: labels of every class count as the only one that there is.
+        labelled: there are labels to measure accuracy with.
     """
 
     yaml: Path
     links: Mapping[str, Path]
     single_class: bool = False
+    labelled: bool = True
 
 
 def make_evaluation_set(
-    dataset: Dataset, images: Sequence[Path], folder: Path, names: Mapping[int, str] | None = None
+    dataset: Dataset,
+    images: Sequence[Path],
+    folder: Path,
+    names: Mapping[int, str] | None = None,
+    *,
+    task: str = "",
+    labelled: bool = True,
 ) -> EvaluationSet:
     """Link `images` and their labels below `folder`.
 
     Args:
         names: the model's classes, which folders of classes are matched with, and which are meant where the data set
             has no names; None for the data set's own.
+        task: the model's; images for a classifier lie in folders of classes, whatever they lay in.
+        labelled: whether labels are linked, too.
     """
     if dataset.by_folder:
-        return _folders_of_classes(dataset, images, folder, class_numbers(dataset, names or dataset.names))
+        numbers = class_numbers(dataset, names or dataset.names)
+        classes = [numbers[class_of(image, dataset.splits["val"])] for image in images]
+        return _folders_of_classes(images, folder, sorted(numbers.values()), classes)
+    if task == "classify":
+        # Without labels any folder will do, of as many as the model has classes.
+        made = _folders_of_classes(images, folder, list(names or dataset.names), [0] * len(images))
+        return replace(made, labelled=False)
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     links: dict[str, Path] = {}
@@ -51,7 +67,7 @@ def make_evaluation_set(
         links[f"{name}{image.suffix}"] = image
         _link(image, folder / "images" / f"{name}{image.suffix}")
         label = label_path(image, dataset.labels)
-        if label.is_file():
+        if labelled and label.is_file():
             _link(label, folder / "labels" / f"{name}.txt")
     content = {
         "path": str(folder),
@@ -63,25 +79,29 @@ def make_evaluation_set(
     }
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return EvaluationSet(path, links, dataset.single_class)
+    return EvaluationSet(path, links, dataset.single_class, labelled)
 
 
 def _folders_of_classes(
-    dataset: Dataset, images: Sequence[Path], folder: Path, numbers: Mapping[str, int]
+    images: Sequence[Path], folder: Path, numbers: Sequence[int], classes: Sequence[int]
 ) -> EvaluationSet:
     """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it.
 
     It numbers classes by the order of their folders' names, so these are the numbers.
+
+    Args:
+        numbers: every class.
+        classes: that of each image.
     """
-    places = {name: folder / "val" / f"{number:06d}" for name, number in numbers.items()}
+    places = {number: folder / "val" / f"{number:06d}" for number in numbers}
     for place in places.values():
         place.mkdir(parents=True)
     (folder / "train").symlink_to(folder / "val", target_is_directory=True)
     links: dict[str, Path] = {}
-    for index, image in enumerate(images):
+    for index, (image, number) in enumerate(zip(images, classes, strict=True)):
         name = f"{index:06d}-{image.name}"
         links[name] = image
-        _link(image, places[class_of(image, dataset.splits["val"])] / name)
+        _link(image, places[number] / name)
     return EvaluationSet(folder, links)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
+from qexport.data.dataset import Dataset
 from qexport.data.selection import RunImages
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
@@ -171,7 +172,7 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
         tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
     ):
         place = Path(scratch) / "data"
-        data = make_evaluation_set(run.images.evaluation_data, run.images.evaluation, place, run.images.classes)
+        data = _evaluation_set(run, run.images.evaluation_data, place)
         for item in scored:
             path = item.artifact.path
             with attempt(run.missing, "accuracy", path):
@@ -179,6 +180,13 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
                 if item.artifact.precision == "fp32":
                     references[item.backend.info.name] = found[path].detections
     return found
+
+
+def _evaluation_set(run: _Run, data: Dataset, folder: Path) -> EvaluationSet:
+    if run.task == "pose" and data.kpt_shape is None:
+        data = replace(data, kpt_shape=run.program.layout.shape)
+    images = run.images
+    return make_evaluation_set(data, images.evaluation, folder, images.classes, task=run.task, labelled=images.labelled)
 
 
 def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: Detections | None) -> Accuracy:

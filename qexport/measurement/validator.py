@@ -107,8 +107,10 @@ def make_validator(
 
 
 @torch.inference_mode()
-def validate(validator: Any, model: Model, recorder: Recorder, on_image: Callable[[], None]) -> Any:
-    """Run the whole data set in its own order, and return the validator's metrics.
+def validate(
+    validator: Any, model: Model, recorder: Recorder, on_image: Callable[[], None], labelled: bool = True
+) -> Any:
+    """Run the whole data set in its own order, and return the validator's metrics; those are of labelled sets only.
 
     Args:
         on_image: called after each image, for a progress bar.
@@ -121,12 +123,14 @@ def validate(validator: Any, model: Model, recorder: Recorder, on_image: Callabl
         batch = validator.preprocess(loaded)
         predictions = validator.postprocess(model(batch["img"]))
         recorder.record(validator, predictions, batch)
-        validator.update_metrics(predictions, batch)
-        recorder.record_scores(validator)
+        if labelled:
+            validator.update_metrics(predictions, batch)
+            recorder.record_scores(validator)
         for _ in predictions:
             on_image()
-    validator.get_stats()
-    validator.finalize_metrics()
+    if labelled:
+        validator.get_stats()
+        validator.finalize_metrics()
     return validator.metrics
 
 

@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def measurable(self) -> bool:
-        """Whether errors can be measured: ONNX-file graphs cannot be instrumented."""
+        """Whether errors can be measured: torch computes the graph, and it has raw outputs."""
         return self.program.graph.instrumentable and bool(self.program.raw.all)
 
     def with_parameters(self, changed: Mapping[str, Tensor]) -> Candidate:

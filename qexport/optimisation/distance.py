@@ -157,8 +157,8 @@ def raw_outputs(program: Program, graph: GraphModule | None = None) -> GraphModu
             value that is quantised, what readers of its integers see is given.
     """
     graph = graph or shared_copy(program)
-    nodes, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
-    output = graph.graph.output_node()
+    nodes = {node.name: node for node in graph.graph.nodes if node.op != "output"}
+    seen, output = seen_by_readers(graph), graph.graph.output_node()
     output.args = (tuple(seen.get(name, nodes[name]) for name in program.raw.all),)
     graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
     graph.graph.eliminate_dead_code()

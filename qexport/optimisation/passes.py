@@ -137,7 +137,7 @@ def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:
     if not candidate.measurable:
-        return "errors inside a graph that came as a file cannot be measured"
+        return f"errors inside of the graph cannot be measured: {candidate.program.graph.obstacle or 'no raw outputs'}"
     return "" if seen else "two images are needed at least, one of them to judge by"
 
 

@@ -10,16 +10,17 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from qexport.calibration.statistics import Statistics, merge
+from qexport.calibration.statistics import Statistics, together
 from qexport.errors import InputError
 from qexport.planning.coverage import chosen_values, clamped_values, float_boxes, float_stem
 from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.mixing import mixed_raw_outputs, mixed_scale_concats
 from qexport.planning.plan import PIXELS, PRESCRIBED, QuantPlan, Rule, TensorQuant
 from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax
-from qexport.planning.registry import RANGES
+from qexport.planning.registry import DEFAULT_RANGES, RANGES
 from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.planning.sharing import fixed_rule, moved_values, scale_groups
+from qexport.planning.weighted_ranges import CheapestAtOutputs
 from qexport.planning.weights import stored_weights, weight_tensors
 from qexport.programs.program import INPUT, Program, Region, Value, has_constant_operand, observed_sources
 
@@ -42,7 +43,7 @@ def make_plan(
     program: Program,
     statistics: Mapping[str, Statistics] | None,
     profile: RuntimeProfile,
-    method: str = "percentile",
+    method: str = DEFAULT_RANGES,
     float_values: Mapping[str, str] = {},
 ) -> QuantPlan:
     """Decide dtype, scale and zero point of every value and weight.
@@ -148,7 +149,7 @@ class _Scales:
         if missing:
             raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
         many = self.profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails
-        merged = merge(self.statistics[name] for name in sources)
+        merged = together(self.statistics[name] for name in sources)
         if names & {*program.raw.extras, program.raw.prototypes}:
             chosen, reason = minmax(merged), "minmax: what few anchors say of their mask or points must not be clipped"
         elif names & set(program.raw.boxes):
@@ -158,18 +159,25 @@ class _Scales:
             floor = "" if many else " above -8"
             reason = f"minmax{floor}: confident scores are rare and must not be clipped"
         elif not many and all(_feeds_only_silu(program, name) for name in group):
-            chosen, reason = above(self._estimated(merged), SILU_FLOOR), f"{self.method} above SiLU's flat tail"
+            chosen, reason = self._estimated(merged)
+            chosen, reason = above(chosen, SILU_FLOOR), f"{reason} above SiLU's flat tail"
         else:
-            chosen, reason = self._estimated(merged), self.method
+            chosen, reason = self._estimated(merged)
         if any(program.values[name].operation in ("clip", "relu6") for name in sources):
             chosen = chosen[0], chosen[1] * CLIP_MARGIN
         return chosen, f"{reason}: [{chosen[0]:.4g}, {chosen[1]:.4g}]"
 
-    def _estimated(self, merged: Statistics) -> Range:
-        low, high = self.estimate(merged, self.profile.quantiser)
+    def _estimated(self, merged: Statistics) -> tuple[Range, str]:
+        """What the estimator chooses, and its name; with the name of another whose choice that is."""
+        quantiser, reason = self.profile.quantiser, self.method
+        if isinstance(self.estimate, CheapestAtOutputs):
+            winner, (low, high) = self.estimate.named(merged, quantiser)
+            reason += f" ({winner})" if winner != self.method else ""
+        else:
+            low, high = self.estimate(merged, quantiser)
         if not -math.inf < low <= 0 <= high < math.inf:
             raise InputError(f"range estimator {self.method} gives [{low}, {high}]", "it has to be finite and hold 0")
-        return low, high
+        return (low, high), reason
 
 
 def _pixels(profile: RuntimeProfile, low: float, high: float) -> TensorQuant:

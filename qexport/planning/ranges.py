@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qexport.calibration.statistics import Statistics
-from qexport.planning.arithmetic import Quantiser, dequantise, quantise
+from qexport.planning.arithmetic import Quantiser
 
 Range = tuple[float, float]
 RangeEstimator = Callable[[Statistics, Quantiser], Range]
 """What is to be spanned, from what was seen and from what it is going to be quantised with; `registry` names them."""
-FloatArray = NDArray[np.float64]
 
 DEFAULT_PERCENTILE = 99.997
 
@@ -48,31 +46,17 @@ def percentile(statistics: Statistics, _: Quantiser | None = None, percent: floa
     return float(np.clip(low, least, 0.0)), float(np.clip(high, 0.0, most))
 
 
-def least_error(statistics: Statistics, quantiser: Quantiser, steps: int = 24) -> Range:
-    """The range with the least mean squared error of the histogram, quantised as its values are going to be.
+def average_minmax(statistics: Statistics, _: Quantiser | None = None) -> Range:
+    """The mean over images of each image's extremes, which no single image decides; nothing is clipped if unknown.
 
-    Candidates shrink either bound on its own, as in Choukroun et al., "Low-bit Quantization of Neural Networks for
-    Efficient Inference" (2019); those of a symmetric quantiser both together.
+    Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018)
+    average the extremes of batches.
     """
-    seen = np.flatnonzero(statistics.counts)
-    centres, weights = statistics.centres[seen], statistics.counts[seen].astype(np.float64)
     low, high = minmax(statistics)
-    shares = np.linspace(1, 1 / steps, steps)
-
-    def error(candidate: Range) -> float:
-        scale, zero_point = quantiser.parameters(*candidate)
-        rounded = dequantise(quantise(centres, scale, zero_point, quantiser.kind), scale, zero_point)
-        return float(weights @ (centres - rounded) ** 2)
-
-    if quantiser.symmetric:
-        peak = max(-low, high)
-        best = min(((max(low, -peak * f), min(high, peak * f)) for f in shares), key=error)
-    else:
-        best = (low, high)
-        for _ in range(2):
-            best = min(((low * f, best[1]) for f in shares), key=error)
-            best = min(((best[0], high * f) for f in shares), key=error)
-    return float(best[0]), float(best[1])
+    if not statistics.images:
+        return low, high
+    lowest, highest = statistics.lowest / statistics.images, statistics.highest / statistics.images
+    return float(np.clip(lowest, low, 0.0)), float(np.clip(highest, 0.0, high))
 
 
 def above(chosen: Range, floor: float) -> Range:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from qexport.programs.graph import See, check_replacement
+from qexport.programs.graph import See
+from qexport.programs.graph_module import put, sharing_copy, tensors, with_tensors
 from qexport.programs.naming import operation_of
 from qexport.programs.program import Program
 
@@ -34,6 +35,8 @@ class CapturedGraph:
     module: GraphModule
 
     instrumentable = True
+    obstacle = ""
+    whole = True
 
     @property
     def names(self) -> Mapping[str, tuple[str, ...]]:
@@ -51,7 +54,7 @@ class CapturedGraph:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        return _tensors(self.module)
+        return tensors(self.module)
 
     def parameter(self, path: str, /) -> Tensor:
         """See `Graph`."""
@@ -59,12 +62,7 @@ class CapturedGraph:
 
     def with_parameters(self, changed: Mapping[str, Tensor], /) -> CapturedGraph:
         """See `Graph`; what is not changed is shared."""
-        held, module = self._tensors, _sharing_copy(self.module)
-        for path, tensor in changed.items():
-            check_replacement(path, held[path], tensor)
-            for alias in (name for name, each in held.items() if each is held[path]):
-                _put(module, alias, tensor)
-        return CapturedGraph(module)
+        return CapturedGraph(with_tensors(self.module, changed))
 
     def fingerprint(self) -> str:
         """See `Graph`."""
@@ -89,7 +87,7 @@ class CapturedGraph:
 
     def watched(self, names: Collection[str], see: See, /) -> Callable[[Tensor], object]:
         """See `Graph`; values are freed as soon as nothing reads them."""
-        module = _channels_last(_sharing_copy(self.module))
+        module = _channels_last(sharing_copy(self.module))
         nodes = [node for node in module.graph.nodes if node.name in names]
         for number, node in enumerate(nodes):
             module.add_module(f"watch_{number}", _Watch(node.name, see))
@@ -111,61 +109,33 @@ class _Watch(nn.Module):
         self.see(self.name, tensor)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by every path that they have."""
-    parameters = dict[str, Tensor](module.named_parameters(remove_duplicate=False))
-    return parameters | dict(module.named_buffers(remove_duplicate=False))
-
-
-def _sharing_copy(module: GraphModule) -> GraphModule:
-    """A copy whose nodes may be changed, and whose tensors are the original's own."""
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in _tensors(module).values()})
-
-
-def _put(module: nn.Module, path: str, tensor: Tensor) -> None:
-    """Let a parameter or buffer be another one; the tensor that it was is left as it is."""
-    folder, _, name = path.rpartition(".")
-    holder = module.get_submodule(folder)
-    if name in dict(holder.named_buffers(recurse=False)):
-        holder.register_buffer(name, tensor)
-    else:
-        holder.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
-
-
 def _channels_last(module: GraphModule) -> GraphModule:
     """Convolutions of this size are a sixth quicker with the channels innermost; results are the same values."""
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default  # a view may not fit the other order
-    for path, tensor in _tensors(module).items():
+    for path, tensor in tensors(module).items():
         if tensor.dim() == 4:
-            _put(module, path, tensor.detach().contiguous(memory_format=torch.channels_last))
+            put(module, path, tensor.detach().contiguous(memory_format=torch.channels_last))
     return module
 
 
 def module_of(program: Program) -> GraphModule:
-    """The graph of a captured program as it is, not to be changed.
+    """The graph of a program as PyTorch's operations, one node for each value, not to be changed.
+
+    That of a checkpoint computes the program's outputs; that of a file ends with a tuple of the raw outputs, in the
+    order of `program.raw.all` (`Graph.whole`).
 
     Raises:
-        TypeError: the program came as a file.
+        ConversionError: a file has operators that torch does not compute (`Graph.obstacle`).
     """
-    if not isinstance(program.graph, CapturedGraph):
-        raise TypeError(f"{type(program.graph).__name__} has no nodes of PyTorch's")
     return program.graph.module
 
 
 def shared_copy(program: Program) -> GraphModule:
-    """The graph of a captured program as a copy whose nodes may be changed, and whose weights are the program's own.
-
-    Raises:
-        TypeError: the program came as a file.
-    """
-    return _sharing_copy(module_of(program))
+    """`module_of` as a copy whose nodes may be changed, and whose weights are the program's own."""
+    return sharing_copy(module_of(program))
 
 
 def copied(program: Program) -> GraphModule:
-    """The graph of a captured program as a copy that may be changed, weights included.
-
-    Raises:
-        TypeError: the program came as a file.
-    """
+    """`module_of` as a copy that may be changed, weights included."""
     return copy.deepcopy(module_of(program))

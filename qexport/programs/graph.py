@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+    from torch.fx import GraphModule
 
 See = Callable[[str, "Tensor"], None]
 """Takes a value's name and what it was in a run."""
@@ -31,8 +32,27 @@ class Graph(Protocol):
         ...
 
     @property
+    def module(self) -> GraphModule:
+        """Its values as nodes of PyTorch's, by name, weights under their paths; not to be changed.
+
+        Raises:
+            ConversionError: it is not `instrumentable`.
+        """
+        ...
+
+    @property
     def instrumentable(self) -> bool:
-        """Whether nodes can be put into a copy of it, such as meters beside its values."""
+        """Whether there is a `module`, so that nodes can be put into a copy of it, such as meters beside its values."""
+        ...
+
+    @property
+    def obstacle(self) -> str:
+        """Why it is not `instrumentable`, in a line; "" where it is."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether `module` computes the outputs; otherwise it ends with the raw outputs, a tuple of them."""
         ...
 
     def __call__(self, images: Tensor, /) -> Any:

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from qexport.programs.onnx.torch_functions import cropped_conv_transpose2d, padded_conv2d
 from qexport.programs.program import Region
 
 aten = torch.ops.aten
 
 OPERATION_NAMES = {
     aten.conv2d.default: "conv",
+    padded_conv2d: "conv",
     aten.conv_transpose2d.input: "conv_transpose",
+    cropped_conv_transpose2d: "conv_transpose",
     aten.linear.default: "linear",
     aten.sigmoid.default: "sigmoid",
     aten.mul.Tensor: "mul",
@@ -57,7 +60,7 @@ OPERATION_NAMES = {
     aten.permute.default: "transpose",
     aten.transpose.int: "transpose",
 }
-"""What each captured operator is called in plans and profiles; an operator not listed keeps its ATen name."""
+"""What each operator of a graph module is called in plans and profiles; an operator not listed keeps its ATen name."""
 
 LIMITS = {(0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
 """Limits of a clamp that some kernels compute at no cost; others from zero on are a "clip", the rest elsewhere."""

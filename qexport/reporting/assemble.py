@@ -16,10 +16,12 @@ from qexport.data.selection import RunImages
 from qexport.errors import QexportError
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
+from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.evidence.parts import ConfidenceShift
 from qexport.measurement.measure import Figures
 from qexport.programs.program import Program
+from qexport.reporting.likeness import likeness_warnings
 from qexport.reporting.options import RunOptions
 from qexport.reporting.report import (
     ARTIFACT,
@@ -30,7 +32,6 @@ from qexport.reporting.report import (
     ClassAccuracy,
     EvaluationInfo,
     Failure,
-    Interval,
     ModelInfo,
     Report,
     SkippedImage,
@@ -180,6 +181,7 @@ def artifact_report(
         by_default=default_run(figures),
         speedup_by_default=by_default_speedup(figures, reference),
         passes=item.passes,
+        likeness=item.likeness,
     )
 
 
@@ -189,6 +191,7 @@ def _artifact_warnings(
     artifact, latency = item.artifact, figures.latency
     float_latency = reference.latency if reference else None
     found = [Warning(ARTIFACT, text) for text in item.warnings]
+    found += likeness_warnings(item, figures)
     if figures.accuracy:
         found += accuracy_warnings(figures.accuracy.images, figures.accuracy.unread, len(overlap))
         exact = figures if artifact.precision == "fp32" else reference
@@ -211,24 +214,45 @@ def accuracy_info(
     accuracy: Accuracy, reference: Accuracy | None, evidence: Evidence, names: Mapping[int, str]
 ) -> AccuracyInfo:
     """Figures in hundred-thousandths, and what stands behind them; see `AccuracyInfo`."""
-    bounds, scored = evidence.intervals, evidence.intervals is not None or bool(evidence.per_class)
+    bounds, parts = evidence.intervals, evidence.fidelity
+    resamples = bounds.resamples if bounds else parts.resamples if parts else None
+    if resamples is None and (evidence.per_class or evidence.confidence):
+        resamples = 0
+    drop, retention = _against(accuracy.map, reference.map if reference else None)
     return AccuracyInfo(
-        map=round(accuracy.map, 5),
-        map50=round(accuracy.map50, 5),
+        map=_rounded(accuracy.map),
+        map50=_rounded(accuracy.map50),
         box_map=_rounded(accuracy.box_map),
         map_float=_rounded(reference.map) if reference else None,
         map50_float=_rounded(reference.map50) if reference else None,
-        drop=round(reference.map - accuracy.map, 5) if reference else None,
-        retention=round(accuracy.map / reference.map, 5) if reference and reference.map else None,
+        drop=_rounded(drop),
+        retention=_rounded(retention),
         fidelity=_rounded(accuracy.fidelity),
         images=accuracy.images,
         map_interval=_interval(bounds.map if bounds else None),
         drop_interval=_interval(bounds.drop if bounds else None),
         retention_interval=_interval(bounds.retention if bounds else None),
-        resamples=(bounds.resamples if bounds else 0) if scored else None,
-        per_class=_classes(evidence, names) if scored else None,
-        confidence=_confidence(evidence.confidence) if scored else None,
+        resamples=resamples,
+        per_class=_classes(evidence, names) if resamples is not None else None,
+        confidence=_confidence(evidence.confidence),
+        fidelity_interval=_interval(parts.interval if parts else None),
+        fidelity50=_rounded(parts.at_50 if parts else None),
+        fidelity50_interval=_interval(parts.at_50_interval if parts else None),
+        matched_boxes=tuple(map(_boxes, parts.matched)) if parts else (),
+        thresholds=evidence.thresholds,
     )
+
+
+def _against(figure: float | None, exact: float | None) -> tuple[float | None, float | None]:
+    """What was lost of the float file's figure, and the share that is left; None where there is none."""
+    if figure is None or exact is None:
+        return None, None
+    return exact - figure, figure / exact if exact else None
+
+
+def _boxes(found: MatchedBoxes) -> MatchedBoxes:
+    figures: dict[str, Any] = {name: round(each, 4) for name, each in vars(found).items() if isinstance(each, float)}
+    return replace(found, **figures)
 
 
 def _rounded(figure: float | None) -> float | None:
@@ -292,4 +316,5 @@ def evaluation_info(options: RunOptions, task: str, images: RunImages) -> Evalua
         images=len(images.evaluation),
         fingerprint=fingerprint(images.evaluation),
         also_calibrated_on=tuple(path.name for path in images.overlap),
+        labelled=images.labelled,
     )

@@ -106,7 +106,7 @@ def _map_noise(now: ArtifactReport, before: ArtifactReport, same_weights: bool) 
     # Of the same weights and images FP32 scores the same, so that mAP falls by what the drop grows.
     paired = _margin(own, earlier, "drop", least=False) if same_weights else None
     margin = paired if paired is not None else _margin(own, earlier, "map", least=True)
-    return margin if margin is not None else MAP_NOISE * earlier.map * _images(own, earlier)
+    return margin if margin is not None else MAP_NOISE * (earlier.map or 0.0) * _images(own, earlier)
 
 
 def _retention_noise(now: ArtifactReport, before: ArtifactReport, _: bool) -> float:

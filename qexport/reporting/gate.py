@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.provenance import on_stand_in
-from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Interval, Outcome, Report
+from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Outcome, Report
 
 SIZE = "size"
 """What a rule is of that needs no measurement."""
 MAX_DIGITS = 6
+WITHOUT_LABELS = ": the evaluation images have no labels"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Rule:
         words: what the figure is called.
         of: what has to be measured for it: `ACCURACY`, `LATENCY` or `SIZE`.
         compares: whether it takes an FP32 file of the same run.
+        labels: whether it takes evaluation images with labels.
         least: the bound is the least that the figure may be; otherwise the most.
         figure, interval: of an artifact; None where it was not measured.
     """
@@ -60,6 +63,7 @@ class Rule:
     figure: Callable[[ArtifactReport], float | None]
     shown: NumberFormat
     interval: Callable[[ArtifactReport], Interval | None] = lambda _: None
+    labels: bool = False
 
 
 def accuracy_of(name: str) -> Callable[[ArtifactReport], float | None]:
@@ -112,6 +116,7 @@ RULES: tuple[Rule, ...] = (
         figure=_lost,
         shown=NumberFormat(2, "%"),
         interval=_lost_interval,
+        labels=True,
     ),
     Rule(
         "min-retention",
@@ -122,6 +127,7 @@ RULES: tuple[Rule, ...] = (
         figure=accuracy_of("retention"),
         shown=SHARE,
         interval=_kept,
+        labels=True,
     ),
     Rule(
         "min-fidelity",
@@ -131,6 +137,7 @@ RULES: tuple[Rule, ...] = (
         least=True,
         figure=accuracy_of("fidelity"),
         shown=NumberFormat(3),
+        interval=lambda artifact: artifact.accuracy.fidelity_interval if artifact.accuracy else None,
     ),
     Rule(
         "min-speedup",
@@ -169,8 +176,9 @@ def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[
         bounds: rule name → bound.
     """
     artifacts = [artifact for artifact in report.artifacts if artifact.precision == precision]
+    unlabelled = report.evaluation is not None and not report.evaluation.labelled
     return tuple(
-        _outcome(rule, artifact, bounds[rule.name])
+        _outcome(rule, artifact, bounds[rule.name], WITHOUT_LABELS if rule.labels and unlabelled else "")
         for rule in RULES
         if rule.name in bounds
         for artifact in _measured(rule, artifacts)
@@ -183,10 +191,10 @@ def _measured(rule: Rule, artifacts: Sequence[ArtifactReport]) -> list[ArtifactR
     return [each for each in artifacts if rule.figure(each) is not None or each.format not in having]
 
 
-def _outcome(rule: Rule, artifact: ArtifactReport, bound: float) -> Outcome:
+def _outcome(rule: Rule, artifact: ArtifactReport, bound: float, why: str) -> Outcome:
     figure, interval = rule.figure(artifact), rule.interval(artifact)
     passed = figure is not None and (figure >= bound if rule.least else figure <= bound)
-    text = describe_outcome(rule.shown, rule.words, artifact, figure, interval, bound, rule.least)
+    text = describe_outcome(rule.shown, rule.words, artifact, figure, interval, bound, rule.least, why)
     text = with_caveats(text, rule.of, artifact)
     return Outcome(rule.name, artifact.file_name, figure, interval, bound, passed, text)
 
@@ -199,11 +207,12 @@ def describe_outcome(
     interval: Interval | None,
     bound: float,
     least: bool,
+    why: str = "",
 ) -> str:
-    """Figure and bound in one line."""
+    """Figure and bound in one line; `why` is said where there is no figure."""
     name = artifact.file_name
     if figure is None:
-        return f"{words} of {name} could not be measured; {'at least' if least else 'at most'} {shown.text(bound)}"
+        return f"{words} of {name} could not be measured{why}; {'at least' if least else 'at most'} {shown.text(bound)}"
     passed = figure >= bound if least else figure <= bound
     found, limit = shown.pair(figure, bound)
     span = f" (95 % interval {shown.text(interval[0])} to {shown.text(interval[1])})" if interval else ""

@@ -9,6 +9,22 @@ MIN_SHOWN = 0.01
 """Share of a run's time from which on a step is named."""
 
 
+NO_LABELS = "no labels: fidelity only"
+"""What is said of evaluation images without labels."""
+
+
+def scored_on(report: Report) -> str:
+    """What stands behind the figures of a report, as a part of its title; "" where nothing was scored."""
+    images = scored_images(report)
+    if images is None:
+        return ""
+    return f"scored on {images}" if _labelled(report) else f"compared on {images} images ({NO_LABELS})"
+
+
+def _labelled(report: Report) -> bool:
+    return report.evaluation is None or report.evaluation.labelled
+
+
 def scored_images(report: Report) -> int | None:
     """How many images stand behind the accuracies of a report; None where no artifact has one."""
     found = any(each.accuracy or each.outputs for each in report.artifacts)

@@ -9,25 +9,29 @@ from typing import Any
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.clock import elapsed
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.attempt import Unmeasured
+from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.optimisation.pass_record import PassRecord
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
+from qexport.verification.likeness import Likeness
 from qexport.verification.outcome import OutputFidelity, Verification
 from qexport.version import __version__
 
 SCHEMA = 2
-Interval = tuple[float, float]
-"""The two ends of a 95 % interval."""
 RUN, ARTIFACT, ACCURACY, LATENCY = "run", "artifact", "accuracy", "latency"
 """What a warning is about: the run, a whole file, or figures of one kind, which are not shown without it."""
+LIKENESS = "likeness"
+"""The same of a file whose outputs are far from FP32's: none of its figures is shown without it."""
 
 
 @dataclass(frozen=True)
 class Warning:
-    """What a reader must know before believing something, and what that is: "run", "artifact", "accuracy", "latency".
+    """What a reader must know before believing something, and what that is: "run", "artifact", "accuracy", "latency",
+    "likeness".
 
     In JSON texts are in `warnings` and what they are about is in `warnings_about`, in the same order.
     """
@@ -96,6 +100,7 @@ class EvaluationInfo:
 
     Attributes:
         metrics: names of the task's two figures.
+        labelled: the images have labels; without, nothing but agreement with FP32 is measured.
         also_calibrated_on: names of images that calibration has seen, too.
     """
 
@@ -104,6 +109,7 @@ class EvaluationInfo:
     images: int = 0
     fingerprint: str = ""
     also_calibrated_on: tuple[str, ...] = ()
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,16 +128,20 @@ class AccuracyInfo:
     """Accuracy of an artifact, in points of 0..1, beside that of the float file of its runtime.
 
     Attributes:
-        map, map50: the task's own two figures.
+        map, map50: the task's own two figures; None without labels.
         drop: the float file's `map` minus the artifact's.
         retention: the artifact's share of the float file's.
-        fidelity: agreement with what the float file finds.
-        map_interval, drop_interval, retention_interval: 95 % intervals over images.
+        fidelity: agreement with what the float file finds: mAP50-95 against it, or a classifier's share.
+        fidelity50: the same at an IoU of 0.5 alone.
+        map_interval, drop_interval, retention_interval, fidelity_interval, fidelity50_interval: 95 % intervals over
+            images.
+        matched_boxes: how well boxes coincide where both find an object, by its size.
         resamples: how many those are of; None where there is nothing but the figures above.
+        thresholds: of scores, from evaluation images; None without a float file, and of what has no detections.
     """
 
-    map: float
-    map50: float
+    map: float | None = None
+    map50: float | None = None
     box_map: float | None = field(default=None, metadata=beside("box_map"))
     map_float: float | None = None
     map50_float: float | None = None
@@ -145,6 +155,11 @@ class AccuracyInfo:
     resamples: int | None = field(default=None, metadata=beside("resamples"))
     per_class: tuple[ClassAccuracy, ...] | None = field(default=None, metadata=beside("resamples"))
     confidence: ConfidenceShift | None = field(default=None, metadata=beside("resamples"))
+    fidelity_interval: Interval | None = field(default=None, metadata=beside("resamples"))
+    fidelity50: float | None = field(default=None, metadata=beside("resamples"))
+    fidelity50_interval: Interval | None = field(default=None, metadata=beside("resamples"))
+    matched_boxes: tuple[MatchedBoxes, ...] = field(default=(), metadata=beside("resamples"))
+    thresholds: Thresholds | None = field(default=None, metadata=beside("thresholds"))
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ class ArtifactReport:
         by_default: of an FP32 file that its runtime would compute in less than FP32: in what, and its latency then.
         speedup_by_default: factor by which it is faster than that.
         passes: over the weights, in the order in which they were tried.
+        likeness: to FP32 on calibration images; its thresholds are those of the file's metadata.
     """
 
     path: str
@@ -207,6 +223,7 @@ class ArtifactReport:
     by_default: DefaultRun | None = None
     speedup_by_default: float | None = None
     passes: tuple[PassRecord, ...] = ()
+    likeness: Likeness | None = None
 
     @property
     def file_name(self) -> str:
@@ -220,7 +237,7 @@ class ArtifactReport:
 
     def warned(self, about: str) -> tuple[Warning, ...]:
         """The warnings that a figure of this kind must not be shown without."""
-        return tuple(warning for warning in self.warnings if warning.about == about)
+        return tuple(warning for warning in self.warnings if warning.about in (about, LIKENESS))
 
 
 @dataclass(frozen=True)
@@ -275,9 +292,9 @@ class Report:
 
     Attributes:
         command: the command line, as one string.
-        seconds: wall-clock time of each step. Planning, optimising, lowering and verifying count by themselves for
-            each artifact, such as "plan_tflite_int8"; where a second process did them beside others, "wait_tflite_int8"
-            says how much of it was waited for (`elapsed`).
+        seconds: wall-clock time of each step. Planning, optimising, simulating, lowering and verifying count by
+            themselves for each artifact, such as "plan_tflite_int8"; where a second process did them beside others,
+            "wait_tflite_int8" says how much of it was waited for (`elapsed`).
         threads: CPU threads that artifacts ran with.
         warnings: about the run as a whole, or about figures of every artifact.
         failures: formats that did not come to their end; the others did.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+from qexport.measurement.evidence.fidelity_parts import Interval
+from qexport.reporting.fidelity_text import fidelity_text
 from qexport.reporting.gate import NumberFormat
 from qexport.reporting.pass_lines import pass_lines
-from qexport.reporting.provenance import listed_seconds, scored_images, stand_in, verified
-from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Interval, Report, file_name
+from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
+from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
+from qexport.reporting.thresholds import advice
 from qexport.reporting.warning_list import list_warnings
 
 NOTHING = "–"
@@ -19,7 +22,8 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_verified(report), _passes(report), _gate(report), _origin(report)]
+    parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _gate(report)]
+    parts.append(_origin(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -28,8 +32,8 @@ def _title(report: Report) -> str:
     parts = [f"{_text(file_name(model.path))}, {_text(model.head)} head, {size}"]
     if report.calibration:
         parts.append(f"calibrated on {report.calibration.images} images")
-    if scored := scored_images(report):
-        parts.append(f"scored on {scored}")
+    if scored := scored_on(report):
+        parts.append(scored)
     return f"### {_sign(report)}qexport: {', '.join(parts)}"
 
 
@@ -79,7 +83,7 @@ def _accuracy(artifact: ArtifactReport, mark: str) -> tuple[str, ...]:
         _figure(found.map, NumberFormat(4), found.map_interval, mark),
         _figure(found.drop, NumberFormat(4), found.drop_interval, mark),
         _figure(found.retention, PERCENT, found.retention_interval, mark),
-        _figure(found.fidelity, DECIMAL, None, mark),
+        _figure(found.fidelity, DECIMAL, found.fidelity_interval, mark),
     )
 
 
@@ -106,7 +110,7 @@ def _stand_in(artifact: ArtifactReport) -> str:
 def _legend(report: Report) -> str:
     """What the signs of the table mean."""
     told, scored = [f"{NOTHING}: not measured"], [each.accuracy for each in report.artifacts if each.accuracy]
-    if any(each.map_interval for each in scored):
+    if any(each.map_interval or each.fidelity_interval for each in scored):
         told.append("in brackets: 95 % interval over images")
     if any(each.drop is not None for each in scored):
         told.append("drop: FP32 minus the artifact, negative where the artifact scored higher")
@@ -122,6 +126,11 @@ def _warnings(report: Report) -> str:
     )
 
 
+def _fidelity(report: Report) -> str:
+    lines = ((artifact, fidelity_text(artifact)) for artifact in report.artifacts)
+    return "\n".join(f"- fidelity of `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+
+
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
     return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
@@ -130,6 +139,11 @@ def _verified(report: Report) -> str:
 def _passes(report: Report) -> str:
     lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
     return "\n".join(f"- `{artifact.file_name}`: {_text(line)}" for artifact, line in lines)
+
+
+def _thresholds(report: Report) -> str:
+    lines = ((artifact, advice(artifact)) for artifact in report.artifacts)
+    return "\n".join(f"- `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
 
 
 def _failures(report: Report) -> str:

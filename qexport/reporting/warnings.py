@@ -29,6 +29,7 @@ ABOUT = {
     "accuracy": ACCURACY,
     "intervals of accuracy": ACCURACY,
     "accuracy of classes": ACCURACY,
+    "parts of fidelity": ACCURACY,
     "latency": LATENCY,
 }
 """What is missing → the figures that a warning of it is about; of all else it is about the artifact, or the run."""
@@ -58,8 +59,9 @@ def run_warnings(
         text = "evaluation images were not compared with those of --calibration: add --data to do so"
         found.append(Warning(ACCURACY, text))
     data = images.evaluation_data
-    if data is not None and checkpoint.task and not _same_classes(checkpoint, data):
-        text = f"class names of {data.yaml.name} differ from the model's: accuracy assumes the same order"
+    if data is not None and checkpoint.task and images.labelled and not _same_classes(checkpoint, data):
+        reason = "differ from the model's" if data.names else "are not known"
+        text = f"class names of {data.yaml.name} {reason}: accuracy assumes the same order"
         found.append(Warning(ACCURACY, text))
     return tuple(found)
 
@@ -89,7 +91,7 @@ def accuracy_warnings(images: int, unread: Sequence[str], overlapping: int) -> t
 
 def reference_warnings(accuracy: Accuracy | None) -> tuple[Warning, ...]:
     """Say where the float file finds next to nothing, so that retention and drop mean nothing."""
-    if accuracy is None or accuracy.map >= MIN_MEANINGFUL_MAP:
+    if accuracy is None or accuracy.map is None or accuracy.map >= MIN_MEANINGFUL_MAP:
         return ()
     found = f"FP32's accuracy is {accuracy.map:.4f}"
     return (Warning(ACCURACY, f"{found}: retention and drop say nothing; is it trained, on such data?"),)

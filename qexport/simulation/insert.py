@@ -58,7 +58,7 @@ def insert(
         raise ConversionError("the plan was made for another program", "plan again")
     graph = graph or shared_copy(program)
     made: dict[str, nn.Module] = {}
-    nodes = [node for node in graph.graph.nodes if node.name in program.values]
+    nodes = [node for node in graph.graph.nodes if node.op != "output" and node.name in program.values]
     for node in nodes:
         value, weight = program.values[node.name], weight_of(node)
         if weight and plan.is_quantised(weight) and value.operation not in float_weights:

@@ -9,14 +9,17 @@ What the plan cuts on purpose counts, too: class logits that end at -8 have a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from qexport.planning.plan import QuantPlan
+from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.simulation.insert import seen_by_readers
@@ -53,6 +56,11 @@ class _Meter(nn.Module):
 def _power(values: Tensor) -> float:
     flat = values.flatten()
     return float(torch.dot(flat, flat))
+
+
+def raw_floors(program: Program) -> dict[str, float]:
+    """The raw outputs, for `metered`: class logits are told apart down to where plans end them, all else is whole."""
+    return dict.fromkeys(program.raw.all, -math.inf) | dict.fromkeys(program.raw.scores, LOGIT_FLOOR)
 
 
 def metered(
@@ -109,6 +117,13 @@ def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:
         return graph.graph.get_attr(name)
 
 
+def show(graph: GraphModule, inputs: Iterable[NDArray[np.float32]]) -> None:
+    """Let a graph's meters see batches (n, channels, height, width)."""
+    with torch.no_grad():
+        for batch in inputs:
+            graph(torch.from_numpy(batch))
+
+
 def sqnr_of(graph: GraphModule) -> dict[str, float | None]:
     """SQNR in dB of every metered value after the graph's runs, by name."""
     return {meter.name: meter.decibels for meter in _meters(graph)}
@@ -127,7 +142,7 @@ def _measurable(program: Program) -> Iterator[str]:
     for node in module_of(program).graph.nodes:
         if any(source in picked for source in node.all_input_nodes) or not _only_floats(node):
             picked.add(node)
-        elif node.name in program.values:
+        elif node.op != "output" and node.name in program.values:
             yield node.name
 
 

@@ -22,14 +22,16 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan, save_plan
+from qexport.planning.registry import DEFAULT_RANGES
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Progress, Silent, Titled
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
-from qexport.steps.plan import beyond_half, plan
+from qexport.steps.plan import beyond_half, computes_in_integers, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
+from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
@@ -47,7 +49,8 @@ class BuildRequest:
         candidate: file of one that was given, obeyed in place of planning and optimising.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
-        passes, images: names of passes over the weights, and the calibration images that they are for.
+        passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
+            on them.
         options: the backend's own.
         device: name of the target in `qexport.targets`, "" for none.
         others: formats that a refusal may name, because they are not asked for and take such models.
@@ -62,7 +65,7 @@ class BuildRequest:
     candidate: Path | None = None
     candidate_path: Path | None = None
     table: CalibrationTable | None = None
-    ranges: str = "percentile"
+    ranges: str = DEFAULT_RANGES
     keep_float: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
@@ -74,7 +77,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it, and the seconds that planning, optimising, lowering and verifying took."""
+    """What came of it, and the seconds that planning, optimising, simulating, lowering and verifying took."""
 
     result: ArtifactResult
     seconds: Mapping[str, float]
@@ -99,13 +102,12 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
     clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        candidate, records = _planned(source.program, request), tuple[PassRecord, ...]()
-    if candidate and candidate.plan.integer and request.passes:
-        with clock.timed(f"optimise_{name}"):
-            shown = Titled(progress, f" ({target.format} {target.precision})")
-            candidate, records = optimise(candidate, request.passes, request.images, shown)
-    elif request.passes:
-        records = not_run(request.passes, "nothing is computed in integers")
+        candidate = _planned(source.program, request)
+    candidate, records = _optimised(candidate, request, progress, clock)
+    seen = None
+    if candidate and request.images and computes_in_integers(target):
+        with clock.timed(f"simulate_{name}"):
+            seen = likeness(candidate, request.images)
     kept = _save(candidate, request, any(record.kept for record in records)) if candidate else None
     made = replace(source, program=candidate.program) if candidate else source
     planned = candidate.plan if candidate else None
@@ -113,14 +115,24 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
         float32 = beyond_half(made.program, target, request.table, request.samples)
     with _others_named(target, request.others), write_whole(request.path) as temporary:
         with clock.timed(f"lower_{name}"):
-            keep, options, warn = request.keep_float, request.options, notes.append
-            lower(made, target, temporary, planned, float32=float32, keep_float=keep, options=options, warn=warn)
+            lower(
+                made,
+                target,
+                temporary,
+                planned,
+                float32=float32,
+                keep_float=request.keep_float,
+                options=request.options,
+                thresholds=seen.thresholds if seen else None,
+                warn=notes.append,
+            )
         with clock.timed(f"verify_{name}"):
             samples, threads = request.samples, request.threads
             verified = verify(temporary, made.program, target, planned, samples, threads, source.program)
             fit = _fit(request.device, find_backend(target.format), temporary, request.path)
-    result = replace(_result(request, verified, fit), passes=records, candidate=kept, warnings=tuple(notes))
-    return Built(replace(result, plan=request.plan_path if planned else None), clock.seconds)
+    result = replace(_result(request, verified, fit), passes=records, candidate=kept, likeness=seen)
+    result = replace(result, plan=request.plan_path if planned else None, warnings=tuple(notes))
+    return Built(result, clock.seconds)
 
 
 def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) -> ArtifactResult:
@@ -149,6 +161,19 @@ def _planned(program: Program, request: BuildRequest) -> Candidate | None:
         keep, table = request.keep_float, request.table
         made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
     return None if made is None else Candidate(program, made, program)
+
+
+def _optimised(
+    candidate: Candidate | None, request: BuildRequest, progress: Progress, clock: Clock
+) -> tuple[Candidate | None, tuple[PassRecord, ...]]:
+    """Run the passes that are asked for, where there are integers to make better."""
+    if not request.passes:
+        return candidate, ()
+    if candidate is None or not candidate.plan.integer:
+        return candidate, not_run(request.passes, "nothing is computed in integers")
+    made = f"{request.target.format} {request.target.precision}"
+    with clock.timed(f"optimise_{made.replace(' ', '_')}"):
+        return optimise(candidate, request.passes, request.images, Titled(progress, f" ({made})"))
 
 
 def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:

@@ -11,6 +11,7 @@ from qexport.backends.info import options_from
 from qexport.backends.protocol import EngineBuilder
 from qexport.backends.registry import find_backend
 from qexport.compat.one_at_a_time import TRACING
+from qexport.detections.thresholds import Thresholds
 from qexport.errors import UsageError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.request import Lowering, Target
@@ -31,6 +32,7 @@ def lower(
     float32: Mapping[str, str] | None = None,
     keep_float: Sequence[str] = (),
     options: Mapping[str, Any] = {},
+    thresholds: Thresholds | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write a target's file, whole or not at all; return its path.
@@ -40,6 +42,7 @@ def lower(
         float32: what `beyond_half` says of the target; None to ask it without any image.
         keep_float: values whose operation stays FP32 in an FP16 file.
         options: the backend's own: ONNX's "opset", "io" of integer-only files; what is not its own is left out.
+        thresholds: what the file's metadata say of scores; None for nothing.
         warn: takes what must be known of how the file was written.
 
     Raises:
@@ -59,7 +62,7 @@ def lower(
     for line in described(unfit):
         warn(line)
     kept = kept_values(program, target, keep_float) if plan is None else frozenset()
-    metadata = artifact_metadata(source.checkpoint, program, target.precision, plan)
+    metadata = artifact_metadata(source.checkpoint, program, target.precision, plan, thresholds)
     backend = find_backend(target.format)
     own = options_from(backend.info, options)
     request = Lowering(program, target, metadata, plan, own, frozenset(unfit) | kept, warn)
@@ -79,7 +82,8 @@ def build_engine(source: Source, graph: ArtifactResult, path: Path, options: Map
     """
     builder, precision = graph.backend, graph.artifact.precision
     assert isinstance(builder, EngineBuilder)
-    metadata = artifact_metadata(source.checkpoint, source.program, precision, None)
+    thresholds = graph.likeness.thresholds if graph.likeness else None
+    metadata = artifact_metadata(source.checkpoint, source.program, precision, None, thresholds)
     builder.build(graph.artifact.path, path, metadata, options_from(builder.info, options))
     return ArtifactResult(
         describe_artifact(path, builder.info.name, precision),
@@ -90,5 +94,6 @@ def build_engine(source: Source, graph: ArtifactResult, path: Path, options: Map
         warnings=graph.warnings,
         passes=graph.passes,
         candidate=graph.candidate,
+        likeness=graph.likeness,
         engine=True,
     )

@@ -65,6 +65,7 @@ def calibrate(
     *,
     fraction: float = 1.0,
     count: int | None = None,
+    importance: bool = False,
 ) -> CalibrationTable:
     """Run a program over images and return what its values looked like, for `plan`.
 
@@ -72,8 +73,9 @@ def calibrate(
         images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
         on_image: called after each image.
         fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+        importance: measure how much the outputs depend on each value, too, for ranges "weighted-mse" and "auto".
 
     Raises:
         InputError: images are missing, too few can be read, or a value is not finite.
     """
-    return calibration.calibrate(program, image_files(images, fraction, count), on_image)
+    return calibration.calibrate(program, image_files(images, fraction, count), on_image, weighted=importance)

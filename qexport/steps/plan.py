@@ -17,6 +17,7 @@ from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.integer_only import check_integer_only
 from qexport.planning.plan import QuantPlan, check_plan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
+from qexport.planning.registry import DEFAULT_RANGES
 from qexport.planning.runtime_profiles import WEIGHTS
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
@@ -60,7 +61,7 @@ def plan(
     table: CalibrationTable | None,
     target: Target,
     *,
-    ranges: str = "percentile",
+    ranges: str = DEFAULT_RANGES,
     keep_float: Sequence[str] = (),
 ) -> QuantPlan | None:
     """Decide what becomes integers in a target's file, and by which scales; None where nothing does.

@@ -12,7 +12,7 @@ from qexport.lowering.request import Target
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
-from qexport.simulation.meters import metered, sqnr_of
+from qexport.simulation.meters import metered, show, sqnr_of
 from qexport.steps.plan import computes_in_integers
 from qexport.verification.constants import check_weights
 from qexport.verification.finite import FiniteRunner, generated_input
@@ -62,7 +62,9 @@ def verify(
     if plan is not None and computes_in_integers(target):
         meters = metered(program, plan, reference) if program.graph.instrumentable else None
         stored = backend.read(path)
-        same = verified(program, plan, stored, runner, inputs, meters)
+        same = verified(program, plan, stored, runner, inputs, meters if program.graph.whole else None)
+        if meters is not None and not program.graph.whole:
+            show(meters, inputs)
         return Verified(same, summary_of(stored), sqnr_of(meters) if meters else None)
     if inputs:
         check_outputs(program.graph, program, runner, inputs, backend.info.name)

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qexport.detections.equating import Flags, thresholds
 from qexport.detections.matching import pairs
+from qexport.detections.thresholds import Thresholds
+from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.evidence.parts import ConfidenceShift
 from qexport.measurement.image_detections import DetectionsByImage
 
@@ -31,6 +34,24 @@ def confidence_shift(reference: DetectionsByImage, own: DetectionsByImage, least
         kept, other = found.detections.confident(least), own[name].detections
         two += [(float(kept.scores[i]), float(other.scores[j])) for i, j in pairs(kept, other)]
     return summary(two) if two else None
+
+
+def evaluated_thresholds(reference: Accuracy, own: Accuracy) -> Thresholds | None:
+    """Thresholds that stand for the float file's; None of classifiers, and where nothing is found.
+
+    Where images have labels, what agrees with them is what the validator matched at an overlap of 0.5.
+    """
+    names = [name for name, found in reference.found.items() if found.probabilities is None]
+    if not names:
+        return None
+    real, other = ([each.found[name].detections for name in names] for each in (reference, own))
+    labelled = any(len(reference.scores[name].labels) for name in names if name in reference.scores)
+    return thresholds(real, other, (_right(reference, names), _right(own, names)) if labelled else None)
+
+
+def _right(accuracy: Accuracy, names: Sequence[str]) -> list[Flags]:
+    """Of each image which detections agree with a label, (n,)."""
+    return [accuracy.scores[name].correct[:, 0] for name in names]
 
 
 def summary(two: Sequence[tuple[float, float]]) -> ConfidenceShift:

@@ -9,14 +9,25 @@ from pathlib import Path
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.detections.matching import CONFIDENCE
+from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured, attempt
-from qexport.measurement.average_precision import FloatArray, Scores, by_class, class_precisions, mean_average_precision
-from qexport.measurement.evidence.bootstrap import Intervals, intervals, resample_weights
-from qexport.measurement.evidence.confidence import confidence_shift
+from qexport.measurement.average_precision import (
+    FloatArray,
+    Scores,
+    at_first_threshold,
+    by_class,
+    class_precisions,
+    figure_once,
+    mean_average_precision,
+)
+from qexport.measurement.evidence.bootstrap import Intervals, corrected_interval, intervals, resample_weights
+from qexport.measurement.evidence.confidence import confidence_shift, evaluated_thresholds
+from qexport.measurement.evidence.fidelity_parts import FidelityParts
 from qexport.measurement.evidence.gallery import gallery
 from qexport.measurement.evidence.histograms import worst_histograms
 from qexport.measurement.evidence.layers import layers
+from qexport.measurement.evidence.matched_boxes import matched_boxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.measurement.measure import Figures
 from qexport.measurement.top1 import class_shares, top1
@@ -51,6 +62,8 @@ class Evidence:
     gallery: tuple[Picture, ...] | None = None
     layers: tuple[Layer, ...] | None = None
     histograms: tuple[Histogram, ...] | None = None
+    fidelity: FidelityParts | None = None
+    thresholds: Thresholds | None = None
 
 
 def gather(
@@ -69,8 +82,9 @@ def gather(
     """
     lost = [] if missing is None else missing
     counterparts = float_counterparts(written)
-    accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.scores}
-    resamples = _resamples(task, accuracies, clock, lost) if accuracies else {}
+    accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.found}
+    labelled = {path: each for path, each in accuracies.items() if each.scores}
+    resamples = _resamples(task, labelled, clock, lost) if labelled else {}
     found: dict[Path, Evidence] = {}
     with clock.step("compare", "Comparing detections", len(written)) as advance:
         for item in written:
@@ -115,15 +129,39 @@ def _of_accuracy(
     task: str, own: Accuracy, reference: Accuracy | None, made: Evidence, path: Path, missing: list[Unmeasured]
 ) -> Evidence:
     """Add what detections show; a part that fails is left out."""
-    with attempt(missing, "accuracy of classes", path):
-        made = replace(made, per_class=class_figures(task, own.scores, reference.scores if reference else None))
+    if own.scores:
+        with attempt(missing, "accuracy of classes", path):
+            made = replace(made, per_class=class_figures(task, own.scores, reference.scores if reference else None))
     if reference is None:
         return made
+    with attempt(missing, "parts of fidelity", path):
+        made = replace(made, fidelity=fidelity_parts(task, own, reference))
     with attempt(missing, "shift of confidence", path):
         made = replace(made, confidence=confidence_shift(reference.found, own.found, CONFIDENCE))
+    with attempt(missing, "thresholds", path):
+        made = replace(made, thresholds=evaluated_thresholds(reference, own))
     with attempt(missing, "gallery", path):
         made = replace(made, gallery=gallery(reference.found, own.found, CONFIDENCE))
     return made
+
+
+def fidelity_parts(task: str, own: Accuracy, reference: Accuracy) -> FidelityParts | None:
+    """Fidelity's interval and parts; None where there is no fidelity."""
+    if own.fidelity is None:
+        return None
+    samples = resampled(task, own.fidelity_scores)
+    bounds = corrected_interval(samples, own.fidelity)
+    if not SCORING[task].correct:
+        return FidelityParts(bounds, None, None, (), len(samples))
+    at_50 = at_first_threshold(own.fidelity_scores)
+    figure = figure_once(by_class(at_50, sorted(at_50)), len(at_50))
+    return FidelityParts(
+        interval=bounds,
+        at_50=figure,
+        at_50_interval=corrected_interval(resampled(task, at_50), figure),
+        matched=matched_boxes(reference.found, own.found, CONFIDENCE),
+        resamples=len(samples),
+    )
 
 
 def class_figures(task: str, own: Scores, reference: Scores | None) -> tuple[ClassFigure, ...]:

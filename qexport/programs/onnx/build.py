@@ -48,13 +48,14 @@ def read_onnx(path: Path, options: CaptureOptions) -> tuple[Checkpoint, Program]
     raw = raw_names(options, graph, values)
     values = with_regions(values, raw)
     outputs = [values[name] for name in graph.outputs if name in values]
+    ends = _raw(values, graph, says)
     form = replace(input_form(options, file), crop=is_classifier(says, outputs))
     layout = says.layout(imgsz) if says else HeadLayout((), imgsz, 0, head="unknown")
     preprocess = "centre crop" if form.crop else layout.preprocess
     program = Program(
-        graph=graph,
+        graph=graph.ending(ends.all),
         values=values,
-        raw=_raw(values, graph, says),
+        raw=ends,
         layout=layout,
         input=InputSpec(imgsz, batch, dynamic=options.dynamic, preprocess=preprocess, form=form),
         fingerprint=hashlib.sha256(graph.content + repr(raw).encode()).hexdigest(),

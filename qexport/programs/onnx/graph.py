@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,11 +14,14 @@ import onnx_ir as ir
 import torch
 from onnx import version_converter
 from torch import Tensor
+from torch.fx import GraphModule
 
 from qexport.errors import ConversionError, first_line
 from qexport.programs.graph import See, check_replacement
+from qexport.programs.graph_module import tensors, with_tensors
 from qexport.programs.onnx.normal_form import OPEN
 from qexport.programs.onnx.session import session_options
+from qexport.programs.onnx.torch_body import Body, translated
 from qexport.programs.onnx.values import MAC_OPERATORS
 
 AT_ONCE = 2**25
@@ -29,15 +33,47 @@ class OnnxGraph:
 
     Attributes:
         names: see `Graph`.
+        ends: values that `module` ends with.
         opset: operator set that it is in.
     """
 
-    instrumentable = False
+    whole = False
 
-    def __init__(self, model: ir.Model, names: Mapping[str, tuple[str, ...]]) -> None:
-        self.names = names
+    def __init__(self, model: ir.Model, names: Mapping[str, tuple[str, ...]], ends: Sequence[str] = ()) -> None:
+        self.names, self.ends = names, tuple(ends)
         self.proto: onnx.ModelProto = ir.serde.serialize_model(model)
         self.opset = model.opset_imports[""]
+
+    def ending(self, ends: Sequence[str]) -> OnnxGraph:
+        """Return the same graph with other `ends`, before its `module` is asked for."""
+        made = copy.copy(self)
+        made.ends = tuple(ends)
+        return made
+
+    @cached_property
+    def _body(self) -> Body:
+        def run(names: Sequence[str], images: np.ndarray) -> Sequence[np.ndarray]:
+            made: list[np.ndarray] = self._watched.run(list(names), {self.input: images})
+            return made
+
+        return translated(self.proto, self.shapes, self.ends, run)
+
+    @property
+    def module(self) -> GraphModule:
+        """See `Graph`; made by the first who asks."""
+        if self._body.module is None:
+            raise ConversionError(f"torch cannot take the file's graph: {self.obstacle}", "give the .pt file")
+        return self._body.module
+
+    @property
+    def instrumentable(self) -> bool:
+        """See `Graph`."""
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """See `Graph`: an operator without a translation, or one that torch computes otherwise."""
+        return self._body.obstacle
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -68,7 +104,12 @@ class OnnxGraph:
         for path, tensor in changed.items():
             check_replacement(path, self.parameter(path), tensor)
             model.graph.initializers[path].const_value = ir.tensor(tensor.detach().numpy(), name=path)
-        return OnnxGraph(model, self.names)
+        made = OnnxGraph(model, self.names, self.ends)
+        made.shapes = self.shapes
+        if self.instrumentable:
+            held = tensors(self.module)
+            made._body = Body(with_tensors(self.module, {path: each for path, each in changed.items() if path in held}))
+        return made
 
     def constants(self) -> Iterator[tuple[str, np.ndarray]]:
         """See `Graph`."""

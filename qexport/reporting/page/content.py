@@ -9,16 +9,18 @@ from typing import Any
 from qexport.backends.registry import display_name
 from qexport.reporting.names import precision_name
 from qexport.reporting.page.typeset import form_of, lookup, typeset
-from qexport.reporting.provenance import scored_images, stand_in
+from qexport.reporting.provenance import NO_LABELS, scored_images, stand_in
 from qexport.reporting.report import (
     ACCURACY,
     ARTIFACT,
     LATENCY,
+    LIKENESS,
     ArtifactReport,
     ClassAccuracy,
     Outcome,
     Report,
 )
+from qexport.reporting.thresholds import furthest, thresholds_of
 from qexport.reporting.warning_list import ListedWarning, list_warnings
 from qexport.tasks import SCORING
 
@@ -83,6 +85,18 @@ class Entry:
         """Names of the model's classes, at least of those that occur in the labels."""
         return {**dict(enumerate(self.names)), **{row.number: row.name for row in self.scored("per_class") or ()}}
 
+    @property
+    def thresholds_at(self) -> str:
+        """Path of its thresholds in the report, "" where there are none."""
+        known = thresholds_of(self.data)
+        return f"{self.at}.{'accuracy' if known[1] == 'evaluation' else 'likeness'}.thresholds" if known else ""
+
+    @property
+    def threshold_classes(self) -> list[tuple[str, str]]:
+        """Number and name of the classes whose thresholds differ most."""
+        known, names = thresholds_of(self.data), self.class_names
+        return [(number, names.get(int(number), number)) for number in furthest(known[0])] if known else []
+
     def scored(self, name: str) -> Any:
         """A part of its accuracy."""
         return getattr(self.data.accuracy, name, None) or None
@@ -134,8 +148,8 @@ def warnings_of(report: Report) -> tuple[ListedWarning, ...]:
 
 
 def of_figures(warnings: Sequence[ListedWarning]) -> list[ListedWarning]:
-    """Those that concern accuracy or latency, whosever it is."""
-    return [each for each in warnings if each.warning.about in (ACCURACY, LATENCY)]
+    """Those that figures must not be shown without, whosever they are."""
+    return [each for each in warnings if each.warning.about in (ACCURACY, LATENCY, LIKENESS)]
 
 
 def asked_of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -182,6 +196,8 @@ def subject(report: Report) -> str:
     for group, images in (("calibrated", report.calibration), ("scored", report.evaluation)):
         if images and (group == "calibrated" or scored_images(report)):
             parts.append(f"{group} on {typeset(images.images, form_of('images'))} images")
+    if report.evaluation and not report.evaluation.labelled:
+        parts.append(NO_LABELS)
     return " · ".join([parts[0][:1].upper() + parts[0][1:], *parts[1:]])
 
 

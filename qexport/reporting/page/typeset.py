@@ -25,6 +25,7 @@ SCORE = Form(".4f")
 SHARE = Form(".1f", "\N{NARROW NO-BREAK SPACE}%", 100)
 SHIFT = Form("+.3f")
 MILLISECONDS = Form(".1f")
+THRESHOLD = Form(".2f")
 
 FORMS: Mapping[str, Form] = {
     "bytes": Form(".2f", factor=1e-6),
@@ -36,6 +37,11 @@ FORMS: Mapping[str, Form] = {
     "drop": SCORE,
     "retention": SHARE,
     "fidelity": Form(".3f"),
+    "fidelity50": Form(".3f"),
+    "boxes": COUNT,
+    "mean_iou": Form(".3f"),
+    "edge_error": Form(".2f"),
+    "edge_error_p95": Form(".2f"),
     "images": COUNT,
     "resamples": COUNT,
     "labels": COUNT,
@@ -70,6 +76,8 @@ FORMS: Mapping[str, Form] = {
     "low": Form("#.3g"),
     "high": Form("#.3g"),
     "score": Form(".2f"),
+    "everything": THRESHOLD,
+    "reference": THRESHOLD,
     "before": Form(".4g"),
     "after": Form(".4g"),
     "noise": Form(".2g"),
@@ -91,6 +99,8 @@ def form_of(path: str) -> Form:
     for name in reversed(parts):
         if name in SHIFTS and "confidence" in parts:
             return SHIFT
+        if name == "classes" and "thresholds" in parts:
+            return THRESHOLD
         if (known := FORMS.get(name.removesuffix("_interval"))) is not None:
             return known
     raise KeyError(path)

@@ -1,0 +1,90 @@
+"""How like FP32 a plan is on calibration images: what can be said of a file before it is evaluated, or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qexport.data.choice import take
+from qexport.detections.agreement import Findings, compare_all, findings
+from qexport.detections.equating import thresholds
+from qexport.detections.layout import HeadLayout
+from qexport.detections.matching import CONFIDENCE
+from qexport.optimisation.candidate import Candidate, batch_count, batches
+from qexport.programs.program import every_output
+from qexport.progress import Progress, Silent
+from qexport.simulation.meters import metered, raw_floors, sqnr_of
+from qexport.simulation.simulate import Run, simulation
+from qexport.verification.likeness import Likeness
+from qexport.verification.output_fidelity import comparisons
+
+MAX_IMAGES = 32
+"""Calibration images that are compared on, evenly chosen."""
+SILENT = Silent()
+Outputs = list[NDArray[np.float32]]
+
+
+def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = SILENT) -> Likeness | None:
+    """Run the float program and the plan's simulation on up to `MAX_IMAGES` images; None if none can be read.
+
+    Args:
+        images: files of calibration images.
+    """
+    program, layout = candidate.program, candidate.program.layout
+    floors = raw_floors(program)
+    meters = metered(program, candidate.plan, candidate.reference, floors) if candidate.measurable else None
+    compared = comparisons(program) if layout.head == "unknown" and not meters else []
+    real, own, count = list[Findings](), list[Findings](), 0
+    chosen = take(images, count=MAX_IMAGES)
+    with progress.step("Comparing with FP32", batch_count(program, chosen)) as advance:
+        for exact, rounded, read in _outputs(candidate, meters or simulation(program, candidate.plan), chosen, advance):
+            count += read
+            for each, one, other in zip(compared, exact, rounded, strict=False):
+                each.add(one, other, read)
+            if layout.head != "unknown":
+                real += [findings(image, layout) for image in exact[0][:read]]
+                own += [findings(image, layout) for image in rounded[0][:read]]
+    if not count:
+        return None
+    sqnr = sqnr_of(meters) if meters else {each.name: each.fidelity.sqnr_db for each in compared}
+    return _summary(real, own, sqnr, layout, count)
+
+
+def _outputs(
+    candidate: Candidate, run: Run, images: Sequence[Path], advance: Callable[[], None]
+) -> Iterator[tuple[Outputs, Outputs, int]]:
+    """Outputs of the float program and of the simulation for each batch, and how many images it is of."""
+    size = candidate.program.input.batch
+    for start in range(0, len(images), size):
+        paths = images[start : start + size]
+        for batch in batches(candidate.program, paths):
+            with torch.no_grad():
+                exact, rounded = (
+                    [output.numpy() for output in every_output(each(batch))]
+                    for each in (candidate.reference.graph, run)
+                )
+            yield exact, rounded, len(paths)
+        advance()
+
+
+def _summary(
+    real: Sequence[Findings],
+    own: Sequence[Findings],
+    noise: Mapping[str, float | None],
+    layout: HeadLayout,
+    images: int,
+) -> Likeness:
+    sqnr = {name: None if each is None else round(each, 2) for name, each in noise.items()}
+    if not real:
+        return Likeness(images, sqnr)
+    share = compare_all(real, own, layout).share
+    share = None if share is None else round(share, 4)
+    if layout.classifier:
+        return Likeness(images, sqnr, share)
+    one, other = ([each.detections for each in side] for side in (real, own))
+    sure, found = (sum(int((each.scores >= CONFIDENCE).sum()) for each in side) for side in (one, other))
+    return Likeness(images, sqnr, share, sure, found, thresholds(one, other, None))
