@@ -30,7 +30,7 @@ from qexport.progress import Progress
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 
-MAX_IMAGES = 32
+MAX_MEASURED = 32
 """Second moments of so many images hardly move any more."""
 SAMPLED = 32
 """Rows and columns of an input that are looked at, at least."""
@@ -58,7 +58,7 @@ class WeightScales:
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Measure the second moments of what layers read, and choose the scales by them."""
-        layers, images = _layers(candidate), take(images, count=MAX_IMAGES)
+        layers, images = _layers(candidate), take(images, count=MAX_MEASURED)
         graph, moments = _watched(candidate, layers)
         with torch.no_grad(), progress.step("measuring inputs of layers", batch_count(candidate.program, images)) as go:
             for batch in batches(candidate.program, images):
