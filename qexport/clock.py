@@ -13,13 +13,13 @@ class Clock:
     """Seconds of each step, by name."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        self.progress = progress
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def shown(self, title: str) -> Iterator[None]:
         """Show `title` for the time of the block, whose parts are timed by themselves."""
-        with self._progress.step(title):
+        with self.progress.step(title):
             yield
 
     @contextmanager
@@ -37,7 +37,7 @@ class Clock:
     @contextmanager
     def step(self, name: str, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
         """Show `title` and time the block; steps of one name add up."""
-        with self.timed(name), self._progress.step(title, total) as advance:
+        with self.timed(name), self.progress.step(title, total) as advance:
             yield advance
 
 

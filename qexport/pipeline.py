@@ -114,10 +114,10 @@ def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
         path, options, lambda read: checked.append(check_data(read.task_spec, images, choice.compares))
     )
     check_request(source.program, job.precision, job.keep_float)
-    for name in job.optimise:
+    for name in job.passes:
         weight_pass(name)  # another package's may be broken
     images = replace(as_trained(source.checkpoint.task_spec, checked[0]), classes=source.checkpoint.names)
-    here = Inline({reading: source})
+    here = Inline({reading: source}, clock.progress)
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
 
@@ -217,7 +217,7 @@ def _submit_calibrated(run: Run, table: CalibrationTable | None) -> Pending:
 
 
 def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Built]:
-    return executor.submit(Task(build, (asked,), reading))
+    return executor.submit(Task(build, (asked,), reading, shown=True))
 
 
 def _target(job: ExportJob, name: str, precision: str = "") -> Target:
@@ -242,7 +242,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         table=table,
         ranges=job.range_method,
         keep_float=job.keep_float,
-        passes=job.optimise if own else (),
+        passes=job.passes if own else (),
         images=run.images.calibration if own and job.calibrates else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,

@@ -21,3 +21,14 @@ class Silent:
     def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
         """Do nothing."""
         return nullcontext(lambda: None)
+
+
+class Titled:
+    """Another progress, whose steps have something more in their titles."""
+
+    def __init__(self, progress: Progress, more: str) -> None:
+        self._progress, self._more = progress, more
+
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Open the step there."""
+        return self._progress.step(f"{title}{self._more}", total)

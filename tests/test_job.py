@@ -136,9 +136,10 @@ def test_a_job_cannot_be_changed() -> None:
         ({"model": None}, r"no model given: qexport MODEL\.pt"),
         (
             {"optimise": "bias-corection"},
-            r"--optimise bias-corection is out of range: give bias-correction; did you mean bias-correction$",
+            r"--optimise bias-corection is out of range: give equalisation, .* or .*; did you mean bias-correction$",
         ),
-        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give bias-correction$"),
+        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give equalisation, .*$"),
+        ({"effort": "bset"}, r"--effort bset is out of range: give none, fast, balanced or best; did you mean best$"),
         (
             {"optimise": PASS, "int8": False, "precision": "int8-dynamic"},
             r"--optimise and --precision int8-dynamic exclude each other: passes are for integer activations",
@@ -404,3 +405,22 @@ def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_effort_is_passes_and_those_that_are_named_go_before_them(tmp_path: Path) -> None:
+    def passes(**options: Any) -> tuple[str, ...]:
+        given = {"model": "m.pt", "int8": True, "data": "d.yaml", "format": "onnx", **options}
+        return make_job(given).passes
+
+    assert passes() == passes(effort="none") == ()
+    assert passes(effort="fast") == ("weight-scales", "bias-correction")
+    assert passes(effort="balanced") == ("weight-scales", "bias-correction", "score-shift")
+    assert passes(effort="best")[:3] == passes(effort="balanced")
+    assert passes(effort="best", optimise="equalisation") == ("equalisation",)
+    assert passes(effort="best", plan="plan.json") == passes(effort="best", candidate="c.npz") == ()
+    assert (
+        passes(effort="fast", model="m.onnx") == passes(effort="fast", int8=False, half=True) == passes(effort="fast")
+    )
+    config = tmp_path / "c.yaml"
+    config.write_text("effort: fast\n", encoding="utf-8")
+    assert make_job({"model": "m.pt", "int8": True, "data": "d.yaml"}, config).effort == "fast"

@@ -332,14 +332,19 @@ def test_a_report_of_schema_1_has_no_empty_sections(report: dict[str, Any]) -> N
 
 def test_passes_over_the_weights_have_a_table_with_what_each_changed(report: dict[str, Any]) -> None:
     kept = {"name": "bias correction", "kept": True, "before": 0.25, "after": 0.125, "images": 8, "seconds": 3.5}
+    kept["noise"] = 0.015625
     lost = {"name": "another", "kept": False, "before": 0.125, "after": None, "images": 8, "seconds": 1.0}
     made = bare(report)
-    made["artifacts"][0]["passes"] = [{**kept, "reason": "less noise"}, {**lost, "reason": "it <failed>"}]
+    idle = {"name": "idle", "kept": False, "before": None, "after": None, "images": 0, "seconds": 0.0}
+    reasons = "less noise", "it <failed>", "not run: why"
+    passes = [{**each, "reason": reason} for each, reason in zip((kept, lost, idle), reasons, strict=True)]
+    made["artifacts"][0]["passes"] = passes
     (section,) = read_page(rendered(made)).all("section", id="passes")
     rows = [[cell.text for cell in row if cell.tag in ("th", "td")] for row in section.all("tbody")[0].all("tr")]
     assert rows == [
-        ["✓ kept: bias correction", "0.25", "0.125", "8", "3.5", "less noise"],
-        ["reverted: another", "0.125", "–", "8", "1.0", "it <failed>"],
+        ["✓ kept: bias correction", "0.25", "0.125", "0.016", "8", "3.5", "less noise"],
+        ["reverted: another", "0.125", "–", "–", "8", "1.0", "it <failed>"],
+        ["not run: idle", "–", "–", "–", "0", "0.0", "not run: why"],
     ]
     shown = {each.attributes["data-figure"] for each in section.all("data", data_figure="")}
     assert {"artifacts.0.passes.0.before", "artifacts.0.passes.1.seconds"} <= shown

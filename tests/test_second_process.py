@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from qexport.job.offload import offloaded_formats
 from qexport.job.options import ExportJob
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
+from qexport.progress import Progress
 from qexport.steps.build import BuildRequest, Built, build, ready
 from qexport.steps.plan import make_target
 from qexport.system import machine
@@ -69,6 +71,46 @@ def test_errors_come_back_as_what_they_are(tmp_path: Path) -> None:
         # What nobody expected is a fault, which is not the user's.
         with pytest.raises(WorkerDiedError, match="failed"):
             worker.submit(Task(divmod, (1, 0))).result()
+
+
+class Noted:
+    """Notes what steps do."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        self.notes.append(f"{title} of {total}")
+        try:
+            yield lambda: self.notes.append("one more")
+        finally:
+            self.notes.append(f"{title} is over")
+
+
+def steps(count: int, *, progress: Progress) -> int:
+    """A task that is imported by name in the other process."""
+    with progress.step("counting", count) as advance, progress.step("besides"):
+        for _ in range(count):
+            advance()
+    return count
+
+
+def fails(*, progress: Progress) -> None:
+    with progress.step("trying"):
+        raise InputError("no", "stop")
+
+
+def test_steps_of_another_process_are_shown_here() -> None:
+    there, here = Noted(), Noted()
+    with worker_process(there) as worker:
+        assert worker.submit(Task(steps, (2,), shown=True)).result() == 2
+        with pytest.raises(InputError):
+            worker.submit(Task(fails, shown=True)).result()
+    assert Inline(progress=here).submit(Task(steps, (2,), shown=True)).result() == 2
+    counted = ["counting of 2", "besides of None", "one more", "one more", "besides is over", "counting is over"]
+    assert here.notes == counted
+    assert there.notes == [*counted, "trying of None", "trying is over"]
 
 
 def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from qexport.cli.terminal import print_report
 from qexport.measurement.attempt import Unmeasured
+from qexport.optimisation.pass_record import PassRecord
 from qexport.reporting.report import (
     AccuracyInfo,
     ArtifactReport,
@@ -26,6 +27,7 @@ from qexport.reporting.report import (
     Report,
     Warning,
 )
+from qexport.reporting.summary import to_markdown
 from qexport.reporting.warnings import missing_warning
 from qexport.system.machine import Environment
 from qexport.verification.outcome import Verification
@@ -290,3 +292,13 @@ def test_what_was_verified_and_where_the_evidence_lies() -> None:
     words = "321 tensors as planned, 97% of the detections on 4 images as simulated (at least 65% to pass)"
     assert f"verified: yolo26n_int8.tflite: {words}" in text
     assert printed(REPORT)[-1] == "report: out/report.json"
+
+
+def test_what_became_of_passes_is_said() -> None:
+    kept = PassRecord("one", True, 0.2, 0.1, 8, 1.0, "the distance is 0.1", 0.01)
+    others = PassRecord("two", False, reason="reverted: it is 0.3"), PassRecord("three", False, reason="not run: why")
+    lines = printed(replace(REPORT, artifacts=(replace(INT8, passes=(kept, *others)),)), 120)
+    said = [line.removeprefix(f"{INT8.file_name}: ") for line in lines if line.startswith(f"{INT8.file_name}: ")]
+    assert said[:3] == ["one kept: the distance is 0.1", "two reverted: it is 0.3", "three not run: why"]
+    text = to_markdown(replace(REPORT, artifacts=(replace(INT8, passes=(kept,)),)))
+    assert f"- `{INT8.file_name}`: one kept: the distance is 0.1" in text.splitlines()

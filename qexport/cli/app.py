@@ -16,6 +16,8 @@ from rich.console import Console
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
 from qexport.errors import GateError, QexportError
+from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
+from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import DEFAULT_RANGES, RANGES
 from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
@@ -95,8 +97,15 @@ def export_command(
     ] = None,
     calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
     plan: Annotated[Path | None, _option("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
+    effort: Annotated[
+        str | None,
+        _option(
+            f"How much to do so that INT8 loses less: {', '.join(EFFORTS)}. Default: {DEFAULT_EFFORT}.", "--effort"
+        ),
+    ] = None,
     optimise: Annotated[
-        str | None, _option("Passes over the weights, comma-separated: bias-correction.", "--optimise")
+        str | None,
+        _option(f"Passes over the weights instead, comma-separated: {', '.join(PASSES.own)}.", "--optimise"),
     ] = None,
     candidate: Annotated[
         Path | None, _option("Obey a candidate.npz instead of planning and optimising.", "--candidate")
@@ -208,11 +217,10 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
 
     quiet_libraries()
     check_paths(job)
-    beside = worker_process() if offloaded_formats(job) else nullcontext()
     with (
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json) as progress,
-        beside as worker,
+        worker_process(progress) if offloaded_formats(job) else nullcontext() as worker,
     ):
         from qexport.pipeline import export
 

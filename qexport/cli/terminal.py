@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.reporting.fidelity_text import fidelity_text, with_interval
+from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
@@ -186,6 +187,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(f"fidelity of {artifact.label}: {text}") for artifact, text in parts if text]
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in _planned(report)]
+    lines += [Text(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
     lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from qexport.progress import Progress, Silent
+
 
 @dataclass(frozen=True)
 class Task:
@@ -17,11 +19,13 @@ class Task:
         arguments: picklable, as is the result.
         setup: a task whose result is the function's first argument; each process does it once and keeps what came of
             it, which need not be picklable. Setups are compared by value, and so hashable.
+        shown: the function takes `progress`, by name, that its steps are to be shown by.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
     setup: Task | None = None
+    shown: bool = False
 
 
 class Executor(Protocol):
@@ -39,18 +43,18 @@ class WorkerDiedError(Exception):
 class Inline:
     """Does a task in this process while it is submitted."""
 
-    def __init__(self, known: dict[Task, Any] | None = None) -> None:
-        """Start with results of setups that this process has already."""
-        self._known = dict(known or {})
+    def __init__(self, known: dict[Task, Any] | None = None, progress: Progress | None = None) -> None:
+        """Start with results of setups that this process has already, and show tasks' steps by `progress`."""
+        self._known, self._progress = dict(known or {}), progress or Silent()
 
     def run(self, task: Task) -> Any:
         """Do a task, its setup first, and return its result."""
-        setup = task.setup
+        setup, named = task.setup, {"progress": self._progress} if task.shown else {}
         if setup is None:
-            return task.function(*task.arguments)
+            return task.function(*task.arguments, **named)
         if setup not in self._known:
             self._known[setup] = self.run(setup)
-        return task.function(self._known[setup], *task.arguments)
+        return task.function(self._known[setup], *task.arguments, **named)
 
     def submit(self, task: Task) -> Future[Any]:
         """Do a task; what it raises is raised by the future, interrupts are raised at once."""

@@ -23,8 +23,11 @@ from typing import IO, Any
 from qexport.compat.quiet import quiet_libraries
 from qexport.errors import QexportError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
+from qexport.execution.far_progress import Shown, StepEvent, Told
+from qexport.progress import Progress, Silent
 from qexport.system.scratch import NOTES, child_environment, clear_up, undo_notes
 
+SILENT = Silent()
 NICENESS = 10
 """Calibration keeps both cores busy and everything waits for it: it goes first."""
 
@@ -32,27 +35,31 @@ NICENESS = 10
 class Worker:
     """The second process as an executor; a result may be a `QexportError` or `WorkerDiedError`, which futures raise."""
 
-    def __init__(self, pool: ThreadPoolExecutor, requests: IO[bytes], replies: IO[bytes]) -> None:
-        self._pool, self._pipes = pool, (requests, replies)
+    def __init__(self, pool: ThreadPoolExecutor, requests: IO[bytes], replies: IO[bytes], progress: Progress) -> None:
+        self._pool, self._pipes, self._progress = pool, (requests, replies), progress
 
     def submit(self, task: Task) -> Future[Any]:
         """Send a task; it is done behind those that were sent before."""
-        return self._pool.submit(_exchange, *self._pipes, task)
+        return self._pool.submit(_exchange, *self._pipes, task, self._progress)
 
 
 @contextmanager
-def worker_process() -> Iterator[Worker]:
-    """Start the process; it ends with the block, whatever it is doing."""
+def worker_process(progress: Progress = SILENT) -> Iterator[Worker]:
+    """Start the process; it ends with the block, whatever it is doing.
+
+    Args:
+        progress: shows the steps of its tasks, from another thread.
+    """
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            with _started(Path(folder)) as worker:
+            with _started(Path(folder), progress) as worker:
                 yield worker
         finally:
             undo_notes(Path(folder))
 
 
 @contextmanager
-def _started(folder: Path) -> Iterator[Worker]:
+def _started(folder: Path, progress: Progress) -> Iterator[Worker]:
     # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
@@ -64,7 +71,7 @@ def _started(folder: Path) -> Iterator[Worker]:
     assert process.stdout
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield Worker(pool, process.stdin, process.stdout)
+            yield Worker(pool, process.stdin, process.stdout, progress)
         finally:
             process.kill()  # what it is writing is undone from its notes: asking it to end was seen to be ignored
             process.wait()
@@ -74,11 +81,13 @@ def _started(folder: Path) -> Iterator[Worker]:
             process.stdout.close()
 
 
-def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task) -> Any:
+def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task, progress: Progress) -> Any:
     try:
         pickle.dump(task, requests)
         requests.flush()
-        reply = pickle.load(replies)
+        with Shown(progress) as shown:
+            while isinstance(reply := pickle.load(replies), StepEvent):
+                shown.show(reply)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise WorkerDiedError("the second process ended") from error
     if isinstance(reply, QexportError):
@@ -108,7 +117,12 @@ def serve(parent: int) -> None:
     import torch  # it takes seconds, and the first process is doing the same
 
     torch.set_num_threads(1)
-    own = Inline()
+
+    def send(reply: Any) -> None:
+        pickle.dump(reply, replies)
+        replies.flush()
+
+    own = Inline(progress=Told(send))
     while True:
         try:
             task = pickle.load(sys.stdin.buffer)
@@ -118,5 +132,4 @@ def serve(parent: int) -> None:
             reply = own.run(task)
         except Exception as error:  # the first process decides what it means, faults of ours included
             reply = error
-        pickle.dump(reply, replies)
-        replies.flush()
+        send(reply)

@@ -11,6 +11,7 @@ from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
+from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
 from qexport.programs.options import HEADS
@@ -45,6 +46,7 @@ def check_job(job: ExportJob) -> None:
     registered = (
         Choice("precision", _precisions(job), PRECISION_ALIASES),
         Choice("ranges", RANGES.names),
+        Choice("effort", tuple(EFFORTS)),
         Choice("optimise", weight_passes()),
     )
     for row in (*BOUNDS, *CHOICES, *registered):

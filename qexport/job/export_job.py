@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 
@@ -45,7 +46,9 @@ class ExportJob:
         report: another place for report.json; with a name that ends in .html, a place for the page beside it.
         calibration: a calibration.npz to use in place of a calibration pass.
         plan: a plan.json to obey in place of planning, as a run wrote it or edited by hand.
-        optimise: names of passes over the weights, which are kept where images that they did not see lose less by them.
+        effort: how much is done so that integers lose less, one of `qexport.optimisation.effort.EFFORTS`.
+        optimise: names of passes over the weights in place of the effort's; each is kept where images that it did not
+            see lose less by it.
         candidate: a candidate.npz to obey in place of planning and optimising.
         no_eval, no_latency: leave out accuracy, latency.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
@@ -93,6 +96,7 @@ class ExportJob:
     report: Path | None = None
     calibration: Path | None = None
     plan: Path | None = None
+    effort: str = DEFAULT_EFFORT
     optimise: tuple[str, ...] = ()
     candidate: Path | None = None
     no_eval: bool = False
@@ -146,7 +150,13 @@ class ExportJob:
     @property
     def range_method(self) -> str:
         """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
-        return self.ranges or ("minmax" if self.precision == "w8a16" else DEFAULT_RANGES)
+        suited = "minmax" if self.precision == "w8a16" else DEFAULT_RANGES
+        return self.ranges or EFFORTS[self.effort].ranges or suited
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Names of the passes over the weights: a plan or candidate that was given is obeyed as it is."""
+        return self.optimise or (() if self.plan or self.candidate else EFFORTS[self.effort].passes)
 
     @property
     def calibrates(self) -> bool:

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from qexport.optimisation.candidate import Candidate, batch_count, batches
+from qexport.data.choice import take
+from qexport.optimisation.candidate import Candidate, batch_count, batches, changed_parameters
 from qexport.programs.program import Value
 from qexport.progress import Progress
-from qexport.simulation.rewrite import simulated
+from qexport.simulation.fused import Fused
+from qexport.simulation.insert import insert
+
+MAX_IMAGES = 64
+"""Means over all positions of so many images hardly move any more."""
 
 
 class BiasCorrection:
@@ -32,6 +37,7 @@ class BiasCorrection:
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Measure what rounding moves each layer by, and move its bias back."""
         graph, shifts = _watched(candidate)
+        images = take(images, count=MAX_IMAGES)
         count = batch_count(candidate.program, images)
         with torch.no_grad(), progress.step("correcting biases", count) as advance:
             for batch in batches(candidate.program, images):
@@ -46,10 +52,9 @@ class BiasCorrection:
         """Plan and weights are the same."""
         if before.plan.tensors != after.plan.tensors:
             return "the plan has changed"
-        weights = {value.weight for value in before.program.values.values() if value.weight}
-        one, other = before.program.graph, after.program.graph
-        changed = (w for w in weights if not torch.equal(one.parameter(w), other.parameter(w)))
-        return next((f"{path} has changed, which is no bias" for path in changed), "")
+        biases = {value.bias for value in before.program.values.values()}
+        others = (path for path in changed_parameters(before.program, after.program) if path not in biases)
+        return next((f"{path} has changed, which is no bias" for path in others), "")
 
 
 def _layers(candidate: Candidate) -> Iterator[Value]:
@@ -85,7 +90,7 @@ def _watched(candidate: Candidate) -> tuple[GraphModule, dict[str, _Shift]]:
 
     Layers are linear: W x - Wq x = (W - Wq) x, with the layer's own strides, padding and groups.
     """
-    graph = simulated(candidate.program, candidate.plan)
+    graph = insert(candidate.program, candidate.plan, Fused)
     nodes = {node.name: node for node in graph.graph.nodes}
     shifts: dict[str, _Shift] = {}
     for layer in _layers(candidate):

@@ -49,6 +49,14 @@ class Candidate:
         return replace(self, program=program, plan=replace(self.plan, program=program.fingerprint))
 
 
+def changed_parameters(before: Program, after: Program) -> dict[str, Tensor]:
+    """Weights and biases of `after`, by path in order, that are not those of `before`."""
+    values = after.values.values()
+    paths = sorted({path for value in values for path in (value.weight, value.bias) if path})
+    pairs = ((path, after.graph.parameter(path), before.graph.parameter(path)) for path in paths)
+    return {path: tensor for path, tensor, old in pairs if not torch.equal(tensor, old)}
+
+
 def batches(program: Program, images: Sequence[Path]) -> Iterator[Tensor]:
     """Yield batches (n, channels, height, width) float32 one after the other; what cannot be read is left out."""
     for start in range(0, len(images), program.input.batch):

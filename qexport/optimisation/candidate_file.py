@@ -9,10 +9,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qexport.errors import ConversionError, InputError
-from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.candidate import Candidate, changed_parameters
 from qexport.planning.plan import check_plan, from_json, to_json
 from qexport.programs.program import Program
 from qexport.system.files import write_whole
@@ -23,21 +22,16 @@ REMEDY = "give a candidate.npz that qexport wrote"
 
 def save_candidate(candidate: Candidate, path: str | Path) -> None:
     """Write a candidate as a compressed `.npz`, whole or not at all; equal candidates give equal bytes."""
-    changed = _changed(candidate)
+    changed = {
+        path: each.contiguous() for path, each in changed_parameters(candidate.reference, candidate.program).items()
+    }
     head = {"schema": SCHEMA, "reference": candidate.reference.fingerprint, "parameters": list(changed)}
-    arrays: dict[str, Any] = {f"parameter_{number}": each.numpy() for number, each in enumerate(changed.values())}
+    arrays: dict[str, Any] = {
+        f"parameter_{number}": np.ascontiguousarray(each.numpy()) for number, each in enumerate(changed.values())
+    }
     texts: dict[str, Any] = {"head": np.array(json.dumps(head)), "plan": np.array(to_json(candidate.plan))}
     with write_whole(Path(path)) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **texts, **arrays)
-
-
-def _changed(candidate: Candidate) -> dict[str, Tensor]:
-    """Weights and biases, by path, that are not the reference's."""
-    values = candidate.program.values.values()
-    paths = sorted({path for value in values for path in (value.weight, value.bias) if path})
-    own, original = candidate.program.graph, candidate.reference.graph
-    pairs = ((path, own.parameter(path), original.parameter(path)) for path in paths)
-    return {path: tensor.contiguous() for path, tensor, before in pairs if not torch.equal(tensor, before)}
 
 
 def load_candidate(path: str | Path, program: Program) -> Candidate:

@@ -8,7 +8,7 @@ that the background, nearly all of the anchors, says next to nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.fx.graph import CodeGen
 
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.confidences import NEIGHBOURS, confidence_shift, has_levels
 from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import shared_copy
 from qexport.programs.program import Program
@@ -30,8 +31,6 @@ SMALLEST = 1e-9
 """Keeps what is divided by from zero."""
 ONE_OBJECT = 1.0
 """An image that shows nothing counts as if one anchor were certain of an object: shares of nothing are noise."""
-NEIGHBOURS = 1
-"""Anchors on each side that an anchor is taken together with."""
 LEAST_SIDE = 0.25
 """In cells of a level: boxes are taken to be as large as that at least."""
 
@@ -48,11 +47,13 @@ class Distance:
             anchor's neighbourhood: which of two neighbours wins says nothing of what is found.
         boxes: (images,) root of the mean of 1 - IoU of the boxes of anchors, weighted by the float program's scores.
         extras: (images,) root of the error power of all other raw outputs by their power.
+        confidences: (images, 2) of `confidence_shift`, which is no part of the distance.
     """
 
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
     extras: NDArray[np.float64]
+    confidences: NDArray[np.float64] = field(default_factory=lambda: np.zeros((1, 2)))
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -64,12 +65,32 @@ class Distance:
         """Over the images."""
         return float(self.total.mean())
 
+    @property
+    def shift(self) -> float | None:
+        """What the score of a confident object has become more, on average; None where there are no such objects."""
+        total, count = self.confidences.sum(axis=0)
+        return float(total / count) if count else None
+
 
 def margin(before: Distance, after: Distance) -> tuple[float, float]:
     """Mean of what was gained image by image, and its standard error: both are of the same images."""
     gained = before.total - after.total
     error = float(gained.std(ddof=1) / np.sqrt(len(gained))) if len(gained) > 1 else float("inf")
     return float(gained.mean()), error
+
+
+def shift_margin(before: Distance, after: Distance) -> tuple[float, float]:
+    """By how much the mean shift of confidences has come nearer to 0, and the standard error of that mean.
+
+    The ratio of two sums over images (Cochran, "Sampling Techniques", 1977, chapter 6); (0, inf) where there are no
+    objects, or in one image only.
+    """
+    first, second = before.shift, after.shift
+    if first is None or second is None or len(before.confidences) < 2:
+        return 0.0, float("inf")
+    sums, counts = before.confidences.T
+    error = float(np.sqrt(len(sums)) * (sums - first * counts).std(ddof=1) / counts.sum())
+    return abs(first) - abs(second), error
 
 
 @dataclass(frozen=True)
@@ -117,10 +138,12 @@ def distance_of(
     advance: Callable[[], None] = lambda: None,
 ) -> Distance:
     """The same of a graph that gives raw outputs."""
-    found: list[list[Tensor]] = [[], [], []]
+    found: list[list[Tensor]] = [[], [], [], []]
     with torch.no_grad():
         for batch, real in zip(held_out.inputs, held_out.raw, strict=True):
-            for part, of_batch in zip(found, parts(program, real, graph(batch)), strict=True):
+            raw = graph(batch)
+            each = *parts(program, real, raw), confidence_shift(program, real, raw)
+            for part, of_batch in zip(found, each, strict=True):
                 part.append(of_batch)
             advance()
     return Distance(*(torch.cat(part).to(torch.float64).numpy() for part in found))
@@ -148,9 +171,8 @@ def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor
     """Return what `Distance` has of each image: three tensors (n,), differentiable in `approximate`."""
     layout, names = program.layout, program.raw
     one, other = dict(zip(names.all, real, strict=True)), dict(zip(names.all, approximate, strict=True))
-    paired = layout.strides and len(names.boxes) == len(names.scores) and not layout.classifier
     none = torch.zeros(len(real[0]))
-    if not paired:
+    if not has_levels(program):
         return none, none, _relative([one[name] for name in names.all], [other[name] for name in names.all])
     scores = [tuple(each[name].clamp(min=LOGIT_FLOOR).sigmoid() for each in (one, other)) for name in names.scores]
     weights = [each.amax(dim=1).square() for each, _ in scores]
@@ -197,7 +219,7 @@ def _overlaps(one: Tensor, other: Tensor) -> Tensor:
     one, other = (torch.clamp(each, min=0) for each in (one, other))
     first, second = ((each[:, :2] + each[:, 2:]).clamp(min=LEAST_SIDE) for each in (one, other))
     shared = torch.minimum(one[:, :2], other[:, :2]) + torch.minimum(one[:, 2:], other[:, 2:])
-    area = shared.prod(dim=1)
+    area = shared.clamp(min=LEAST_SIDE).prod(dim=1)
     return area / (first.prod(dim=1) + second.prod(dim=1) - area).clamp(min=SMALLEST)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -27,3 +28,14 @@ class PassRecord:
     seconds: float = 0.0
     reason: str = ""
     noise: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Whether it was kept, reverted, refused or not run."""
+        first = self.reason.split(":")[0]
+        return "kept" if self.kept else first if first in ("refused", "not run") else "reverted"
+
+
+def not_run(names: Iterable[str], reason: str) -> tuple[PassRecord, ...]:
+    """Records of passes that are of no use here."""
+    return tuple(PassRecord(name, False, reason=f"not run: {reason}") for name in names)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
-from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
@@ -47,19 +47,29 @@ class WeightPass(Protocol):
         ...
 
 
+@runtime_checkable
+class Aimed(Protocol):
+    """A pass that is for something else than the distance, which it must not make worse."""
+
+    def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
+        """Return what it has gained of that on the held-out images, and the standard error."""
+        ...
+
+
 def optimise(
     candidate: Candidate, passes: Sequence[WeightPass], images: Sequence[Path], progress: Progress
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes one after the other; keep each that brings the held-out images nearer, else go on without it.
 
     Args:
-        images: files of calibration images; every `HELD_OUT`th is kept from the passes.
+        images: files of calibration images in any order; every `HELD_OUT`th by name is kept from the passes.
     """
+    images = sorted(images, key=lambda image: (image.name, str(image)))
     judged = take(images[::HELD_OUT], count=MAX_JUDGED)
     seen = [image for index, image in enumerate(images) if index % HELD_OUT]
     reason = _unmeasurable(candidate, seen)
     if reason:
-        return candidate, tuple(PassRecord(each.name, False, reason=f"not run: {reason}") for each in passes)
+        return candidate, not_run((each.name for each in passes), reason)
     records: list[PassRecord] = []
     with progress.step("measuring held-out images", 2 * len(judged)) as advance:
         held_out = hold_out(candidate.reference, judged, advance)
@@ -105,13 +115,24 @@ def _tried(
         return _Outcome(f"refused: {reason}")
     with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
         after = distance(changed, held_out, advance)
-    gain, noise = margin(before, after)
+    noise = margin(before, after)[1]
     figures = (
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
-    if not gain > MIN_GAIN * noise:
+    if after.shift is not None:
+        figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
+    if not _gained(each, before, after):
         return _Outcome(f"reverted: {figures}", None, after)
     return _Outcome(figures, changed, after)
+
+
+def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
+    """Whether a pass has gained more than noise."""
+    gain, noise = margin(before, after)
+    if not isinstance(each, Aimed):
+        return gain > MIN_GAIN * noise
+    own, own_noise = each.gained(before, after)
+    return own > MIN_GAIN * own_noise and gain >= -MIN_GAIN * noise
 
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:

@@ -9,7 +9,16 @@ from qexport.plugins import Functions
 if TYPE_CHECKING:
     from qexport.optimisation.passes import WeightPass
 
-PASSES = Functions("qexport.passes", "pass", {"bias-correction": "qexport.optimisation.bias_correction:BiasCorrection"})
+PASSES = Functions(
+    "qexport.passes",
+    "pass",
+    {
+        "equalisation": "qexport.optimisation.equalisation:Equalisation",
+        "weight-scales": "qexport.optimisation.weight_scales:WeightScales",
+        "bias-correction": "qexport.optimisation.bias_correction:BiasCorrection",
+        "score-shift": "qexport.optimisation.score_shift:ScoreShift",
+    },
+)
 """What makes each, called without arguments."""
 
 

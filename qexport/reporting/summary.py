@@ -7,6 +7,7 @@ import math
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.fidelity_text import fidelity_text
 from qexport.reporting.gate import NumberFormat
+from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.thresholds import advice
@@ -21,7 +22,8 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_fidelity(report), _thresholds(report), _verified(report), _gate(report), _origin(report)]
+    parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _gate(report)]
+    parts.append(_origin(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -132,6 +134,11 @@ def _fidelity(report: Report) -> str:
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
     return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+
+
+def _passes(report: Report) -> str:
+    lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
+    return "\n".join(f"- `{artifact.file_name}`: {_text(line)}" for artifact, line in lines)
 
 
 def _thresholds(report: Report) -> str:

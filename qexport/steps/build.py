@@ -20,12 +20,12 @@ from qexport.inspection.run_folder import free_name
 from qexport.lowering.request import Target
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.programs.build import Source
 from qexport.programs.program import Program
-from qexport.progress import Silent
+from qexport.progress import Progress, Silent, Titled
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
 from qexport.steps.plan import beyond_half, computes_in_integers, plan
@@ -33,6 +33,8 @@ from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
 from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
+
+SILENT = Silent()
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ def ready(source: Source) -> None:
     """Let a process read the source while nothing is asked of it yet."""
 
 
-def build(source: Source, request: BuildRequest) -> Built:
+def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT) -> Built:
     """Build and verify one artifact; its plan is saved first, and what passes made of its program.
+
+    Args:
+        progress: shows the passes' steps, with the name of the artifact.
 
     Raises:
         ConversionError, VerificationError: the file is not kept.
@@ -97,10 +102,8 @@ def build(source: Source, request: BuildRequest) -> Built:
     clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        candidate, records = _planned(source.program, request), tuple[PassRecord, ...]()
-    if candidate and request.passes:
-        with clock.timed(f"optimise_{name}"):
-            candidate, records = optimise(candidate, request.passes, request.images)
+        candidate = _planned(source.program, request)
+    candidate, records = _optimised(candidate, request, progress, clock)
     seen = None
     if candidate and request.images and computes_in_integers(target):
         with clock.timed(f"simulate_{name}"):
@@ -158,6 +161,19 @@ def _planned(program: Program, request: BuildRequest) -> Candidate | None:
         keep, table = request.keep_float, request.table
         made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
     return None if made is None else Candidate(program, made, program)
+
+
+def _optimised(
+    candidate: Candidate | None, request: BuildRequest, progress: Progress, clock: Clock
+) -> tuple[Candidate | None, tuple[PassRecord, ...]]:
+    """Run the passes that are asked for, where there are integers to make better."""
+    if not request.passes:
+        return candidate, ()
+    if candidate is None or not candidate.plan.integer:
+        return candidate, not_run(request.passes, "nothing is computed in integers")
+    made = f"{request.target.format} {request.target.precision}"
+    with clock.timed(f"optimise_{made.replace(' ', '_')}"):
+        return optimise(candidate, request.passes, request.images, Titled(progress, f" ({made})"))
 
 
 def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:

@@ -22,7 +22,7 @@ from qexport.simulation.simulate import Run, simulation
 from qexport.verification.likeness import Likeness
 from qexport.verification.output_fidelity import comparisons
 
-MAX_IMAGES = 32
+MAX_IMAGES = 24
 """Calibration images that are compared on, evenly chosen."""
 SILENT = Silent()
 Outputs = list[NDArray[np.float32]]

@@ -80,6 +80,7 @@ FORMS: Mapping[str, Form] = {
     "reference": THRESHOLD,
     "before": Form(".4g"),
     "after": Form(".4g"),
+    "noise": Form(".2g"),
     "seconds": Form(".1f"),
     "threads": COUNT,
     "cores": COUNT,

@@ -1,0 +1,30 @@
+"""How much is done to make a quantised program lose less, by name; names are known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What `--effort` stands for.
+
+    Attributes:
+        passes: names of passes over the weights, in the order in which they run.
+        ranges: the range estimator where none is asked for, None for the one that suits the precision.
+    """
+
+    name: str
+    passes: tuple[str, ...] = ()
+    ranges: str | None = None
+
+
+FAST = ("weight-scales", "bias-correction")
+BALANCED = (*FAST, "score-shift")
+EFFORTS: Mapping[str, Effort] = {
+    effort.name: effort
+    for effort in (Effort("none"), Effort("fast", FAST), Effort("balanced", BALANCED), Effort("best", BALANCED))
+}
+DEFAULT_EFFORT = "none"
+"""Where nobody says how much."""
