@@ -84,7 +84,7 @@ def export_command(
     ranges: Annotated[
         str | None,
         _option(
-            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: {DEFAULT_RANGES}, for w8a16 minmax.",
+            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: auto, {DEFAULT_RANGES} with --effort none, minmax for w8a16.",
             "--ranges",
         ),
     ] = None,

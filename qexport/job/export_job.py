@@ -150,8 +150,8 @@ class ExportJob:
     @property
     def range_method(self) -> str:
         """How activation ranges are chosen: 16 bits have room for every extreme, 8 bits are for the bulk."""
-        suited = "minmax" if self.precision == "w8a16" else DEFAULT_RANGES
-        return self.ranges or EFFORTS[self.effort].ranges or suited
+        suited = "minmax" if self.precision == "w8a16" else EFFORTS[self.effort].ranges
+        return self.ranges or suited or DEFAULT_RANGES
 
     @property
     def passes(self) -> tuple[str, ...]:

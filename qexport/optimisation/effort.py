@@ -20,11 +20,17 @@ class Effort:
     ranges: str | None = None
 
 
-FAST = ("weight-scales", "bias-correction")
-BALANCED = (*FAST, "score-shift")
+BALANCED = ("bias-correction", "score-shift")
+BEST = ("weight-scales", *BALANCED)
+AUTO = "auto"
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
-    for effort in (Effort("none"), Effort("fast", FAST), Effort("balanced", BALANCED), Effort("best", BALANCED))
+    for effort in (
+        Effort("none"),
+        Effort("fast", (), AUTO),
+        Effort("balanced", BALANCED, AUTO),
+        Effort("best", BEST, AUTO),
+    )
 }
-DEFAULT_EFFORT = "none"
+DEFAULT_EFFORT = "balanced"
 """Where nobody says how much."""

@@ -22,8 +22,8 @@ from qexport.planning.plan import QuantPlan
 from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
-from qexport.simulation.insert import seen_by_readers
-from qexport.simulation.rewrite import simulated
+from qexport.simulation.insert import Make, insert, seen_by_readers
+from qexport.simulation.rewrite import Pair
 
 MAX_DB = 150.0
 """What float32 itself keeps; an exact value is given this figure, not infinity."""
@@ -64,9 +64,13 @@ def raw_floors(program: Program) -> dict[str, float]:
 
 
 def metered(
-    program: Program, plan: QuantPlan, reference: Program | None = None, floors: Mapping[str, float] | None = None
+    program: Program,
+    plan: QuantPlan,
+    reference: Program | None = None,
+    floors: Mapping[str, float] | None = None,
+    make: Make = Pair,
 ) -> GraphModule:
-    """Return `simulated(program, plan)` with a float program beside it, value by value, and a meter on each pair.
+    """Return `insert(program, plan, make)` with a float program beside it, value by value, and a meter on each pair.
 
     It is called like the simulated program and gives its outputs. Both halves advance together, so that no value is
     kept for longer than something reads it, and the simulated half is not run twice.
@@ -76,9 +80,10 @@ def metered(
             those that it came with.
         floors: values to measure, each with the number below which nothing is told apart (-inf: all is); every value
             by default.
+        make: what stands behind a quantised tensor, for `insert`.
     """
     reference = reference or program
-    graph = simulated(program, plan)
+    graph = insert(program, plan, make)
     twins, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
     measurable = {
         name: (floors or {}).get(name, -math.inf) for name in _measurable(reference) if floors is None or name in floors

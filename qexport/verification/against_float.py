@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule
 
 from qexport.data.choice import take
 from qexport.detections.agreement import Findings, compare_all, findings
@@ -17,6 +20,7 @@ from qexport.detections.matching import CONFIDENCE
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.programs.program import every_output
 from qexport.progress import Progress, Silent
+from qexport.simulation.fused import Fused
 from qexport.simulation.meters import metered, raw_floors, sqnr_of
 from qexport.simulation.simulate import Run, simulation
 from qexport.verification.likeness import Likeness
@@ -36,12 +40,14 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
     """
     program, layout = candidate.program, candidate.program.layout
     floors = raw_floors(program)
-    meters = metered(program, candidate.plan, candidate.reference, floors) if candidate.measurable else None
+    plan, reference = candidate.plan, candidate.reference
+    meters = metered(program, plan, reference, floors, Fused) if candidate.measurable else None
+    run = _run(candidate, meters)
     compared = comparisons(program) if layout.head == "unknown" and not meters else []
     real, own, count = list[Findings](), list[Findings](), 0
     chosen = take(images, count=MAX_IMAGES)
     with progress.step("Comparing with FP32", batch_count(program, chosen)) as advance:
-        for exact, rounded, read in _outputs(candidate, meters or simulation(program, candidate.plan), chosen, advance):
+        for exact, rounded, read in _outputs(candidate, run, chosen, advance):
             count += read
             for each, one, other in zip(compared, exact, rounded, strict=False):
                 each.add(one, other, read)
@@ -52,6 +58,20 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
         return None
     sqnr = sqnr_of(meters) if meters else {each.name: each.fidelity.sqnr_db for each in compared}
     return _summary(real, own, sqnr, layout, count)
+
+
+def _run(candidate: Candidate, meters: GraphModule | None) -> Run:
+    """What gives the quantised program's outputs, and feeds the meters, if there are any, as well."""
+    if meters is not None and candidate.program.graph.whole:
+        return meters
+    whole = simulation(candidate.program, candidate.plan)
+
+    def both(batch: Tensor) -> Any:
+        if meters is not None:  # they end where the body does
+            meters(batch)
+        return whole(batch)
+
+    return both
 
 
 def _outputs(
