@@ -21,7 +21,7 @@ from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import ImageChoice, RunImages, select_images
-from qexport.errors import InputError, QexportError
+from qexport.errors import InputError, QexportError, UsageError
 from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.export_job import ExportJob
@@ -30,6 +30,7 @@ from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
+from qexport.optimisation.sensitivity_record import Sensitivity
 from qexport.planning.plan import QuantPlan, load_plan
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
@@ -37,9 +38,10 @@ from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, build, companion_path, ready
+from qexport.steps.build import BuildRequest, Built, build, companion_path, planned, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
+from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
@@ -92,12 +94,33 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
         run = replace(run, job=replace(job, out=folder))
         pending = _submit_float(run)
         table = _table(run)
+        if table and not job.calibration:
+            save_table(table, folder / "calibration.npz")
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
         begun = begin_report(inputs, written, failures, clock)
         measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
         return publish(measured, run.job, baseline)
+
+
+def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progress: Progress = SILENT) -> Sensitivity:
+    """Measure what each part of the plan for a job's first format costs; nothing is written.
+
+    Args:
+        count, max_settings: see `qexport.steps.sensitivity.sensitivity`.
+
+    Raises:
+        QexportError: one of its kinds.
+    """
+    clock = Clock(progress)
+    with clock.step("read", "Reading model and data"):
+        run = _read(job, clock, None)
+    table = _table(run)
+    candidate = planned(run.source.program, request(run, job.format[0], job.precision, table))
+    if candidate is None:
+        raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
+    return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
 
 
 def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
@@ -184,9 +207,7 @@ def _table(run: Run) -> CalibrationTable | None:
     if not any(needs_table(_target(job, name), run.plan) for name in job.format):
         return None
     with run.clock.step("calibrate", "Calibrating", len(images)) as advance:
-        table = calibrate(program, images, advance)
-        save_table(table, job.folder / "calibration.npz")
-    return table
+        return calibrate(program, images, advance)
 
 
 Pending = dict[tuple[str, str], "Future[Built]"]

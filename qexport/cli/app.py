@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.report import report_command
+from qexport.cli.sensitivity import sensitivity_command
 from qexport.errors import GateError, QexportError
 from qexport.planning.registry import RANGES
 from qexport.plugins import BACKENDS, names
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
-    "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
+    "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
+    "'qexport sensitivity' measures what each layer costs. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
@@ -231,7 +233,8 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
 
 
 verbs_app.command("report")(report_command)
-VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app}
+verbs_app.command("sensitivity")(sensitivity_command)
+VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app, "sensitivity": verbs_app}
 CHECKS = ("verify", "diff")
 
 
