@@ -38,9 +38,10 @@ from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, build, companion_path, planned, ready
+from qexport.steps.build import BuildRequest, Built, build, companion_path, planned_candidate, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
+from qexport.steps.repair import Scoring, repaired
 from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
@@ -55,6 +56,7 @@ class Run:
         job: with the folder that was chosen.
         reading: the task that reads the source, which other processes have to do for themselves.
         plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
+        progress: what steps report to that time themselves.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
     """
 
@@ -66,6 +68,7 @@ class Run:
     here: Executor
     beside: Executor | None = None
     plan: QuantPlan | None = None
+    progress: Progress = SILENT
 
 
 def export(job: ExportJob, progress: Progress = SILENT, command: str = "", beside: Executor | None = None) -> Report:
@@ -91,7 +94,7 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     checkpoint, program = run.source.checkpoint, run.source.program
     model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
-        run = replace(run, job=replace(job, out=folder))
+        run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
         table = _table(run)
         if table and not job.calibration:
@@ -117,7 +120,7 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
     with clock.step("read", "Reading model and data"):
         run = _read(job, clock, None)
     table = _table(run)
-    candidate = planned(run.source.program, request(run, job.format[0], job.precision, table))
+    candidate = planned_candidate(run.source.program, request(run, job.format[0], job.precision, table))
     if candidate is None:
         raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
@@ -294,10 +297,17 @@ def _write_format(
 ) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision, name = run.job, run.job.precision, backend.info.name
-    asked = _built(run, request(run, name, precision, table), pending)
+    wanted = request(run, name, precision, table)
+    asked, exact = _built(run, wanted, pending), None
+    if job.repair:
+        try:
+            exact = _built(run, request(run, name, "fp32"), pending)
+            asked = _repaired(run, wanted, asked, exact)
+        except QexportError as error:
+            asked = replace(asked, warnings=(*asked.warnings, f"not repaired: {error}"))
     yield asked
     if job.needs_float_counterpart(backend.info.timed):
-        yield _built(run, request(run, name, "fp32"), pending)
+        yield exact or _built(run, request(run, name, "fp32"), pending)
     if isinstance(backend, EngineBuilder):
         backend.write_script(job.folder)
         if not job.no_build:
@@ -306,6 +316,23 @@ def _write_format(
             options = {"most_images": max(16, job.batch), "likely_images": job.batch, **job.backend_options}
             with run.clock.step(f"build_{name}", f"Building {name} engine"):
                 yield build_engine(run.source, asked, path, options)
+
+
+def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: ArtifactResult) -> ArtifactResult:
+    """What meets the job's budget in the place of an artifact that does not; see `qexport.steps.repair`."""
+    job, source, clock = run.job, run.source, run.clock
+    if not asked.runs_here or job.max_drop is None:
+        return asked
+    scoring = Scoring(
+        source.program, source.checkpoint.task, run.images, exact, job.threads, job.measures_latency, clock
+    )
+    wanted = replace(wanted, images=run.images.calibration)
+
+    def build_again(given: BuildRequest) -> ArtifactResult:
+        return _built(run, given, {})
+
+    with clock.timed(f"repair_{wanted.target.format}"):
+        return repaired(wanted, asked, scoring, job.max_drop, build_again, run.progress)
 
 
 def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:

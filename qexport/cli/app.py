@@ -105,6 +105,9 @@ def export_command(
     max_drop: Annotated[
         str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
     ] = None,
+    repair: Annotated[
+        bool | None, _option("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
+    ] = None,
     min_retention: Annotated[
         str | None, _option("Gate: least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
     ] = None,

@@ -52,8 +52,8 @@ def sensitivity_command(
         raise UsageError(f"--images {images} is out of range", "give 1 or more")
     if data is None:
         raise UsageError("sensitivity needs images to measure on", "add --data DATA.yaml")
-    given = {"model": model, "data": data, "format": format_, "precision": precision, "imgsz": imgsz, "no_eval": True}
-    given |= {"ranges": ranges, "calibration": calibration, "plan": plan, "candidate": candidate}
+    given: dict[str, Any] = {"model": model, "data": data, "format": format_, "precision": precision, "no_eval": True}
+    given |= {"imgsz": imgsz, "ranges": ranges, "calibration": calibration, "plan": plan, "candidate": candidate}
     job = make_job(given)
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries

@@ -34,7 +34,7 @@ def sensitivity(
 
     Args:
         max_settings: how many sets of quantised tensors are tried at most, each on every image: blocks always are,
-            then layers and values of those blocks whose leaving out gains most; None for all.
+            then layers and values of those blocks that cost most alone; None for all.
 
     Raises:
         InputError: errors inside of the program cannot be measured, or its plan quantises nothing.
@@ -50,8 +50,8 @@ def sensitivity(
         bench.on_setting = advance
         whole = bench.distance(bench.all)
         rows = [_row(bench, part, whole) for part in blocks]
-        gained = {row.name: whole.mean - row.left_out for row in rows}
-        single.sort(key=lambda part: -gained.get(part.block, 0.0))
+        costs = {row.name: row.alone for row in rows}
+        single.sort(key=lambda part: -costs.get(part.block, 0.0))
         rows += list(_within(bench, single, whole, max_settings))
     names = {part.name: i for i, part in enumerate(parts)}
     rows.sort(key=lambda row: (row.kind != "block", -row.alone, names[row.name]))

@@ -180,6 +180,7 @@ def artifact_report(
         by_default=default_run(figures),
         speedup_by_default=by_default_speedup(figures, reference),
         passes=item.passes,
+        repair=item.repair,
     )
 
 

@@ -12,6 +12,7 @@ from qexport.clock import elapsed
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
@@ -177,6 +178,7 @@ class ArtifactReport:
         by_default: of an FP32 file that its runtime would compute in less than FP32: in what, and its latency then.
         speedup_by_default: factor by which it is faster than that.
         passes: over the weights, in the order in which they were tried.
+        repair: what was kept in float to meet `--max-drop`.
     """
 
     path: str
@@ -207,6 +209,7 @@ class ArtifactReport:
     by_default: DefaultRun | None = None
     speedup_by_default: float | None = None
     passes: tuple[PassRecord, ...] = ()
+    repair: RepairRecord | None = None
 
     @property
     def file_name(self) -> str:

@@ -94,7 +94,7 @@ def build(source: Source, request: BuildRequest) -> Built:
     clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        candidate, records = planned(source.program, request), tuple[PassRecord, ...]()
+        candidate, records = planned_candidate(source.program, request), tuple[PassRecord, ...]()
     if candidate and request.passes:
         with clock.timed(f"optimise_{name}"):
             candidate, records = optimise(candidate, request.passes, request.images)
@@ -132,7 +132,7 @@ def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) ->
     )
 
 
-def planned(program: Program, request: BuildRequest) -> Candidate | None:
+def planned_candidate(program: Program, request: BuildRequest) -> Candidate | None:
     """What was given, or the program with the plan that is made for it; None where nothing becomes integers."""
     if request.candidate is not None:
         return load_candidate(request.candidate, program)
