@@ -21,7 +21,7 @@ from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import ImageChoice, RunImages, select_images
-from qexport.errors import InputError, QexportError, UsageError
+from qexport.errors import InputError, QexportError
 from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.export_job import ExportJob
@@ -41,7 +41,7 @@ from qexport.reporting.report import Report
 from qexport.steps.build import BuildRequest, Built, build, companion_path, planned_candidate, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
-from qexport.steps.repair import Scoring, repaired
+from qexport.steps.repair import Scorer, repaired
 from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
@@ -121,8 +121,7 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
         run = _read(job, clock, None)
     table = _table(run)
     candidate = planned_candidate(run.source.program, request(run, job.format[0], job.precision, table))
-    if candidate is None:
-        raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
+    assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
 
 
@@ -323,16 +322,19 @@ def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: Arti
     job, source, clock = run.job, run.source, run.clock
     if not asked.runs_here or job.max_drop is None:
         return asked
-    scoring = Scoring(
-        source.program, source.checkpoint.task, run.images, exact, job.threads, job.measures_latency, clock
-    )
-    wanted = replace(wanted, images=run.images.calibration)
+    task, images = source.checkpoint.task, run.images
+    score = Scorer(source.program, task, images, exact, job.threads, job.measures_latency, clock)
+    wanted = replace(wanted, images=images.calibration)
 
     def build_again(given: BuildRequest) -> ArtifactResult:
         return _built(run, given, {})
 
-    with clock.timed(f"repair_{wanted.target.format}"):
-        return repaired(wanted, asked, scoring, job.max_drop, build_again, run.progress)
+    started, timed = perf_counter(), sum(clock.seconds.values())
+    try:
+        return repaired(wanted, asked, source.program, job.max_drop, score, build_again, run.progress)
+    finally:  # building and scoring are timed by themselves
+        own = perf_counter() - started - (sum(clock.seconds.values()) - timed)
+        clock.add({f"repair_{wanted.target.format}": own})
 
 
 def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:

@@ -46,6 +46,7 @@ def sensitivity_command(
 
     qexport sensitivity yolo26n.pt --data coco8.yaml --format onnx
     """
+    from qexport.job.checks import PLANLESS
     from qexport.job.options import make_job
 
     if images < 1:
@@ -55,6 +56,8 @@ def sensitivity_command(
     given: dict[str, Any] = {"model": model, "data": data, "format": format_, "precision": precision, "no_eval": True}
     given |= {"imgsz": imgsz, "ranges": ranges, "calibration": calibration, "plan": plan, "candidate": candidate}
     job = make_job(given)
+    if job.precision in PLANLESS:
+        raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.job.checks import check_paths
