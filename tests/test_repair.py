@@ -172,8 +172,8 @@ def test_a_run_repairs_what_it_writes(tmp_path: Path) -> None:
     names = yaml.safe_load((DEMO / "shapes" / "shapes.yaml").read_text(encoding="utf-8"))["names"]
     data = tmp_path / "few.yaml"
     data.write_text(yaml.safe_dump({"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}))
-    options = {"model": str(DEMO / "shapes26.pt"), "data": str(data), "format": "onnx", "int8": True, "imgsz": 96}
-    job = make_job({**options, "max_drop": 0, "repair": True, "no_latency": True, "out": tmp_path / "out"})
+    options = {"model": str(DEMO / "shapes26.pt"), "data": str(data), "format": "onnx", "int8": True, "imgsz": 64}
+    job = make_job({**options, "max_drop": 1.2, "repair": True, "no_latency": True, "out": tmp_path / "out"})
     report = export(job)
     asked, exact = report.artifacts
     assert (asked.precision, exact.precision) == ("int8", "fp32")
@@ -183,9 +183,10 @@ def test_a_run_repairs_what_it_writes(tmp_path: Path) -> None:
     assert report.gate is not None
     (chosen,) = (point for point in asked.repair.curve if point.chosen)
     assert chosen.lost_percent == pytest.approx(100 * (1 - asked.accuracy.retention), abs=2e-3)
-    assert report.gate.passed == asked.repair.met == (chosen.lost_percent <= 0)
+    assert report.gate.passed == asked.repair.met
+    assert max(point.lost_percent or 0 for point in asked.repair.curve) > 0
     assert asked.plan is not None
-    program = read_model(DEMO / "shapes26.pt", imgsz=96).program
+    program = read_model(DEMO / "shapes26.pt", imgsz=64).program
     assert float_share(program, load_plan(asked.plan)) == asked.repair.float_macs
     assert asked.int8_mac_coverage == pytest.approx(1 - asked.repair.float_macs, abs=1e-4)
     assert load_report(job.report_json) == report

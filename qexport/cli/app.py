@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
+from qexport.cli.console import option as _option
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
 from qexport.errors import GateError, QexportError
@@ -41,10 +42,6 @@ EPILOG = (
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
-
-
-def _option(text: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 @export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qexport.cli.console import library_output
+from qexport.cli.console import option as _option
 from qexport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ MAX_ROWS = 20
 """Of each table in the terminal; files have all."""
 QUICK = 150
 """Sets of tensors that are tried with --quick."""
-
-
-def _option(text: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 def sensitivity_command(
