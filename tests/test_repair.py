@@ -164,6 +164,7 @@ def test_the_loss_is_of_map_and_of_fidelity_without_labels(own: Any, exact: Any,
     assert lost_percent(*made) == (None if percent is None else pytest.approx(percent))
 
 
+@pytest.mark.slow
 def test_a_run_repairs_what_it_writes(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     for split, count in (("train", 2), ("val", 6)):

@@ -21,10 +21,11 @@ from qexport.optimisation.sensitivity import sensitivity
 from qexport.planning.plan import QuantPlan, TensorQuant, check_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import TFLITE, WEIGHTS, RuntimeProfile
-from qexport.programs.program import Program
+from qexport.programs.program import Program, RawNames
 from qexport.progress import Silent
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
+from qexport.steps.sensitivity import sensitivity as measure_sensitivity
 
 IMAGES = demo_images("val", 3)
 
@@ -244,3 +245,11 @@ def test_what_cannot_be_measured_is_refused(small: Case) -> None:
     floats = small.replan(dict.fromkeys(small.candidate.program.values, "asked"))
     with pytest.raises(InputError, match="the plan quantises nothing"):
         sensitivity(replace(small.candidate, plan=floats), small.held_out, Silent())
+    unknown = replace(small.candidate.program, raw=RawNames((), ()))
+    closed = replace(small.candidate, program=unknown)
+    for measure in (
+        lambda: sensitivity(closed, small.held_out, Silent()),
+        lambda: measure_sensitivity(closed, IMAGES),
+    ):
+        with pytest.raises(InputError, match="errors inside a graph that came as a file cannot be measured"):
+            measure()

@@ -21,7 +21,7 @@ from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.program import MOVES_DATA, Program
 from qexport.progress import Progress
 
-MAX_SETTINGS = 200
+MAX_SETTINGS = 120
 """Sets of quantised tensors that the ranking may try: all of a small model, the worst blocks of a large one."""
 MAX_GIVEN_BACK = 16
 """Layers that are tried in integers once more after the budget is met, those with most arithmetic first."""
