@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qexport.planning.plan import QuantPlan
@@ -18,7 +18,8 @@ class Part:
     """Values of a program with their weights.
 
     Attributes:
-        name: of a layer or value that of its first value; of a block the path of its module.
+        name: of a layer that of its first value, of what joins several that of the joint; of a block the path of its
+            module.
         kind: "layer" has weights, "value" joins several layers, "block" is all of a module.
         operation: of the first value, "" of a block.
         values: names, in order of computation.
@@ -40,18 +41,30 @@ def parts_of(program: Program, plan: QuantPlan) -> tuple[Part, ...]:
     """Every part that has something quantised: blocks first, then layers and values in order of computation.
 
     A layer owns what is computed from it alone, such as SiLU's sigmoid and product. What joins several layers is a
-    part of its own, together with all that a kernel makes it share its scale with.
+    part of its own, together with all that a kernel makes it share its scale with: of several that share one they are
+    one part, named after the first concatenation, which makes them.
     """
     members: dict[str, list[str]] = {}
     for name, owner in owners(program).items():
         members.setdefault(owner, []).append(name)
     blocks = _blocks(program)
     single = [_part(program, plan, owner, tuple(values), blocks) for owner, values in members.items()]
-    found = [part for part in single if part.tensors]
+    found = _merged(part for part in single if part.tensors)
     together: dict[str, list[Part]] = {}
     for part in found:
         together.setdefault(part.block, []).append(part)
     return (*(_block(name, each) for name, each in together.items() if name), *found)
+
+
+def _merged(parts: Iterable[Part]) -> list[Part]:
+    found: dict[frozenset[str], Part] = {}
+    for part in parts:
+        known = found.get(part.tensors, part)
+        if known is not part:
+            named = part if part.operation == "cat" != known.operation else known
+            part = replace(named, values=(*known.values, *part.values), macs=known.macs + part.macs)
+        found[part.tensors] = part
+    return list(found.values())
 
 
 def owners(program: Program) -> dict[str, str]:

@@ -49,8 +49,8 @@ def bars(found: Sensitivity, rows: Sequence[SensitivityRow], name: str) -> Marku
     shown = rows[:MAX_BARS]
     if not shown or not found.whole:
         return None
-    figure = drawing(860, 34 + 18 * len(shown))
-    axes = axes_in(figure, 250, 28, 16, 6)
+    figure = drawing(860, 44 + 18 * len(shown))
+    axes = axes_in(figure, 250, 38, 16, 6)
     marks: dict[str, dict[str, str]] = {}
     for place, row in enumerate(shown):
         gid = f"{name}-{place}"
