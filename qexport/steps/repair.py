@@ -15,7 +15,7 @@ from pathlib import Path
 from qexport.clock import Clock
 from qexport.data.choice import take
 from qexport.data.selection import RunImages
-from qexport.errors import QexportError
+from qexport.errors import ConversionError, QexportError, VerificationError
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.measure import measure
 from qexport.optimisation.candidate import Candidate
@@ -78,7 +78,7 @@ def repaired(
         build: builds a request in the place of what was there.
 
     Raises:
-        QexportError: a file could not be built; the first one is in its place.
+        QexportError: images cannot be read, or the runtime is gone; the first file is in its place.
     """
     scored = score(first)
     if scored.drop is None:
@@ -91,14 +91,16 @@ def repaired(
     rounds = [_Round(request, first, scored.drop, scored.latency_ms)]
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            _until_met(_Search(candidate, request, max_drop, score, build, progress, Path(folder)), rounds)
+            failed = _until_met(_Search(candidate, request, max_drop, score, build, progress, Path(folder)), rounds)
             best = min(rounds, key=lambda each: each.drop)
-            if best is not rounds[-1]:
+            if failed or best is not rounds[-1]:
                 best = replace(best, result=build(best.request))
         except QexportError:
             build(request)
             raise
-    return replace(best.result, passes=first.passes, repair=_record(rounds, best, max_drop))
+    notes = (f"a plan with more in float was not written: {error}" for error in failed)
+    told = replace(best.result, warnings=(*best.result.warnings, *notes))
+    return replace(told, passes=first.passes, repair=_record(rounds, best, max_drop))
 
 
 @dataclass(frozen=True)
@@ -121,24 +123,29 @@ class _Search:
         return made
 
 
-def _until_met(search: _Search, rounds: list[_Round]) -> None:
-    """Build and score with more and more in float."""
+def _until_met(search: _Search, rounds: list[_Round]) -> list[QexportError]:
+    """Build and score with more and more in float; return why single files could not be built."""
     progress, images = search.progress, search.request.images or search.request.samples
     with progress.step("measuring the float program") as advance:
         held_out = hold_out(search.candidate.reference, _chosen(images), advance)
     found = sensitivity(search.candidate, held_out, progress, MAX_SETTINGS)
     aim, purpose = MARGIN * found.whole * search.max_drop / rounds[0].drop, f"to meet --max-drop {search.max_drop:g}"
-    tried = list[Mapping[str, str]]([{}])
+    tried, failed = list[Mapping[str, str]]([{}]), list[QexportError]()
     for most in SHARES:
         budget = Budget(aim, min(2 * _share(rounds), most), most, purpose)
         made, record = repair(search.candidate, search.replanned, held_out, budget, progress, found)
         if record.floats in tried:
             continue
         tried.append(record.floats)
-        rounds.append(_built(search, made, record, len(rounds)))
+        try:
+            rounds.append(_built(search, made, record, len(tried)))
+        except (ConversionError, VerificationError) as error:
+            failed.append(error)
+            continue
         if rounds[-1].drop <= search.max_drop:
-            return
+            break
         aim = min(aim, MARGIN * record.after * search.max_drop / rounds[-1].drop)
+    return failed
 
 
 def _share(rounds: Sequence[_Round]) -> float:
