@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qexport.optimisation.candidate_file import load_candidate, save_candidate
     from qexport.optimisation.pass_record import PassRecord
     from qexport.optimisation.passes import WeightPass
+    from qexport.optimisation.sensitivity_record import Sensitivity
     from qexport.pipeline import export
     from qexport.planning.arithmetic import Quantiser
     from qexport.planning.plan import QuantPlan, TensorQuant, check_plan, load_plan, save_plan
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from qexport.programs.options import CaptureOptions
     from qexport.programs.program import Program
     from qexport.reporting.load import load_report
+    from qexport.reporting.sensitivity_file import load_sensitivity
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
     from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
+    from qexport.steps.sensitivity import sensitivity
     from qexport.steps.verify import Verified, verify
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "Quantiser",
     "Runner",
     "RuntimeProfile",
+    "Sensitivity",
     "SharedScale",
     "Source",
     "Statistics",
@@ -80,6 +84,7 @@ __all__ = [
     "load_candidate",
     "load_plan",
     "load_report",
+    "load_sensitivity",
     "load_table",
     "lower",
     "make_job",
@@ -91,6 +96,7 @@ __all__ = [
     "save_candidate",
     "save_plan",
     "save_table",
+    "sensitivity",
     "verify",
     "worker_process",
 ]
@@ -112,6 +118,7 @@ _MODULES = {
     "optimisation.candidate_file": ("load_candidate", "save_candidate"),
     "optimisation.pass_record": ("PassRecord",),
     "optimisation.passes": ("WeightPass",),
+    "optimisation.sensitivity_record": ("Sensitivity",),
     "pipeline": ("export",),
     "planning.arithmetic": ("Quantiser",),
     "planning.plan": ("QuantPlan", "TensorQuant", "check_plan", "load_plan", "save_plan"),
@@ -120,10 +127,12 @@ _MODULES = {
     "programs.options": ("CaptureOptions",),
     "programs.program": ("Program",),
     "reporting.load": ("load_report",),
+    "reporting.sensitivity_file": ("load_sensitivity",),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),
     "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
+    "steps.sensitivity": ("sensitivity",),
     "steps.verify": ("Verified", "verify"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

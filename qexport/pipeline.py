@@ -30,6 +30,7 @@ from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
+from qexport.optimisation.sensitivity_record import Sensitivity
 from qexport.planning.plan import QuantPlan, load_plan
 from qexport.planning.registry import needs_importance
 from qexport.programs.build import Source, read_source
@@ -38,9 +39,11 @@ from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, build, companion_path, ready
+from qexport.steps.build import BuildRequest, Built, build, companion_path, planned_candidate, ready
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, make_target, needs_table
+from qexport.steps.repair import Scorer, repaired
+from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
@@ -54,6 +57,7 @@ class Run:
         job: with the folder that was chosen.
         reading: the task that reads the source, which other processes have to do for themselves.
         plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
+        progress: what steps report to that time themselves.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
     """
 
@@ -65,6 +69,7 @@ class Run:
     here: Executor
     beside: Executor | None = None
     plan: QuantPlan | None = None
+    progress: Progress = SILENT
 
 
 def export(job: ExportJob, progress: Progress = SILENT, command: str = "", beside: Executor | None = None) -> Report:
@@ -90,15 +95,35 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     checkpoint, program = run.source.checkpoint, run.source.program
     model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
-        run = replace(run, job=replace(job, out=folder))
+        run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
         table = _table(run)
+        if table and not job.calibration:
+            save_table(table, folder / "calibration.npz")
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
         begun = begin_report(inputs, written, failures, clock)
         measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
         return publish(measured, run.job, baseline)
+
+
+def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progress: Progress = SILENT) -> Sensitivity:
+    """Measure what each part of the plan for a job's first format costs; nothing is written.
+
+    Args:
+        count, max_settings: see `qexport.steps.sensitivity.sensitivity`.
+
+    Raises:
+        QexportError: one of its kinds.
+    """
+    clock = Clock(progress)
+    with clock.step("read", "Reading model and data"):
+        run = _read(job, clock, None)
+    table = _table(run)
+    candidate = planned_candidate(run.source.program, request(run, job.format[0], job.precision, table))
+    assert candidate is not None  # of precisions that have a plan
+    return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
 
 
 def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
@@ -190,9 +215,7 @@ def _table(run: Run) -> CalibrationTable | None:
     weighted = run.plan is None and needs_importance(job.range_method)
     passes = passes_for(program, len(images), weighted)
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
-        table = calibrate(program, images, advance, weighted=weighted)
-        save_table(table, job.folder / "calibration.npz")
-    return table
+        return calibrate(program, images, advance, weighted=weighted)
 
 
 Pending = dict[tuple[str, str], "Future[Built]"]
@@ -279,10 +302,17 @@ def _write_format(
 ) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision, name = run.job, run.job.precision, backend.info.name
-    asked = _built(run, request(run, name, precision, table), pending)
+    wanted = request(run, name, precision, table)
+    asked, exact = _built(run, wanted, pending), None
+    if job.repair:
+        try:
+            exact = _built(run, request(run, name, "fp32"), pending)
+            asked = _repaired(run, wanted, asked, exact)
+        except QexportError as error:
+            asked = replace(asked, warnings=(*asked.warnings, f"not repaired: {error}"))
     yield asked
     if job.needs_float_counterpart(backend.info.timed):
-        yield _built(run, request(run, name, "fp32"), pending)
+        yield exact or _built(run, request(run, name, "fp32"), pending)
     if isinstance(backend, EngineBuilder):
         backend.write_script(job.folder)
         if not job.no_build:
@@ -291,6 +321,26 @@ def _write_format(
             options = {"most_images": max(16, job.batch), "likely_images": job.batch, **job.backend_options}
             with run.clock.step(f"build_{name}", f"Building {name} engine"):
                 yield build_engine(run.source, asked, path, options)
+
+
+def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: ArtifactResult) -> ArtifactResult:
+    """What meets the job's budget in the place of an artifact that does not; see `qexport.steps.repair`."""
+    job, source, clock = run.job, run.source, run.clock
+    if not asked.runs_here or job.max_drop is None:
+        return asked
+    task, images = source.checkpoint.task, run.images
+    score = Scorer(source.program, task, images, exact, job.threads, job.measures_latency, clock)
+    wanted = replace(wanted, images=images.calibration)
+
+    def build_again(given: BuildRequest) -> ArtifactResult:
+        return _built(run, given, {})
+
+    started, timed = perf_counter(), sum(clock.seconds.values())
+    try:
+        return repaired(wanted, asked, source.program, job.max_drop, score, build_again, run.progress)
+    finally:  # building and scoring are timed by themselves
+        own = perf_counter() - started - (sum(clock.seconds.values()) - timed)
+        clock.add({f"repair_{wanted.target.format}": own})
 
 
 def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:

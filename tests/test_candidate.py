@@ -27,7 +27,7 @@ from qexport.job.options import make_job
 from qexport.optimisation.bias_correction import BiasCorrection
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.effort import BALANCED, FAST
+from qexport.optimisation.effort import BALANCED
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import ONNXRUNTIME
@@ -79,8 +79,8 @@ def test_a_run_says_what_became_of_its_passes(optimised: Path) -> None:
 
 
 def test_where_there_are_no_integers_passes_are_not_run(tmp_path: Path) -> None:
-    half = built(layers(), tmp_path, "onnx", "fp16", passes=FAST)
-    assert [record.name for record in half.passes] == list(FAST)
+    half = built(layers(), tmp_path, "onnx", "fp16", passes=BALANCED)
+    assert [record.name for record in half.passes] == list(BALANCED)
     assert {record.reason for record in half.passes} == {"not run: nothing is computed in integers"}
 
 

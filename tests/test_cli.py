@@ -79,7 +79,7 @@ def test_help_names_every_option_and_exit_code() -> None:
     named = "--format --int8 --half --data --imgsz --batch --fraction --nms --eval-data --calib-images --out"
     ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json --plan --optimise --effort"
     onnx = "--opset --dynamic --cpu --no-build --workspace --timing-cache --dla"
-    gate = "--max-drop --min-retention --min-fidelity --min-speedup --max-size --max-latency-ms --baseline"
+    gate = "--max-drop --repair --min-retention --min-fidelity --min-speedup --max-size --max-latency-ms --baseline"
     for option in f"{named} {ours} {onnx} {gate} --summary --junit --target --candidate".split():
         assert f"{option} " in shown
     assert "--device" not in shown  # it has one value
@@ -95,7 +95,7 @@ def test_help_names_every_option_and_exit_code() -> None:
         assert code in joined
 
 
-@pytest.mark.parametrize("verb", ["demo", "formats", "report", "verify", "diff"])
+@pytest.mark.parametrize("verb", ["demo", "formats", "report", "verify", "diff", "sensitivity"])
 def test_every_verb_has_help(verb: str) -> None:
     done = run(COMMAND, verb, "--help")
     assert done.returncode == 0

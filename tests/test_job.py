@@ -149,6 +149,13 @@ def test_a_job_cannot_be_changed() -> None:
             {"optimise": PASS, "data": None, "calibration": "c.npz", "eval_data": "val.yaml"},
             r"--optimise needs calibration images: add --data DATA\.yaml$",
         ),
+        ({"repair": True}, r"--repair needs a bound to meet: add --max-drop PERCENT, or leave it out$"),
+        (
+            {"repair": True, "max_drop": 1, "int8": False, "precision": "int8-full"},
+            r"--repair and --precision int8-full exclude each other: it keeps values in float beside integers",
+        ),
+        ({"repair": True, "max_drop": 1, "int8": False}, r"--repair and --precision fp32 exclude each other"),
+        ({"repair": True, "max_drop": 1, "plan": "plan.json"}, r"--repair plans, and a plan was given: leave out"),
         ({"candidate": "c.npz", "optimise": PASS}, r"--candidate and --optimise exclude each other: the candidate is"),
         ({"candidate": "c.npz", "plan": "plan.json"}, r"--candidate and --plan exclude each other"),
         ({"candidate": "c.npz", "ranges": "mse"}, r"--candidate and --ranges mse exclude each other"),

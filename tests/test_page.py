@@ -10,9 +10,11 @@ import pytest
 from page_reader import Element, read_page, shown_number
 from sample_report import FEW, RESTLESS, bare, sample_report
 
+from qexport.optimisation.repair_record import CurvePoint
 from qexport.reporting.load import report_of
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.gallery import make_gallery
+from qexport.reporting.page.pareto import unbeaten
 from qexport.reporting.page.render import render
 
 PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement", "min_agreement")
@@ -349,6 +351,43 @@ def test_passes_over_the_weights_have_a_table_with_what_each_changed(report: dic
     shown = {each.attributes["data-figure"] for each in section.all("data", data_figure="")}
     assert {"artifacts.0.passes.0.before", "artifacts.0.passes.1.seconds"} <= shown
     assert "passes" not in sections(read_page(rendered(bare(report))))
+
+
+def test_a_repair_has_a_chart_of_what_was_tried_and_says_why_values_are_float(report: dict[str, Any]) -> None:
+    points = [
+        {"float_macs": 0.01, "distance": 0.3, "lost_percent": 3.5},
+        {"float_macs": 0.05, "distance": 0.4},
+        {"float_macs": 0.125, "distance": 0.0875, "lost_percent": 0.5, "chosen": True},
+    ]
+    made = bare(report)
+    made["artifacts"][0]["repair"] = {
+        "budget": 0.1,
+        "before": 0.3,
+        "after": 0.0875,
+        "noise": 0.01,
+        "images": 12,
+        "float_macs": 0.125,
+        "float_macs_before": 0.01,
+        "met": True,
+        "reason": "0.5 % is lost, at most 1 %",
+        "floats": {"model_3_conv": "alone <it> costs 40 %"},
+        "curve": points,
+    }
+    (section,) = read_page(rendered(made)).all("section", id="repair")
+    said = " ".join(section.text.split())
+    assert "✓ Met: 0.5 % is lost, at most 1 %. 12.5 % of the arithmetic is in float" in said
+    rows = [[cell.text for cell in row.all("th") + row.all("td")] for row in section.all("tbody")[0].all("tr")]
+    assert rows == [["model_3_conv", "alone <it> costs 40 %"]]
+    (chart,) = section.all("svg")
+    cards = [each.attributes["data-card"] for each in chart.all("g", data_card="")]
+    assert len(cards) == 3 + 2  # distances of all, losses of two; no latency was measured
+    assert [card.splitlines()[-1] for card in cards].count("this one was written") == 2
+    assert "repair" not in sections(read_page(rendered(bare(report))))
+
+
+def test_a_front_is_what_no_other_point_beats() -> None:
+    points = [CurvePoint(float_macs=x, distance=y) for x, y in ((0.3, 2), (0.1, 3), (0.2, 4), (0.1, 5), (0.4, 1))]
+    assert [(each.float_macs, each.distance) for each in unbeaten(points, "distance")] == [(0.1, 3), (0.3, 2), (0.4, 1)]
 
 
 def test_what_was_not_measured_is_left_out(report: dict[str, Any]) -> None:

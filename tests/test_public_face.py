@@ -38,6 +38,7 @@ NAMES = {
         "Runner",
         "RuntimeProfile",
     ),
+    *("Sensitivity", "load_sensitivity", "sensitivity"),
     *("SharedScale", "Statistics", "StoredGraph", "StoredTensor", "check_precision"),
     *("make_target", "measure", "plan", "read_model", "save_plan", "save_table", "verify", "worker_process"),
 }

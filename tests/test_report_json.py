@@ -14,6 +14,7 @@ from test_cli import imported_by
 from qexport.errors import InputError
 from qexport.job.options import ExportJob
 from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.repair_record import CurvePoint, RepairRecord
 from qexport.publish import judged, run_options
 from qexport.reporting import assemble
 from qexport.reporting.assemble import Inputs, Measured, make_report, with_artifacts
@@ -23,7 +24,23 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
 FIDELITY = {"fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
-ADDED = {"warnings_about", "passes", "labelled", "likeness", *FIDELITY}
+ADDED = {"warnings_about", "passes", "labelled", "likeness", "repair", *FIDELITY}
+REPAIR = RepairRecord(
+    budget=0.1,
+    before=0.3,
+    after=0.09,
+    noise=0.02,
+    images=12,
+    float_macs=0.125,
+    float_macs_before=0.0625,
+    met=True,
+    reason="0.5 % of FP32's accuracy is lost, at most 1 %",
+    floats={"conv": "float to meet --max-drop 1"},
+    curve=(
+        CurvePoint(float_macs=0.0625, distance=0.3, lost_percent=2.5),
+        CurvePoint(float_macs=0.125, distance=0.09, lost_percent=0.5, latency_ms=20.0, chosen=True),
+    ),
+)
 JOB = ExportJob(
     "models/m.pt",
     ("tflite", "onnx", "openvino", "tensorrt"),
@@ -72,7 +89,7 @@ def test_nothing_that_was_written_has_changed(made: Report) -> None:
 def test_what_is_read_is_what_was_written(made: Report, tmp_path: Path) -> None:
     passes = (PassRecord("bias correction", True, 0.25, 0.125, 8, 3.5, "less noise"), PassRecord("another", False))
     first, *others = made.artifacts
-    report = replace(made, artifacts=(replace(first, passes=passes), *others))
+    report = replace(made, artifacts=(replace(first, passes=passes, repair=REPAIR), *others))
     path = tmp_path / "report.json"
     path.write_text(to_json(report), encoding="utf-8")
     assert load_report(path) == report

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
+from qexport.cli.console import option as _option
 from qexport.cli.report import report_command
+from qexport.cli.sensitivity import sensitivity_command
 from qexport.errors import GateError, QexportError
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
-    "'qexport diff' compares two, 'qexport report' renders a report.json as a page. "
+    "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
+    "'qexport sensitivity' measures what each layer costs. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
@@ -42,10 +45,6 @@ EPILOG = (
 
 export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
-
-
-def _option(text: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 @export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)
@@ -84,7 +83,8 @@ def export_command(
     ranges: Annotated[
         str | None,
         _option(
-            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. Default: auto, {DEFAULT_RANGES} with --effort none, minmax for w8a16.",
+            f"{alternatives((*RANGES.own, 'one of a plug-in'))}. "
+            f"Default: auto; {DEFAULT_RANGES} with --effort none, minmax for w8a16.",
             "--ranges",
         ),
     ] = None,
@@ -115,6 +115,9 @@ def export_command(
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
     max_drop: Annotated[
         str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
+    ] = None,
+    repair: Annotated[
+        bool | None, _option("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
     ] = None,
     min_retention: Annotated[
         str | None, _option("Gate: least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
@@ -246,7 +249,8 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
 
 
 verbs_app.command("report")(report_command)
-VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app}
+verbs_app.command("sensitivity")(sensitivity_command)
+VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app, "sensitivity": verbs_app}
 CHECKS = ("verify", "diff")
 
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 import tempfile
 import textwrap
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import typer
 from rich.console import Console
 
 from qexport.errors import InputError, QexportError, named_reason
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
 
-if TYPE_CHECKING:
-    pass
-import errno
-import traceback
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def option(text: str, *names: str, **settings: Any) -> Any:
+    """An option of a verb with its help, which says what the default is."""
+    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 @contextmanager

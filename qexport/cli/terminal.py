@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
+from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.fidelity_text import fidelity_text, with_interval
 from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
@@ -188,6 +189,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [Text(line) for line in _planned(report)]
     lines += [Text(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
+    lines += [Text(_repaired(artifact.file_name, artifact.repair)) for artifact in report.artifacts if artifact.repair]
     lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
     lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
     lines += [Text(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]
@@ -212,6 +214,12 @@ def _device(fit: DeviceFit) -> str:
     needs = "".join(f"; {what} {size / 1e6:.2f} MB" for what, size in fit.memory.items())
     files = "".join(f"; wrote {path.name}" for path in fit.files)
     return f"{fit.device}: {runs} {fit.operators} operators by its documentation{needs}{files}"
+
+
+def _repaired(name: str, record: RepairRecord) -> str:
+    """What is in float to meet the budget."""
+    met = "repaired" if record.met else "not mended"
+    return f"{met}: {name}: {record.reason}; {record.float_macs:.1%} of its arithmetic is in float"
 
 
 def _verified(artifact: ArtifactReport) -> str:

@@ -234,6 +234,21 @@ CONFLICTS = (
         "passes are for integer activations: give --precision int8, or leave it out",
     ),
     Conflict(
+        lambda job: job.repair and (job.precision in PLANLESS or job.precision == INTEGERS_ONLY),
+        "--repair and --precision {precision} exclude each other",
+        "it keeps values in float beside integers, which such files do not have: leave it out",
+    ),
+    Conflict(
+        lambda job: job.repair and (job.plan or job.candidate),
+        "--repair plans, and a plan was given",
+        "leave out --repair, or --plan and --candidate",
+    ),
+    Conflict(
+        lambda job: job.repair and job.max_drop is None,
+        "--repair needs a bound to meet",
+        "add --max-drop PERCENT, or leave it out",
+    ),
+    Conflict(
         lambda job: job.nms and job.head == "end2end",
         "--nms and --head end2end exclude each other",
         "the end-to-end head needs no NMS",

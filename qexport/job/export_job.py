@@ -52,6 +52,7 @@ class ExportJob:
         candidate: a candidate.npz to obey in place of planning and optimising.
         no_eval, no_latency: leave out accuracy, latency.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
+        repair: keep in float what it takes to meet `max_drop`.
         min_retention, min_fidelity: gate: least share, 0..1.
         min_speedup: gate: least factor by which it is faster than FP32.
         max_size: gate: most megabytes (10⁶ bytes) of an artifact.
@@ -102,6 +103,7 @@ class ExportJob:
     no_eval: bool = False
     no_latency: bool = False
     max_drop: float | None = None
+    repair: bool = False
     min_retention: float | None = None
     min_fidelity: float | None = None
     min_speedup: float | None = None

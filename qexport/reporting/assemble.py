@@ -182,6 +182,7 @@ def artifact_report(
         speedup_by_default=by_default_speedup(figures, reference),
         passes=item.passes,
         likeness=item.likeness,
+        repair=item.repair,
     )
 
 

@@ -14,6 +14,7 @@ from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
@@ -193,6 +194,7 @@ class ArtifactReport:
         speedup_by_default: factor by which it is faster than that.
         passes: over the weights, in the order in which they were tried.
         likeness: to FP32 on calibration images; its thresholds are those of the file's metadata.
+        repair: what was kept in float to meet `--max-drop`.
     """
 
     path: str
@@ -224,6 +226,7 @@ class ArtifactReport:
     speedup_by_default: float | None = None
     passes: tuple[PassRecord, ...] = ()
     likeness: Likeness | None = None
+    repair: RepairRecord | None = None
 
     @property
     def file_name(self) -> str:

@@ -102,7 +102,7 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
     clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        candidate = _planned(source.program, request)
+        candidate = planned_candidate(source.program, request)
     candidate, records = _optimised(candidate, request, progress, clock)
     seen = None
     if candidate and request.images and computes_in_integers(target):
@@ -152,7 +152,7 @@ def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) ->
     )
 
 
-def _planned(program: Program, request: BuildRequest) -> Candidate | None:
+def planned_candidate(program: Program, request: BuildRequest) -> Candidate | None:
     """What was given, or the program with the plan that is made for it; None where nothing becomes integers."""
     if request.candidate is not None:
         return load_candidate(request.candidate, program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def plan(
     *,
     ranges: str = DEFAULT_RANGES,
     keep_float: Sequence[str] = (),
+    floats: Mapping[str, str] = {},
 ) -> QuantPlan | None:
     """Decide what becomes integers in a target's file, and by which scales; None where nothing does.
 
@@ -70,6 +71,7 @@ def plan(
         table: statistics of the program's values; None does where activations stay float.
         ranges: how ranges of activations are chosen, one of `qexport.planning.registry.RANGES.names`.
         keep_float: values whose operation stays float.
+        floats: further ones, each with why.
 
     Raises:
         InputError: the table is of another program, lacks a value that the plan needs, or there is none.
@@ -77,9 +79,9 @@ def plan(
     """
     if target.profile is None:
         return None
-    if table is not None and table.program != program.fingerprint:
+    if table is not None and table.program not in (program.fingerprint, program.origin):
         raise InputError("the table is of another model, head or image size", "calibrate this program")
-    kept = dict.fromkeys(kept_values(program, target, keep_float), FLOAT_AS_ASKED)
+    kept = {**floats, **dict.fromkeys(kept_values(program, target, keep_float), FLOAT_AS_ASKED)}
     if not computes_in_integers(target):
         kept = {**find_info(target.format).float_weights(program), **kept}
         return make_plan(program, None, target.profile, float_values=kept)

@@ -11,6 +11,7 @@ from qexport.backends.device_fit import DeviceFit
 from qexport.backends.protocol import Backend
 from qexport.lowering.stored import StoredGraph
 from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.repair_record import RepairRecord
 from qexport.verification.likeness import Likeness
 from qexport.verification.outcome import Verification
 
@@ -50,6 +51,7 @@ class ArtifactResult:
         passes: over the weights, in the order in which they were tried.
         candidate: the file that its program and plan were saved to, None where no pass changed them.
         likeness: to FP32 on calibration images; None without those, and where activations are float.
+        repair: what was kept in float for it to meet a budget, None where nothing was asked for or had to be.
         engine: it was built from a graph, for one machine or device.
     """
 
@@ -65,6 +67,7 @@ class ArtifactResult:
     passes: tuple[PassRecord, ...] = ()
     candidate: Path | None = None
     likeness: Likeness | None = None
+    repair: RepairRecord | None = None
     engine: bool = False
 
     @property

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
+from qexport.reporting.page.pareto import pareto
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.report import Report, file_name
 
@@ -35,6 +36,7 @@ def render(report: Report) -> str:
         "file_name": file_name,
         "format_name": display_name,
         "drawn": gallery,
+        "pareto": pareto,
         "style": asset("page.css"),
         "script": asset("page.js"),
     }
