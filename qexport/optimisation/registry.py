@@ -9,7 +9,14 @@ from qexport.plugins import Functions
 if TYPE_CHECKING:
     from qexport.optimisation.passes import WeightPass
 
-PASSES = Functions("qexport.passes", "pass", {"bias-correction": "qexport.optimisation.bias_correction:BiasCorrection"})
+PASSES = Functions(
+    "qexport.passes",
+    "pass",
+    {
+        "adaptive-rounding": "qexport.optimisation.adaptive_rounding:AdaptiveRounding",
+        "bias-correction": "qexport.optimisation.bias_correction:BiasCorrection",
+    },
+)
 """What makes each, called without arguments."""
 
 
