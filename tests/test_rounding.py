@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import captured, demo_images, seeded
+from conftest import demo_images
 from hard_numbers import layers
 from test_optimise import coarse
 from torch import Tensor, nn
@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from qexport.calibration.calibrate import calibrate
 from qexport.optimisation.adaptive_rounding import AdaptiveRounding, neighbours, rounded_layer
 from qexport.optimisation.bias_correction import BiasCorrection
-from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import distance, hold_out
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
-from qexport.optimisation.passes import broken, optimise
+from qexport.optimisation.passes import broken
 from qexport.optimisation.rounding import adaptively_rounded, output_error
 from qexport.planning.arithmetic import pair_safe_scales, weight_scales
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
-from qexport.planning.runtime_profiles import OPENVINO, TENSORRT, TFLITE, WEIGHTS, RuntimeProfile
+from qexport.planning.runtime_profiles import OPENVINO, TENSORRT, WEIGHTS, RuntimeProfile
 from qexport.planning.weights import quantised_weight
-from qexport.programs.captured_graph import module_of
 from qexport.programs.program import Program
 from qexport.progress import Silent
 
@@ -63,7 +62,6 @@ def test_rounding_is_close_to_the_best_of_all(columns: int) -> None:
     nearest = output_error(steps.round() - steps, moments)
     assert set((rounded - steps.floor()).unique().tolist()) == {0.0, 1.0}
     assert (found >= best * (1 - 1e-4)).all()
-    print(columns, (found / best).mean(), (found <= 1.001 * best).float().mean(), (nearest / best).mean())
     assert (found <= nearest).all()
 
 
@@ -119,7 +117,7 @@ def test_rounding_helps_on_images_that_were_not_seen_more_than_biases(candidate:
     rounded, biases = AdaptiveRounding()(candidate, IMAGES, Silent()), BiasCorrection()(candidate, IMAGES, Silent())
     both = BiasCorrection()(rounded, IMAGES, Silent())
     before, after, other, last = (distance(each, held_out).mean for each in (candidate, rounded, biases, both))
-    print(before, after, other, last)
+    assert last == after  # it has corrected the biases itself
     assert after < 0.6 * before
     assert after < 0.8 * other
 
@@ -135,10 +133,9 @@ def test_the_order_of_images_and_the_number_of_threads_change_nothing(candidate:
     assert forwards.program.fingerprint == backwards.program.fingerprint != candidate.program.fingerprint
 
 
-@pytest.mark.parametrize("profile", [WEIGHTS, TENSORRT, TFLITE, OPENVINO])
-def test_rounding_to_nearest_gives_what_was_chosen(candidate: Candidate, profile: RuntimeProfile) -> None:
+@pytest.mark.parametrize("profile", [WEIGHTS, TENSORRT])
+def test_rounding_to_nearest_gives_what_was_chosen(profile: RuntimeProfile) -> None:
     """Scales of float32 and of FP16; rounding once more changes no bit."""
-    path = "model.2.m.0.cv1.conv.weight"
     weight = random(8, 6, 3, 3)
     scales = weight_scales(weight.numpy(), 0)
     quant = TensorQuant("int8", tuple(profile.stored(float(each)) for each in scales), (0,) * 8, 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch.fx import GraphModule, Node
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
+from qexport.optimisation.lone_threads import lone_threads
 from qexport.optimisation.rounding import adaptively_rounded
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
@@ -35,8 +35,6 @@ MAX_NUMBERS = 2**27
 """Of the matrices that are added up in one run: 512 MiB. A layer that alone has more gets a run to itself."""
 WHOLE = 1e-4
 """Weights that are less than so many steps from a whole number are that number: float32 gives no more."""
-WORKERS = 2
-"""Layers that are rounded at a time."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,8 @@ def _rounded(
         advance()
         return {path: weight} if moved is None else {path: weight, bias: moved}
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return {path: tensor for each in pool.map(rounded, moments) for path, tensor in each.items()}
-    finally:
-        torch.set_num_threads(threads)
+    with lone_threads() as pool:
+        return {path: tensor for each in pool.map(rounded, moments) for path, tensor in each.items()}
 
 
 def rounded_layer(

@@ -15,6 +15,7 @@ PASSES = Functions(
     {
         "adaptive-rounding": "qexport.optimisation.adaptive_rounding:AdaptiveRounding",
         "bias-correction": "qexport.optimisation.bias_correction:BiasCorrection",
+        "reconstruction": "qexport.optimisation.reconstruction:Reconstruction",
     },
 )
 """What makes each, called without arguments."""

@@ -84,7 +84,8 @@ def _factor(moments: Tensor) -> Tensor:
         if not failed.any():
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
         if not failed.any():
-            return factor
+            found: Tensor = factor
+            return found
         if damping > MAX_DAMPING:
             return torch.eye(diagonal.shape[-1]).expand_as(moments)
         damping *= 10
