@@ -89,11 +89,11 @@ def test_a_weight_learns_which_neighbour_it_becomes() -> None:
     for _ in range(200):
         (slope,) = torch.autograd.grad((weight(real) - target).square().sum(), [weight.steps])
         with torch.no_grad():
-            weight.steps -= 0.2 * slope
+            weight.steps.sub_(0.2 * slope)
         weight.bound()
     assert weight(real).tolist() == target.tolist()
     with torch.no_grad():
-        weight.steps += 1000
+        weight.steps.add_(1000)
     weight.bound()
     assert weight(real).tolist() == [[1.0, -0.5], [0.5, -31.75]]
 

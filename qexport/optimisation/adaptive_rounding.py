@@ -2,7 +2,7 @@
 
 Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (2020, arXiv 2004.10568), in closed form as
 in Frantar et al., "GPTQ" (2022, arXiv 2210.17323): see `qexport.optimisation.rounding`. Inputs are those that the
-quantised network sees, measured in one run for as many layers as fit into memory; later layers see earlier ones rounded.
+quantised network sees, measured in one run for as many layers as fit into memory; the next run has them rounded.
 Biases take back what rounding moves the means of outputs by, as in bias correction, which finds nothing left to do.
 """
 
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
 from qexport.optimisation.lone_threads import lone_threads
-from qexport.optimisation.rounding import adaptively_rounded
+from qexport.optimisation.rounding import WHOLE, adaptively_rounded, scale_like
+from qexport.optimisation.seen_images import learned_from
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
 from qexport.programs.naming import bias_of, weight_of
@@ -29,12 +29,8 @@ from qexport.progress import Progress
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 
-MAX_IMAGES = 32
-"""Some thousand places of each layer's output: more move nothing."""
 MAX_NUMBERS = 2**27
 """Of the matrices that are added up in one run: 512 MiB. A layer that alone has more gets a run to itself."""
-WHOLE = 1e-4
-"""Weights that are less than so many steps from a whole number are that number: float32 gives no more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class AdaptiveRounding:
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Measure what layers are given, and round their weights for it."""
-        images = take(sorted(images, key=lambda path: (path.name, path)), count=MAX_IMAGES)
+        images = learned_from(images)
         runs = list(_runs(_layers(candidate)))
         total = sum(map(len, runs)) + len(runs) * batch_count(candidate.program, images)
         with torch.no_grad(), progress.step("rounding weights", total) as advance:
@@ -166,7 +162,7 @@ def rounded_layer(
     Args:
         bias: (channels,), None where there is none or it has to stay.
     """
-    geometry, scale = moments.geometry, _scale(weight, quant)
+    geometry, scale = moments.geometry, scale_like(weight, quant)
     low, high = (geometry.rows(each) for each in neighbours(weight, quant))
     steps = geometry.rows((weight / scale).clamp(quant.kind.low, quant.kind.high))
     whole = adaptively_rounded(steps, moments.products if bias is None else moments.around_mean, low, high)
@@ -183,16 +179,9 @@ def neighbours(weight: Tensor, quant: TensorQuant) -> tuple[Tensor, Tensor]:
     their sum within 127 steps, the numbers above add up to 128 at most, which still fits kernels of 16-bit sums.
     """
     kind = quant.kind
-    steps = weight / _scale(weight, quant)
+    steps = weight / scale_like(weight, quant)
     low, high = (steps + WHOLE).floor(), (steps - WHOLE).ceil()
     return low.clamp(kind.low, kind.high), high.clamp(kind.low, kind.high)
-
-
-def _scale(weight: Tensor, quant: TensorQuant) -> Tensor:
-    shape = [1] * weight.dim()
-    assert quant.axis is not None
-    shape[quant.axis] = -1
-    return torch.tensor(quant.scale, dtype=torch.float32).view(shape)
 
 
 def _near(before: Candidate, after: Candidate, path: str) -> bool:
@@ -204,7 +193,7 @@ def _near(before: Candidate, after: Candidate, path: str) -> bool:
     )
     if quant.is_float:
         return False
-    (low, high), scale = neighbours(old, quant), _scale(old, quant)
+    (low, high), scale = neighbours(old, quant), scale_like(old, quant)
     return bool(((new == low * scale) | (new == high * scale)).all())
 
 

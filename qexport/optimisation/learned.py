@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import giving
+from qexport.optimisation.rounding import WHOLE, scale_like
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.captured_graph import shared_copy
 from qexport.programs.naming import bias_of
@@ -27,8 +28,6 @@ from qexport.simulation.insert import insert
 
 MAX_CHANGE = 0.3
 """Natural logarithm of what a scale may grow or shrink by: biases that were made to fit still do."""
-WHOLE = 1e-4
-"""Weights that are less than so many steps from a whole number are that number: float32 gives no more."""
 LIMITED = frozenset({"clip", "relu6"})
 """Activations that are computed by the limits of the integers, which their scales are made for."""
 
@@ -38,10 +37,7 @@ class LearnedWeight(nn.Module):
 
     def __init__(self, tensor: TensorQuant, real: Tensor) -> None:
         super().__init__()
-        shape = [1] * real.dim()
-        assert tensor.axis is not None
-        shape[tensor.axis] = -1
-        self.register_buffer("scale", torch.tensor(tensor.scale, dtype=torch.float32).view(shape))
+        self.register_buffer("scale", scale_like(real, tensor))
         self.scale: Tensor
         start = real / self.scale
         self.low = (start - 1 - WHOLE).ceil().clamp(tensor.kind.low, tensor.kind.high)
@@ -66,6 +62,7 @@ class LearnedScale(nn.Module):
         super().__init__()
         self.start, self.kind, self.change = tensor.scale[0], tensor.kind, change
         self.register_buffer("zero_point", torch.tensor([float(tensor.zero_point[0])]))
+        self.zero_point: Tensor
 
     def forward(self, real: Tensor) -> Tensor:
         """Return `real` rounded to what its integers stand for, of its shape."""

@@ -16,15 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batches
 from qexport.optimisation.learned import Learner, unmoved
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
+from qexport.optimisation.seen_images import learned_from
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.progress import Progress
 
-MAX_IMAGES = 32
 STEPS = 64
 """Of learning, from `WORKERS` batches each."""
 RATE_OF_WEIGHTS = 0.02
@@ -53,7 +52,7 @@ class Reconstruction:
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Learn from each image as often as from the others."""
-        images = take(sorted(images, key=lambda path: (path.name, path)), count=MAX_IMAGES)
+        images = learned_from(images)
         given = list(batches(candidate.program, images))
         if not given:
             return candidate

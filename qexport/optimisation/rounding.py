@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qexport.planning.plan import TensorQuant
+
 DAMPING = 0.01
 """Of the mean of the diagonal, which is added to it: Frantar et al., section 3.3."""
 MAX_DAMPING = 10.0
@@ -20,8 +22,18 @@ COLUMNS = 128
 """Weights that are rounded before the others hear of it, by one product of matrices."""
 MAX_FLIPS = 64
 """Weights of an output channel that are turned over afterwards: most have none left long before."""
+WHOLE = 1e-4
+"""Weights that are less than so many steps from a whole number are that number: float32 gives no more."""
 LEAST_GAIN = 1e-5
 """Of a channel's error: what a turned weight has to take from it, above float32's own noise."""
+
+
+def scale_like(weight: Tensor, quant: TensorQuant) -> Tensor:
+    """A weight's scales, float32, of a shape that they can be multiplied with it in."""
+    shape = [1] * weight.dim()
+    assert quant.axis is not None
+    shape[quant.axis] = -1
+    return torch.tensor(quant.scale, dtype=torch.float32).view(shape)
 
 
 def adaptively_rounded(steps: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
