@@ -133,9 +133,9 @@ def test_a_job_cannot_be_changed() -> None:
         ({"model": None}, r"no model given: qexport MODEL\.pt"),
         (
             {"optimise": "bias-corection"},
-            r"--optimise bias-corection is out of range: give bias-correction; did you mean bias-correction$",
+            r"--optimise bias-corection is out of range: give .*bias-correction.*; did you mean bias-correction$",
         ),
-        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give bias-correction$"),
+        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give .*bias-correction.*$"),
         (
             {"optimise": PASS, "int8": False, "precision": "int8-dynamic"},
             r"--optimise and --precision int8-dynamic exclude each other: passes are for integer activations",

@@ -92,7 +92,8 @@ def export_command(
     calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
     plan: Annotated[Path | None, _option("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
     optimise: Annotated[
-        str | None, _option("Passes over the weights, comma-separated: bias-correction.", "--optimise")
+        str | None,
+        _option("Passes, comma-separated: adaptive-rounding, bias-correction, reconstruction.", "--optimise"),
     ] = None,
     candidate: Annotated[
         Path | None, _option("Obey a candidate.npz instead of planning and optimising.", "--candidate")

@@ -3,7 +3,7 @@
 Li et al., "BRECQ" (2021, arXiv 2102.05426) bring the output of one block after the other close to the float block's.
 Here all are learned at once, in the whole network, so that one run forwards and backwards serves every block, early
 ones are learned for what they do to late ones, and inputs are always those that the quantised network sees (Wei et al.,
-"QDrop", 2022, arXiv 2203.05740, show what that is worth).
+"QDrop", 2022, arXiv 2203.05740, show what that is worth). The distance that passes are judged by has a share in it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qexport.optimisation.candidate import Candidate, batches
+from qexport.optimisation.distance import parts
 from qexport.optimisation.learned import Learner, unmoved
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
 from qexport.optimisation.seen_images import learned_from
@@ -35,6 +36,9 @@ BETAS = (0.9, 0.99)
 """Of Adam: few steps, so that the second moment has to forget sooner than by default."""
 MAX_NUMBERS = 2**28
 """Of all values of a batch: about three times as many are kept for the way back, of each batch in work."""
+SHARE_OF_DISTANCE = 0.1
+"""Of what is learned by: by its values alone scores fall, as what is uncertain is best left out; by the distance alone
+there is too little to learn from, a few anchors in each image."""
 SMALLEST = 1e-9
 
 
@@ -56,14 +60,14 @@ class Reconstruction:
         given = list(batches(candidate.program, images))
         if not given:
             return candidate
-        learner, plan = Learner(candidate), candidate.plan
+        learner = Learner(candidate)
         rates = zip(learner.parameters, (RATE_OF_WEIGHTS, RATE_OF_BIASES, RATE_OF_SCALES), strict=True)
         optimiser = torch.optim.Adam([{"params": each, "lr": rate} for each, rate in rates], betas=BETAS)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _share)
         learned = [each for group in learner.parameters for each in group]
         with progress.step("learning rounding and scales", STEPS) as advance, lone_threads() as pool:
             for drawn in _drawn(len(given)):
-                found = pool.map(partial(_gradients, learner, plan, learned), [given[index] for index in drawn])
+                found = pool.map(partial(_gradients, learner, candidate, learned), [given[index] for index in drawn])
                 for parameter, *slopes in zip(learned, *found, strict=True):
                     parameter.grad = torch.stack(slopes).mean(dim=0)
                 optimiser.step()
@@ -77,12 +81,16 @@ class Reconstruction:
         return unmoved(before, after)
 
 
-def _gradients(learner: Learner, plan: QuantPlan, learned: Sequence[Tensor], batch: Tensor) -> tuple[Tensor, ...]:
-    """Of what one batch's values are off by."""
+def _gradients(learner: Learner, candidate: Candidate, learned: Sequence[Tensor], batch: Tensor) -> tuple[Tensor, ...]:
+    """Of what is lost in one batch: logarithms, so that neither part nor any image outweighs the others."""
+    program, place = candidate.program, learner.watched.index
     with torch.no_grad():
         real = learner.real(batch)
-    lost = lost_power(plan, learner.watched, real, learner.quantised(batch))
-    return torch.autograd.grad(lost, learned, materialize_grads=True)
+    seen = learner.quantised(batch)
+    one, other = ([each[place(name)] for name in program.raw.all] for each in (real, seen))
+    far = torch.stack(parts(program, one, other)).sum(dim=0).mean()
+    lost = lost_power(candidate.plan, learner.watched, real, seen)
+    return torch.autograd.grad((lost + SMALLEST).log() + SHARE_OF_DISTANCE * far.log(), learned, materialize_grads=True)
 
 
 def lost_power(plan: QuantPlan, names: Sequence[str], real: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor:
