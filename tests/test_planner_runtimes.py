@@ -195,7 +195,7 @@ def test_other_packages_passes_are_found_by_name() -> None:
     assert {"adaptive-rounding", "bias-correction", "reconstruction"} < set(weight_passes())
     assert isinstance(weight_pass("bias-correction"), BiasCorrection)
     assert vars(weight_pass("theirs")) == {}
-    with pytest.raises(UsageError, match="unknown pass rounding: choose from .*bias-correction.*, theirs"):
+    with pytest.raises(UsageError, match=r"unknown pass rounding: choose from .*bias-correction.*, theirs"):
         weight_pass("rounding")
 
 
