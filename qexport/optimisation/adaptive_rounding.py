@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
 
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
@@ -101,9 +102,10 @@ def _layers(candidate: Candidate) -> Layers:
         geometry = ways.pop()
         if geometry is None or ways or not candidate.plan.is_quantised(path):
             continue
-        biases = {bias_of(node) for node in nodes}
-        alone = len(biases) == 1 and owners[min(biases)] == 1 and geometry.operation != "conv_transpose"
-        found[path] = Layer(geometry, tuple(node.name for node in nodes), min(biases) if alone else "")
+        bias = next(iter({bias_of(node) for node in nodes}))
+        movable = bias and owners[bias] == 1 and all(bias_of(node) == bias for node in nodes)
+        movable = movable and candidate.program.graph.parameter(bias).numel() == geometry.rows_of_bias
+        found[path] = Layer(geometry, tuple(node.name for node in nodes), bias if movable else "")
     return found
 
 
@@ -120,7 +122,7 @@ def _runs(layers: Layers) -> Iterator[Layers]:
 
 
 def _watched(candidate: Candidate, layers: Layers) -> tuple[GraphModule, dict[str, Moments]]:
-    """The quantised program, up to the last of some layers, and what adds up their inputs, by weight."""
+    """The quantised program up to the last of some layers, without a result, and what adds up inputs, by weight."""
     graph = insert(candidate.program, candidate.plan, Fused)
     nodes = {node.name: node for node in graph.graph.nodes}
     moments = {path: Moments(layer.geometry) for path, layer in layers.items()}
@@ -129,6 +131,9 @@ def _watched(candidate: Candidate, layers: Layers) -> tuple[GraphModule, dict[st
         for name in layer.names:
             with graph.graph.inserting_before(nodes[name]):
                 graph.graph.call_module(f"moments_{number}", (nodes[name].args[0],))
+    graph.graph.output_node().args = (None,)
+    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
+    graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, moments
 

@@ -46,6 +46,11 @@ class Geometry:
             return self.shape[0]
         return int(torch.Size(self.shape[1:]).numel())
 
+    @property
+    def rows_of_bias(self) -> int:
+        """How many numbers a bias has that moves every row alone; 0 where rows share them."""
+        return 0 if self.operation == "conv_transpose" else self.shape[0]
+
     def rows(self, weight: Tensor) -> Tensor:
         """A tensor of the weight's shape as (groups, rows, columns)."""
         if self.operation == "conv_transpose":

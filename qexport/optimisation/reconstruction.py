@@ -36,7 +36,7 @@ BETAS = (0.9, 0.99)
 """Of Adam: few steps, so that the second moment has to forget sooner than by default."""
 MAX_NUMBERS = 2**28
 """Of all values of a batch: about three times as many are kept for the way back, of each batch in work."""
-SHARE_OF_DISTANCE = 0.1
+SHARE_OF_DISTANCE = 0.3
 """Of what is learned by: by its values alone scores fall, as what is uncertain is best left out; by the distance alone
 there is too little to learn from, a few anchors in each image."""
 SMALLEST = 1e-9
