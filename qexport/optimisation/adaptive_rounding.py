@@ -21,7 +21,7 @@ from torch.fx.graph import CodeGen
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
 from qexport.optimisation.lone_threads import lone_threads
-from qexport.optimisation.rounding import WHOLE, adaptively_rounded, scale_like
+from qexport.optimisation.rounding import WHOLE, adaptively_rounded, output_error, scale_like
 from qexport.optimisation.seen_images import learned_from
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
@@ -170,7 +170,12 @@ def rounded_layer(
     geometry, scale = moments.geometry, scale_like(weight, quant)
     low, high = (geometry.rows(each) for each in neighbours(weight, quant))
     steps = geometry.rows((weight / scale).clamp(quant.kind.low, quant.kind.high))
-    whole = adaptively_rounded(steps, moments.products if bias is None else moments.around_mean, low, high)
+    beside = moments.about_zero if bias is None else torch.zeros(())
+    whole = adaptively_rounded(steps, moments.believed + beside, low, high)
+    nearest = torch.minimum(torch.maximum(steps.round(), low), high)
+    seen = moments.around_mean + beside
+    worse = output_error(whole - steps, seen) > output_error(nearest - steps, seen)
+    whole = torch.where(worse[..., None], nearest, whole)
     rounded = geometry.weight(whole) * scale
     if bias is not None:
         bias = bias + (geometry.rows(weight - rounded) @ moments.mean).view_as(bias)

@@ -15,6 +15,8 @@ from qexport.programs.naming import operation_of
 
 MAX_PLACES = 256
 """Places of a layer's output that are looked at in an image: there are up to a hundred thousand."""
+MIN_RUNS = 2
+"""Of which two can differ."""
 
 
 @dataclass(frozen=True)
@@ -123,30 +125,67 @@ def _pair(given: Sequence[int] | int | None, default: int) -> tuple[int, int]:
 
 
 class Moments(nn.Module):
-    """Adds up inputs x of a layer, and x x^T, in constant memory."""
+    """Adds up inputs x of a layer, and x x^T, in constant memory; both around the first run's mean."""
 
     _is_impure = True  # torch.fx keeps its calls, though nothing reads a result
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry, self.generator = geometry, torch.Generator().manual_seed(0)
-        self.count = 0
-        self.total = torch.zeros(geometry.groups, geometry.columns, 1)
-        self.products = torch.zeros(geometry.groups, geometry.columns, geometry.columns)
+        self.count = self.runs = 0
+        self._origin = self._total = torch.zeros(geometry.groups, geometry.columns, 1)
+        self._products = torch.zeros(geometry.groups, geometry.columns, geometry.columns)
+        self._squares = torch.zeros(geometry.groups)
 
     def forward(self, source: Tensor) -> None:
         """Add one run's input."""
         met = self.geometry.met(source, self.generator)
+        if not self.runs:
+            self._origin = met.mean(dim=1)[..., None]
+        met = met - self._origin.transpose(1, 2)
+        self.runs += 1
         self.count += met.shape[1]
-        self.total += met.sum(dim=1)[..., None]
-        self.products.baddbmm_(met.transpose(1, 2), met)
+        self._total = self._total + met.sum(dim=1)[..., None]
+        products = met.transpose(1, 2) @ met
+        self._products += products
+        self._squares += _beside_diagonal(products)
 
     @property
     def mean(self) -> Tensor:
         """(groups, columns, 1)."""
-        return self.total / max(self.count, 1)
+        return self._origin + self._total / max(self.count, 1)
 
     @property
     def around_mean(self) -> Tensor:
-        """What `products` would be with every x less the mean."""
-        return self.products - self.total @ self.mean.transpose(1, 2)
+        """Sums of x x^T with every x less the mean: (groups, columns, columns)."""
+        return self._products - self._total @ self._total.transpose(1, 2) / max(self.count, 1)
+
+    @property
+    def about_zero(self) -> Tensor:
+        """What the mean adds to those of x itself."""
+        return self.count * self.mean @ self.mean.transpose(1, 2)
+
+    @property
+    def doubt(self) -> Tensor:
+        """Which share of what is beside the diagonal is chance, (groups, 1, 1), from 0 to 1.
+
+        Schäfer and Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation" (2005): the variance of
+        the mean over runs by its square, both summed. One run alone says nothing.
+        """
+        if self.runs < MIN_RUNS:
+            return torch.ones(len(self._squares), 1, 1)
+        mean = _beside_diagonal(self._products / self.runs)
+        variance = (self._squares / self.runs - mean) / (self.runs - 1)
+        return (variance / mean.clamp(min=torch.finfo(torch.float32).tiny)).clamp(0, 1)[:, None, None]
+
+    @property
+    def believed(self) -> Tensor:
+        """`around_mean` with what is beside the diagonal made smaller by `doubt`."""
+        diagonal = torch.diag_embed(self.around_mean.diagonal(dim1=-2, dim2=-1))
+        return torch.lerp(self.around_mean, diagonal, self.doubt)
+
+
+def _beside_diagonal(matrices: Tensor) -> Tensor:
+    """Sum of squares of all but the diagonal, (groups,)."""
+    squares = matrices.square()
+    return squares.sum(dim=(1, 2)) - squares.diagonal(dim1=-2, dim2=-1).sum(dim=1)
