@@ -179,6 +179,24 @@ def test_a_bias_takes_back_what_the_mean_moves_by() -> None:
     assert float(found.square().sum()) < 0.9 * float(without.square().sum())
 
 
+def test_what_images_do_not_agree_on_is_not_believed() -> None:
+    """Of white noise all that is beside the diagonal is chance, of what two inputs share nothing is."""
+    geometry = Geometry("linear", (1, 16))
+    noise, shared = Moments(geometry), Moments(geometry)
+    for run in range(8):
+        noise(random(40, 16, seed=run))
+        shared(random(4000, 1, seed=run).expand(-1, 16) + 0.1 * random(4000, 16, seed=run + 100))
+    assert float(noise.doubt) > 0.8
+    assert float(shared.doubt) < 0.01
+    beside = ~torch.eye(16, dtype=torch.bool)
+    torch.testing.assert_close(shared.believed.diagonal(dim1=1, dim2=2), shared.around_mean.diagonal(dim1=1, dim2=2))
+    less = noise.believed[0][beside] / noise.around_mean[0][beside]
+    torch.testing.assert_close(less, torch.full_like(less, 1 - float(noise.doubt)), rtol=1e-3, atol=0)
+    one = Moments(geometry)
+    one(random(40, 16))
+    assert float(one.doubt) == 1
+
+
 def test_pairs_of_products_still_fit_into_16_bits() -> None:
     weight = random(64, 32, 3, 3).abs() * torch.tensor([1.0, -1.0]).repeat_interleave(32)[:, None, None, None]
     scales = pair_safe_scales(weight.numpy(), weight_scales(weight.numpy(), 0))

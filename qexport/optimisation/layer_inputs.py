@@ -186,6 +186,6 @@ class Moments(nn.Module):
 
 
 def _beside_diagonal(matrices: Tensor) -> Tensor:
-    """Sum of squares of all but the diagonal, (groups,)."""
+    """Sum of squares of all but the diagonal, (groups,); row by row, as threads would share one sum between them."""
     squares = matrices.square()
-    return squares.sum(dim=(1, 2)) - squares.diagonal(dim1=-2, dim2=-1).sum(dim=1)
+    return squares.sum(dim=2).sum(dim=1) - squares.diagonal(dim1=-2, dim2=-1).sum(dim=1)
