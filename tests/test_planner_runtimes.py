@@ -220,10 +220,11 @@ def test_another_packages_estimator_can_ask_for_importance(tiny: Program) -> Non
 
 @pytest.mark.usefixtures("registered")
 def test_other_packages_passes_are_found_by_name() -> None:
-    assert weight_passes() == ("bias-correction", "theirs")
+    assert weight_passes()[-1] == "theirs"
+    assert {"adaptive-rounding", "bias-correction", "reconstruction"} < set(weight_passes())
     assert isinstance(weight_pass("bias-correction"), BiasCorrection)
     assert vars(weight_pass("theirs")) == {}
-    with pytest.raises(UsageError, match="unknown pass rounding: choose from bias-correction, theirs"):
+    with pytest.raises(UsageError, match=r"unknown pass rounding: choose from .*bias-correction.*, theirs"):
         weight_pass("rounding")
 
 

@@ -156,10 +156,14 @@ def raw_outputs(program: Program, graph: GraphModule | None = None) -> GraphModu
         graph: the program's with something inserted, which is changed; a copy of the program's own by default. Of a
             value that is quantised, what readers of its integers see is given.
     """
-    graph = graph or shared_copy(program)
+    return giving(graph or shared_copy(program), program.raw.all)
+
+
+def giving(graph: GraphModule, names: Sequence[str]) -> GraphModule:
+    """Let a graph end at some of its values, and return it; what readers of integers see, of what is quantised."""
     nodes = {node.name: node for node in graph.graph.nodes if node.op != "output"}
     seen, output = seen_by_readers(graph), graph.graph.output_node()
-    output.args = (tuple(seen.get(name, nodes[name]) for name in program.raw.all),)
+    output.args = (tuple(seen.get(name, nodes[name]) for name in names),)
     graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
     graph.graph.eliminate_dead_code()
     graph.graph.lint()

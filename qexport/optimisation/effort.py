@@ -20,14 +20,16 @@ class Effort:
     ranges: str | None = None
 
 
-BALANCED = ("bias-correction", "score-shift")
-BEST = ("weight-scales", *BALANCED)
+FAST = ("score-shift",)
+BALANCED = ("equalisation", "adaptive-rounding", "score-shift")
+BEST = ("equalisation", "weight-scales", "adaptive-rounding", "reconstruction", "score-shift")
+"""Whole steps are chosen behind the scales that they are whole in, and the scores are moved last."""
 AUTO = "auto"
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
     for effort in (
         Effort("none"),
-        Effort("fast", (), AUTO),
+        Effort("fast", FAST, AUTO),
         Effort("balanced", BALANCED, AUTO),
         Effort("best", BEST, AUTO),
     )

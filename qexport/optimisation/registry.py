@@ -15,6 +15,8 @@ PASSES = Functions(
     {
         "equalisation": "qexport.optimisation.equalisation:Equalisation",
         "weight-scales": "qexport.optimisation.weight_scales:WeightScales",
+        "adaptive-rounding": "qexport.optimisation.adaptive_rounding:AdaptiveRounding",
+        "reconstruction": "qexport.optimisation.reconstruction:Reconstruction",
         "bias-correction": "qexport.optimisation.bias_correction:BiasCorrection",
         "score-shift": "qexport.optimisation.score_shift:ScoreShift",
     },
