@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 def save_sensitivity(found: Sensitivity, path: str | Path) -> None:
-    """Write it as JSON, whole or not at all.
+    """Write a sensitivity as JSON, whole or not at all.
 
     Raises:
         InputError: the file cannot be written.
