@@ -144,8 +144,8 @@ def others(runs: Runs, models: Sequence[str]) -> Iterator[str]:
 
 def shift_of(row: Row) -> float | None:
     """Mean shift of confidence of matched detections."""
-    found = row.accuracy.get("confidence_shift")
-    return None if found is None else float(found["mean"] if isinstance(found, dict) else found)
+    found = row.accuracy.get("confidence")
+    return float(found["shift"]) if found else None
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

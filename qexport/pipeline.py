@@ -100,6 +100,7 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
         table = _table(run)
         if table and not job.calibration:
             save_table(table, folder / "calibration.npz")
+        run = replace(run, images=replace(run.images, notes=(*run.images.notes, *_unweighted(run, table))))
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
@@ -216,6 +217,17 @@ def _table(run: Run) -> CalibrationTable | None:
     passes = passes_for(program, len(images), weighted)
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
         return calibrate(program, images, advance, weighted=weighted)
+
+
+def _unweighted(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
+    """A note where ranges are asked for that the table does not have what it takes to choose."""
+    method = run.job.range_method
+    if table is None or run.plan is not None or not needs_importance(method):
+        return ()
+    if any(each.importance is not None for each in table.statistics.values()):
+        return ()
+    why = "was made without" if run.job.calibration else "could not measure"
+    return (f"calibration {why} what errors cost at the outputs: ranges {method} are percentiles",)
 
 
 Pending = dict[tuple[str, str], "Future[Built]"]

@@ -24,7 +24,7 @@ from qexport.progress import Progress
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 
-NOT_MEASURABLE = "errors inside a graph that came as a file cannot be measured"
+NOT_MEASURABLE = "errors inside of the graph cannot be measured"
 
 
 def sensitivity(
@@ -74,7 +74,10 @@ def check_measurable(candidate: Candidate) -> None:
         InputError: errors inside of the program cannot be measured.
     """
     if not candidate.measurable:
-        raise InputError(NOT_MEASURABLE, "give the .pt file that it was exported from")
+        raise InputError(
+            f"{NOT_MEASURABLE}: {candidate.program.graph.obstacle or 'no raw outputs'}",
+            "give the .pt file that it was exported from",
+        )
 
 
 def _settings(parts: tuple[Part, ...], most: int | None) -> int:
