@@ -112,9 +112,9 @@ def raw_distance(candidate: Candidate, images: Sequence[Path]) -> float:
 def test_correcting_biases_helps_on_images_that_were_not_seen_and_once_is_enough(candidate: Candidate) -> None:
     passes = (BiasCorrection(), BiasCorrection())
     corrected, (first, second) = optimise(candidate, passes, IMAGES[:8], Silent())
-    assert (first.name, first.kept, first.images) == ("bias-correction", True, 2)
-    assert first.before == pytest.approx(raw_distance(candidate, IMAGES[:8:4]), rel=2e-3)
-    assert first.after == pytest.approx(raw_distance(corrected, IMAGES[:8:4]), rel=2e-3)
+    assert (first.name, first.kept, first.images) == ("bias-correction", True, 4)
+    assert first.before == pytest.approx(raw_distance(candidate, IMAGES[:8:2]), rel=2e-3)
+    assert first.after == pytest.approx(raw_distance(corrected, IMAGES[:8:2]), rel=2e-3)
     assert first.reason.startswith(f"the distance on images that it did not see is {first.after:.3g}, it was ")
     assert raw_distance(corrected, UNSEEN) < 0.8 * raw_distance(candidate, UNSEEN)
     # A second one adds the same once more: it makes matters worse, and is not kept.
@@ -250,7 +250,7 @@ def test_what_makes_it_worse_or_no_better_is_reverted(small: Candidate) -> None:
     assert records[0].after is not None
     assert records[0].before is not None
     assert records[0].after > records[0].before == records[1].before == records[1].after
-    assert worse.seen == [image for index, image in enumerate(IMAGES[:9]) if index not in (0, 4, 8)]
+    assert worse.seen == [image for index, image in enumerate(IMAGES[:9]) if index % 2]
 
 
 class ForConfidence(Pass):

@@ -79,6 +79,16 @@ def margin(before: Distance, after: Distance) -> tuple[float, float]:
     return float(gained.mean()), error
 
 
+def log_margin(before: Distance, after: Distance) -> tuple[float, float]:
+    """Mean logarithm of the ratio of the two, image by image, and its standard error.
+
+    All images have an equal say, whatever their distance: the few largest do not decide for all.
+    """
+    gained = np.log(before.total + SMALLEST) - np.log(after.total + SMALLEST)
+    error = float(gained.std(ddof=1) / np.sqrt(len(gained))) if len(gained) > 1 else float("inf")
+    return float(gained.mean()), error
+
+
 def shift_margin(before: Distance, after: Distance) -> tuple[float, float]:
     """By how much the mean shift of confidences has come nearer to 0, and the standard error of that mean.
 

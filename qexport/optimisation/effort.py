@@ -21,7 +21,7 @@ class Effort:
 
 
 FAST = ("score-shift",)
-BALANCED = ("equalisation", "adaptive-rounding", "score-shift")
+BALANCED = ("equalisation", "weight-scales", "adaptive-rounding", "score-shift")
 BEST = ("equalisation", "weight-scales", "adaptive-rounding", "reconstruction", "score-shift")
 """Whole steps are chosen behind the scales that they are whole in, and the scores are moved last."""
 AUTO = "auto"

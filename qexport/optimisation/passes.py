@@ -12,17 +12,19 @@ import torch
 
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
+from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, log_margin, margin
 from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
-HELD_OUT = 4
+HELD_OUT = 2
 """One of so many images is kept from passes, to judge them by."""
 MAX_JUDGED = 48
 """Images that are judged by at most: they and their raw outputs are kept in memory, 8 MB each at 640 pixels."""
 MIN_GAIN = 1.0
 """A pass is kept for a gain of so many standard errors of it."""
+MAX_COST = 0.05
+"""Share of the distance that a pass which is for something else may cost."""
 
 
 class WeightPass(Protocol):
@@ -49,7 +51,7 @@ class WeightPass(Protocol):
 
 @runtime_checkable
 class Aimed(Protocol):
-    """A pass that is for something else than the distance, which it must not make worse."""
+    """A pass that is for something else than the distance, of which it may cost a little."""
 
     def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
         """Return what it has gained of that on the held-out images, and the standard error."""
@@ -128,11 +130,11 @@ def _tried(
 
 def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
     """Whether a pass has gained more than noise."""
-    gain, noise = margin(before, after)
+    gain, noise = log_margin(before, after)
     if not isinstance(each, Aimed):
         return gain > MIN_GAIN * noise
     own, own_noise = each.gained(before, after)
-    return own > MIN_GAIN * own_noise and gain >= -MIN_GAIN * noise
+    return own > MIN_GAIN * own_noise and gain >= -MAX_COST
 
 
 def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:

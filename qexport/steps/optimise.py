@@ -27,7 +27,7 @@ def optimise(
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes over a candidate's weights one after the other, and keep those after which it loses less.
 
-    That is judged on every fourth image, which passes do not see, and has to exceed noise: five images are needed at
+    That is judged on every second image, which passes do not see, and has to exceed noise: three images are needed at
     least.
 
     Args:
