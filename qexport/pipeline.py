@@ -316,7 +316,7 @@ def _write_format(
     job, precision, name = run.job, run.job.precision, backend.info.name
     wanted = request(run, name, precision, table)
     asked, exact = _built(run, wanted, pending), None
-    if job.repair:
+    if job.repairs:
         try:
             exact = _built(run, request(run, name, "fp32"), pending)
             asked = _repaired(run, wanted, asked, exact)

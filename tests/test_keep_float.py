@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from qexport.errors import UsageError
 from qexport.job.options import make_job
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.runtime_profiles import TFLITE, TFLITE_INT16, RuntimeProfile
-from qexport.programs.program import Program
+from qexport.programs.program import INPUT, Program, Region
 from qexport.simulation.rewrite import simulated
+from qexport.steps.plan import make_target
 from qexport.verification.coverage import check_coverage
 
 
@@ -62,6 +64,34 @@ def test_a_sum_between_integers_computes_in_float(tiny: Program, tmp_path: Path)
     find_backend("tflite").lower(lowering(tiny, "int8", plan), tmp_path / "a.tflite")
     assert "program_add" in float_kernels(tmp_path / "a.tflite")
     assert "program_add_2" not in float_kernels(tmp_path / "a.tflite")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "seed"),
+    [
+        *(("tflite", "litert_torch", seed) for seed in range(4)),
+        ("onnx", "onnxruntime", 4),
+        ("openvino", "openvino", 5),
+    ],
+)
+def test_any_set_of_values_in_float_gives_what_the_plan_says(
+    name: str, package: str, seed: int, tiny: Program, tmp_path: Path
+) -> None:
+    pytest.importorskip(package, reason=f"needs the extra qexport[{name}]")
+    drawn, backend, profile = random.Random(seed), find_backend(name), make_target(name).profile
+    assert profile is not None
+    body = [value.name for value in tiny.values.values() if value.region is Region.BODY and value.name != INPUT]
+    kept = dict.fromkeys(drawn.sample(body, len(body) * (2 + seed % 2) // 5), FLOAT_AS_ASKED)
+    plan = make_plan(tiny, seen(tiny), profile, "minmax", kept)
+    assert plan.integer
+    assert not plan.integer & kept.keys()
+    path = tmp_path / f"a{backend.info.suffix}"
+    backend.lower(lowering(tiny, "int8", plan), path)
+    check_coverage(tiny, plan, backend.read(path))
+    with torch.no_grad():
+        expected = simulated(tiny, plan)(picture()).numpy()
+    actual = backend.runner(path, 1)(picture().numpy())[0]
+    assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,12 @@ class ExportJob:
         return self.optimise or (() if self.plan or self.candidate else EFFORTS[self.effort].passes)
 
     @property
+    def repairs(self) -> bool:
+        """Whether values are kept in float to meet `max_drop`, as asked or by the effort; a given plan is obeyed."""
+        by_effort = EFFORTS[self.effort].repairs and self.calibrates and self.precision != INTEGERS_ONLY
+        return self.max_drop is not None and (self.repair or (by_effort and not (self.plan or self.candidate)))
+
+    @property
     def calibrates(self) -> bool:
         """Whether activations get scales from calibration: integers of a profile have them."""
         from qexport.backends.registry import known

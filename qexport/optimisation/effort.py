@@ -13,11 +13,13 @@ class Effort:
     Attributes:
         passes: names of passes over the weights, in the order in which they run.
         ranges: the range estimator where none is asked for, None for the one that suits the precision.
+        repairs: whether values are kept in float where a bound on the loss is not met.
     """
 
     name: str
     passes: tuple[str, ...] = ()
     ranges: str | None = None
+    repairs: bool = False
 
 
 FAST = ("score-shift",)
@@ -31,7 +33,7 @@ EFFORTS: Mapping[str, Effort] = {
         Effort("none"),
         Effort("fast", FAST, AUTO),
         Effort("balanced", BALANCED, AUTO),
-        Effort("best", BEST, AUTO),
+        Effort("best", BEST, AUTO, repairs=True),
     )
 }
 DEFAULT_EFFORT = "balanced"

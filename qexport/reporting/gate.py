@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.provenance import on_stand_in
@@ -104,6 +104,20 @@ def _lost_interval(artifact: ArtifactReport) -> Interval | None:
     return (round(100 * (1 - kept[1]), 6), round(100 * (1 - kept[0]), 6)) if kept else None
 
 
+def _unlike(artifact: ArtifactReport) -> float | None:
+    fidelity = accuracy_of("fidelity")(artifact)
+    return None if fidelity is None else round(100 * (1 - fidelity), 6)
+
+
+def _alike(artifact: ArtifactReport) -> Interval | None:
+    return artifact.accuracy.fidelity_interval if artifact.accuracy else None
+
+
+def _unlike_interval(artifact: ArtifactReport) -> Interval | None:
+    alike = _alike(artifact)
+    return (round(100 * (1 - alike[1]), 6), round(100 * (1 - alike[0]), 6)) if alike else None
+
+
 SHARE = NumberFormat(2, "%", 100)
 
 RULES: tuple[Rule, ...] = (
@@ -137,7 +151,7 @@ RULES: tuple[Rule, ...] = (
         least=True,
         figure=accuracy_of("fidelity"),
         shown=NumberFormat(3),
-        interval=lambda artifact: artifact.accuracy.fidelity_interval if artifact.accuracy else None,
+        interval=_alike,
     ),
     Rule(
         "min-speedup",
@@ -168,6 +182,11 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+LOSS_WITHOUT_LABELS = replace(
+    RULES[0], words="loss of fidelity, as there are no labels,", figure=_unlike, interval=_unlike_interval, labels=False
+)
+"""What `--max-drop` means where mAP cannot be had; `--repair` steers by the same."""
+
 
 def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[Outcome, ...]:
     """Check every rule on every artifact of the precision that was asked for.
@@ -179,7 +198,7 @@ def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[
     unlabelled = report.evaluation is not None and not report.evaluation.labelled
     return tuple(
         _outcome(rule, artifact, bounds[rule.name], WITHOUT_LABELS if rule.labels and unlabelled else "")
-        for rule in RULES
+        for rule in ((LOSS_WITHOUT_LABELS, *RULES[1:]) if unlabelled else RULES)
         if rule.name in bounds
         for artifact in _measured(rule, artifacts)
     )

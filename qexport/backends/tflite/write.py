@@ -18,7 +18,7 @@ from qexport.backends.tflite.file import (
     convert_io_to_uint8,
     name_outputs,
 )
-from qexport.backends.tflite.float_operators import restore_float_operators
+from qexport.backends.tflite.float_operators import add_barriers, remove_barriers
 from qexport.backends.tflite.graph_fixes import prepare_for_litert
 from qexport.backends.tflite.int16 import quantise_activations_to_int16
 from qexport.backends.tflite.integer_only import raw_program
@@ -38,7 +38,7 @@ LEFT_TO_CONVERTER = frozenset({"conv_transpose"})
 
 def write_float(request: Lowering, path: Path) -> None:
     """FP32 throughout."""
-    _write(request, path, prepared(request.program), _example(request.program))
+    _write(request, path, prepare_for_litert(prepared(request.program)), _example(request.program))
 
 
 def write_compressed(request: Lowering, path: Path) -> None:
@@ -51,9 +51,10 @@ def write_compressed(request: Lowering, path: Path) -> None:
 def write_integers(request: Lowering, path: Path) -> None:
     """INT8 kernels where the plan says so, between float input and outputs."""
     program, plan = request.program, _plan_of(request)
-    graph = simulated(program, plan, prepared(program), float_weights=LEFT_TO_CONVERTER)
+    graph = prepare_for_litert(simulated(program, plan, prepared(program), float_weights=LEFT_TO_CONVERTER))
+    add_barriers(graph, program, plan)
     _write(request, path, graph, _example(program), quantised=True)
-    restore_float_operators(path, program, plan)
+    remove_barriers(path)
     add_float_input(path)
     add_float_outputs(path)
 
@@ -61,7 +62,8 @@ def write_integers(request: Lowering, path: Path) -> None:
 def write_integers_only(request: Lowering, path: Path) -> None:
     """No float anywhere: channels come last, and the file ends at the raw outputs."""
     program, plan = request.program, _plan_of(request)
-    graph = simulated(program, plan, raw_program(copied(program), program), float_weights=LEFT_TO_CONVERTER)
+    raw = raw_program(copied(program), program)
+    graph = prepare_for_litert(simulated(program, plan, raw, float_weights=LEFT_TO_CONVERTER))
     example = _example(program).permute(0, 2, 3, 1).contiguous()
     _write(request, path, graph, example, quantised=True)
     check_integers(path, program)
@@ -103,7 +105,7 @@ def _example(program: Program) -> Tensor:
 
 
 def _write(request: Lowering, path: Path, graph: GraphModule, example: Tensor, quantised: bool = False) -> None:
-    tag_values(prepare_for_litert(graph), request.program)
+    tag_values(graph, request.program)
     with silence():
         convert(graph, example, quantised, request.warn).export(str(path))
 
