@@ -176,7 +176,9 @@ def test_a_run_repairs_what_it_writes(tmp_path: Path) -> None:
     data = tmp_path / "few.yaml"
     data.write_text(yaml.safe_dump({"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}))
     options = {"model": str(DEMO / "shapes26.pt"), "data": str(data), "format": "onnx", "int8": True, "imgsz": 64}
-    job = make_job({**options, "max_drop": 1.2, "repair": True, "no_latency": True, "out": tmp_path / "out"})
+    job = make_job(
+        {**options, "max_drop": 1.2, "repair": True, "effort": "none", "no_latency": True, "out": tmp_path / "out"}
+    )
     report = export(job)
     asked, exact = report.artifacts
     assert (asked.precision, exact.precision) == ("int8", "fp32")

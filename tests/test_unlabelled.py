@@ -140,6 +140,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         {
             "model": str(DEMO / "shapes26.pt"),
             "int8": True,
+            "effort": "none",
             "format": "onnx",
             "imgsz": "96",
             "data": str(DEMO / "shapes" / "shapes.yaml"),
