@@ -21,7 +21,7 @@ STEP = "✓ "
 """What a line begins with that says that a step has ended."""
 UNMEASURED = ("--no-eval", "--no-latency")
 FLOAT = (str(MODEL), *UNMEASURED)
-INT8 = (*FLOAT, "--int8", "--imgsz", "96")
+INT8 = (*FLOAT, "--int8", "--imgsz", "96", "--effort", "none")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASUR
 from qexport.backends.registry import find_backend
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
-SIZE = ("--imgsz", "192")
+QUICK = ("--imgsz", "192", "--effort", "none")
 DATASET = ("--data", DATA, "--calib-images", "32")
 FEW = ("--data", DATA, "--calib-images", "4")
 ALL = ("onnx", "openvino", "tensorrt", "tflite")
@@ -51,7 +51,7 @@ class Run:
 
 
 def run(folder: Path, *words: str, code: int = 0) -> Run:
-    command = [COMMAND, str(MODEL), *SIZE, *words, "--out", str(folder)]
+    command = [COMMAND, str(MODEL), *QUICK, *words, "--out", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder.parent, timeout=500)
     assert done.returncode == code, done.stderr
     errors = "".join(line for line in done.stderr.splitlines(True) if not line.startswith(("✓ ", "… ")))  # steps

@@ -156,9 +156,9 @@ def test_a_failing_evaluation_is_that_of_one_file(
     fault: str, bad: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "evaluate", failing(FAULTS[fault], bad))
-    made = failing(FAULTS[fault]) if bad == "evaluation set" else lambda *_: SimpleNamespace(links={})
+    made = failing(FAULTS[fault]) if bad == "evaluation set" else lambda *_, **__: SimpleNamespace(links={})
     monkeypatch.setattr(measure, "make_evaluation_set", made)
-    images: Any = SimpleNamespace(evaluation_data="set", evaluation=(), any=(), classes={})
+    images: Any = SimpleNamespace(evaluation_data="set", evaluation=(), classes={}, labelled=True)
     items = [written("a_int8.onnx"), written("a_fp32.onnx", precision="fp32"), written("a_fp16.onnx", precision="fp16")]
     missing: list[Unmeasured] = []
     found = measured(tiny, images, items, missing, accuracy=True)
@@ -175,6 +175,8 @@ def test_a_failing_evaluation_is_that_of_one_file(
         ("resampled", "intervals of accuracy", "intervals"),
         ("class_figures", "accuracy of classes", "per_class"),
         ("confidence_shift", "shift of confidence", "confidence"),
+        ("fidelity_parts", "parts of fidelity", "fidelity"),
+        ("evaluated_thresholds", "thresholds", "thresholds"),
         ("gallery", "gallery", "gallery"),
         ("_noise", "noise of layers", "layers"),
     ],
@@ -182,12 +184,15 @@ def test_a_failing_evaluation_is_that_of_one_file(
 def test_a_part_of_the_evidence_that_fails_leaves_the_others(
     step: str, what: str, lost: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = Figures(Accuracy(0.5, 0.6, None, 4, (), {}, scores={"a": None}))  # type: ignore[dict-item]
+    by_image: Any = {"a": None}
+    figures = Figures(Accuracy(0.5, 0.6, None, 4, (), {}, scores=by_image, found=by_image))
     parts: Mapping[str, Any] = {
         "resampled": lambda *_: zeros(3),
         "intervals": lambda *_: "intervals",
         "class_figures": lambda *_: "per_class",
         "confidence_shift": lambda *_: "confidence",
+        "fidelity_parts": lambda *_: "fidelity",
+        "evaluated_thresholds": lambda *_: "thresholds",
         "gallery": lambda *_: "gallery",
         "_noise": lambda *_: ("layers", None),
     }
@@ -199,8 +204,8 @@ def test_a_part_of_the_evidence_that_fails_leaves_the_others(
     missing: list[Unmeasured] = []
     measured = {Path("int8"): figures, Path("fp32"): figures}
     found = evidence.gather(tiny, "detect", None, items, measured, Clock(Silent()), missing)[Path("int8")]
-    there = {name for name in ("intervals", "per_class", "confidence", "gallery", "layers") if getattr(found, name)}
-    assert there == {"intervals", "per_class", "confidence", "gallery", "layers"} - {lost}
+    every = {"intervals", "per_class", "confidence", "fidelity", "thresholds", "gallery", "layers"}
+    assert {name for name in every if getattr(found, name)} == every - {lost}
     assert {each.what for each in missing} == {what}
 
 

@@ -77,7 +77,7 @@ def test_a_run_calibrates_verifies_and_scores(channels: int, tmp_path: Path) -> 
     data = tmp_path / "data.yaml"
     content = {"path": str(tmp_path), "train": "images", "val": "images", "names": names, "channels": channels}
     data.write_text(yaml.safe_dump(content), encoding="utf-8")
-    options = {"format": "onnx", "int8": True, "no_latency": True, "out": tmp_path / "out"}
+    options = {"format": "onnx", "int8": True, "effort": "none", "no_latency": True, "out": tmp_path / "out"}
     report = export(make_job({"model": str(model(channels, tmp_path)), "data": str(data), **options}), Silent())
     small = next(artifact for artifact in report.artifacts if artifact.precision == "int8")
     assert small.accuracy is not None

@@ -250,6 +250,7 @@ def command(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str]
     """Run the installed `qexport` on the demo model; return how it ended and its report."""
     shapes = DEMO / "shapes/shapes.yaml"
     line = [QEXPORT, str(DEMO / "shapes26.pt"), "--data", str(shapes), "--imgsz", "96", "--calib-images", "8"]
+    line += ["--effort", "none"]
     line += ["--no-eval", "--no-latency", "--out", str(folder), *words]
     done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
     done.stderr = "".join(each for each in done.stderr.splitlines(True) if not each.startswith(("✓ ", "… ")))  # steps

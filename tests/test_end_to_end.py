@@ -95,7 +95,9 @@ def one2many(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The other head, scored, in silence, with a page of the report."""
     folder = tmp_path_factory.mktemp("one2many")
     page = str(folder / "page.html")
-    return run(folder / "out", *JOB, "--head", "one2many", "--no-latency", "--quiet", "--report", page)
+    return run(
+        folder / "out", *JOB, "--head", "one2many", "--effort", "none", "--no-latency", "--quiet", "--report", page
+    )
 
 
 @pytest.fixture(scope="module")

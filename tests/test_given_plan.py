@@ -37,7 +37,9 @@ pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
 
 def run(out: Path, **options: Any) -> Report:
     fixed = {"model": str(MODEL), "data": str(DATA), "format": "onnx", "int8": True, "imgsz": 64, "calib_images": 4}
-    return pipeline.export(make_job({**fixed, "no_eval": True, "no_latency": True, "out": out, **options}))
+    return pipeline.export(
+        make_job({**fixed, "no_eval": True, "no_latency": True, "effort": "none", "out": out, **options})
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from qexport.calibration.calibrate import calibrate, passes_for
-from qexport.calibration.importance import MAX_IMAGES, chosen_images, importance
+from qexport.calibration.importance import importance
 from qexport.calibration.output_error import weighted_outputs
 from qexport.calibration.statistics import BINS
+from qexport.data.choice import MAX_LEARNED, learned_from
 from qexport.data.images import stream
 from qexport.programs.capture import capture
 from qexport.programs.captured_graph import module_of
@@ -195,11 +196,11 @@ def test_it_is_measured_where_it_is_asked_for_on_some_of_the_images(tiny: Progra
     plain = calibrate(tiny, demo_images("train", 1), nothing).statistics
     assert all(each.importance is None for each in plain.values())
     images = demo_images("train", 100)
-    chosen = chosen_images(images)
-    assert len(set(chosen)) == MAX_IMAGES
-    assert chosen == chosen_images(images[::-1])
+    chosen = learned_from(images)
+    assert len(set(chosen)) == MAX_LEARNED
+    assert chosen == learned_from(images[::-1])
     assert passes_for(tiny, 100) == 100
-    assert passes_for(tiny, 100, weighted=True) == 100 + MAX_IMAGES
+    assert passes_for(tiny, 100, weighted=True) == 100 + MAX_LEARNED
     steps: list[None] = []
     calibrate(tiny, images[:3], lambda: steps.append(None), weighted=True)
     assert len(steps) == passes_for(tiny, 3, weighted=True) == 6

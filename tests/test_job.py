@@ -28,7 +28,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     job = make_job({"model": "a/yolo26n.pt", "data": "coco8.yaml"})
     assert job == ExportJob(model="a/yolo26n.pt", data="coco8.yaml")
     assert (job.format, job.precision, job.imgsz, job.head, job.batch) == (("tflite",), "fp32", None, None, 1)
-    assert (job.fraction, job.calib_images, job.range_method, job.threads) == (1.0, None, "percentile", 2)
+    assert (job.fraction, job.calib_images, job.range_method, job.threads) == (1.0, None, "auto", 2)
     assert (job.opset, job.dynamic, job.cpu, job.no_build) == (None, False, "auto", False)
     assert (job.workspace, job.timing_cache, job.dla) == (None, None, None)
     assert (job.stem, job.folder) == ("yolo26n", Path("qexport_out/yolo26n"))
@@ -303,7 +303,8 @@ def test_sixteen_bits_take_the_whole_range_unless_told_otherwise() -> None:
     wide = {**GOOD, "int8": False, "precision": "w8a16"}
     assert make_job(wide).range_method == "minmax"
     assert make_job({**wide, "ranges": "mse"}).range_method == "mse"
-    assert make_job(GOOD).range_method == "percentile"
+    assert make_job(GOOD).range_method == "auto"
+    assert make_job({**GOOD, "effort": "none"}).range_method == "percentile"
 
 
 def test_a_precision_on_the_command_line_wins_over_a_short_form_in_the_config(tmp_path: Path) -> None:
@@ -419,10 +420,16 @@ def test_an_effort_is_passes_and_those_that_are_named_go_before_them(tmp_path: P
         given = {"model": "m.pt", "int8": True, "data": "d.yaml", "format": "onnx", **options}
         return make_job(given).passes
 
-    assert passes() == passes(effort="none") == ()
-    assert passes(effort="fast") == ("weight-scales", "bias-correction")
-    assert passes(effort="balanced") == ("weight-scales", "bias-correction", "score-shift")
-    assert passes(effort="best")[:3] == passes(effort="balanced")
+    assert passes(effort="none") == ()
+    assert passes(effort="fast") == ("score-shift",)
+    assert passes() == passes(effort="balanced") == ("equalisation", "adaptive-rounding", "score-shift")
+    assert passes(effort="best") == (
+        "equalisation",
+        "weight-scales",
+        "adaptive-rounding",
+        "reconstruction",
+        "score-shift",
+    )
     assert passes(effort="best", optimise="equalisation") == ("equalisation",)
     assert passes(effort="best", plan="plan.json") == passes(effort="best", candidate="c.npz") == ()
     assert (

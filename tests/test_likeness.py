@@ -185,6 +185,7 @@ def test_a_plan_by_hand_fails_a_strict_run_and_everything_is_kept(
     save_plan(coarse(good.plan, good.program.raw.scores), tmp_path / "edited.json")
     words = [str(DEMO / "shapes26.pt"), "--data", str(DEMO / "shapes" / "shapes.yaml"), "--format", "onnx", "--int8"]
     words += ["--imgsz", "96", "--cpu", "avx2", "--calib-images", "12", "--no-eval", "--no-latency", "--strict"]
+    words += ["--effort", "none"]
     out = tmp_path / "out"
     assert main([*words, "--quiet", "--plan", str(tmp_path / "edited.json"), "--out", str(out)]) == 9
     assert "qexport: error: strict: shapes26_int8.onnx is far from FP32: " in capfd.readouterr().err

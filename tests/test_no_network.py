@@ -130,7 +130,8 @@ def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
     data = {"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
     code = "import sys\nfrom qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
-    job = (MODEL, "--int8", "--data", str(tmp_path / "data.yaml"), "--imgsz", "64", "--no-latency", "--quiet")
+    quick = ("--imgsz", "64", "--no-latency", "--quiet", "--effort", "none")
+    job = (MODEL, "--int8", "--data", str(tmp_path / "data.yaml"), *quick)
     options = ("--format", ",".join(formats), "--report", str(tmp_path / "page.html"), "--out", str(tmp_path / "out"))
     found = Watched(code, tmp_path, *job, *options)
     assert (found.attempts, found.home) == ([], [])

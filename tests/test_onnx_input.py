@@ -43,7 +43,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(model: Path, out: Path, **options: Any) -> Report:
-    given = {"int8": True, "calib_images": 4, "no_latency": True, "no_build": True, "out": out, **options}
+    quick = {"effort": "none", "calib_images": 4, "no_latency": True, "no_build": True}
+    given = {"int8": True, "out": out, **quick, **options}
     return export(make_job({"model": str(model), **given}), Silent())
 
 

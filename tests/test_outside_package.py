@@ -31,7 +31,7 @@ from qexport.testing.program import pictures, program
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tests" / "plugin_package"
 METADATA = "Metadata-Version: 2.1\nName: qexport-archive\nVersion: 1.2\n"
-QUICK = ("--imgsz", "64", "--calib-images", "4", "--no-latency")
+QUICK = ("--imgsz", "64", "--calib-images", "4", "--no-latency", "--effort", "none")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ MADE = FakeBackend()
 
 def options(out: Path, **more: object) -> dict[str, object]:
     model, data = str(DEMO / "shapes26.pt"), str(DEMO / "shapes" / "shapes.yaml")
-    quick = {"imgsz": 64, "calib_images": 2, "no_eval": True, "no_latency": True}
+    quick = {"imgsz": 64, "calib_images": 2, "no_eval": True, "no_latency": True, "effort": "none"}
     return {"model": model, "data": data, "format": "fake", "out": out, **quick, **more}
 
 

@@ -28,7 +28,9 @@ pytest.importorskip("torchao", reason="needs the extra qexport[tflite]")
 def run(out: Path, **options: Any) -> Path:
     fixed = {"model": str(MODEL), "data": str(DATA), "format": "fake", "int8": True, "imgsz": 64, "calib_images": 4}
     with registered(FakeBackend):
-        pipeline.export(make_job({**fixed, "no_eval": True, "no_latency": True, "out": out, **options}))
+        pipeline.export(
+            make_job({**fixed, "no_eval": True, "no_latency": True, "effort": "none", "out": out, **options})
+        )
     return out
 
 

@@ -48,6 +48,7 @@ JOB = ExportJob(
     data="train.yaml",
     eval_data="val.yaml",
     threads=3,
+    effort="none",
     out=Path("out"),
     max_size=3.0,
     min_retention=0.99,

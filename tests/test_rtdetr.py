@@ -104,7 +104,8 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
         pytest.importorskip(package, reason="needs the extras qexport[tflite,openvino]")
     path = tmp_path / "rtdetr.pt"
     torch.save({"model": model, "train_args": {"task": "detect", "imgsz": 640}}, path)
-    options = {"int8": True, "no_eval": True, "no_latency": True, "no_build": True, "imgsz": "96", "calib_images": 4}
+    quick = {"effort": "none", "no_eval": True, "no_latency": True, "no_build": True}
+    options = {"int8": True, "imgsz": "96", "calib_images": 4, **quick}
     given = {"model": str(path), "data": str(DEMO / "shapes" / "images" / "train"), "out": tmp_path / "out"}
     report = export(make_job({**given, "format": "tflite,openvino", **options}), Silent())
     assert [artifact.format for artifact in report.artifacts] == ["tflite", "openvino"]

@@ -187,7 +187,8 @@ def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: p
     assert taken == [tmp_path]
 
 
-QUICK = ("--imgsz", "64", "--no-eval", "--no-latency", "--quiet", "--data", DATA, "--calib-images", "2")
+FEW = ("--data", DATA, "--calib-images", "2", "--effort", "none")
+QUICK = ("--imgsz", "64", "--no-eval", "--no-latency", "--quiet", *FEW)
 
 
 def test_a_locked_file_is_waited_for_and_unlocked(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def check_gallery(artifact: ArtifactReport, task: str) -> None:
 
 
 def ran(task: str, folder: Path, **options: Any) -> Report:
-    given = {"format": "onnx", "int8": True, "calib_images": 16, "no_latency": True, **options}
+    given = {"format": "onnx", "int8": True, "effort": "none", "calib_images": 16, "no_latency": True, **options}
     job = make_job(
         {"model": str(DEMO / DEMOS[task].model), "data": str(few(task, folder)), "out": folder / "out", **given}
     )

@@ -25,6 +25,7 @@ from qexport.reporting.page.render import render
 from qexport.reporting.report import Report
 from qexport.reporting.summary import to_markdown
 from qexport.tasks import TaskSpec
+from qexport.testing import FakeBackend, registered
 
 COUNT = 6
 
@@ -134,23 +135,14 @@ def test_a_classifiers_images_lie_in_a_folder_for_each_of_its_classes(tmp_path: 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    pytest.importorskip("torchao", reason="needs the extra qexport[tflite]")
     place = tmp_path_factory.mktemp("run")
-    job = make_job(
-        {
-            "model": str(DEMO / "shapes26.pt"),
-            "int8": True,
-            "format": "onnx",
-            "imgsz": "96",
-            "data": str(DEMO / "shapes" / "shapes.yaml"),
-            "calib_images": 4,
-            "eval_data": str(images_in(place / "photos", 12)),
-            "no_latency": True,
-            "out": place / "out",
-        }
-    )
-    made = export(job, Silent())
-    assert load_report(place / "out" / "report.json") == made
+    options = {"model": str(DEMO / "shapes26.pt"), "data": str(DEMO / "shapes" / "shapes.yaml"), "format": "fake"}
+    quick = {"effort": "none", "imgsz": "96", "calib_images": 4, "no_latency": True, "out": place / "out"}
+    with registered(FakeBackend):
+        photos = str(images_in(place / "photos", 12))
+        made = export(make_job({**options, **quick, "int8": True, "eval_data": photos}), Silent())
+        assert load_report(place / "out" / "report.json") == made
     return made
 
 
@@ -191,5 +183,5 @@ def test_a_run_says_that_there_are_no_labels_wherever_its_figures_are(report: Re
     rules = check(report, {"min-retention": 0.9, "max-drop": 1.0, "min-fidelity": 0.1}, "int8")
     assert [each.passed for each in rules] == [False, False, True]
     assert rules[1].text.startswith(
-        "retention of shapes26_int8.onnx could not be measured: the evaluation images have no labels; at least 90.00%"
+        "retention of shapes26_int8.fake could not be measured: the evaluation images have no labels; at least 90.00%"
     )

@@ -28,7 +28,8 @@ from qexport.reporting.load import load_baseline
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 ONNX, OPENVINO = "shapes26_int8.onnx", "shapes26_int8_openvino_model"
-JOB = (str(MODEL), "--format", "onnx,openvino", "--int8", "--imgsz", "96", "--data", DATA, "--calib-images", "4")
+QUICK = ("--imgsz", "96", "--calib-images", "4", "--effort", "none")
+JOB = (str(MODEL), "--format", "onnx,openvino", "--int8", "--data", DATA, *QUICK)
 GATE = ("--max-size", "1MB", "--min-retention", "1%")
 EIGHT = "accuracy is of 8 images only: differences of a few percent are noise"
 

@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["relu.pt", "--format", "tflite", "--int8", "--imgsz", "64", "--data", images, "--calib-images", "4"]
     with pytest.MonkeyPatch.context() as at:
         at.chdir(folder)
-        assert main([*words, "--no-eval", "--no-latency", "--out", "out"]) == 0
+        assert main([*words, "--effort", "none", "--no-eval", "--no-latency", "--out", "out"]) == 0
     return folder / "out" / "relu_int8.tflite"
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from qexport.calibration.calibration_table import CalibrationTable
-from qexport.calibration.importance import MAX_IMAGES, chosen_images, importance
+from qexport.calibration.importance import importance
 from qexport.calibration.observer import Observer, samples_each
 from qexport.calibration.statistics import Statistics, merge, unit_interval
+from qexport.data.choice import MAX_LEARNED, learned_from
 from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.errors import InputError
@@ -67,7 +68,7 @@ def preprocess_name(program: Program) -> str:
 
 def passes_for(program: Program, images: int, weighted: bool = False) -> int:
     """How often `calibrate` calls its `on_image`, where every image can be read."""
-    return images + (min(images, MAX_IMAGES) if weighted and program.graph.instrumentable else 0)
+    return images + (min(images, MAX_LEARNED) if weighted and program.graph.instrumentable else 0)
 
 
 def calibrate(
@@ -156,7 +157,7 @@ def _with_importance(
     limits = {
         name: each.limit for name, each in statistics.items() if program.values[name].operation not in UNIT_INTERVAL
     }
-    found = importance(program, chosen_images(images), limits, on_image, workers)
+    found = importance(program, learned_from(images), limits, on_image, workers)
     return {name: replace(each, importance=found.get(name)) for name, each in statistics.items()}
 
 

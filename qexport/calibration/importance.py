@@ -23,22 +23,14 @@ from torch.fx.graph import CodeGen
 from qexport.calibration.observer import bins_of, sample_step
 from qexport.calibration.output_error import weighted_outputs
 from qexport.calibration.statistics import BINS
-from qexport.data.choice import take
 from qexport.data.images import stream
 from qexport.programs.captured_graph import shared_copy
 from qexport.programs.program import Program
 
-MAX_IMAGES = 32
-"""Backward passes, each of which takes about three times as long as a run."""
 MAX_SAMPLES = 2**18
 """Elements of a value whose gradients are looked at in one image; those stand for the others."""
 
 Sums = dict[str, NDArray[np.float64]]
-
-
-def chosen_images(images: Sequence[Path]) -> tuple[Path, ...]:
-    """Those that importance is measured on: evenly spread, the same in whatever order they are given."""
-    return take(sorted(images, key=lambda path: path.absolute().as_posix()), count=MAX_IMAGES)
 
 
 def importance(
@@ -47,7 +39,7 @@ def importance(
     """Measure how much the raw outputs depend on the elements of values.
 
     Args:
-        images: as `chosen_images` gives them, all of them readable.
+        images: as `qexport.data.choice.learned_from` gives them, all of them readable.
         limits: the histogram's limit of each value that is asked for, by name.
         on_image: called after each image.
         workers: images in flight; results do not depend on it.

@@ -1,4 +1,4 @@
-"""How many images a run calibrates with, and which."""
+"""How many images a run calibrates with and learns from, and which."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from qexport.errors import UsageError
 
 MAX_CALIBRATION = 512
 """Calibration images where nobody says how many: ranges hardly move beyond, and a hundred thousand take hours."""
+MAX_LEARNED = 32
+"""Images that gradients are taken on: a pass backward takes several runs, and more move nothing."""
 ALL = "all"
 
 
@@ -68,3 +70,8 @@ def take(images: Sequence[Path], fraction: float = 1.0, count: int | None = None
     # One image from each of `kept` equal stretches: whole numbers, so no platform rounds differently.
     offset = (total // 2 + seed) % total
     return tuple(images[(i * total + offset) // kept] for i in range(kept))
+
+
+def learned_from(images: Sequence[Path]) -> tuple[Path, ...]:
+    """Up to `MAX_LEARNED` images, evenly spread, the same in whatever order they are given."""
+    return take(sorted(images, key=lambda path: (path.name, path)), count=MAX_LEARNED)

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
+from qexport.data.choice import learned_from
 from qexport.optimisation.candidate import Candidate, batch_count, batches
 from qexport.optimisation.layer_inputs import Geometry, Moments, geometry_of
 from qexport.optimisation.lone_threads import lone_threads
 from qexport.optimisation.rounding import WHOLE, adaptively_rounded, output_error, scale_like
-from qexport.optimisation.seen_images import learned_from
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
 from qexport.programs.naming import bias_of, weight_of

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qexport.data.choice import learned_from
 from qexport.optimisation.candidate import Candidate, batches
 from qexport.optimisation.distance import parts
 from qexport.optimisation.learned import Learner, unmoved
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
-from qexport.optimisation.seen_images import learned_from
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.progress import Progress
