@@ -66,8 +66,8 @@ def python(code: str, *words: str) -> int:
 
 def export(folder: Path, data: Path, *options: str) -> tuple[dict[str, Any], int]:
     """Return the INT8 entry of a run's report, and the run's peak memory in KiB."""
-    job = (str(MODEL), "--format", "tflite", "--int8", "--data", str(data), "--imgsz", "640", "--no-latency", "--quiet")
-    job += ("--effort", "none")
+    job = [str(MODEL), "--format", "tflite", "--int8", "--data", str(data), "--imgsz", "640", "--no-latency", "--quiet"]
+    job += ["--effort", "none"]
     peak = python(COMMAND, *job, *options, "--out", str(folder))
     entries = json.loads((folder / "report.json").read_text())["artifacts"]
     return next(entry for entry in entries if entry["precision"] == "int8"), peak
