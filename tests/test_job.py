@@ -415,6 +415,18 @@ def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_the_best_effort_repairs_where_there_is_a_bound_to_meet() -> None:
+    def repairs(**changes: Any) -> bool:
+        return make_job({**GOOD, **changes}).repairs
+
+    assert repairs(effort="best", max_drop=1)
+    assert repairs(effort="none", max_drop=1, repair=True)
+    assert not repairs(effort="best")
+    assert not repairs(effort="balanced", max_drop=1)
+    assert not repairs(effort="best", max_drop=1, plan="plan.json")
+    assert not repairs(effort="best", max_drop=1, int8=False, precision="int8-full")
+
+
 def test_an_effort_is_passes_and_those_that_are_named_go_before_them(tmp_path: Path) -> None:
     def passes(**options: Any) -> tuple[str, ...]:
         given = {"model": "m.pt", "int8": True, "data": "d.yaml", "format": "onnx", **options}
