@@ -24,6 +24,7 @@ UNMEASURED = ("--no-eval", "--no-latency")
 IMAGES = {"train": 128, "val": 100}
 ARTIFACTS = {f"shapes26_{precision}.tflite{end}" for precision in ("int8", "fp32") for end in ("", ".manifest.json")}
 FULL = ARTIFACTS | {"calibration.npz", "plan.json", "report.json", "samples.npz"}
+PASSES = ["equalisation", "adaptive-rounding", "score-shift"]
 
 VALIDATE = """
 import sys
@@ -56,6 +57,11 @@ class Run:
     def artifact(self, precision: str) -> dict[str, Any]:
         (found,) = (entry for entry in self.report["artifacts"] if entry["precision"] == precision)
         return dict(found)
+
+    @property
+    def candidate(self) -> set[str]:
+        """What is there where a pass was kept."""
+        return {"candidate.npz"} if any(each["kept"] for each in self.artifact("int8")["passes"]) else set()
 
     def bytes_of(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
@@ -119,7 +125,7 @@ def validated(model: Path, data: Path, scratch: Path) -> float:
 
 
 def test_the_folder_holds_these_files_and_no_others(demo: Run) -> None:
-    assert below(demo.folder) == FULL
+    assert below(demo.folder) == FULL | demo.candidate
 
 
 def test_the_report_says_what_went_in_and_where_it_ran(demo: Run) -> None:
@@ -186,6 +192,26 @@ def test_int8_is_small_and_runs_in_integers(demo: Run) -> None:
     assert int8["verification"]["agreement"] >= 0.75
 
 
+def test_the_default_effort_tries_its_passes_and_says_what_became_of_them(demo: Run) -> None:
+    """The demo model has no ReLU to equalise across; of what is tried, only what helps is kept."""
+    report, entry = demo.report, demo.artifact("int8")
+    assert report["calibration"]["ranges"] == "auto"
+    first, *tried = entry["passes"]
+    assert [each["name"] for each in (first, *tried)] == PASSES
+    assert first["reason"].startswith("not run: ")
+    for each in tried:
+        assert min(each["before"], each["after"], each["noise"]) > 0
+        assert each["images"] == IMAGES["train"] / 4
+        assert each["kept"] != each["reason"].startswith("reverted: ")
+    assert report["seconds"]["optimise_tflite_int8"] > 0
+    words = [COMMAND, "verify", str(demo.folder / "shapes26_int8.tflite"), "--json"]
+    verified = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert verified.returncode == 0, verified.stderr
+    checks = json.loads(verified.stdout)["checks"]
+    assert {"hash", "plan"} <= {check["name"] for check in checks}
+    assert all(check["passed"] for check in checks)
+
+
 def test_latencies_are_ordered_and_the_speedup_is_their_ratio(demo: Run) -> None:
     int8, fp32 = demo.artifact("int8"), demo.artifact("fp32")
     for latency in (int8["latency_ms"], fp32["latency_ms"]):
@@ -248,7 +274,10 @@ def test_json_prints_the_report_and_nothing_else(again: Run) -> None:
 
 
 def test_an_unmeasured_run_writes_no_float_file(again: Run) -> None:
-    assert below(again.folder) == FULL - {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
+    assert below(again.folder) == (FULL | again.candidate) - {
+        "shapes26_fp32.tflite",
+        "shapes26_fp32.tflite.manifest.json",
+    }
     (entry,) = again.report["artifacts"]
     assert entry["precision"] == "int8"
     assert (entry["accuracy"], entry["latency_ms"], entry["speedup"]) == (None, None, None)

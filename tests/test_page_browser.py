@@ -111,7 +111,7 @@ def column(page: Any, table: str, index: int) -> list[str]:
 def test_it_opens_without_network_and_without_complaints(visit: Visit, file: Path) -> None:
     assert visit.requests == [file.as_uri()]
     assert visit.complaints == []
-    assert visit.page.locator("nav a").all_text_contents()[:3] == ["Summary", "Gate", "Classes"]
+    assert visit.page.locator("nav a").all_text_contents()[:4] == ["Summary", "Gate", "Fidelity", "Classes"]
 
 
 def test_four_artifacts_stay_small(file: Path, report: dict[str, Any]) -> None:

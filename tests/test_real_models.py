@@ -50,6 +50,7 @@ calibrate(program, images, lambda: None)
 {PEAK}
 """
 
+QUICK = ("--no-latency", "--quiet", "--effort", "none")
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
@@ -66,8 +67,7 @@ def python(code: str, *words: str) -> int:
 
 def export(folder: Path, data: Path, *options: str) -> tuple[dict[str, Any], int]:
     """Return the INT8 entry of a run's report, and the run's peak memory in KiB."""
-    job = [str(MODEL), "--format", "tflite", "--int8", "--data", str(data), "--imgsz", "640", "--no-latency", "--quiet"]
-    job += ["--effort", "none"]
+    job = (str(MODEL), "--format", "tflite", "--int8", "--data", str(data), "--imgsz", "640", *QUICK)
     peak = python(COMMAND, *job, *options, "--out", str(folder))
     entries = json.loads((folder / "report.json").read_text())["artifacts"]
     return next(entry for entry in entries if entry["precision"] == "int8"), peak
