@@ -19,7 +19,7 @@ from qexport.progress import Progress
 
 HELD_OUT = 2
 """One of so many images is kept from passes, to judge them by."""
-MAX_JUDGED = 48
+MAX_JUDGED = 40
 """Images that are judged by at most: they and their raw outputs are kept in memory, 8 MB each at 640 pixels."""
 MIN_GAIN = 1.0
 """A pass is kept for a gain of so many standard errors of it."""

@@ -26,7 +26,7 @@ from qexport.progress import Progress
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 
-MAX_IMAGES = 96
+MAX_IMAGES = 40
 LEAST = 0.1
 """Float score from which an anchor is an object: less says little of what is shown, and there are many of it."""
 PRIOR = 32.0
