@@ -253,6 +253,31 @@ def test_what_makes_it_worse_or_no_better_is_reverted(small: Candidate) -> None:
     assert worse.seen == [image for index, image in enumerate(IMAGES[:9]) if index % 2]
 
 
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [((0.7, 0.7, 0.7, 0.7), [True, True]), ((0.9, 1.1, 1.0, 1.1), [False, False])],
+    ids=["the second confirms the first", "nothing confirms it"],
+)
+def test_what_gains_less_than_noise_is_kept_with_what_confirms_it(
+    small: Candidate, monkeypatch: pytest.MonkeyPatch, last: tuple[float, ...], kept: list[bool]
+) -> None:
+    none = np.zeros(4)
+    distances = iter(
+        Distance(np.array(boxes), none, none) for boxes in ((1.0, 1.0, 1.0, 1.0), (0.7, 1.2, 0.8, 1.1), last)
+    )
+    monkeypatch.setattr("qexport.optimisation.passes.distance", lambda *_: next(distances))
+    first, second = Pass(lambda given: twice(given, "cls.bias")), Pass(lambda given: twice(given, "box.bias"))
+    made, records = optimise(small, (first, second), IMAGES[:8], Silent())
+    assert [record.kept for record in records] == kept
+    changed = [not torch.equal(made.program.graph.parameter(p), small.program.graph.parameter(p)) for p in BIASES]
+    assert changed == kept
+    assert records[0].reason.endswith("within noise alone, kept with theirs") is kept[0]
+    assert records[1].before == pytest.approx(0.95)
+
+
+BIASES = "cls.bias", "box.bias"
+
+
 class ForConfidence(Pass):
     """A pass that is for something else than the distance."""
 

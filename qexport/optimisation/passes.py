@@ -61,7 +61,9 @@ class Aimed(Protocol):
 def optimise(
     candidate: Candidate, passes: Sequence[WeightPass], images: Sequence[Path], progress: Progress
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
-    """Run passes one after the other; keep each that brings the held-out images nearer, else go on without it.
+    """Run passes one after the other; keep those that bring the held-out images nearer, else go on without them.
+
+    What gains less than noise is tried on: it is kept together with the next pass if both gain more than noise.
 
     Args:
         images: files of calibration images in any order; every `HELD_OUT`th by name is kept from the passes.
@@ -72,64 +74,72 @@ def optimise(
     reason = _unmeasurable(candidate, seen)
     if reason:
         return candidate, not_run((each.name for each in passes), reason)
-    records: list[PassRecord] = []
     with progress.step("measuring held-out images", 2 * len(judged)) as advance:
         held_out = hold_out(candidate.reference, judged, advance)
-        before = distance(candidate, held_out, advance)
+        start = _Measured(candidate, distance(candidate, held_out, advance))
+    kept, tried_on, records, open_records = start, start, list[PassRecord](), list[int]()
     for each in passes:
         started = time.perf_counter()
-        outcome = _tried(candidate, each, seen, held_out, progress, before)
-        seconds = round(time.perf_counter() - started, 2)
-        kept, after = outcome.changed is not None, outcome.after
-        record = PassRecord(each.name, kept, images=len(judged), seconds=seconds, reason=outcome.reason)
-        if after:
-            record = replace(record, before=before.mean, after=after.mean, noise=margin(before, after)[1])
-        records.append(record)
-        if outcome.changed and after:
-            candidate, before = outcome.changed, after
-    return candidate, tuple(records)
+        if isinstance(each, Aimed):  # it is judged by something else, which says nothing of what is open
+            tried_on, open_records = kept, []
+        reason, made = _tried(tried_on, each, seen, held_out, progress)
+        record = PassRecord(each.name, False, images=len(judged), reason=reason)
+        if made:
+            record, before = _judged(record, tried_on.distance, made.distance), tried_on.distance
+            if _gained(each, kept.distance, made.distance):
+                for index in open_records:
+                    records[index] = _kept_with(records[index], each.name)
+                kept, tried_on, open_records, record = made, made, [], replace(record, kept=True)
+            else:
+                record = replace(record, reason=f"reverted: {record.reason}")
+                if not isinstance(each, Aimed) and log_margin(before, made.distance)[0] > 0:
+                    tried_on, open_records = made, [*open_records, len(records)]
+        records.append(replace(record, seconds=round(time.perf_counter() - started, 2)))
+    return kept.candidate, tuple(records)
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What a pass came to; `changed` is None where nothing is kept of it."""
+class _Measured:
+    """A candidate and its distance on the held-out images."""
 
-    reason: str
-    changed: Candidate | None = None
-    after: Distance | None = None
+    candidate: Candidate
+    distance: Distance
 
 
 def _tried(
-    candidate: Candidate,
-    each: WeightPass,
-    seen: Sequence[Path],
-    held_out: HeldOut,
-    progress: Progress,
-    before: Distance,
-) -> _Outcome:
-    """Run one pass and judge it; `before` is the candidate's own distance."""
-    reason = each.requires(candidate)
+    given: _Measured, each: WeightPass, seen: Sequence[Path], held_out: HeldOut, progress: Progress
+) -> tuple[str, _Measured | None]:
+    """Run one pass and measure what it made; or say why there is nothing."""
+    reason = each.requires(given.candidate)
     if reason:
-        return _Outcome(f"not run: {reason}")
-    changed = each(candidate, seen, progress)
-    reason = broken(candidate, changed) or each.ensures(candidate, changed)
+        return f"not run: {reason}", None
+    changed = each(given.candidate, seen, progress)
+    reason = broken(given.candidate, changed) or each.ensures(given.candidate, changed)
     if reason:
-        return _Outcome(f"refused: {reason}")
+        return f"refused: {reason}", None
     with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
-        after = distance(changed, held_out, advance)
+        return "", _Measured(changed, distance(changed, held_out, advance))
+
+
+def _judged(record: PassRecord, before: Distance, after: Distance) -> PassRecord:
+    """The record with the figures that a pass is judged by."""
     noise = margin(before, after)[1]
     figures = (
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
     if after.shift is not None:
         figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
-    if not _gained(each, before, after):
-        return _Outcome(f"reverted: {figures}", None, after)
-    return _Outcome(figures, changed, after)
+    return replace(record, before=before.mean, after=after.mean, noise=noise, reason=figures)
+
+
+def _kept_with(record: PassRecord, other: str) -> PassRecord:
+    """The record of a pass that was tried on, and kept with a later one."""
+    reason = record.reason.removeprefix("reverted: ")
+    return replace(record, kept=True, reason=f"{reason}; within noise alone, kept with {other}")
 
 
 def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
-    """Whether a pass has gained more than noise."""
+    """Whether more than noise is gained."""
     gain, noise = log_margin(before, after)
     if not isinstance(each, Aimed):
         return gain > MIN_GAIN * noise
