@@ -193,7 +193,7 @@ def test_int8_is_small_and_runs_in_integers(demo: Run) -> None:
 
 
 def test_the_default_effort_tries_its_passes_and_says_what_became_of_them(demo: Run) -> None:
-    """The demo model has no ReLU to equalise across; of what is tried, only what helps is kept, half of the images say."""
+    """The demo model has no ReLU to equalise across; of what is tried, only what helps is kept."""
     report, entry = demo.report, demo.artifact("int8")
     assert report["calibration"]["ranges"] == "auto"
     first, *tried = entry["passes"]
