@@ -129,7 +129,7 @@ def outcome_of(each: WeightPass, folder: Path) -> Any:
 
 def test_its_pass_is_found_and_reverted_as_it_improves_nothing(installed: None, tmp_path: Path) -> None:
     record = outcome_of(weight_pass("idle"), tmp_path)
-    assert (record.name, record.kept, record.images) == ("idle", False, 2)
+    assert (record.name, record.kept, record.images) == ("idle", False, 4)
     assert record.before == record.after is not None
     assert record.reason.startswith("reverted")
 
