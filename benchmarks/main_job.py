@@ -3,7 +3,8 @@
     make bench            (or: .venv/bin/python benchmarks/main_job.py [--shared DIR])
 
 Runs the installed `qexport` for both heads, calibrated on coco128 and on the four training images of coco8, scored on
-coco-val100, without passes; then once more without evaluation for time and peak memory. Exits with 1 if a bound is broken.
+coco-val100, with `--effort none`; then once more without evaluation for time and peak memory. Exits with 1 if a bound
+is broken.
 """
 
 from __future__ import annotations
