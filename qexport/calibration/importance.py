@@ -25,6 +25,7 @@ from qexport.calibration.output_error import weighted_outputs
 from qexport.calibration.statistics import BINS
 from qexport.data.images import stream
 from qexport.programs.captured_graph import shared_copy
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import Program
 
 MAX_SAMPLES = 2**18
@@ -70,7 +71,7 @@ def importance(
 def _body(program: Program) -> GraphModule:
     """The program's graph as far as its raw outputs, which are what it gives."""
     graph = shared_copy(program)
-    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes = nodes_by_name(graph)
     graph.graph.set_codegen(CodeGen())  # torch.export's own packs the outputs that were
     graph.graph.output_node().args = (tuple(nodes[name] for name in program.raw.all),)
     graph.graph.eliminate_dead_code()

@@ -25,6 +25,7 @@ from qexport.optimisation.lone_threads import lone_threads
 from qexport.optimisation.rounding import WHOLE, adaptively_rounded, output_error, scale_like
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.naming import bias_of, weight_of
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -124,7 +125,7 @@ def _runs(layers: Layers) -> Iterator[Layers]:
 def _watched(candidate: Candidate, layers: Layers) -> tuple[GraphModule, dict[str, Moments]]:
     """The quantised program up to the last of some layers, without a result, and what adds up inputs, by weight."""
     graph = insert(candidate.program, candidate.plan, Fused)
-    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes = nodes_by_name(graph)
     moments = {path: Moments(layer.geometry) for path, layer in layers.items()}
     for number, (path, layer) in enumerate(layers.items()):
         graph.add_module(f"moments_{number}", moments[path])

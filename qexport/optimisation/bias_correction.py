@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches, changed_parameters
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import Value
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -91,7 +92,7 @@ def _watched(candidate: Candidate) -> tuple[GraphModule, dict[str, _Shift]]:
     Layers are linear: W x - Wq x = (W - Wq) x, with the layer's own strides, padding and groups.
     """
     graph = insert(candidate.program, candidate.plan, Fused)
-    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes = nodes_by_name(graph)
     shifts: dict[str, _Shift] = {}
     for layer in _layers(candidate):
         shift = shifts.setdefault(layer.bias, _Shift(-1 if layer.operation == "linear" else 1))

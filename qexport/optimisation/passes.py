@@ -127,6 +127,8 @@ def _judged(record: PassRecord, before: Distance, after: Distance) -> PassRecord
     figures = (
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
+    gain, its_noise = log_margin(before, after)
+    figures += f"; image by image it is {100 * gain:+.1f} % nearer, give or take {100 * its_noise:.1f}"
     if after.shift is not None:
         figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
     return replace(record, before=before.mean, after=after.mean, noise=noise, reason=figures)

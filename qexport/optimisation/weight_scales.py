@@ -25,6 +25,7 @@ from qexport.optimisation.rescaling import least_scales, stored_scale
 from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE
 from qexport.planning.plan import TensorQuant
 from qexport.planning.weights import weight_array
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import Value
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -123,7 +124,7 @@ class _Moments(nn.Module):
 def _watched(candidate: Candidate, layers: Mapping[str, list[Value]]) -> tuple[GraphModule, dict[str, _Moments]]:
     """The quantised program with what watches the input of each layer, by the layer's name."""
     graph = insert(candidate.program, candidate.plan, Fused)
-    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes = nodes_by_name(graph)
     moments: dict[str, _Moments] = {}
     for number, layer in enumerate(each for users in layers.values() for each in users):
         moments[layer.name] = _Moments(-1 if layer.operation == "linear" else 1)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from qexport.programs.graph import check_replacement
 
@@ -45,3 +45,8 @@ def with_tensors(module: GraphModule, changed: Mapping[str, Tensor]) -> GraphMod
         for alias in (name for name, each in held.items() if each is held[path]):
             put(made, alias, tensor)
     return made
+
+
+def nodes_by_name(module: GraphModule) -> dict[str, Node]:
+    """The nodes that compute or hold something: PyTorch calls its last one "output", and so may a file call a value."""
+    return {node.name: node for node in module.graph.nodes if node.op != "output"}

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from qexport.planning.plan import QuantPlan
 from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import module_of
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import Program
 from qexport.simulation.insert import Make, insert, seen_by_readers
 from qexport.simulation.rewrite import Pair
@@ -84,7 +85,7 @@ def metered(
     """
     reference = reference or program
     graph = insert(program, plan, make)
-    twins, seen = {node.name: node for node in graph.graph.nodes}, seen_by_readers(graph)
+    twins, seen = nodes_by_name(graph), seen_by_readers(graph)
     measurable = {
         name: (floors or {}).get(name, -math.inf) for name in _measurable(reference) if floors is None or name in floors
     }

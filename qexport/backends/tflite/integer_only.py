@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from qexport.detections.layout import layout_of
 from qexport.detections.numpy_decode import decoded, dequantised
+from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import INPUT, Program
 
 aten = torch.ops.aten
@@ -24,7 +25,7 @@ aten = torch.ops.aten
 
 def raw_program(graph: GraphModule, program: Program) -> GraphModule:
     """End a copy of the program's graph at its raw outputs, and let channels come last at both ends."""
-    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes = nodes_by_name(graph)
     images = nodes[INPUT]
     readers = list(images.users)
     with graph.graph.inserting_after(images):
