@@ -87,6 +87,7 @@ class Runs:
         out = self.scratch / f"{model}-{what}".replace(" ", "-")
         words = [str(QEXPORT), str(self.shared / f"models/{model}.pt"), "--format", formats, *options, "--quiet"]
         words += ["--data", str(self.shared / f"datasets/{data}/{data}.yaml"), "--eval-data", evaluation]
+        words += ["--no-build"] if "tensorrt" in formats else []
         subprocess.run([*words, "--no-latency", "--out", str(out)], check=True)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         chosen = [each for each in report["artifacts"] if each["precision"].startswith("int8") and each["accuracy"]]
