@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -163,11 +164,19 @@ def test_integer_only_files_keep_it_too(task: str, least: float, tmp_path: Path)
     check_gallery(small, task)
 
 
-def test_a_classifier_is_calibrated_as_it_is_run(tmp_path: Path) -> None:
-    report = ran("classify", tmp_path, no_eval=True, calib_images=4)
+def test_a_classifier_is_calibrated_as_it_is_run_and_optimised(tmp_path: Path) -> None:
+    """Its distance is of probabilities; what is about boxes and scores is not run."""
+    report = ran("classify", tmp_path, no_eval=True, calib_images=8, effort="balanced")
     assert report.calibration is not None
     assert report.calibration.preprocess == "centre crop 96x96, RGB, 0..1"
     assert report.warnings == ()
+    (artifact,) = report.artifacts
+    tried = {each.name: (each.before or 0) > 0 for each in artifact.passes}
+    assert tried == {"equalisation": False, "weight-scales": True, "adaptive-rounding": True, "score-shift": False}
+    reasons = [each["why"] for each in json.loads(Path(artifact.plan or "").read_text())["tensors"].values()]
+    assert sum(why.startswith("auto (weighted-mse)") for why in reasons) > 50
+    assert artifact.verification is not None
+    assert (artifact.verification.agreement or 0) > 0.9
 
 
 def test_tflite_masks_come_through_a_transposed_convolution_in_integers(tmp_path: Path) -> None:
