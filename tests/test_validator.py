@@ -171,7 +171,7 @@ def test_a_report_says_how_its_models_outputs_are_scored(head: str, nms: bool, r
 
 @pytest.mark.slow
 def test_ultralytics_validates_one_to_many_files_to_the_same_figures(tmp_path: Path) -> None:
-    """Other heads and tasks: `test_task_runs`, `test_dynamic`, and `test_end_to_end` for TFLite."""
+    """The end-to-end head: `test_dynamic`, and `test_end_to_end` for TFLite; other tasks: `test_task_runs`."""
     for package in ("onnxruntime", "onnxscript", "openvino"):
         pytest.importorskip(package, reason="needs the extras qexport[onnx,openvino]")
     from qexport.backends.openvino.backend import OpenVINORunner
