@@ -27,7 +27,7 @@ from qexport.compat.torchvision import repair
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.detections.layout import HeadLayout
 from qexport.lowering.request import Lowering, Target
-from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.planning.plan import QuantPlan
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head

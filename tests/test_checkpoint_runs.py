@@ -48,7 +48,7 @@ def test_a_single_cls_model_is_scored_as_it_was_trained(single: bool, tmp_path: 
     from qexport.data.selection import RunImages
     from qexport.detections.layout import HeadLayout
     from qexport.measurement.dataset_check import as_trained, mismatch
-    from qexport.measurement.evaluation_set import make_evaluation_set
+    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.measurement.validator import make_validator
     from qexport.tasks import SCORING
 

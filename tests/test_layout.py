@@ -17,7 +17,7 @@ from qexport.data.dataset import image_list, load_dataset, load_folder
 from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError
 from qexport.measurement.dataset_check import check_data, mismatch
-from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.tasks import TaskSpec
 
 PETS = {0: "bird", 1: "cat", 2: "dog"}

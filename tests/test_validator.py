@@ -21,7 +21,7 @@ from qexport.detections.layout import HeadLayout
 from qexport.inspection.recheck import _scored_layout
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import evaluate
-from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
+from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.reporting.report import ModelInfo

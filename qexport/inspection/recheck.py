@@ -175,7 +175,7 @@ def _accuracy(
     artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset, threads: int
 ) -> tuple[bool | None, str]:
     from qexport.measurement.accuracy import evaluate
-    from qexport.measurement.evaluation_set import make_evaluation_set
+    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 

@@ -23,7 +23,7 @@ from qexport.detections.matching import CONFIDENCE
 from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores, by_class, figure_once
-from qexport.measurement.evaluation_set import EvaluationSet
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING
