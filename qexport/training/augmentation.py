@@ -115,9 +115,7 @@ def recoloured(image: Pixels, strength: Augmentation, rng: np.random.Generator) 
     return np.asarray(cv2.cvtColor(colours, cv2.COLOR_HSV2BGR), np.uint8)
 
 
-def _scale(
-    image: Pixels, wanted: InputSpec, strength: Augmentation, rng: np.random.Generator
-) -> tuple[float, float]:
+def _scale(image: Pixels, wanted: InputSpec, strength: Augmentation, rng: np.random.Generator) -> tuple[float, float]:
     """A random scale of height and width: one for both, unless the network's images are stretched."""
     change = rng.uniform(*strength.scale)
     height, width = (side / own for side, own in zip(wanted.imgsz, image.shape, strict=False))

@@ -127,9 +127,7 @@ class Augmented:
         pixels = [self._pixels(read, int(place), (self.order.seed, number, int(place))) for place in places]
         return Batch(torch.from_numpy(np.stack(pixels))), skipped
 
-    def _pixels(
-        self, read: Callable[[int], Pixels], place: int, seed: tuple[int, int, int]
-    ) -> NDArray[np.float32]:
+    def _pixels(self, read: Callable[[int], Pixels], place: int, seed: tuple[int, int, int]) -> NDArray[np.float32]:
         rng, count = np.random.default_rng(seed), self.order.count
 
         def others() -> list[Pixels]:
