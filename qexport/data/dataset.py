@@ -62,6 +62,11 @@ class Dataset:
         """Whether it is images alone, a folder or a list of them, without a description or splits."""
         return self.splits.get("train") == (self.yaml,)
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Those of all splits."""
+        return tuple(source for sources in self.splits.values() for source in sources)
+
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
     """Read a dataset YAML; no image is looked at.
