@@ -172,6 +172,40 @@ def test_labels_are_those_of_the_pixels(task: str, tmp_path: Path) -> None:
     assert losses[0] < 0.75 * losses[1]
 
 
+def test_keypoints_change_their_places_in_a_mirror(tmp_path: Path) -> None:
+    data, images = some("pose")
+    model, given = demo("pose")
+    assert data.flip_idx == (0, 3, 2, 1, 4)  # as the YAML has it
+
+    def keypoints(flip_idx: tuple[Any, ...], folder: str) -> tuple[Tensor, Tensor]:
+        made = labelled(
+            replace(data, flip_idx=flip_idx), images, model, given.program, IMAGES, 3, tmp_path / folder
+        ).epoch(0)
+        batches = [(batch.pixels, (batch.targets or {})["keypoints"]) for batch in made]
+        return torch.cat([pixels for pixels, _ in batches]), torch.cat([points for _, points in batches])
+
+    plain, here = keypoints((), "none")
+    mirrored, there = keypoints(data.flip_idx, "some")
+    assert plain.shape == mirrored.shape
+    flipped = [not torch.equal(*pair) for pair in zip(plain, mirrored, strict=True)]
+    assert 0 < sum(flipped) < len(flipped)
+    for was, now, changed in zip(plain, mirrored, flipped, strict=True):
+        assert torch.equal(was.flip(2) if changed else was, now)
+    moved = here.clone()
+    moved[..., 0] = 1 - moved[..., 0]
+    moved = moved[:, list(data.flip_idx)]
+    visible = here[..., 2] > 0  # points that cannot be seen lie anywhere
+    same_place = [
+        torch.allclose(now[..., :2], old[..., :2], atol=1e-5) or torch.allclose(now[..., :2], new[..., :2], atol=1e-5)
+        for now, old, new, seen in zip(there, here, moved, visible, strict=True)
+        if seen.all()
+    ]
+    assert same_place
+    assert all(same_place)
+    with pytest.raises(InputError, match=r"flip_idx of .* does not have each of 5 keypoints once"):
+        keypoints((0, 1), "wrong")
+
+
 def copied(folder: Path, count: int = 4) -> Dataset:
     """A few images and labels of the demo data that a test may spoil."""
     for kind, suffix in (("images", "jpg"), ("labels", "txt")):

@@ -156,9 +156,13 @@ def _check_labels(dataset: Dataset, images: Sequence[Path], model: TaskSpec) -> 
         if reason := unknown_classes(dataset, images, class_numbers(dataset, model.names)):
             raise InputError(reason, "rename or remove the folder, or leave out --labels")
         return
+    points = dataset.kpt_shape or model.kpt_shape
+    if points and dataset.flip_idx and sorted(dataset.flip_idx, key=str) != sorted(range(points[0]), key=str):
+        what = f"flip_idx of {dataset.yaml} does not have each of {points[0]} keypoints once"
+        raise InputError(what, "correct it, or remove it: images are then not mirrored")
     single = model.single_class or dataset.single_class
     classes = len(dataset.names) if single and dataset.names else len(model.names)
-    labels = read_labels(images, dataset.labels, Wanted(model.task, classes, dataset.kpt_shape or model.kpt_shape))
+    labels = read_labels(images, dataset.labels, Wanted(model.task, classes, points))
     if labels.fault:
         raise InputError(labels.fault, "correct the labels, or leave out --labels")
     if not labels.rows:
