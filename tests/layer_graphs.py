@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 SIZE = 16
@@ -42,6 +43,12 @@ class Graph:
         group: int = kw.get("group", 1)
         weights = [self.weight(channels, given // group, kernel, kernel)] + ([self.weight(channels)] if bias else [])
         return self.add("Conv", source or self.x, *weights, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, **kw)
+
+
+def picture(*shape: int, seed: int = 5) -> NDArray[np.float32]:
+    """An image of random pixels, `PIXELS` by default."""
+    made: NDArray[np.float32] = np.random.default_rng(seed).random(shape or PIXELS, dtype=np.float32)
+    return made
 
 
 def saved(graph: Graph, path: Path, opset: int = 18, ir_version: int = 8, outputs: Sequence[str] = ()) -> Path:

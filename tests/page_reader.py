@@ -78,3 +78,8 @@ def read_page(text: str) -> Element:
 def shown_number(text: str) -> float:
     """The number that a reader sees."""
     return float(text.replace("−", "-").replace(",", "").strip("%×\u202f "))
+
+
+def sections(page: Element) -> set[str]:
+    """The ids of a page's sections."""
+    return {each.attributes["id"] for each in page.all("section")}

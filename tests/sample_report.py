@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qexport.reporting.load import report_of
+from qexport.reporting.page.render import render
+
 CLASSES = ("person", "bicycle", "<b>stop & go</b>", "traffic light")
 FEW = "accuracy is of 40 images only: differences of a few percent are noise"
 DEVICE = {
@@ -99,6 +102,18 @@ def sample_report(
         "baseline": None,
         "artifacts": artifacts,
     }
+
+
+def rendered(content: dict[str, Any]) -> str:
+    """The page of a parsed report.json."""
+    return render(report_of(content))
+
+
+def value_at(report: Any, path: str) -> Any:
+    """What stands at a path with points."""
+    for part in path.split("."):
+        report = report[int(part)] if isinstance(report, list) else report[part]
+    return report
 
 
 def bare(report: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import DEMO, demo_images
 from refusals import DATA, INPUT, UNMEASURED, Refusal
 
@@ -22,16 +24,34 @@ from qexport.programs.rtdetr import Joined, query_detector
 from qexport.programs.token_layers import Attention, Sampled, as_maps, as_rows
 from qexport.progress import Silent
 from qexport.reporting.load import load_report
+from qexport.reporting.report import ArtifactReport
 
 SIZE = (64, 96)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 
+CONVOLUTIONS = ("HGStem", "HGBlock", "DWConv", "Conv", "RepC3")
+
+
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """RT-DETR-L with a quarter of its channels, half of its blocks' layers and of its decoder's."""
+    from ultralytics.nn.tasks import yaml_model_load
     from untrained import untrained
 
-    return untrained("rtdetr-l.yaml", pixels())
+    drawn = yaml_model_load("rtdetr-l.yaml")
+    for _, _, module, arguments in (*drawn["backbone"], *drawn["head"]):
+        if module in CONVOLUTIONS:
+            arguments[:2] = [each // 4 if each > 8 else each for each in arguments[:2]]
+    drawn["head"][-1][-1] = ["nc", 64, 300, 4, 8, 3]
+    path = tmp_path_factory.mktemp("drawn") / "rtdetr-small.yaml"
+    path.write_text(yaml.safe_dump({**drawn, "scales": {"small": [0.5, 1.0, 1024]}}), encoding="utf-8")
+    made = untrained(str(path), pixels())
+    generator = torch.Generator().manual_seed(0)
+    for layer in made.model[-1].decoder.layers:  # built as copies of one, which converters take for one
+        weight = layer.cross_attn.value_proj.weight.data
+        weight *= 1 + 0.1 * torch.randn(weight.shape, generator=generator)
+    return made
 
 
 def pixels() -> torch.Tensor:
@@ -104,7 +124,7 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
         pytest.importorskip(package, reason="needs the extras qexport[tflite,openvino]")
     path = tmp_path / "rtdetr.pt"
     torch.save({"model": model, "train_args": {"task": "detect", "imgsz": 640}}, path)
-    quick = {"effort": "none", "no_eval": True, "no_latency": True, "no_build": True}
+    quick = {"optimise": "equalisation", "no_eval": True, "no_latency": True, "no_build": True}
     options = {"int8": True, "imgsz": "96", "calib_images": 4, **quick}
     given = {"model": str(path), "data": str(DEMO / "shapes" / "images" / "train"), "out": tmp_path / "out"}
     report = export(make_job({**given, "format": "tflite,openvino", **options}), Silent())
@@ -114,6 +134,7 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
         assert artifact.verification.coverage > 0.9, artifact.format
         # Untrained queries score nearly alike: which of them are chosen is a matter of rounding.
         assert (artifact.verification.agreement or 0) > 0.7, artifact.format
+        check_choices(artifact)
     saved = load_report(tmp_path / "out" / "report.json")
     for artifact in report.artifacts:
         checks = {check.name: check for check in recheck(Path(artifact.path), saved, None, 1)}
@@ -123,6 +144,14 @@ def test_files_hold_their_plan_in_int8(model: Any, tmp_path: Path) -> None:
             "coverage": True,
             "outputs": True,
         }, checks
+
+
+def check_choices(artifact: ArtifactReport) -> None:
+    """Gradients come back through the choice of queries and the sampling; the distance is of the queries."""
+    (tried,) = artifact.passes
+    assert min(tried.before or 0, tried.after or 0, tried.noise or 0) > 0
+    reasons = [each["why"] for each in json.loads(Path(artifact.plan or "").read_text())["tensors"].values()]
+    assert sum(why.startswith("auto (weighted-mse)") for why in reasons) > 100
 
 
 @pytest.mark.parametrize(("head", "nms"), [("one2many", False), (None, True)])

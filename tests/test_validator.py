@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import class_of, image_list, load_dataset, load_folder
+from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.detections.layout import HeadLayout
 from qexport.inspection.recheck import _scored_layout
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import evaluate
-from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.reporting.report import ModelInfo
@@ -171,7 +171,7 @@ def test_a_report_says_how_its_models_outputs_are_scored(head: str, nms: bool, r
 
 @pytest.mark.slow
 def test_ultralytics_validates_one_to_many_files_to_the_same_figures(tmp_path: Path) -> None:
-    """Other heads and tasks: `test_task_runs`, `test_dynamic`, and `test_end_to_end` for TFLite."""
+    """The end-to-end head: `test_dynamic`, and `test_end_to_end` for TFLite; other tasks: `test_task_runs`."""
     for package in ("onnxruntime", "onnxscript", "openvino"):
         pytest.importorskip(package, reason="needs the extras qexport[onnx,openvino]")
     from qexport.backends.openvino.backend import OpenVINORunner

@@ -18,14 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.graph import CodeGen
 
 from qexport.calibration.observer import bins_of, sample_step
 from qexport.calibration.output_error import weighted_outputs
 from qexport.calibration.statistics import BINS
 from qexport.data.images import stream
 from qexport.programs.captured_graph import shared_copy
-from qexport.programs.graph_module import nodes_by_name
+from qexport.programs.graph_module import end_at, nodes_by_name
 from qexport.programs.program import Program
 
 MAX_SAMPLES = 2**18
@@ -72,11 +71,7 @@ def _body(program: Program) -> GraphModule:
     """The program's graph as far as its raw outputs, which are what it gives."""
     graph = shared_copy(program)
     nodes = nodes_by_name(graph)
-    graph.graph.set_codegen(CodeGen())  # torch.export's own packs the outputs that were
-    graph.graph.output_node().args = (tuple(nodes[name] for name in program.raw.all),)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+    return end_at(graph, [nodes[name] for name in program.raw.all])
 
 
 class _Backward(Interpreter):

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.graph import CodeGen
 
 from qexport.data.choice import learned_from
 from qexport.optimisation.candidate import Candidate, batch_count, batches
@@ -25,7 +24,7 @@ from qexport.optimisation.lone_threads import lone_threads
 from qexport.optimisation.rounding import WHOLE, adaptively_rounded, output_error, scale_like
 from qexport.planning.plan import TensorQuant
 from qexport.programs.captured_graph import module_of
-from qexport.programs.graph_module import nodes_by_name
+from qexport.programs.graph_module import end_at, nodes_by_name
 from qexport.programs.naming import bias_of, weight_of
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -132,11 +131,7 @@ def _watched(candidate: Candidate, layers: Layers) -> tuple[GraphModule, dict[st
         for name in layer.names:
             with graph.graph.inserting_before(nodes[name]):
                 graph.graph.call_module(f"moments_{number}", (nodes[name].args[0],))
-    graph.graph.output_node().args = (None,)
-    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph, moments
+    return end_at(graph, ()), moments
 
 
 def _rounded(

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.graph import CodeGen
 
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate, batches
 from qexport.optimisation.confidences import NEIGHBOURS, confidence_shift, has_levels
 from qexport.planning.ranges import LOGIT_FLOOR
 from qexport.programs.captured_graph import shared_copy
-from qexport.programs.graph_module import nodes_by_name
+from qexport.programs.graph_module import end_at, nodes_by_name
 from qexport.programs.program import Program
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert, seen_by_readers
@@ -172,14 +171,8 @@ def raw_outputs(program: Program, graph: GraphModule | None = None) -> GraphModu
 
 def giving(graph: GraphModule, names: Sequence[str]) -> GraphModule:
     """Let a graph end at some of its values, and return it; what readers of integers see, of what is quantised."""
-    nodes = nodes_by_name(graph)
-    seen, output = seen_by_readers(graph), graph.graph.output_node()
-    output.args = (tuple(seen.get(name, nodes[name]) for name in names),)
-    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
-    graph.graph.eliminate_dead_code()
-    graph.graph.lint()
-    graph.recompile()
-    return graph
+    found = {**nodes_by_name(graph), **seen_by_readers(graph)}
+    return end_at(graph, [found[name] for name in names])
 
 
 def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
 
 from qexport.programs.graph import check_replacement
 
@@ -50,3 +51,14 @@ def with_tensors(module: GraphModule, changed: Mapping[str, Tensor]) -> GraphMod
 def nodes_by_name(module: GraphModule) -> dict[str, Node]:
     """The nodes that compute or hold something: PyTorch calls its last one "output", and so may a file call a value."""
     return {node.name: node for node in module.graph.nodes if node.op != "output"}
+
+
+def end_at(module: GraphModule, nodes: Sequence[Node]) -> GraphModule:
+    """Let a graph end at some of its nodes, whose results it then gives as a tuple, and return it."""
+    graph = module.graph
+    graph.output_node().args = (tuple(nodes),)
+    graph.set_codegen(CodeGen())  # what torch.export wrote folds the outputs into the form that they had
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
+    return module
