@@ -21,7 +21,7 @@ from qexport.errors import ConversionError
 from qexport.job.options import make_job
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.mixed_precision import float_share
+from qexport.optimisation.float_sets import float_share
 from qexport.pipeline import export
 from qexport.planning.plan import QuantPlan, load_plan, save_plan
 from qexport.programs.program import Program

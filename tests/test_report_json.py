@@ -26,7 +26,6 @@ GOLDEN = Path(__file__).parent / "golden" / "report.json"
 FIDELITY = {"fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
 ADDED = {"warnings_about", "passes", "labelled", "likeness", "repair", *FIDELITY}
 REPAIR = RepairRecord(
-    budget=0.1,
     before=0.3,
     after=0.09,
     noise=0.02,
