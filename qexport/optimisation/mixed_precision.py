@@ -49,7 +49,7 @@ class MixedPrecision:
 
     def requires(self, candidate: Candidate, /) -> str:
         """Something that makes plans."""
-        return "" if self.replan else "what is quantised is given"
+        return "" if self.replan else "what is quantised must not be changed"
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Plan once more with the largest set that the budget allows."""
