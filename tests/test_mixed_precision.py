@@ -37,7 +37,8 @@ class Added(nn.Module):
         self.rounded, self.amount = Fused(tensor, name), torch.zeros(1)
 
     def forward(self, real: Tensor) -> Tensor:
-        return real + self.amount * (self.rounded(real.detach()) - real).detach()
+        seen: Tensor = real + self.amount * (self.rounded(real.detach()) - real).detach()
+        return seen
 
 
 def squared_changes(given: Case) -> tuple[list[str], list[Tensor]]:
