@@ -12,6 +12,7 @@ from conftest import demo_checkpoint
 from torch import Tensor
 
 from qexport.measurement.average_precision import (
+    PERFECT,
     ImageScores,
     Scores,
     average_precision,
@@ -102,6 +103,13 @@ def test_by_hand() -> None:
     scores = {"a": scored([1, 0, 1], [0.9, 0.8, 0.7], labels=2)}
     (one,) = by_class(scores, ["a"])
     assert average_precision(one, np.array([[1]]))[0] == pytest.approx(0.495 + 0.5 * 2 / 3)
+
+
+def test_what_is_all_right_loses_half_of_the_last_point() -> None:
+    from ultralytics.utils.metrics import ap_per_class
+
+    right, seen, classes = np.ones((3, 10), dtype=bool), np.array([0.9, 0.8, 0.7]), np.zeros(3)
+    assert ap_per_class(right, seen, classes, classes)[5].mean() == pytest.approx(PERFECT, abs=1e-12)
 
 
 def test_weights_by_hand() -> None:

@@ -130,9 +130,9 @@ def test_a_job_cannot_be_changed() -> None:
         ({"model": None}, r"no model given: qexport MODEL\.pt"),
         (
             {"optimise": "bias-corection"},
-            r"--optimise bias-corection is out of range: give equalisation, .* or .*; did you mean bias-correction$",
+            r"--optimise bias-corection is out of range: give mixed-precision, .* or .*; did you mean bias-correction$",
         ),
-        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give equalisation, .*$"),
+        ({"optimise": ["bias-correction", ""]}, r"--optimise  is out of range: give mixed-precision, .*$"),
         ({"effort": "bset"}, r"--effort bset is out of range: give none, fast, balanced or best; did you mean best$"),
         (
             {"optimise": PASS, "int8": False, "precision": "int8-dynamic"},
@@ -251,6 +251,7 @@ def test_an_effort_is_passes_and_those_that_are_named_go_before_them(tmp_path: P
     balanced = ("equalisation", "weight-scales", "adaptive-rounding", "score-shift")
     assert passes() == passes(effort="balanced") == balanced
     assert passes(effort="best") == (
+        "mixed-precision",
         "equalisation",
         "weight-scales",
         "adaptive-rounding",

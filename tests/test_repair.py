@@ -21,7 +21,7 @@ from qexport.errors import ConversionError
 from qexport.job.options import make_job
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.mixed_precision import float_share
+from qexport.optimisation.float_sets import float_share
 from qexport.pipeline import export
 from qexport.planning.plan import QuantPlan, load_plan, save_plan
 from qexport.programs.program import Program
@@ -89,14 +89,15 @@ def test_more_is_kept_in_float_until_the_loss_is_small_enough(tmp_path: Path) ->
     assert record is not None
     assert record.met
     assert record.reason == "0.75 % of FP32's accuracy is lost, at most 1 %; it was 5.00 %"
-    assert shop.shares == sorted(shop.shares)
-    assert shop.shares[-1] == record.float_macs == float_share(shop.program, shop.written)
+    enough = [share for share in shop.shares if share >= 0.3]
+    assert len(enough) > 1  # after the first there were files with less in float
+    assert min(enough) == record.float_macs == float_share(shop.program, shop.written)
     assert [point.lost_percent for point in record.curve if point.chosen] == [0.75]
     built = [point for point in record.curve if point.lost_percent is not None]
-    assert [(point.float_macs, point.latency_ms) for point in built] == [(s, 10 + s) for s in shop.shares]
+    assert [(point.float_macs, point.latency_ms) for point in built] == [(s, 10 + s) for s in sorted(shop.shares)]
     floats = {name: why for name, why in record.floats.items() if not shop.written.is_quantised(name)}
     assert {shop.written.tensors[name].why for name in floats} == set(floats.values())
-    assert all(why.startswith("float to meet --max-drop 1: alone layers") for why in floats.values())
+    assert all(why.startswith("float to meet --max-drop 1: ") for why in floats.values())
     assert not shop.written.integer & record.floats.keys()
 
 
@@ -158,12 +159,15 @@ def test_what_cannot_be_scored_is_not_repaired(tmp_path: Path) -> None:
     [
         ((0.45, 0.9), (0.5, None), 10.0),
         ((0.45, 0.9), (0.0, None), None),
-        ((float("nan"), 0.9), (float("nan"), None), 10.0),
+        ((float("nan"), 0.9), (float("nan"), None), 4.0),
         ((float("nan"), None), None, None),
     ],
 )
 def test_the_loss_is_of_map_and_of_fidelity_without_labels(own: Any, exact: Any, percent: float | None) -> None:
-    made: Any = [SimpleNamespace(map=each[0], fidelity=each[1]) if each else None for each in (own, exact)]
+    made: Any = [
+        SimpleNamespace(map=each[0], fidelity=each[1], fidelity_ceiling=0.9375) if each else None
+        for each in (own, exact)
+    ]
     assert lost_percent(*made) == (None if percent is None else pytest.approx(percent))
 
 

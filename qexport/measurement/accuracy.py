@@ -23,7 +23,7 @@ from qexport.detections.layout import HeadLayout
 from qexport.detections.matching import CONFIDENCE
 from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
-from qexport.measurement.average_precision import ImageScores, Scores, by_class, figure_once
+from qexport.measurement.average_precision import PERFECT, ImageScores, Scores, by_class, figure_once
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING
@@ -42,6 +42,7 @@ class Accuracy:
         box_map: mAP50-95 of the boxes around masks and keypoints, None for other tasks.
         fidelity: mAP50-95 of the boxes against the reference's, or a classifier's share of equal answers; None without
             a reference.
+        fidelity_ceiling: what the reference has against itself.
         images: how many images were scored.
         unread: images that the validator left out because it could not read them or their labels, and why.
         detections: confident detections, the reference for other artifacts.
@@ -59,6 +60,7 @@ class Accuracy:
     box_map: float | None = None
     scores: Scores = field(default_factory=dict)
     fidelity_scores: Scores = field(default_factory=dict)
+    fidelity_ceiling: float = PERFECT
     found: DetectionsByImage = field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ def evaluate(
         box_map=float(getattr(metrics, scoring.other).map) if scoring.other and labelled else None,
         scores=recorder.scores,
         fidelity_scores=recorder.fidelity_scores,
+        fidelity_ceiling=recorder.ceiling,
         found=recorder.found,
     )
 
@@ -119,6 +122,8 @@ def _left_out(data: EvaluationSet, link: str) -> str:
 
 class _Recorder:
     """Keep an artifact's confident detections and score all of them against a reference."""
+
+    ceiling = PERFECT
 
     def __init__(
         self, reference: Detections | None, links: Mapping[str, Path] | None = None, correct: str = "tp"
@@ -177,6 +182,8 @@ class _Recorder:
 
 class _ClassRecorder:
     """Keep a classifier's answers and count how many are the reference's."""
+
+    ceiling = 1.0
 
     def __init__(self, reference: Detections | None, links: Mapping[str, Path]) -> None:
         self.reference = reference

@@ -23,6 +23,8 @@ POINTS = np.linspace(0.0, 1.0, 101)
 _WIDTHS = np.diff(POINTS, prepend=0.0) / 2 + np.diff(POINTS, append=1.0) / 2
 PASSED = np.concatenate(([0.0], np.cumsum(_WIDTHS)))
 """Area of the trapezoidal rule's first n points, for n from 0 to 101."""
+PERFECT = float(PASSED[100])
+"""What detections come to that are all right, and first: the last point is half lost."""
 EPSILON = 1e-16
 """Ultralytics adds it to the number of labels."""
 BLOCK = 2**22

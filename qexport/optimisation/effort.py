@@ -24,8 +24,9 @@ class Effort:
 
 FAST = ("score-shift",)
 BALANCED = ("equalisation", "weight-scales", "adaptive-rounding", "score-shift")
-BEST = ("equalisation", "weight-scales", "adaptive-rounding", "reconstruction", "score-shift")
-"""Whole steps are chosen behind the scales that they are whole in, and the scores are moved last."""
+BEST = ("mixed-precision", "equalisation", "weight-scales", "adaptive-rounding", "reconstruction", "score-shift")
+"""What is quantised at all comes before how; whole steps are chosen behind the scales that they are whole in, and the
+scores are moved last."""
 AUTO = "auto"
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -55,6 +55,15 @@ class Aimed(Protocol):
 
     def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
         """Return what it has gained of that on the held-out images, and the standard error."""
+        ...
+
+
+@runtime_checkable
+class Replanning(Protocol):
+    """A pass that plans anew, so that what is quantised changes; it has to be given what makes plans."""
+
+    def planned_by(self, replan: Callable[[Mapping[str, str]], QuantPlan], /) -> WeightPass:
+        """Return the pass with what plans the candidate's program with values in float: name → why."""
         ...
 
 
@@ -114,7 +123,7 @@ def _tried(
     if reason:
         return f"not run: {reason}", None
     changed = each(given.candidate, seen, progress)
-    reason = broken(given.candidate, changed) or each.ensures(given.candidate, changed)
+    reason = broken(given.candidate, changed, isinstance(each, Replanning)) or each.ensures(given.candidate, changed)
     if reason:
         return f"refused: {reason}", None
     with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
@@ -155,17 +164,29 @@ def _unmeasurable(candidate: Candidate, seen: Sequence[Path]) -> str:
     return "" if seen else "two images are needed at least, one of them to judge by"
 
 
-def broken(before: Candidate, after: Candidate) -> str:
+def broken(before: Candidate, after: Candidate, replanning: bool = False) -> str:
     """Say which promise of every pass is broken, "" for none.
 
     The values stay, what is quantised and how wide stays, groups stay and share one scale, fixed scales are not
     touched, weights are finite, and the reference is the same.
+
+    Args:
+        replanning: the plan is a new one, which makes its own types, groups and scales.
     """
     old, new = before.plan, after.plan
     if after.reference is not before.reference:
         return "what errors are measured against has changed"
     if after.program.values != before.program.values:
         return "the program's values have changed"
+    reason = "" if replanning else _plan_broken(old, new)
+    if reason:
+        return reason
+    paths = (path for value in after.program.values.values() for path in (value.weight, value.bias) if path)
+    endless = (path for path in paths if not torch.isfinite(after.program.graph.parameter(path)).all())
+    return next((f"{path} is not finite" for path in endless), "")
+
+
+def _plan_broken(old: QuantPlan, new: QuantPlan) -> str:
     if _types(old) != _types(new) or old.integer != new.integer:
         return "what is quantised has changed"
     if _groups(old) != _groups(new):
@@ -177,9 +198,7 @@ def broken(before: Candidate, after: Candidate) -> str:
             return f"the fixed scale of {name} has changed"
         if tensor.group and not tensor.is_float and numbers != _first(new, tensor.group):
             return f"{name} no longer shares the scale of its group"
-    paths = (path for value in after.program.values.values() for path in (value.weight, value.bias) if path)
-    endless = (path for path in paths if not torch.isfinite(after.program.graph.parameter(path)).all())
-    return next((f"{path} is not finite" for path in endless), "")
+    return ""
 
 
 def _types(plan: QuantPlan) -> Mapping[str, tuple[str, int | None]]:

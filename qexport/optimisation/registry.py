@@ -13,6 +13,7 @@ PASSES = Functions(
     "qexport.passes",
     "pass",
     {
+        "mixed-precision": "qexport.optimisation.mixed_precision:MixedPrecision",
         "equalisation": "qexport.optimisation.equalisation:Equalisation",
         "weight-scales": "qexport.optimisation.weight_scales:WeightScales",
         "adaptive-rounding": "qexport.optimisation.adaptive_rounding:AdaptiveRounding",

@@ -1,4 +1,4 @@
-"""What was kept in float to meet a budget: read with reports, where torch is not needed."""
+"""What was kept in float to meet a bound: read with reports, where torch is not needed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,16 @@ class RepairRecord:
     """What a repair came to.
 
     Attributes:
-        budget: distance that was to be met.
         before, after: mean distance of the plan that was given and of the one that came of it.
         noise: standard error of what was gained, image by image.
         images: how many were held out.
         float_macs: share of the multiply-accumulates in float, 0..1; it was `float_macs_before`.
-        met: whether the budget is met: of accuracy where that was measured, otherwise of the distance.
+        met: whether the bound on the loss of accuracy is met.
         reason: what came of it, in one line.
         floats: values that are in float for it, each with why.
         curve: every plan that was measured.
     """
 
-    budget: float
     before: float
     after: float
     noise: float | None

@@ -229,6 +229,7 @@ def accuracy_info(
         drop=_rounded(drop),
         retention=_rounded(retention),
         fidelity=_rounded(accuracy.fidelity),
+        fidelity_ceiling=None if accuracy.fidelity is None else _rounded(accuracy.fidelity_ceiling),
         images=accuracy.images,
         map_interval=_interval(bounds.map if bounds else None),
         drop_interval=_interval(bounds.drop if bounds else None),

@@ -106,7 +106,13 @@ def _lost_interval(artifact: ArtifactReport) -> Interval | None:
 
 def _unlike(artifact: ArtifactReport) -> float | None:
     fidelity = accuracy_of("fidelity")(artifact)
-    return None if fidelity is None else round(100 * (1 - fidelity), 6)
+    return None if fidelity is None else _below_ceiling(artifact, fidelity)
+
+
+def _below_ceiling(artifact: ArtifactReport, fidelity: float) -> float:
+    """Percent that is missing of what FP32 has against itself, which is less than 1: see `average_precision`."""
+    ceiling = accuracy_of("fidelity_ceiling")(artifact) or 1.0
+    return round(100 * (1 - fidelity / ceiling), 6)
 
 
 def _alike(artifact: ArtifactReport) -> Interval | None:
@@ -115,7 +121,7 @@ def _alike(artifact: ArtifactReport) -> Interval | None:
 
 def _unlike_interval(artifact: ArtifactReport) -> Interval | None:
     alike = _alike(artifact)
-    return (round(100 * (1 - alike[1]), 6), round(100 * (1 - alike[0]), 6)) if alike else None
+    return (_below_ceiling(artifact, alike[1]), _below_ceiling(artifact, alike[0])) if alike else None
 
 
 SHARE = NumberFormat(2, "%", 100)
@@ -183,7 +189,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 LOSS_WITHOUT_LABELS = replace(
-    RULES[0], words="loss of fidelity, as there are no labels,", figure=_unlike, interval=_unlike_interval, labels=False
+    RULES[0],
+    words="loss of FP32's fidelity to itself, as there are no labels,",
+    figure=_unlike,
+    interval=_unlike_interval,
+    labels=False,
 )
 """What `--max-drop` means where mAP cannot be had; `--repair` steers by the same."""
 

@@ -133,6 +133,7 @@ class AccuracyInfo:
         drop: the float file's `map` minus the artifact's.
         retention: the artifact's share of the float file's.
         fidelity: agreement with what the float file finds: mAP50-95 against it, or a classifier's share.
+        fidelity_ceiling: what the float file has against itself.
         fidelity50: the same at an IoU of 0.5 alone.
         map_interval, drop_interval, retention_interval, fidelity_interval, fidelity50_interval: 95 % intervals over
             images.
@@ -149,6 +150,7 @@ class AccuracyInfo:
     drop: float | None = None
     retention: float | None = None
     fidelity: float | None = None
+    fidelity_ceiling: float | None = field(default=None, metadata=beside("fidelity_ceiling"))
     images: int
     map_interval: Interval | None = field(default=None, metadata=beside("resamples"))
     drop_interval: Interval | None = field(default=None, metadata=beside("resamples"))

@@ -20,6 +20,7 @@ from qexport.inspection.run_folder import free_name
 from qexport.lowering.request import Target
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
+from qexport.optimisation.mixed_precision import Replan
 from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.registry import DEFAULT_RANGES
@@ -31,6 +32,7 @@ from qexport.steps.optimise import optimise
 from qexport.steps.plan import beyond_half, computes_in_integers, plan
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
+from qexport.targets import INTEGERS_ONLY
 from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
 
@@ -163,6 +165,20 @@ def planned_candidate(program: Program, request: BuildRequest) -> Candidate | No
     return None if made is None else Candidate(program, made, program)
 
 
+def replanner(request: BuildRequest, program: Program) -> Replan | None:
+    """What plans a program once more with values in float; None where the plan is given, or there must be no float."""
+    if request.plan or request.candidate or request.target.precision == INTEGERS_ONLY:
+        return None
+
+    def replan(floats: Mapping[str, str]) -> QuantPlan:
+        keep, table = request.keep_float, request.table
+        made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep, floats=floats)
+        assert made is not None
+        return made
+
+    return replan
+
+
 def _optimised(
     candidate: Candidate | None, request: BuildRequest, progress: Progress, clock: Clock
 ) -> tuple[Candidate | None, tuple[PassRecord, ...]]:
@@ -173,7 +189,8 @@ def _optimised(
         return candidate, not_run(request.passes, "nothing is computed in integers")
     made = f"{request.target.format} {request.target.precision}"
     with clock.timed(f"optimise_{made.replace(' ', '_')}"):
-        return optimise(candidate, request.passes, request.images, Titled(progress, f" ({made})"))
+        shown, again = Titled(progress, f" ({made})"), replanner(request, candidate.program)
+        return optimise(candidate, request.passes, request.images, shown, replan=again)
 
 
 def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:

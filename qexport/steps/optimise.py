@@ -8,8 +8,9 @@ from pathlib import Path
 from qexport.data.selection import image_files
 from qexport.optimisation import passes as optimisation
 from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.mixed_precision import Replan
 from qexport.optimisation.pass_record import PassRecord
-from qexport.optimisation.passes import WeightPass
+from qexport.optimisation.passes import Replanning, WeightPass
 from qexport.optimisation.registry import weight_pass
 from qexport.progress import Progress, Silent
 
@@ -24,6 +25,7 @@ def optimise(
     *,
     fraction: float = 1.0,
     count: int | None = None,
+    replan: Replan | None = None,
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes over a candidate's weights one after the other, and keep those after which it loses less.
 
@@ -34,10 +36,14 @@ def optimise(
         passes: names, such as "bias-correction", or passes of your own.
         images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
         fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+        replan: plans the candidate's program once more with values in float, name → why; without it passes that would
+            change what is quantised are not run.
 
     Raises:
         UsageError: there is no pass of that name.
         InputError: images are missing, or none of those that are judged on can be read.
     """
     made = [weight_pass(each) if isinstance(each, str) else each for each in passes]
+    if replan:
+        made = [each.planned_by(replan) if isinstance(each, Replanning) else each for each in made]
     return optimisation.optimise(candidate, made, image_files(images, fraction, count), progress)

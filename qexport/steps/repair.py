@@ -1,7 +1,7 @@
 """Keep in float what an artifact loses too much by: plan, build and score until the loss is small enough.
 
-The search steers by the distance on held-out calibration images, which is cheap and moves little; what decides is the
-file's own loss on the evaluation images.
+What goes into float is chosen by what rounding costs at the outputs for each multiply-accumulate; how much of it, by
+the files' own loss on the evaluation images.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.clock import Clock
@@ -20,25 +20,29 @@ from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.measure import measure
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
-from qexport.optimisation.distance import hold_out
-from qexport.optimisation.mixed_precision import MAX_SETTINGS, Budget, repair
+from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
+from qexport.optimisation.float_sets import FloatSet, float_share
+from qexport.optimisation.mixed_precision import Replan, priced_sets, replanned
 from qexport.optimisation.passes import HELD_OUT
 from qexport.optimisation.repair_record import CurvePoint, RepairRecord
-from qexport.optimisation.sensitivity import NOT_MEASURABLE, sensitivity
-from qexport.planning.plan import QuantPlan, load_plan
+from qexport.optimisation.sensitivity import NOT_MEASURABLE
+from qexport.planning.plan import load_plan
 from qexport.programs.program import Program
 from qexport.progress import Progress
-from qexport.steps.build import BuildRequest
-from qexport.steps.plan import plan
+from qexport.steps.build import BuildRequest, replanner
 from qexport.verification.result import ArtifactResult
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Most of the multiply-accumulates that each round may keep in float: a file that loses too much is followed by one
-that may have twice as much."""
+SHARES = (1 / 64, 1 / 16, 1 / 4, 1 / 2)
+"""Most of the multiply-accumulates that files may have in float one after the other, until one is good enough."""
+MAX_BETWEEN = 3
+"""Files that are built between the last that lost too much and the first that did not."""
+MIN_STEP = 1 / 128
+"""Share of the multiply-accumulates that is worth a file of its own."""
+KEPT_BEFORE = "float within the budget of mixed-precision"
 COUNT = 12
 """Images that plans are compared on."""
-MARGIN = 0.9
-"""The distance is aimed at with some room: the loss is not quite in proportion to it."""
+MIN_FASTER = 0.95
+"""A file that has more in float than another is written all the same if its latency is at most this share."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,20 @@ class Score:
 
 @dataclass(frozen=True)
 class _Round:
-    """A file that was built and scored, what it was asked for as, and what was kept in float for it."""
+    """A file that was built and scored, what it was asked for as and made from, and what is in float for the bound."""
 
     request: BuildRequest
     result: ArtifactResult
+    candidate: Candidate
+    distance: Distance
     drop: float
     latency_ms: float | None
-    record: RepairRecord | None = None
+    floats: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def float_macs(self) -> float:
+        """Share of the multiply-accumulates in float."""
+        return float_share(self.candidate.program, self.candidate.plan)
 
 
 def repaired(
@@ -88,11 +99,19 @@ def repaired(
     candidate = _candidate(request, first, program)
     if candidate is None or not candidate.measurable:
         return _noted(first, NOT_MEASURABLE)
-    rounds = [_Round(request, first, scored.drop, scored.latency_ms)]
+    replan = replanner(request, candidate.program)
+    if replan is None:
+        return _noted(first, "its plan is given")
+    images = request.images or request.samples
+    with progress.step("measuring the float program") as advance:
+        held_out = hold_out(candidate.reference, _chosen(images), advance)
+    start = distance(candidate, held_out)
+    rounds = [_Round(request, first, candidate, start, scored.drop, scored.latency_ms)]
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            failed = _until_met(_Search(candidate, request, max_drop, score, build, progress, Path(folder)), rounds)
-            best = min(rounds, key=lambda each: each.drop)
+            asked = candidate, request, max_drop, score, build, progress, Path(folder), replan, held_out
+            failed = _until_met(_Search(*asked), images, rounds)
+            best = _best(rounds, max_drop)
             if failed or best is not rounds[-1]:
                 best = replace(best, result=build(best.request))
         except QexportError:
@@ -114,47 +133,69 @@ class _Search:
     build: Callable[[BuildRequest], ArtifactResult]
     progress: Progress
     folder: Path
+    replan: Replan
+    held_out: HeldOut
 
-    def replanned(self, floats: Mapping[str, str]) -> QuantPlan:
-        """Plan the candidate's program once more."""
-        asked, program = self.request, self.candidate.program
-        made = plan(program, asked.table, asked.target, ranges=asked.ranges, keep_float=asked.keep_float, floats=floats)
-        assert made is not None
-        return made
-
-
-def _until_met(search: _Search, rounds: list[_Round]) -> list[QexportError]:
-    """Build and score with more and more in float; return why single files could not be built."""
-    progress, images = search.progress, search.request.images or search.request.samples
-    with progress.step("measuring the float program") as advance:
-        held_out = hold_out(search.candidate.reference, _chosen(images), advance)
-    found = sensitivity(search.candidate, held_out, progress, MAX_SETTINGS)
-    aim, purpose = MARGIN * found.whole * search.max_drop / rounds[0].drop, f"to meet --max-drop {search.max_drop:g}"
-    tried, failed = list[Mapping[str, str]]([{}]), list[QexportError]()
-    for most in SHARES:
-        budget = Budget(aim, min(2 * _share(rounds), most), most, purpose)
-        made, record = repair(search.candidate, search.replanned, held_out, budget, progress, found)
-        if record.floats in tried:
-            continue
-        tried.append(record.floats)
+    def tried(self, floats: FloatSet, rounds: list[_Round], failed: list[QexportError]) -> bool:
+        """Build and score a file with a set in float; return whether it loses little enough."""
+        why = floats.why(f"to meet --max-drop {self.max_drop:g}")
+        made = replanned(self.candidate, self.replan, {**self.before, **why})
         try:
-            rounds.append(_built(search, made, record, len(tried)))
+            rounds.append(replace(_built(self, made, len(rounds) + len(failed)), floats=why))
         except (ConversionError, VerificationError) as error:
             failed.append(error)
-            continue
-        if rounds[-1].drop <= search.max_drop:
+            return False
+        return rounds[-1].drop <= self.max_drop
+
+    @property
+    def before(self) -> dict[str, str]:
+        """Operations that a pass has put into float already."""
+        planned, tensors = self.replan({}).integer, self.candidate.plan.tensors
+        gone = sorted(planned - self.candidate.plan.integer)
+        return {name: tensors[name].why if tensors[name].is_float else KEPT_BEFORE for name in gone}
+
+
+def _until_met(search: _Search, images: Sequence[Path], rounds: list[_Round]) -> list[QexportError]:
+    """Build and score with more and more in float, then between the last two; return why files could not be built."""
+    sets, failed = priced_sets(search.candidate, images, search.progress, SHARES[-1]), list[QexportError]()
+    low, high = -1, len(sets)
+    for most in SHARES:
+        count = sum(each.macs <= most for each in sets)
+        if count - 1 > low:
+            if search.tried(sets[count - 1], rounds, failed):
+                high = count - 1
+                break
+            low = count - 1
+    for _ in range(MAX_BETWEEN if high < len(sets) else 0):
+        middle = _between(sets, low, high)
+        if middle is None:
             break
-        aim = min(aim, MARGIN * record.after * search.max_drop / rounds[-1].drop)
+        low, high = (low, middle) if search.tried(sets[middle], rounds, failed) else (middle, high)
     return failed
 
 
-def _share(rounds: Sequence[_Round]) -> float:
-    """What the last file kept in float: too little."""
-    record = rounds[-1].record
-    return record.float_macs if record else 0.0
+def _between(sets: Sequence[FloatSet], low: int, high: int) -> int | None:
+    """The set nearest to half the way from one, -1 for none, to the other; None where that is not worth a file."""
+    least, most = sets[low].macs if low >= 0 else 0.0, sets[high].macs
+    inner = range(low + 1, high)
+    if most - least <= MIN_STEP or not inner:
+        return None
+    return min(inner, key=lambda index: abs(sets[index].macs - (least + most) / 2))
 
 
-def _built(search: _Search, made: Candidate, record: RepairRecord, number: int) -> _Round:
+def _best(rounds: Sequence[_Round], max_drop: float) -> _Round:
+    """The least in float that meets the bound, or what is faster and meets it, too; the nearest where none does."""
+    met = sorted((each for each in rounds if each.drop <= max_drop), key=lambda each: each.float_macs)
+    if not met:
+        return min(rounds, key=lambda each: each.drop)
+    best = met[0]
+    for each in met[1:]:
+        if each.latency_ms and best.latency_ms and each.latency_ms <= MIN_FASTER * best.latency_ms:
+            best = each
+    return best
+
+
+def _built(search: _Search, made: Candidate, number: int) -> _Round:
     asked = replace(search.request, passes=(), candidate=None, plan=made.plan)
     if search.candidate.program is not search.candidate.reference:
         path = search.folder / f"round_{number}.npz"
@@ -162,7 +203,8 @@ def _built(search: _Search, made: Candidate, record: RepairRecord, number: int) 
         asked = replace(asked, candidate=path, plan=None)
     result = search.build(asked)
     scored = search.score(result)
-    return _Round(asked, result, math.inf if scored.drop is None else scored.drop, scored.latency_ms, record)
+    drop = math.inf if scored.drop is None else scored.drop
+    return _Round(asked, result, made, distance(made, search.held_out), drop, scored.latency_ms)
 
 
 def _chosen(images: Sequence[Path]) -> tuple[Path, ...]:
@@ -209,13 +251,15 @@ class Scorer:
 
 
 def lost_percent(accuracy: Accuracy | None, exact: Accuracy | None) -> float | None:
-    """Percent of FP32's accuracy that is lost, as `--max-drop` means it; of fidelity where there are no labels."""
+    """Percent of FP32's accuracy that is lost, as `--max-drop` means it; without labels, of its fidelity to itself."""
     if accuracy is None:
         return None
     own, real = accuracy.map, None if exact is None else exact.map
     if own is not None and real is not None and _is_number(own) and _is_number(real):
         return 100 * (1 - own / real) if real else None
-    return 100 * (1 - accuracy.fidelity) if accuracy.fidelity is not None and _is_number(accuracy.fidelity) else None
+    if accuracy.fidelity is None or not _is_number(accuracy.fidelity):
+        return None
+    return 100 * (1 - accuracy.fidelity / accuracy.fidelity_ceiling)
 
 
 def _is_number(figure: float | None) -> bool:
@@ -234,25 +278,30 @@ def _noted(item: ArtifactResult, why: str) -> ArtifactResult:
 
 
 def _record(rounds: Sequence[_Round], best: _Round, max_drop: float) -> RepairRecord | None:
-    """What the rounds came to: the best one's figures, and the plans of all."""
-    known = [each.record for each in rounds if each.record]
-    if not known:
+    """What the rounds came to; None where no file but the first was built."""
+    start = rounds[0]
+    if len(rounds) == 1:
         return None
-    start, made = known[0], best.record
-    points: dict[tuple[float, float], CurvePoint] = {}
-    for record in known:
-        points.update({(each.float_macs, each.distance): replace(each, chosen=False) for each in record.curve})
-    for each in rounds:
-        own = each.record
-        at = (own.float_macs, own.after) if own else (start.float_macs_before, start.before)
-        points[at] = CurvePoint(
-            float_macs=at[0],
-            distance=at[1],
+    points = [
+        CurvePoint(
+            float_macs=each.float_macs,
+            distance=each.distance.mean,
             lost_percent=round(each.drop, 4) if math.isfinite(each.drop) else None,
             latency_ms=each.latency_ms,
-            chosen=each.request is best.request,
+            chosen=each is best,
         )
+        for each in sorted(rounds, key=lambda each: each.float_macs)
+    ]
     met, drop = best.drop <= max_drop, f"{best.drop:.2f} % of FP32's accuracy is lost"
-    reason = f"{drop}, {'at most' if met else 'over'} {max_drop:g} %; it was {rounds[0].drop:.2f} %"
-    told = made or replace(start, after=start.before, float_macs=start.float_macs_before, floats={}, noise=None)
-    return replace(told, met=met, reason=reason, curve=tuple(points[at] for at in sorted(points)))
+    return RepairRecord(
+        before=start.distance.mean,
+        after=best.distance.mean,
+        noise=None if best is start else margin(start.distance, best.distance)[1],
+        images=len(start.distance.total),
+        float_macs=best.float_macs,
+        float_macs_before=start.float_macs,
+        met=met,
+        reason=f"{drop}, {'at most' if met else 'over'} {max_drop:g} %; it was {start.drop:.2f} %",
+        floats=dict(best.floats),
+        curve=tuple(points),
+    )
