@@ -12,10 +12,13 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError
 from qexport.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from qexport.checkpoints.modelopt import LayerRanges
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Checkpoint:
         metadata: what an ONNX file says of itself besides; None for a checkpoint.
         single_class: trained with `single_cls`, where labels of all classes count as one.
         notes: what the file holds and an export does not use, for the report.
+        ranges: those of quantisation-aware training with Ultralytics, None where there was none.
     """
 
     path: Path
@@ -45,6 +49,7 @@ class Checkpoint:
     metadata: dict[str, str] | None = None
     single_class: bool = False
     notes: tuple[str, ...] = ()
+    ranges: LayerRanges | None = None
 
     @property
     def task_spec(self) -> TaskSpec:
@@ -130,17 +135,19 @@ def _trusted(data: bytes, path: Path) -> Any:
     from qexport.checkpoints.unpickle import unpickled
 
     try:
-        unpickled(data)
+        noted = unpickled(data)
     except Exception as error:  # a damaged pickle can raise anything
         raise unreadable(data, path, error, lambda _: False) from error
     try:
         with temporary_modules(modules=FORMER_MODULES, attributes=FORMER_ATTRIBUTES):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise not_importable(error, data, path) from error
     except Exception as error:  # the file's own code can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path} could not be loaded ({reason})", "load it with torch where it was saved") from error
+    beside = type(loaded) is dict and type(noted) is dict and "modelopt" in noted
+    return {**loaded, "modelopt": noted["modelopt"]} if beside else loaded
 
 
 def _model(content: Any, path: Path) -> Any:
@@ -174,6 +181,7 @@ def _model(content: Any, path: Path) -> Any:
 
 
 def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str) -> Checkpoint:
+    from qexport.checkpoints.modelopt import UnreadableRangesError, read_ranges
     from qexport.checkpoints.repair import (
         architecture,
         channels_of,
@@ -190,6 +198,12 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
     arguments = training_arguments(module, content)
     channels = channels_of(module)
     module.args, module.yaml = arguments, {**architecture(module), "channels": channels}
+    ranges, notes = None, tuple[str, ...]()
+    if content.get("modelopt"):
+        try:
+            ranges = read_ranges(content["modelopt"], module)
+        except UnreadableRangesError as error:
+            notes = (f"{UNREADABLE} ({error})",)
     return Checkpoint(
         path=path,
         module=module,
@@ -200,8 +214,9 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
         imgsz=training_size(arguments.get("imgsz")),
         fingerprint=fingerprint,
         single_class=bool(arguments.get("single_cls")),
-        notes=(QUANTISED,) if content.get("modelopt") else (),
+        notes=notes,
+        ranges=ranges,
     )
 
 
-QUANTISED = "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not"
+UNREADABLE = "the checkpoint was trained for quantisation (modelopt): its weights are used, its ranges cannot be read"
