@@ -277,6 +277,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         table=table,
         ranges=job.range_method,
         keep_float=job.keep_float,
+        densify=job.densify,
         passes=job.passes if own else (),
         images=run.images.calibration if own and job.calibrates else (),
         options=options_from(info, job.backend_options),

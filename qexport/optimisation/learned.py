@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import giving
 from qexport.optimisation.rounding import WHOLE, scale_like
+from qexport.optimisation.sparsity import held_zeros
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.captured_graph import shared_copy
 from qexport.programs.naming import bias_of
@@ -33,15 +34,17 @@ LIMITED = frozenset({"clip", "relu6"})
 
 
 class LearnedWeight(nn.Module):
-    """A weight in steps of its scale, rounded; it stays within a step of where it was."""
+    """A weight in steps of its scale, rounded; it stays within a step of where it was, and `zeros` of it stay 0."""
 
-    def __init__(self, tensor: TensorQuant, real: Tensor) -> None:
+    def __init__(self, tensor: TensorQuant, real: Tensor, zeros: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("scale", scale_like(real, tensor))
         self.scale: Tensor
         start = real / self.scale
         self.low = (start - 1 - WHOLE).ceil().clamp(tensor.kind.low, tensor.kind.high)
         self.high = (start + 1 + WHOLE).floor().clamp(tensor.kind.low, tensor.kind.high)
+        if zeros is not None:
+            self.low[zeros] = self.high[zeros] = 0
         self.steps = nn.Parameter(start)
         self.bound()
 
@@ -112,7 +115,8 @@ class Learner:
         if tensor.axis is not None:
             if tensor.rule == "derived":  # kernels' sums are full already
                 return Fused(tensor, name)
-            self.weights[name] = LearnedWeight(tensor, self.candidate.program.graph.parameter(name))
+            zeros = held_zeros(self.candidate, name)
+            self.weights[name] = LearnedWeight(tensor, self.candidate.program.graph.parameter(name), zeros)
             return self.weights[name]
         key = tensor.group or name
         if key not in self._free:

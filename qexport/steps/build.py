@@ -49,6 +49,7 @@ class BuildRequest:
         candidate: file of one that was given, obeyed in place of planning and optimising.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
+        densify: see `Candidate`.
         passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
             on them.
         options: the backend's own.
@@ -67,6 +68,7 @@ class BuildRequest:
     table: CalibrationTable | None = None
     ranges: str = DEFAULT_RANGES
     keep_float: tuple[str, ...] = ()
+    densify: bool = False
     passes: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -160,7 +162,7 @@ def planned_candidate(program: Program, request: BuildRequest) -> Candidate | No
     if made is None:
         keep, table = request.keep_float, request.table
         made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
-    return None if made is None else Candidate(program, made, program)
+    return None if made is None else Candidate(program, made, program, request.densify)
 
 
 def _optimised(
