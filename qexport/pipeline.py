@@ -31,6 +31,7 @@ from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
 from qexport.optimisation.sensitivity_record import Sensitivity
+from qexport.planning.layer_ranges import values_of_layers
 from qexport.planning.plan import QuantPlan, load_plan
 from qexport.planning.registry import needs_importance
 from qexport.programs.build import Source, read_source
@@ -265,6 +266,9 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
     path, own = job.folder / f"{job.stem}_{precision}{info.suffix}", precision == job.precision
     able = formats_from_onnx() if job.from_onnx else available_formats()
     beside = target, path, job.stem, len(job.format) == 1
+    layers = run.source.checkpoint.ranges if run.plan is None else None
+    # What a training has adapted the weights to, passes would take away; those that are asked for by name run.
+    passes = job.optimise if layers else job.passes
     return BuildRequest(
         target=target,
         path=path,
@@ -277,8 +281,9 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         table=table,
         ranges=job.range_method,
         keep_float=job.keep_float,
+        learned=values_of_layers(layers, run.source.program) if layers else None,
         densify=job.densify,
-        passes=job.passes if own else (),
+        passes=passes if own else (),
         images=run.images.calibration if own and job.calibrates else (),
         options=options_from(info, job.backend_options),
         threads=job.threads,

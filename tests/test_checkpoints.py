@@ -20,6 +20,8 @@ from torch import nn
 from qexport.checkpoints.checkpoint import UNREADABLE, load_checkpoint
 from qexport.compat.torchvision import repair
 from qexport.errors import InputError
+from qexport.programs.build import capture_program
+from qexport.programs.options import CaptureOptions
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 
@@ -127,6 +129,8 @@ def test_a_pruned_model_comes_out_as_it_went_in(tmp_path: Path) -> None:
     loaded = load_checkpoint(saved(model, tmp_path / "pruned.pt")).module
     assert loaded.model[0].conv.weight.shape == (5, 3, 3, 3)
     assert same(loaded, model)
+    program = capture_program(CaptureOptions(imgsz=(64, 64)), load_checkpoint(tmp_path / "pruned.pt"))
+    assert program.graph.parameter("model.0.conv.weight").shape == (5, 3, 3, 3)  # it computes what the model does
 
 
 def without(*names: str) -> Callable[[Any], None]:

@@ -13,6 +13,8 @@ from qexport.programs.program import Program, Value
 SOURCE = "learned in training (modelopt)"
 MAX_NAMED = 3
 """Of what was replaced, in one line."""
+ROUNDED = 1.001
+"""Scales are rounded to FP16's numbers at most."""
 
 
 def values_of_layers(layers: LayerRanges, program: Program) -> LearnedRanges:
@@ -42,19 +44,27 @@ def _layers(program: Program) -> Iterator[tuple[Value, str]]:
             yield value, value.weight.rpartition(".")[0]
 
 
-def replaced(plan: QuantPlan, learned: LearnedRanges) -> str:
-    """Say which learned ranges a plan has others in place of, and why, in one line; "" for none.
+def told(plan: QuantPlan, learned: LearnedRanges) -> str:
+    """Say in one line how many of the learned ranges a plan's integers have, and what has wider ones in their place.
 
-    What stays float as the plan's runtime wants it has no range to replace.
+    What stays float as the runtime wants it has none to replace. What cannot occur, an asymmetric type leaves out, and
+    what is clipped stays: narrower integers are what was learned.
     """
-    found = {}
-    for name in (*learned.ranges, *learned.weights):
-        tensor = plan.tensors.get(name)
-        if tensor is not None and not tensor.is_float and not _kept(plan, learned, name):
-            found[name] = tensor.why
-    if not found:
-        return ""
-    named = "; ".join(f"{name}: {why}" for name, why in list(found.items())[:MAX_NAMED])
-    more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-    every = len(learned.ranges) + len(learned.weights)
-    return f"{len(found)} of {every} ranges of the training are replaced ({named}{more})"
+    names = [name for name in (*learned.ranges, *learned.weights) if plan.is_quantised(name)]
+    wider = {name: plan.tensors[name].why for name in names if _is_wider(plan, learned, name)}
+    line = f"{len(names) - len(wider)} ranges {learned.source} are used as they are"
+    if not wider:
+        return line
+    named = "; ".join(f"{name}: {why}" for name, why in list(wider.items())[:MAX_NAMED])
+    more = f"; and {len(wider) - MAX_NAMED} more" if len(wider) > MAX_NAMED else ""
+    return f"{line}, {len(wider)} have wider ones in their place ({named}{more})"
+
+
+def _is_wider(plan: QuantPlan, learned: LearnedRanges, name: str) -> bool:
+    """Whether integers reach more than a step beyond what was learned."""
+    tensor = plan.tensors[name]
+    if name in learned.weights:
+        return any(new > ROUNDED * old for new, old in zip(tensor.scale, learned.weights[name], strict=True))
+    (low, high), (scale,), (point,) = learned.ranges[name], tensor.scale, tensor.zero_point
+    least, most = (tensor.kind.low - point) * scale, (tensor.kind.high - point) * scale
+    return least < ROUNDED * (low - scale) or most > ROUNDED * (high + scale)

@@ -21,6 +21,8 @@ from qexport.lowering.request import Target
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.pass_record import PassRecord, not_run
+from qexport.planning.layer_ranges import told
+from qexport.planning.learned_ranges import LearnedRanges
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.programs.build import Source
@@ -49,6 +51,7 @@ class BuildRequest:
         candidate: file of one that was given, obeyed in place of planning and optimising.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
+        learned: ranges of somebody else's training, see `qexport.planning.layer_ranges`.
         densify: see `Candidate`.
         passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
             on them.
@@ -68,6 +71,7 @@ class BuildRequest:
     table: CalibrationTable | None = None
     ranges: str = DEFAULT_RANGES
     keep_float: tuple[str, ...] = ()
+    learned: LearnedRanges | None = None
     densify: bool = False
     passes: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
@@ -105,6 +109,8 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
         candidate = planned_candidate(source.program, request)
+    if candidate and request.learned and computes_in_integers(target):
+        notes.append(told(candidate.plan, request.learned))
     candidate, records = _optimised(candidate, request, progress, clock)
     seen = None
     if candidate and request.images and computes_in_integers(target):
@@ -161,7 +167,9 @@ def planned_candidate(program: Program, request: BuildRequest) -> Candidate | No
     made = request.plan
     if made is None:
         keep, table = request.keep_float, request.table
-        made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
+        made = plan(
+            program, table, request.target, ranges=request.ranges, keep_float=keep, learned=request.learned
+        )
     return None if made is None else Candidate(program, made, program, request.densify)
 
 

@@ -15,6 +15,7 @@ from qexport.lowering.request import Target
 from qexport.planning.given_plan import check_rules
 from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.integer_only import check_integer_only
+from qexport.planning.learned_ranges import LearnedRanges
 from qexport.planning.plan import QuantPlan, check_plan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.registry import DEFAULT_RANGES
@@ -64,6 +65,7 @@ def plan(
     ranges: str = DEFAULT_RANGES,
     keep_float: Sequence[str] = (),
     floats: Mapping[str, str] = {},
+    learned: LearnedRanges | None = None,
 ) -> QuantPlan | None:
     """Decide what becomes integers in a target's file, and by which scales; None where nothing does.
 
@@ -72,6 +74,7 @@ def plan(
         ranges: how ranges of activations are chosen, one of `qexport.planning.registry.RANGES.names`.
         keep_float: values whose operation stays float.
         floats: further ones, each with why.
+        learned: ranges and scales of a training, which go before those that are chosen.
 
     Raises:
         InputError: the table is of another program, lacks a value that the plan needs, or there is none.
@@ -87,7 +90,7 @@ def plan(
         return make_plan(program, None, target.profile, float_values=kept)
     if table is None:
         raise InputError(f"{target.precision} needs ranges of activations", "calibrate on images first")
-    return make_plan(program, table.statistics, target.profile, ranges, kept)
+    return make_plan(program, table.statistics, target.profile, ranges, kept, learned)
 
 
 def computes_in_integers(target: Target) -> bool:

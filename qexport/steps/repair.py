@@ -118,7 +118,15 @@ class _Search:
     def replanned(self, floats: Mapping[str, str]) -> QuantPlan:
         """Plan the candidate's program once more."""
         asked, program = self.request, self.candidate.program
-        made = plan(program, asked.table, asked.target, ranges=asked.ranges, keep_float=asked.keep_float, floats=floats)
+        made = plan(
+            program,
+            asked.table,
+            asked.target,
+            ranges=asked.ranges,
+            keep_float=asked.keep_float,
+            floats=floats,
+            learned=asked.learned,
+        )
         assert made is not None
         return made
 
