@@ -70,7 +70,9 @@ def test_a_pruned_model_keeps_its_pattern_in_the_integers_of_a_file(
             candidate = each(candidate, IMAGES, Silent())
     assert candidate.program.fingerprint != program.fingerprint
     backend = find_backend(name)
-    file = lower(replace(pruned, program=candidate.program), target, tmp_path / f"m{backend.info.suffix}", candidate.plan)
+    file = lower(
+        replace(pruned, program=candidate.program), target, tmp_path / f"m{backend.info.suffix}", candidate.plan
+    )
     stored = (each.integers for each in backend.read(file).tensors.values() if each.integers is not None)
     weights = [torch.from_numpy(each.astype(np.float32)) for each in stored if each.ndim == 4 and not each.shape[1] % 4]
     assert len(weights) > 15
@@ -107,5 +109,7 @@ def test_what_counts_as_pruned_is_said_by_the_float_weight(tiny: Program) -> Non
         {"neck.weight": torch.zeros_like(weight)}
     )
     assert held_zeros(rounded, "neck.weight") is None
-    total = sum(tiny.graph.parameter(f"{name}.weight").numel() for name in ("stem", "left", "deep", "neck", "box", "cls"))
+    total = sum(
+        tiny.graph.parameter(f"{name}.weight").numel() for name in ("stem", "left", "deep", "neck", "box", "cls")
+    )
     assert sparsity(rounded.program) == pytest.approx(weight.numel() / total)

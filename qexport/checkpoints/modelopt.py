@@ -1,9 +1,9 @@
 """Ranges that Ultralytics' quantisation-aware training (`quantize=8`) keeps beside a model, read as data.
 
-Its checkpoints have a key `modelopt` of two parts: `ranges`, buffers by name such as `model.0.conv.input_quantizer._amax`,
-the largest magnitude that eight symmetric bits stand for, and `modelopt`, what NVIDIA ModelOpt needs to make its layers
-again, each quantiser's settings among them. Weights have a range for each output channel, of the weight before batch
-normalisation is folded into it; `fuse_conv_and_bn` of `ultralytics.utils.torch_utils` scales it like the weight.
+Its checkpoints have a key `modelopt` of two parts. `ranges` has buffers by name, `model.0.conv.input_quantizer._amax`
+and so on: the largest magnitude that eight symmetric bits stand for. `modelopt` is what NVIDIA ModelOpt makes its layers
+of again, the settings of each quantiser among it. Weights have a range for each output channel, from before batch
+normalisation is folded into them; `fuse_conv_and_bn` of `ultralytics.utils.torch_utils` scales it like the weight.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def _magnitudes(tensor: Tensor) -> tuple[float, ...]:
 def _folded(layers: Mapping[str, nn.Module], path: str, tensor: Tensor) -> tuple[float, ...]:
     """Ranges of a weight's output channels as its normalisation scales them, () where they are not that."""
     layer = layers.get(path)
-    if not isinstance(layer, nn.Conv2d | nn.Linear) or any(type(each).__name__ in MERGED for each in _around(layers, path)):
+    if not isinstance(layer, nn.Conv2d | nn.Linear) or any(
+        type(each).__name__ in MERGED for each in _around(layers, path)
+    ):
         return ()
     channels = len(layer.weight)
     if tensor.numel() not in (1, channels) or (tensor.dim() and tensor.shape[0] not in (1, channels)):

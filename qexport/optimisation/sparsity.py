@@ -8,8 +8,8 @@ from qexport.optimisation.candidate import Candidate
 from qexport.programs.program import Program
 
 MIN_SPARSITY = 0.3
-"""Share of a weight's numbers that are exactly 0 from which it counts as pruned: of a dense one next to none are. Two of
-four, the pattern that hardware knows, are half (Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021)."""
+"""Share of a weight's numbers that are exactly 0 from which it counts as pruned: of a dense one next to none are. Of
+four numbers hardware skips two, which is half (Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021)."""
 
 
 def held_zeros(candidate: Candidate, path: str) -> Tensor | None:

@@ -167,9 +167,7 @@ def planned_candidate(program: Program, request: BuildRequest) -> Candidate | No
     made = request.plan
     if made is None:
         keep, table = request.keep_float, request.table
-        made = plan(
-            program, table, request.target, ranges=request.ranges, keep_float=keep, learned=request.learned
-        )
+        made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep, learned=request.learned)
     return None if made is None else Candidate(program, made, program, request.densify)
 
 
