@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qexport.checkpoints.identify import LEARNED
 from qexport.errors import InputError
 from qexport.tasks import TaskSpec
 
@@ -35,7 +36,8 @@ class Checkpoint:
         metadata: what an ONNX file says of itself besides; None for a checkpoint.
         single_class: trained with `single_cls`, where labels of all classes count as one.
         notes: what the file holds and an export does not use, for the report.
-        ranges: those of quantisation-aware training with Ultralytics, None where there was none.
+        learned: what quantisation-aware training has left beside the model, for `qexport.training.qat_file`.
+        ranges: those of such a training with Ultralytics, None where there was none.
     """
 
     path: Path
@@ -49,7 +51,13 @@ class Checkpoint:
     metadata: dict[str, str] | None = None
     single_class: bool = False
     notes: tuple[str, ...] = ()
+    learned: bytes = b""
     ranges: LayerRanges | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether quantisation-aware training has left ranges in it."""
+        return bool(self.learned) or self.ranges is not None
 
     @property
     def task_spec(self) -> TaskSpec:
@@ -102,6 +110,7 @@ def _proven(data: bytes, path: Path) -> Any:
     try:
         content = unpickled(data)
         quantised = content.pop("modelopt", None) if type(content) is dict else None
+        learned = content.pop(LEARNED, None) if type(content) is dict else None
         names = names_in(content)
     except Exception as error:  # a damaged pickle can raise anything
         raise unreadable(data, path, error, lambda name: not is_allowed(name)) from error
@@ -109,12 +118,15 @@ def _proven(data: bytes, path: Path) -> Any:
     if refusal:
         raise refusal
     try:
+        learned = _learned({LEARNED: Rebuilder().value(learned, LEARNED)}, path)
         made = Rebuilder().value(_wanted(content), "model")
+    except InputError:
+        raise
     except UnprovenError as error:
         raise InputError(f"{path} is no plain model: {error}", TRUST) from error
     except Exception as error:  # arguments of another number or kind than anything that was pickled has
         raise unreadable(data, path, error, lambda _: False) from error
-    return {**made, "modelopt": quantised} if isinstance(made, dict) else made
+    return {**made, "modelopt": quantised, LEARNED: learned} if isinstance(made, dict) else made
 
 
 def _wanted(content: Any) -> Any:
@@ -215,8 +227,19 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
         fingerprint=fingerprint,
         single_class=bool(arguments.get("single_cls")),
         notes=notes,
+        learned=_learned(content, path),
         ranges=ranges,
     )
+
+
+def _learned(content: dict[str, Any], path: Path) -> bytes:
+    """What is kept for `qexport.training`, read as bytes and by nobody here."""
+    found = content.get(LEARNED)
+    if found is None:
+        return b""
+    if type(found) is not bytes:
+        raise InputError(f"{path} has a {type(found).__name__} under {LEARNED}, not bytes", "train it again")
+    return found
 
 
 UNREADABLE = "the checkpoint was trained for quantisation (modelopt): its weights are used, its ranges cannot be read"
