@@ -17,10 +17,11 @@ from qexport.backends.registry import find_backend
 from qexport.calibration.calibrate import calibrate
 from qexport.optimisation import reconstruction
 from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.learned import Learner
 from qexport.optimisation.passes import broken
 from qexport.optimisation.reconstruction import Reconstruction
 from qexport.optimisation.registry import weight_pass
-from qexport.optimisation.sparsity import MIN_SPARSITY, held_zeros, sparsity
+from qexport.optimisation.sparsity import MIN_SPARSITY, held_zeros
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.build import Source
@@ -109,7 +110,18 @@ def test_what_counts_as_pruned_is_said_by_the_float_weight(tiny: Program) -> Non
         {"neck.weight": torch.zeros_like(weight)}
     )
     assert held_zeros(rounded, "neck.weight") is None
-    total = sum(
-        tiny.graph.parameter(f"{name}.weight").numel() for name in ("stem", "left", "deep", "neck", "box", "cls")
-    )
-    assert sparsity(rounded.program) == pytest.approx(weight.numel() / total)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_training_leaves_zeros_of_pruned_weights_where_they_are(tiny: Program, free: bool) -> None:
+    """Everything is moved by 0.7 steps."""
+    weight = two_of_four(tiny.graph.parameter("neck.weight"))
+    program = tiny.with_parameters({"neck.weight": weight})
+    plan = make_plan(program, synthetic_statistics(program.values), TFLITE)
+    learner = Learner(Candidate(program, plan, program), free)
+    with torch.no_grad():
+        learner.weights["neck.weight"].steps += 0.7
+    learner.bound()
+    found = learner.result().program.graph.parameter("neck.weight")
+    assert not found[weight == 0].any()
+    assert int((found != weight).sum()) > 32

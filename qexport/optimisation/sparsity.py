@@ -34,13 +34,6 @@ def filled(before: Candidate, after: Candidate) -> str:
     return ""
 
 
-def sparsity(program: Program) -> float:
-    """Share of zeros among the weights of all layers, 0..1."""
-    weights = [program.graph.parameter(path) for path in weights_of(program)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / max(1, sum(weight.numel() for weight in weights))
-
-
 def weights_of(program: Program) -> tuple[str, ...]:
     """Paths of the layers' weights, each once."""
     return tuple(dict.fromkeys(value.weight for value in program.values.values() if value.weight))
