@@ -120,7 +120,7 @@ def test_training_leaves_zeros_of_pruned_weights_where_they_are(tiny: Program, f
     plan = make_plan(program, synthetic_statistics(program.values), TFLITE)
     learner = Learner(Candidate(program, plan, program), free)
     with torch.no_grad():
-        learner.weights["neck.weight"].steps += 0.7
+        learner.weights["neck.weight"].steps.add_(0.7)
     learner.bound()
     found = learner.result().program.graph.parameter("neck.weight")
     assert not found[weight == 0].any()
