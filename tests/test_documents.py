@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
 DOCUMENTS = (
     ROOT / "ARCHITECTURE.md",
+    ROOT / "docs" / "combining.md",
     ROOT / "docs" / "contributing.md",
     ROOT / "docs" / "plugins.md",
     *sorted(DECISIONS.glob("*.md")),

@@ -12,10 +12,14 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from qexport.checkpoints.identify import LEARNED
 from qexport.errors import InputError
 from qexport.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from qexport.checkpoints.modelopt import LayerRanges
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Checkpoint:
         metadata: what an ONNX file says of itself besides; None for a checkpoint.
         single_class: trained with `single_cls`, where labels of all classes count as one.
         notes: what the file holds and an export does not use, for the report.
+        learned: what quantisation-aware training has left beside the model, for `qexport.training.qat_file`.
+        ranges: those of such a training with Ultralytics, None where there was none.
     """
 
     path: Path
@@ -45,6 +51,13 @@ class Checkpoint:
     metadata: dict[str, str] | None = None
     single_class: bool = False
     notes: tuple[str, ...] = ()
+    learned: bytes = b""
+    ranges: LayerRanges | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether quantisation-aware training has left ranges in it."""
+        return bool(self.learned) or self.ranges is not None
 
     @property
     def task_spec(self) -> TaskSpec:
@@ -97,6 +110,7 @@ def _proven(data: bytes, path: Path) -> Any:
     try:
         content = unpickled(data)
         quantised = content.pop("modelopt", None) if type(content) is dict else None
+        learned = content.pop(LEARNED, None) if type(content) is dict else None
         names = names_in(content)
     except Exception as error:  # a damaged pickle can raise anything
         raise unreadable(data, path, error, lambda name: not is_allowed(name)) from error
@@ -104,12 +118,15 @@ def _proven(data: bytes, path: Path) -> Any:
     if refusal:
         raise refusal
     try:
+        learned = _learned({LEARNED: Rebuilder().value(learned, LEARNED)}, path)
         made = Rebuilder().value(_wanted(content), "model")
+    except InputError:
+        raise
     except UnprovenError as error:
         raise InputError(f"{path} is no plain model: {error}", TRUST) from error
     except Exception as error:  # arguments of another number or kind than anything that was pickled has
         raise unreadable(data, path, error, lambda _: False) from error
-    return {**made, "modelopt": quantised} if isinstance(made, dict) else made
+    return {**made, "modelopt": quantised, LEARNED: learned} if isinstance(made, dict) else made
 
 
 def _wanted(content: Any) -> Any:
@@ -130,17 +147,19 @@ def _trusted(data: bytes, path: Path) -> Any:
     from qexport.checkpoints.unpickle import unpickled
 
     try:
-        unpickled(data)
+        noted = unpickled(data)
     except Exception as error:  # a damaged pickle can raise anything
         raise unreadable(data, path, error, lambda _: False) from error
     try:
         with temporary_modules(modules=FORMER_MODULES, attributes=FORMER_ATTRIBUTES):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise not_importable(error, data, path) from error
     except Exception as error:  # the file's own code can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path} could not be loaded ({reason})", "load it with torch where it was saved") from error
+    beside = type(loaded) is dict and type(noted) is dict and "modelopt" in noted
+    return {**loaded, "modelopt": noted["modelopt"]} if beside else loaded
 
 
 def _model(content: Any, path: Path) -> Any:
@@ -174,6 +193,7 @@ def _model(content: Any, path: Path) -> Any:
 
 
 def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str) -> Checkpoint:
+    from qexport.checkpoints.modelopt import UnreadableRangesError, read_ranges
     from qexport.checkpoints.repair import (
         architecture,
         channels_of,
@@ -190,6 +210,12 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
     arguments = training_arguments(module, content)
     channels = channels_of(module)
     module.args, module.yaml = arguments, {**architecture(module), "channels": channels}
+    ranges, notes = None, tuple[str, ...]()
+    if content.get("modelopt"):
+        try:
+            ranges = read_ranges(content["modelopt"], module)
+        except UnreadableRangesError as error:
+            notes = (f"{UNREADABLE} ({error})",)
     return Checkpoint(
         path=path,
         module=module,
@@ -200,8 +226,20 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
         imgsz=training_size(arguments.get("imgsz")),
         fingerprint=fingerprint,
         single_class=bool(arguments.get("single_cls")),
-        notes=(QUANTISED,) if content.get("modelopt") else (),
+        notes=notes,
+        learned=_learned(content, path),
+        ranges=ranges,
     )
 
 
-QUANTISED = "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not"
+def _learned(content: dict[str, Any], path: Path) -> bytes:
+    """What is kept for `qexport.training`, read as bytes and by nobody here."""
+    found = content.get(LEARNED)
+    if found is None:
+        return b""
+    if type(found) is not bytes:
+        raise InputError(f"{path} has a {type(found).__name__} under {LEARNED}, not bytes", "train it again")
+    return found
+
+
+UNREADABLE = "the checkpoint was trained for quantisation (modelopt): its weights are used, its ranges cannot be read"

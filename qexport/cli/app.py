@@ -110,6 +110,9 @@ def export_command(
     candidate: Annotated[
         Path | None, _option("Obey a candidate.npz instead of planning and optimising.", "--candidate")
     ] = None,
+    densify: Annotated[
+        bool | None, _option("Let passes fill zeros of pruned weights, which they keep otherwise.", "--densify")
+    ] = None,
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,

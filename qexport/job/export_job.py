@@ -50,6 +50,7 @@ class ExportJob:
         optimise: names of passes over the weights in place of the effort's; each is kept where images that it did not
             see lose less by it.
         candidate: a candidate.npz to obey in place of planning and optimising.
+        densify: let passes make something else of the zeros of pruned weights.
         no_eval, no_latency: leave out accuracy, latency.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
         repair: keep in float what it takes to meet `max_drop`.
@@ -100,6 +101,7 @@ class ExportJob:
     effort: str = DEFAULT_EFFORT
     optimise: tuple[str, ...] = ()
     candidate: Path | None = None
+    densify: bool = False
     no_eval: bool = False
     no_latency: bool = False
     max_drop: float | None = None

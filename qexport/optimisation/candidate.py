@@ -23,11 +23,13 @@ class Candidate:
         program: what is written and what the file is verified against; passes change its weights.
         plan: made for `program`.
         reference: the float program as it came, which errors are measured against.
+        densify: zeros of pruned weights may become something else: see `qexport.optimisation.sparsity`.
     """
 
     program: Program
     plan: QuantPlan
     reference: Program
+    densify: bool = False
 
     def __post_init__(self) -> None:
         """Hold program and plan together.

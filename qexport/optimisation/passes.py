@@ -14,6 +14,7 @@ from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, log_margin, margin
 from qexport.optimisation.pass_record import PassRecord, not_run
+from qexport.optimisation.sparsity import filled
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
 
@@ -168,7 +169,7 @@ def broken(before: Candidate, after: Candidate, replanning: bool = False) -> str
     """Say which promise of every pass is broken, "" for none.
 
     The values stay, what is quantised and how wide stays, groups stay and share one scale, fixed scales are not
-    touched, weights are finite, and the reference is the same.
+    touched, weights are finite, pruned ones keep their zeros, and the reference is the same.
 
     Args:
         replanning: the plan is a new one, which makes its own types, groups and scales.
@@ -183,7 +184,11 @@ def broken(before: Candidate, after: Candidate, replanning: bool = False) -> str
         return reason
     paths = (path for value in after.program.values.values() for path in (value.weight, value.bias) if path)
     endless = (path for path in paths if not torch.isfinite(after.program.graph.parameter(path)).all())
-    return next((f"{path} is not finite" for path in endless), "")
+    path = next(endless, "")
+    if path:
+        return f"{path} is not finite"
+    path = filled(before, after)
+    return f"zeros of {path}, which is pruned, are gone" if path else ""
 
 
 def _plan_broken(old: QuantPlan, new: QuantPlan) -> str:

@@ -99,7 +99,7 @@ def repaired(
     candidate = _candidate(request, first, program)
     if candidate is None or not candidate.measurable:
         return _noted(first, NOT_MEASURABLE)
-    replan = replanner(request, candidate.program)
+    replan = replanner(request, candidate)
     if replan is None:
         return _noted(first, "its plan is given")
     images = request.images or request.samples
@@ -196,7 +196,7 @@ def _best(rounds: Sequence[_Round], max_drop: float) -> _Round:
 
 
 def _built(search: _Search, made: Candidate, number: int) -> _Round:
-    asked = replace(search.request, passes=(), candidate=None, plan=made.plan)
+    asked = replace(search.request, passes=(), candidate=None, learned=False, plan=made.plan)
     if search.candidate.program is not search.candidate.reference:
         path = search.folder / f"round_{number}.npz"
         save_candidate(made, path)

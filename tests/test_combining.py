@@ -1,0 +1,53 @@
+"""The examples of docs/combining.md, as they stand there: Python, and the commands up to the training."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from qexport.checkpoints.checkpoint import load_checkpoint
+from qexport.cli.app import main
+from qexport.compat.torchvision import repair
+from qexport.planning.plan import load_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "combining.md"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="a source distribution has no documents")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.+?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_the_examples_run_on_the_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files lose no zero on the way, and distillation brings the pruned model nearer."""
+    (tmp_path / "calibration_data").symlink_to(ROOT / "calibration_data")
+    monkeypatch.chdir(tmp_path)
+    repair()
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["losses"][-1] < names["losses"][0]
+    for file in ("pruned.pt", "distilled.pt"):
+        weights = [each.weight for each in load_checkpoint(Path(file)).module.modules() if hasattr(each, "groups")]
+        fours = [each.movedim(1, -1).reshape(-1, 4) for each in weights if each.shape[1] % 4 == 0]
+        assert max(int((each != 0).sum(dim=1).max()) for each in fours) == 2
+        assert len(fours) > 50
+    commands = [shlex.split(line)[1:] for block in blocks("sh") for line in block.splitlines()]
+    assert [words[0] for words in commands] == ["pruned.pt", "distilled.pt", "qat", "distilled_qat.pt"]
+    for words in commands[:2]:
+        assert main([*words, "--quiet"]) == 0
+    made = onnx.load("qexport_out/pruned/pruned_int8-dynamic.onnx").graph.initializer
+    weights = [each for each in map(onnx.numpy_helper.to_array, made) if each.dtype == np.int8 and each.ndim == 4]
+    halved = [each for each in weights if each.shape[1] % 4 == 0]
+    assert len(halved) > 50
+    assert all((np.moveaxis(each, 1, -1).reshape(-1, 4) != 0).sum(axis=1).max() == 2 for each in halved)
+    plan = load_plan(tmp_path / "qexport_out" / "distilled" / "plan.json")
+    assert plan.tensors["model.1.conv.weight"].why == "model_1_conv stays float"
+    assert plan.is_quantised("model.2.cv1.conv.weight")
