@@ -1,0 +1,1 @@
+"""Quantisation-aware training: what is learned, how, and the files that keep it."""
