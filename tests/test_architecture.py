@@ -75,7 +75,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "torch": (*TORCH, SIMULATED),
     "torchao": ("simulation", "backends/tflite", SIMULATED),
     "torchvision": ("compat",),
-    "ultralytics": ("checkpoints", "programs", "data", "measurement", "compat"),
+    "ultralytics": ("checkpoints", "programs", "data", "training", "measurement", "compat"),
     "litert_torch": ("backends/tflite",),
     "ai_edge_litert": ("backends/tflite",),
     "ai_edge_quantizer": ("backends/tflite",),

@@ -1,1 +1,1 @@
-"""Quantisation-aware training: what is learned, how, and the files that keep it."""
+"""Quantisation-aware training: images, the student that learns, losses, the loop, and what is kept of it."""
