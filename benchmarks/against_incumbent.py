@@ -129,9 +129,9 @@ def incumbents(shared: Path, model: str, folder: Path) -> list[Row]:
     from ultralytics.models import YOLO
 
     from qexport.data.dataset import image_list, load_dataset
+    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.detections.layout import HeadLayout
     from qexport.measurement.accuracy import evaluate
-    from qexport.measurement.evaluation_set import make_evaluation_set
 
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
     dataset = load_dataset(yaml_of(shared, "coco-val100"))

@@ -24,10 +24,10 @@ from qexport.calibration.statistics import BINS, Statistics
 from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.compat.torchvision import repair
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.detections.layout import HeadLayout
 from qexport.lowering.request import Lowering, Target
-from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.planning.plan import QuantPlan
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head

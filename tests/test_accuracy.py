@@ -12,9 +12,9 @@ import torch
 from conftest import demo_checkpoint
 from torch import Tensor
 
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.matching import CONFIDENCE
 from qexport.measurement.accuracy import Detections, _left_out, _Recorder
-from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.tasks import SCORING
 
 Found = tuple[Tensor, Tensor]

@@ -45,6 +45,7 @@ FLOORS = (
     ("planning",),
     ("simulation", "lowering"),
     ("optimisation", "backends"),
+    ("training",),
     ("verification",),
     ("measurement",),
     ("reporting",),
@@ -62,7 +63,7 @@ ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
 """ONNX is a front end and the form of three formats, too: a file becomes a program, a program becomes a graph."""
 
 TORCH = (
-    *("checkpoints", "programs", "calibration", "simulation", "optimisation"),
+    *("checkpoints", "programs", "calibration", "simulation", "optimisation", "training"),
     *("lowering", "backends", "verification", "measurement", "execution", "compat"),
 )
 """Not data, planning, detections, reporting or job: they start, and refuse, without it."""
@@ -74,7 +75,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "torch": (*TORCH, SIMULATED),
     "torchao": ("simulation", "backends/tflite", SIMULATED),
     "torchvision": ("compat",),
-    "ultralytics": ("checkpoints", "programs", "data", "measurement", "compat"),
+    "ultralytics": ("checkpoints", "programs", "data", "training", "measurement", "compat"),
     "litert_torch": ("backends/tflite",),
     "ai_edge_litert": ("backends/tflite",),
     "ai_edge_quantizer": ("backends/tflite",),

@@ -45,10 +45,10 @@ def test_a_max_det_that_is_none_is_refused(said: Any, tmp_path: Path) -> None:
 def test_a_single_cls_model_is_scored_as_it_was_trained(single: bool, tmp_path: Path) -> None:
     """On its own YAML of three classes, all of whose labels count as the one that it knows."""
     from qexport.data.dataset import Dataset
+    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.data.selection import RunImages
     from qexport.detections.layout import HeadLayout
     from qexport.measurement.dataset_check import as_trained, mismatch
-    from qexport.measurement.evaluation_set import make_evaluation_set
     from qexport.measurement.validator import make_validator
     from qexport.tasks import SCORING
 

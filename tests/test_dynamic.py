@@ -16,10 +16,10 @@ from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import load_dataset
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.onnx.export import unname_batch
 from qexport.measurement.accuracy import evaluate
-from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program

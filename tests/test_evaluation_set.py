@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qexport.data.dataset import Dataset, label_path
-from qexport.measurement.evaluation_set import make_evaluation_set
+from qexport.data.evaluation_set import make_evaluation_set
 
 
 def user_data(root: Path, count: int = 3, labelled: int = 3) -> tuple[Dataset, list[Path]]:

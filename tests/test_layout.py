@@ -14,10 +14,10 @@ from refusals import INPUT, INT8, Refusal
 from qexport.data.choice import MAX_CALIBRATION, note_of
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import image_list, load_dataset, load_folder
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError
 from qexport.measurement.dataset_check import check_data, mismatch
-from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.tasks import TaskSpec
 
 PETS = {0: "bird", 1: "cat", 2: "dog"}

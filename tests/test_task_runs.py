@@ -17,10 +17,10 @@ from conftest import DEMO, demo_images, validated
 from qexport.backends.registry import find_backend
 from qexport.cli.demo import DEMOS
 from qexport.data.dataset import image_list, load_dataset, load_folder
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.inspection.recheck import _scored_layout
 from qexport.job.options import make_job
 from qexport.measurement.accuracy import evaluate
-from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.pipeline import export
 from qexport.progress import Silent
 from qexport.reporting.json_form import to_plain

@@ -12,11 +12,11 @@ import yaml
 from conftest import DEMO, demo_checkpoint, demo_images
 
 from qexport.data.dataset import load_dataset, load_folder
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.data.selection import ImageChoice, RunImages, select_images
 from qexport.errors import InputError
 from qexport.job.options import make_job
 from qexport.measurement.dataset_check import as_trained, check_data
-from qexport.measurement.evaluation_set import make_evaluation_set
 from qexport.pipeline import export
 from qexport.progress import Silent
 from qexport.reporting.gate import check

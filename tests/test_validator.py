@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import class_of, image_list, load_dataset, load_folder
+from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.detections.layout import HeadLayout
 from qexport.inspection.recheck import _scored_layout
 from qexport.lowering.metadata import artifact_metadata
 from qexport.measurement.accuracy import evaluate
-from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.reporting.report import ModelInfo

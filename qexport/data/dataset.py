@@ -42,6 +42,7 @@ class Dataset:
         by_folder: images lie in a folder for each class, as for classification; else labels lie in files of their own.
         single_class: labels of every class count as the only one that there is.
         kpt_shape: for pose the number of keypoints and of values of each, None where the YAML does not say.
+        flip_idx: for pose which keypoint each becomes in a mirror; empty where the YAML does not say.
     """
 
     yaml: Path
@@ -54,6 +55,7 @@ class Dataset:
     labels: str = "labels"
     by_folder: bool = False
     single_class: bool = False
+    flip_idx: tuple[int, ...] = ()
 
     @property
     def undivided(self) -> bool:
@@ -84,6 +86,7 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         download=None if content.get("download") is None else str(content["download"]),
         labels=_label_folder(content.get("labels"), splits, root),
         kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
+        flip_idx=_flip_idx(content.get("flip_idx"), path),
     )
 
 
@@ -291,6 +294,14 @@ def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
     if not isinstance(value, list) or len(value) != 2:
         raise _wrong_kind("kpt_shape", value, "the number of keypoints and 2 or 3 values of each", yaml)
     return tuple(_integer(size, "kpt_shape", yaml) for size in value)
+
+
+def _flip_idx(value: Any, yaml: Path) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or sorted(value, key=str) != sorted(range(len(value)), key=str):
+        raise _wrong_kind("flip_idx", value, "the number of each keypoint's own place in a mirrored image", yaml)
+    return tuple(value)
 
 
 def _integer(value: Any, key: str, yaml: Path) -> int:

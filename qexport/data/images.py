@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from qexport.errors import InputError
 
-_PADDING = 114
-
-
+PADDING = 114
+"""The grey of what no image covers."""
 COLOURS = 3
 
 
@@ -66,8 +65,8 @@ def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     left, right = round(horizontal - 0.1), round(horizontal + 0.1)
     if image.shape[2] != COLOURS:  # OpenCV's borders have four channels at most
         margins = ((top, bottom), (left, right), (0, 0))
-        return np.pad(scaled, margins, constant_values=_PADDING)
-    grey = (_PADDING, _PADDING, _PADDING)
+        return np.pad(scaled, margins, constant_values=PADDING)
+    grey = (PADDING, PADDING, PADDING)
     return _uint8(cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey))
 
 

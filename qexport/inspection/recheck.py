@@ -174,8 +174,8 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 def _accuracy(
     artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset, threads: int
 ) -> tuple[bool | None, str]:
+    from qexport.data.evaluation_set import make_evaluation_set
     from qexport.measurement.accuracy import evaluate
-    from qexport.measurement.evaluation_set import make_evaluation_set
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 

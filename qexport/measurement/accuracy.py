@@ -18,12 +18,12 @@ import numpy as np
 from torch import Tensor
 
 from qexport.backends.protocol import Runner
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.layout import HeadLayout
 from qexport.detections.matching import CONFIDENCE
 from qexport.errors import first_line
 from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.average_precision import ImageScores, Scores, by_class, figure_once
-from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
 from qexport.measurement.validator import make_validator, model_of, validate
 from qexport.tasks import QUERIES, SCORING

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
 from qexport.data.dataset import Dataset
+from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.selection import RunImages
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
-from qexport.measurement.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import sample_inputs

@@ -20,8 +20,8 @@ from torch import Tensor
 from qexport.backends.protocol import Runner
 from qexport.compat.patches import FONT_CHECK, replaced
 from qexport.compat.torchvision import repair
+from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.layout import HeadLayout
-from qexport.measurement.evaluation_set import EvaluationSet
 from qexport.tasks import Scoring
 
 STRIDE = 32

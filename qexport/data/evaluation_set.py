@@ -1,4 +1,4 @@
-"""The evaluation images as a data set of their own, in a scratch folder.
+"""Images, those to evaluate or to train on, as a data set of their own in a scratch folder.
 
 Ultralytics writes `.cache` files beside the labels it reads and finds labels by replacing a folder name in the image's
 path. Links in a scratch folder leave the user's folders untouched and let two data sets share an image's name.
@@ -19,7 +19,7 @@ from qexport.data.dataset import Dataset, class_of, label_path
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Images and labels that accuracy is measured on.
+    """Images and labels that accuracy is measured on, or that are trained on with their labels.
 
     Attributes:
         yaml: a data set YAML whose `val` split is these images, or for classification a folder.
@@ -53,7 +53,8 @@ def make_evaluation_set(
     """
     if dataset.by_folder:
         numbers = class_numbers(dataset, names or dataset.names)
-        classes = [numbers[class_of(image, dataset.splits["val"])] for image in images]
+        sources = [source for each in dataset.splits.values() for source in each]
+        classes = [numbers[class_of(image, sources)] for image in images]
         return _folders_of_classes(images, folder, sorted(numbers.values()), classes)
     if task == "classify":
         # Without labels any folder will do, of as many as the model has classes.

@@ -1,0 +1,1 @@
+"""Quantisation-aware training: images, the student that learns, losses, the loop, and what is kept of it."""
