@@ -104,6 +104,8 @@ def recoloured(image: Pixels, strength: Augmentation, rng: np.random.Generator) 
     """Change hue, saturation and brightness, each by a random share; of other than colours brightness alone."""
     import cv2
 
+    if not (strength.hue or strength.saturation or strength.value):
+        return image  # the way to other colours and back would round
     turn, saturate, lighten = rng.uniform(-1, 1, 3) * (strength.hue, strength.saturation, strength.value)
     levels = np.arange(256)
     lighter = np.clip(levels * (1 + lighten), 0, 255)
