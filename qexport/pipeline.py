@@ -41,12 +41,13 @@ from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
 from qexport.steps.build import BuildRequest, Built, build, companion_path, planned_candidate, ready
 from qexport.steps.lower import build_engine
-from qexport.steps.plan import check_given, check_request, make_target, needs_table
+from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
 from qexport.steps.repair import Scorer, repaired
 from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
+FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
     with clock.step("read", "Reading model and data"):
         run = read_run(job, clock, None)
     table = calibrated(run)
-    candidate = planned_candidate(run.source.program, request(run, job.format[0], job.precision, table))
+    candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
 
@@ -143,6 +144,8 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     for name in job.passes:
         weight_pass(name)  # another package's may be broken
     images = replace(as_trained(source.checkpoint.task_spec, checked[0]), classes=source.checkpoint.names)
+    if source.checkpoint.learned and not computes_in_integers(_target(job, job.format[0])):
+        images = replace(images, notes=(*images.notes, f"{job.precision} files {FLOAT_WEIGHTS}"))
     here = Inline({reading: source}, clock.progress)
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
@@ -211,8 +214,10 @@ def calibrated(run: Run) -> CalibrationTable | None:
                 "leave out one of the two, or give its --calib-images and --fraction",
             )
         return table
-    if not any(needs_table(_target(job, name), run.plan) for name in job.format):
+    if not any(needs_table(_target(job, name), run.plan, run.source, job.keep_float) for name in job.format):
         return None
+    if run.source.checkpoint.learned and not images:
+        return None  # formats say what they lack
     weighted = run.plan is None and needs_importance(job.range_method)
     passes = passes_for(program, len(images), weighted)
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
@@ -273,6 +278,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         model=run.source.checkpoint.fingerprint,
         plan=run.plan if own and job.plan else None,
         candidate=job.candidate if own else None,
+        learned=bool(own and run.source.checkpoint.learned and computes_in_integers(target)),
         candidate_path=companion_path("candidate.npz", *beside),
         table=table,
         ranges=job.range_method,

@@ -63,8 +63,8 @@ ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
 """ONNX is a front end and the form of three formats, too: a file becomes a program, a program becomes a graph."""
 
 TORCH = (
-    *("checkpoints", "programs", "calibration", "simulation", "optimisation", "training"),
-    *("lowering", "backends", "verification", "measurement", "execution", "compat"),
+    *("checkpoints", "programs", "calibration", "simulation", "optimisation"),
+    *("lowering", "backends", "training", "verification", "measurement", "execution", "compat"),
 )
 """Not data, planning, detections, reporting or job: they start, and refuse, without it."""
 SIMULATED = "testing"
@@ -139,7 +139,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/compat/patches.py: _uses": "which thread sees a replaced function: patches are process-wide by nature",
         "qexport/compat/patches.py: _values": "as _uses, of environment variables",
         "qexport/compat/torchvision.py: _kept_alive": "torch.library.Library unregisters its operators when collected",
-        "qexport/reporting/json_form.py: _hints": "annotations of a class do not change, and are read for every entry",
+        "qexport/system/json_form.py: _hints": "annotations of a class do not change, and are read for every entry",
         "qexport/system/scratch.py: _begun": "what a signal has to remove, at any moment and from another thread",
         "qexport/system/scratch.py: _folders": "as _begun",
         "qexport/system/scratch.py: _made": "as _begun",

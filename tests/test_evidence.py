@@ -30,7 +30,7 @@ from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.reporting.assemble import accuracy_info
-from qexport.reporting.json_form import to_plain
+from qexport.system.json_form import to_plain
 from qexport.verification.result import ArtifactResult, float_counterparts
 
 SMALL, WHOLE = Path("out/a_int8.onnx"), Path("out/a_fp32.onnx")

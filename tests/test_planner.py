@@ -38,9 +38,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def planned(
-    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: Mapping[str, str]
+    program: Program,
+    method: str = "minmax",
+    profile: RuntimeProfile = TFLITE,
+    float_values: Mapping[str, str] = {},
 ) -> QuantPlan:
-    return make_plan(program, synthetic_statistics(program.values), profile, method, **settings)
+    return make_plan(program, synthetic_statistics(program.values), profile, method, float_values)
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,12 @@ from qexport.programs.program import Program
 
 
 def planned(
-    program: Program, method: str = "minmax", profile: RuntimeProfile = TFLITE, **settings: Mapping[str, str]
+    program: Program,
+    method: str = "minmax",
+    profile: RuntimeProfile = TFLITE,
+    float_values: Mapping[str, str] = {},
 ) -> QuantPlan:
-    return make_plan(program, synthetic_statistics(program.values), profile, method, **settings)
+    return make_plan(program, synthetic_statistics(program.values), profile, method, float_values)
 
 
 def only(tensor: TensorQuant) -> tuple[float, int]:

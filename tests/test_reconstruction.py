@@ -15,9 +15,10 @@ from qexport.calibration.calibrate import calibrate
 from qexport.optimisation import reconstruction
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import HeldOut, distance, hold_out
+from qexport.optimisation.distillation import lost_power
 from qexport.optimisation.learned import LearnedScale, LearnedWeight, Learner
 from qexport.optimisation.passes import broken
-from qexport.optimisation.reconstruction import Reconstruction, lost_power
+from qexport.optimisation.reconstruction import Reconstruction
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, WEIGHTS, RuntimeProfile

@@ -23,7 +23,7 @@ from qexport.job.options import make_job
 from qexport.measurement.accuracy import evaluate
 from qexport.pipeline import export
 from qexport.progress import Silent
-from qexport.reporting.json_form import to_plain
+from qexport.system.json_form import to_plain
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.tasks import SCORING
 

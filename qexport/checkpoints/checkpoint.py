@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.checkpoints.identify import LEARNED
 from qexport.errors import InputError
 from qexport.tasks import TaskSpec
 
@@ -32,6 +33,7 @@ class Checkpoint:
         metadata: what an ONNX file says of itself besides; None for a checkpoint.
         single_class: trained with `single_cls`, where labels of all classes count as one.
         notes: what the file holds and an export does not use, for the report.
+        learned: what quantisation-aware training has left beside the model, for `qexport.training.qat_file`.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Checkpoint:
     metadata: dict[str, str] | None = None
     single_class: bool = False
     notes: tuple[str, ...] = ()
+    learned: bytes = b""
 
     @property
     def task_spec(self) -> TaskSpec:
@@ -97,6 +100,7 @@ def _proven(data: bytes, path: Path) -> Any:
     try:
         content = unpickled(data)
         quantised = content.pop("modelopt", None) if type(content) is dict else None
+        learned = content.pop(LEARNED, None) if type(content) is dict else None
         names = names_in(content)
     except Exception as error:  # a damaged pickle can raise anything
         raise unreadable(data, path, error, lambda name: not is_allowed(name)) from error
@@ -105,11 +109,12 @@ def _proven(data: bytes, path: Path) -> Any:
         raise refusal
     try:
         made = Rebuilder().value(_wanted(content), "model")
+        learned = Rebuilder().value(learned, LEARNED)
     except UnprovenError as error:
         raise InputError(f"{path} is no plain model: {error}", TRUST) from error
     except Exception as error:  # arguments of another number or kind than anything that was pickled has
         raise unreadable(data, path, error, lambda _: False) from error
-    return {**made, "modelopt": quantised} if isinstance(made, dict) else made
+    return {**made, "modelopt": quantised, LEARNED: learned} if isinstance(made, dict) else made
 
 
 def _wanted(content: Any) -> Any:
@@ -201,7 +206,18 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
         fingerprint=fingerprint,
         single_class=bool(arguments.get("single_cls")),
         notes=(QUANTISED,) if content.get("modelopt") else (),
+        learned=_learned(content, path),
     )
+
+
+def _learned(content: dict[str, Any], path: Path) -> bytes:
+    """What is kept for `qexport.training`, read as bytes and by nobody here."""
+    found = content.get(LEARNED)
+    if found is None:
+        return b""
+    if type(found) is not bytes:
+        raise InputError(f"{path} has a {type(found).__name__} under {LEARNED}, not bytes", "train it again")
+    return found
 
 
 QUANTISED = "the checkpoint was trained for quantisation (modelopt): its weights are used, its learned ranges are not"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from qexport.errors import InputError
 
+LEARNED = "qexport"
+"""Key of a checkpoint whose bytes are this package's own."""
 GIVE = "give the .pt file that a YOLO training wrote"
 ONNX = "export it there to ONNX and give the .onnx file"
 AGAIN = "download it again, or give another .pt file"
@@ -95,6 +97,16 @@ def _refuse_other_archives(data: bytes, path: Path) -> None:
     if "data.pkl" not in names:
         first = f", the first of its files is {inside[0]}" if inside else " of nothing"
         raise InputError(f"{path} is a zip archive without a checkpoint in it{first}", GIVE)
+
+
+def holds_learned(path: Path) -> bool:
+    """Whether a checkpoint says that training has left something in it, without reading what."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), "")
+            return bool(inside) and LEARNED.encode() in archive.read(inside)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def unreadable(data: bytes, path: Path, error: Exception, strange: Callable[[str], bool]) -> InputError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
+from qexport.checkpoints.identify import holds_learned
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
 from qexport.optimisation.effort import EFFORTS
@@ -159,7 +160,7 @@ def _another_cpu(job: ExportJob) -> bool:
 
 
 def _has_ranges(job: ExportJob) -> bool:
-    return any((job.calibration, job.plan, job.candidate))
+    return any((job.calibration, job.plan, job.candidate)) or holds_learned(Path(job.model))
 
 
 def _obeyed(option: str, unless_float: str) -> tuple[Conflict, ...]:
@@ -286,7 +287,7 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
-        lambda job: job.calibrates and not job.data and not (_has_ranges(job) and job.eval_data),
+        lambda job: job.calibrates and not job.data and not (job.eval_data and _has_ranges(job)),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",
     ),

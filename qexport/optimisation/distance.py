@@ -22,7 +22,7 @@ from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate, batches
 from qexport.optimisation.confidences import NEIGHBOURS, confidence_shift, has_levels
 from qexport.planning.ranges import LOGIT_FLOOR
-from qexport.programs.captured_graph import shared_copy
+from qexport.programs.captured_graph import on_device, shared_copy
 from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import Program
 from qexport.simulation.fused import Fused
@@ -136,10 +136,18 @@ def hold_out(reference: Program, images: Sequence[Path], advance: Callable[[], N
     return HeldOut(reference, tuple(inputs), tuple(raw))
 
 
-def distance(candidate: Candidate, held_out: HeldOut, advance: Callable[[], None] = lambda: None) -> Distance:
-    """Run the quantised program over held-out images and say how far it is from the float one."""
+def distance(
+    candidate: Candidate, held_out: HeldOut, advance: Callable[[], None] = lambda: None, device: str = "cpu"
+) -> Distance:
+    """Run the quantised program over held-out images and say how far it is from the float one.
+
+    Args:
+        device: of PyTorch, that the program runs on.
+    """
     program = candidate.program
-    return distance_of(program, raw_outputs(program, insert(program, candidate.plan, Fused)), held_out, advance)
+    inserted = insert(program, candidate.plan, Fused, on_device(program, device))
+    graph = raw_outputs(program, inserted).to(device)
+    return distance_of(program, lambda batch: [each.cpu() for each in graph(batch.to(device))], held_out, advance)
 
 
 def distance_of(
@@ -186,7 +194,7 @@ def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor
     """Return what `Distance` has of each image: three tensors (n,), differentiable in `approximate`."""
     layout, names = program.layout, program.raw
     one, other = dict(zip(names.all, real, strict=True)), dict(zip(names.all, approximate, strict=True))
-    none = torch.zeros(len(real[0]))
+    none = torch.zeros(len(real[0]), device=real[0].device)
     if not has_levels(program):
         return none, none, _relative([one[name] for name in names.all], [other[name] for name in names.all])
     scores = [tuple(each[name].clamp(min=LOGIT_FLOOR).sigmoid() for each in (one, other)) for name in names.scores]
@@ -207,7 +215,7 @@ def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor
 def _of_scores(scores: Sequence[tuple[Tensor, ...]]) -> Tensor:
     """Relative error (n,) of probabilities (n, classes, h, w) of each level, of the float and of the other program."""
     reach = 2 * NEIGHBOURS + 1
-    noise = power = torch.zeros(len(scores[0][0]))
+    noise = power = torch.zeros(len(scores[0][0]), device=scores[0][0].device)
     for pair in scores:
         real, approximate = (torch.max_pool2d(each, reach, 1, NEIGHBOURS) for each in pair)
         noise = noise + (real - approximate).square().flatten(1).sum(dim=1)
@@ -225,7 +233,7 @@ def _sides(raw: Tensor, bins: int) -> Tensor:
     if bins == 1:
         return raw
     count, _, height, width = raw.shape
-    steps = torch.arange(bins, dtype=raw.dtype)[None, None, :, None, None]
+    steps = torch.arange(bins, dtype=raw.dtype, device=raw.device)[None, None, :, None, None]
     return (raw.view(count, 4, bins, height, width).softmax(dim=2) * steps).sum(dim=2)
 
 

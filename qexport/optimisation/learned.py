@@ -1,4 +1,4 @@
-"""What of a quantised program can be learned: which of its neighbours a weight becomes, scales, and biases.
+"""What of a quantised program can be learned: weights, or only which neighbour each becomes, scales, and biases.
 
 Rounding counts as the identity on the way back (Bengio et al., "Estimating or Propagating Gradients Through Stochastic
 Neurons", 2013). Scales of activations have the gradient of Esser et al., "Learned Step Size Quantization" (2020).
@@ -19,10 +19,10 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import giving
 from qexport.optimisation.rounding import WHOLE, scale_like
 from qexport.planning.plan import QuantPlan, TensorQuant
-from qexport.programs.captured_graph import shared_copy
+from qexport.programs.captured_graph import on_device
 from qexport.programs.naming import bias_of
 from qexport.programs.program import INPUT, Program, Region, observed_sources
-from qexport.simulation.fake_quant import LEARNED
+from qexport.simulation.fake_quant import LEARNED, fake_quantised, limits_of
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 
@@ -33,26 +33,50 @@ LIMITED = frozenset({"clip", "relu6"})
 
 
 class LearnedWeight(nn.Module):
-    """A weight in steps of its scale, rounded; it stays within a step of where it was."""
+    """A weight in steps of its scale, rounded.
 
-    def __init__(self, tensor: TensorQuant, real: Tensor) -> None:
+    Attributes:
+        steps: real numbers, in steps of the scale that the plan has.
+        change: natural logarithm of what that scale is multiplied with, of its shape; a parameter of a free weight
+            whose scale may be learned.
+    """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    change: Tensor
+
+    def __init__(self, tensor: TensorQuant, real: Tensor, free: bool = False) -> None:
+        """Let the weight go where it will, its scale with it, or stay within a step of where it was."""
         super().__init__()
+        self.kind, self.free = tensor.kind, free
         self.register_buffer("scale", scale_like(real, tensor))
-        self.scale: Tensor
-        start = real / self.scale
-        self.low = (start - 1 - WHOLE).ceil().clamp(tensor.kind.low, tensor.kind.high)
-        self.high = (start + 1 + WHOLE).floor().clamp(tensor.kind.low, tensor.kind.high)
+        start = real * self.scale.reciprocal()
+        if not free:
+            self.register_buffer("low", (start - 1 - WHOLE).ceil().clamp(tensor.kind.low, tensor.kind.high))
+            self.register_buffer("high", (start + 1 + WHOLE).floor().clamp(tensor.kind.low, tensor.kind.high))
         self.steps = nn.Parameter(start)
+        if free and tensor.rule in LEARNED:
+            self.change = nn.Parameter(torch.zeros_like(self.scale))
+        else:
+            self.register_buffer("change", torch.zeros(1))
         self.bound()
 
     def bound(self) -> None:
         """Bring back what has left the range that it may move in."""
         with torch.no_grad():
-            torch.minimum(torch.maximum(self.steps, self.low), self.high, out=self.steps.data)
+            self.change.clamp_(-MAX_CHANGE, MAX_CHANGE)
+            if not self.free:
+                torch.minimum(torch.maximum(self.steps, self.low), self.high, out=self.steps.data)
 
     def forward(self, _: Tensor) -> Tensor:
         """Return what readers see of the weight."""
-        return (self.steps + (self.steps.round() - self.steps).detach()) * self.scale
+        return fake_quantised(self.steps, self.change.exp(), self.kind.low, self.kind.high) * self.scale
+
+    def whole(self) -> Tensor:
+        """The integers that it becomes, as float32."""
+        steps = self.steps.detach() * self.change.detach().exp().reciprocal()
+        return steps.round().clamp(self.kind.low, self.kind.high)
 
 
 class LearnedScale(nn.Module):
@@ -60,17 +84,11 @@ class LearnedScale(nn.Module):
 
     def __init__(self, tensor: TensorQuant, change: nn.Parameter) -> None:
         super().__init__()
-        self.start, self.kind, self.change = tensor.scale[0], tensor.kind, change
-        self.register_buffer("zero_point", torch.tensor([float(tensor.zero_point[0])]))
-        self.zero_point: Tensor
+        self.start, self.change, self.limits = tensor.scale[0], change, limits_of(tensor)
 
     def forward(self, real: Tensor) -> Tensor:
         """Return `real` rounded to what its integers stand for, of its shape."""
-        scale = self.start * self.change.exp()
-        seen: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
-            real, scale, self.zero_point, self.kind.low, self.kind.high, 1.0
-        )
-        return seen
+        return fake_quantised(real, self.start * self.change.exp(), *self.limits)
 
 
 class LearnedBias(nn.Module):
@@ -97,22 +115,24 @@ class Learner:
         scales: natural logarithm of what a scale is multiplied with, (1,), by group or value.
     """
 
-    def __init__(self, candidate: Candidate) -> None:
+    def __init__(self, candidate: Candidate, free: bool = False, device: str = "cpu") -> None:
+        """Let weights stay within a step of where they were, or be free and their scales learned, too."""
         self.candidate, program = candidate, candidate.program
         self.weights: dict[str, LearnedWeight] = {}
         self.biases: dict[str, LearnedBias] = {}
         self.scales: dict[str, nn.Parameter] = {}
-        self._free = _free_scales(program, candidate.plan)
+        self._free, self._free_weights = _free_scales(program, candidate.plan), free
         self.watched = watched_values(candidate)
-        inserted = insert(program, candidate.plan, self._made, self._with_biases())
-        self.quantised: GraphModule = giving(inserted, self.watched)
-        self.real: GraphModule = giving(shared_copy(candidate.reference), self.watched)
+        inserted = insert(program, candidate.plan, self._made, self._with_biases(on_device(program, device)))
+        self.quantised: GraphModule = giving(inserted, self.watched).to(device)
+        self.real: GraphModule = giving(on_device(candidate.reference, device), self.watched)
 
     def _made(self, tensor: TensorQuant, name: str) -> nn.Module:
         if tensor.axis is not None:
             if tensor.rule == "derived":  # kernels' sums are full already
                 return Fused(tensor, name)
-            self.weights[name] = LearnedWeight(tensor, self.candidate.program.graph.parameter(name))
+            real = self.candidate.program.graph.parameter(name)
+            self.weights[name] = LearnedWeight(tensor, real, self._free_weights)
             return self.weights[name]
         key = tensor.group or name
         if key not in self._free:
@@ -120,9 +140,8 @@ class Learner:
         self.scales.setdefault(key, nn.Parameter(torch.zeros(1)))
         return LearnedScale(tensor, self.scales[key])
 
-    def _with_biases(self) -> GraphModule:
+    def _with_biases(self, graph: GraphModule) -> GraphModule:
         program = self.candidate.program
-        graph = shared_copy(program)
         for node in [node for node in graph.graph.nodes if node.name in program.values]:
             path = bias_of(node)
             if not path or program.values[node.name].region is not Region.BODY:
@@ -136,13 +155,19 @@ class Learner:
         return graph
 
     @property
+    def named(self) -> tuple[dict[str, nn.Parameter], ...]:
+        """Of weights, of biases and of scales, by name; the last are of activations, and of weights that are free."""
+        of_weights = {f"{path} scale": each.change for path, each in self.weights.items()}
+        return (
+            {path: each.steps for path, each in self.weights.items()},
+            {path: each.change for path, each in self.biases.items()},
+            self.scales | {name: each for name, each in of_weights.items() if isinstance(each, nn.Parameter)},
+        )
+
+    @property
     def parameters(self) -> tuple[list[nn.Parameter], ...]:
         """Of weights, of biases and of scales."""
-        return (
-            [each.steps for each in self.weights.values()],
-            [each.change for each in self.biases.values()],
-            list(self.scales.values()),
-        )
+        return tuple(list(each.values()) for each in self.named)
 
     def bound(self) -> None:
         """Bring back what has left the range that it may move in."""
@@ -154,19 +179,25 @@ class Learner:
 
     def result(self) -> Candidate:
         """The candidate with everything as it is now; scales are of the type that the plan's are of."""
-        parameter = self.candidate.program.graph.parameter
-        with torch.no_grad():
-            changed = {path: each.steps.round() * each.scale for path, each in self.weights.items()}
-            changed |= {path: parameter(path) + each.change for path, each in self.biases.items()}
-        found = self.candidate.with_parameters(changed)
-        stored = _stored_as(found.plan)
-        tensors = {
-            name: replace(tensor, scale=(stored(tensor.scale[0] * float(self.scales[key].detach().exp())),))
-            if not tensor.is_float and tensor.axis is None and (key := tensor.group or name) in self.scales
-            else tensor
-            for name, tensor in found.plan.tensors.items()
-        }
-        return replace(found, plan=replace(found.plan, tensors=tensors))
+        plan, parameter = self.candidate.plan, self.candidate.program.graph.parameter
+        stored = _stored_as(plan)
+        tensors = {name: self._learned(tensor, name, stored) for name, tensor in plan.tensors.items()}
+        changed = {}
+        for path, weight in self.weights.items():
+            whole = weight.whole().cpu()
+            changed[path] = whole * scale_like(whole, tensors[path])
+        changed |= {path: parameter(path) + each.change.detach().cpu() for path, each in self.biases.items()}
+        return replace(self.candidate, plan=replace(plan, tensors=tensors)).with_parameters(changed)
+
+    def _learned(self, tensor: TensorQuant, name: str, stored: Callable[[float], float]) -> TensorQuant:
+        if tensor.is_float:
+            return tensor
+        change = self.weights[name].change if name in self.weights else self.scales.get(tensor.group or name)
+        if not isinstance(change, nn.Parameter):
+            return tensor
+        factors = change.detach().flatten().exp().tolist()
+        scales = (stored(scale * factor) for scale, factor in zip(tensor.scale, factors, strict=True))
+        return replace(tensor, scale=tuple(scales))
 
 
 def unmoved(before: Candidate, after: Candidate) -> str:

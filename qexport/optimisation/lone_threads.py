@@ -13,11 +13,11 @@ WORKERS = 2
 
 
 @contextmanager
-def lone_threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool of `WORKERS` threads whose operations have one thread each."""
+def lone_threads(workers: int = WORKERS) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads whose operations have one thread each."""
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from qexport.data.choice import learned_from
 from qexport.optimisation.candidate import Candidate, batches
-from qexport.optimisation.distance import parts
+from qexport.optimisation.distillation import distilled
 from qexport.optimisation.learned import Learner, unmoved
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
-from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
 from qexport.progress import Progress
 
@@ -36,10 +35,6 @@ BETAS = (0.9, 0.99)
 """Of Adam: few steps, so that the second moment has to forget sooner than by default."""
 MAX_NUMBERS = 2**28
 """Of all values of a batch: about three times as many are kept for the way back, of each batch in work."""
-SHARE_OF_DISTANCE = 0.3
-"""Of what is learned by: by its values alone scores fall, as what is uncertain is best left out; by the distance alone
-there is too little to learn from, a few anchors in each image."""
-SMALLEST = 1e-9
 
 
 class Reconstruction:
@@ -82,28 +77,11 @@ class Reconstruction:
 
 
 def _gradients(learner: Learner, candidate: Candidate, learned: Sequence[Tensor], batch: Tensor) -> tuple[Tensor, ...]:
-    """Of what is lost in one batch: logarithms, so that neither part nor any image outweighs the others."""
-    program, place = candidate.program, learner.watched.index
+    """Of what is lost in one batch."""
     with torch.no_grad():
         real = learner.real(batch)
-    seen = learner.quantised(batch)
-    one, other = ([each[place(name)] for name in program.raw.all] for each in (real, seen))
-    far = torch.stack(parts(program, one, other)).sum(dim=0).mean()
-    lost = lost_power(candidate.plan, learner.watched, real, seen)
-    return torch.autograd.grad((lost + SMALLEST).log() + SHARE_OF_DISTANCE * far.log(), learned, materialize_grads=True)
-
-
-def lost_power(plan: QuantPlan, names: Sequence[str], real: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor:
-    """The error's share of a value's power, in the mean over values.
-
-    A value that is next to nothing in an image counts as if it were a step of its scale everywhere.
-    """
-    shares = []
-    for name, one, other in zip(names, real, seen, strict=True):
-        tensor = plan.tensors[name]
-        least = tensor.scale[0] ** 2 * one.numel() if not tensor.is_float else SMALLEST
-        shares.append((one - other).square().sum() / (one.square().sum() + least))
-    return torch.stack(shares).mean()
+    lost = distilled(candidate, learner.watched, real, learner.quantised(batch))
+    return torch.autograd.grad(lost, learned, materialize_grads=True)
 
 
 def _numbers(program: Program) -> int:

@@ -7,13 +7,14 @@ Four steps: which operations run in integers and which values that touches (`cov
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from qexport.calibration.statistics import Statistics, together
 from qexport.errors import InputError
 from qexport.planning.coverage import chosen_values, clamped_values, float_boxes, float_stem
 from qexport.planning.half_range import peaks_of, unfit_for_half
+from qexport.planning.learned_ranges import LearnedRanges, UnlearnedError, least
 from qexport.planning.mixing import mixed_raw_outputs, mixed_scale_concats
 from qexport.planning.plan import PIXELS, PRESCRIBED, QuantPlan, Rule, TensorQuant
 from qexport.planning.ranges import LOGIT_FLOOR, SILU_FLOOR, Range, RangeEstimator, above, minmax
@@ -45,6 +46,7 @@ def make_plan(
     profile: RuntimeProfile,
     method: str = DEFAULT_RANGES,
     float_values: Mapping[str, str] = {},
+    learned: LearnedRanges | None = None,
 ) -> QuantPlan:
     """Decide dtype, scale and zero point of every value and weight.
 
@@ -52,6 +54,7 @@ def make_plan(
         statistics: by value name, from `calibrate`; None where the profile has no integer arithmetic.
         method: name of a range estimator (`qexport.planning.registry`).
         float_values: values whose operation is to stay float, with the reason.
+        learned: ranges and scales that go before the estimator's; statistics are needed of what they leave out only.
 
     Raises:
         InputError: there are no statistics, or none of a value that the plan needs.
@@ -60,13 +63,15 @@ def make_plan(
     if not profile.operations:
         return _plan_of_weights(program, profile, float_values)
     if statistics is None:
-        raise InputError(f"a plan for {profile.name} needs statistics", "calibrate first")
+        if learned is None:
+            raise InputError(f"a plan for {profile.name} needs statistics", "calibrate first")
+        statistics = {}
     reasons = _reasons(program, profile, statistics)
     integer, touched, torn = chosen_values(program, profile, float_values.keys() | reasons.keys())
     reasons |= dict.fromkeys(torn, FIXED_APART)
     clamped = clamped_values(program, profile, integer)
     reasons = dict.fromkeys(clamped, CLAMPED) | reasons
-    scales = _Scales(program, profile, statistics, method, RANGES.find(method))
+    scales = _Scales(program, profile, statistics, method, RANGES.find(method), learned)
     tensors = _activations(scales, integer, touched, clamped)
     for value in program.values.values():
         if value.name not in tensors:
@@ -74,7 +79,7 @@ def make_plan(
             if profile.fused_activations and (value.name in integer or _feeds_only_silu_product(program, value)):
                 why = FUSED
             tensors[value.name] = TensorQuant("float32", why=why)
-    tensors.update(weight_tensors(program, profile, integer, tensors))
+    tensors.update(weight_tensors(program, profile, integer, tensors, learned))
     if profile.no_qdq_after_data_movement:
         tensors.update(moved_values(program, integer, tensors))
     ordered = {name: tensors[name] for name in _order(program) if name in tensors}
@@ -93,7 +98,7 @@ def _reasons(program: Program, profile: RuntimeProfile, statistics: Mapping[str,
     found = dict.fromkeys(float_stem(program, profile), FLOAT_STEM)
     if profile.fp16_scales:
         found |= unfit_for_half(program, peaks_of(statistics))
-    if program.guessed:
+    if program.guessed and statistics:
         found |= mixed_scale_concats(program, statistics)
         found |= dict.fromkeys(mixed_raw_outputs(program.values, program.raw.boxes), FLOAT_TORN)
     return found | dict.fromkeys(float_boxes(program, profile), FLOAT_RAW if program.guessed else FLOAT_BOXES)
@@ -123,6 +128,7 @@ class _Scales:
     statistics: Mapping[str, Statistics]
     method: str
     estimate: RangeEstimator
+    learned: LearnedRanges | None = None
 
     def of(self, group: tuple[str, ...]) -> dict[str, TensorQuant]:
         """Values that must share one scale."""
@@ -133,7 +139,7 @@ class _Scales:
         elif INPUT in group:
             return dict.fromkeys(group, _pixels(profile, *self.program.input.form.bounds))
         else:
-            (low, high), why = self._range(group)
+            (low, high), why = self._chosen(group)
             scale, zero_point = profile.quantiser.parameters(low, high)
             rule = "shared" if len(group) > 1 else "own"
         label = group[0] if len(group) > 1 else ""
@@ -141,11 +147,36 @@ class _Scales:
         dtype, stored = profile.activation.name, profile.stored(scale)
         return dict.fromkeys(group, TensorQuant(dtype, (stored,), (zero_point,), group=label, why=why, rule=rule))
 
-    def _range(self, group: tuple[str, ...]) -> tuple[Range, str]:
-        """The range that integers are to span, and why."""
+    def _chosen(self, group: tuple[str, ...]) -> tuple[Range, str]:
+        """The range that integers are to span, and why: what was learned, and what is estimated of the rest."""
+        program = self.program
+        known, left = self.learned.of(program, group) if self.learned else (None, ())
+        if self.learned is None or known is None:
+            return self._range(group, dict.fromkeys(s for name in group for s in observed_sources(program, name)))
+        (low, high), why = self._possible(known, group), self.learned.source
+        if left:
+            estimated, reason = self._range(group, left)
+            low, high, why = min(low, estimated[0]), max(high, estimated[1]), f"{why}, and of {left[0]} {reason}"
+        return (low, high), f"{why}: [{low:.4g}, {high:.4g}]"
+
+    def _possible(self, known: Range, group: tuple[str, ...]) -> Range:
+        """Of a symmetric range what can occur: an asymmetric quantiser needs no steps for the rest."""
+        low, high = known
+        if low != -high or self.profile.symmetric_activations:
+            return known
+        sources = dict.fromkeys(source for name in group for source in observed_sources(self.program, name))
+        low = max(low, min(least(self.program, name) for name in sources))
+        if self.statistics.keys() >= sources.keys():
+            seen = minmax(together(self.statistics[name] for name in sources))
+            low, high = max(low, seen[0]), min(high, seen[1])
+        return min(low, 0.0), max(high, 0.0)
+
+    def _range(self, group: tuple[str, ...], sources: Collection[str]) -> tuple[Range, str]:
+        """The range that is estimated of a group's sources, and why."""
         program, names = self.program, set(group)
-        sources = dict.fromkeys(source for name in group for source in observed_sources(program, name))
         missing = [name for name in sources if name not in self.statistics]
+        if missing and self.learned:
+            raise UnlearnedError(f"no range of {missing[0]} was learned", "give --data to calibrate what was not")
         if missing:
             raise InputError(f"the calibration table has no entry for {missing[0]}", "calibrate without --calibration")
         many = self.profile.activation.levels >= MANY_LEVELS  # levels need not be saved by leaving out flat tails

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.errors import InputError
 from qexport.planning.arithmetic import (
     INT8_NARROW,
     TYPES,
@@ -15,6 +16,7 @@ from qexport.planning.arithmetic import (
     pair_safe_scales,
     weight_scales,
 )
+from qexport.planning.learned_ranges import LearnedRanges
 from qexport.planning.plan import Rule, TensorQuant
 from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.programs.program import Program, Value
@@ -41,12 +43,17 @@ def stored_weights(
 
 
 def weight_tensors(
-    program: Program, profile: RuntimeProfile, integer: frozenset[str], tensors: Mapping[str, TensorQuant]
+    program: Program,
+    profile: RuntimeProfile,
+    integer: frozenset[str],
+    tensors: Mapping[str, TensorQuant],
+    learned: LearnedRanges | None = None,
 ) -> dict[str, TensorQuant]:
     """Decide every weight by its path. One that several layers share has scales that are wide enough for all of them.
 
     Args:
         tensors: what was decided of the layers' inputs.
+        learned: its scales go before those that span a weight.
     """
     users: dict[str, list[Value]] = {}
     for value in program.values.values():
@@ -58,15 +65,21 @@ def weight_tensors(
         if not chosen:
             decided[path] = TensorQuant("float32", why=f"{layers[-1].name} stays float")
             continue
-        decided[path] = _integer_weight(program, profile, chosen, tensors)
+        decided[path] = _integer_weight(program, profile, chosen, tensors, learned)
     return decided
 
 
 def _integer_weight(
-    program: Program, profile: RuntimeProfile, layers: list[Value], tensors: Mapping[str, TensorQuant]
+    program: Program,
+    profile: RuntimeProfile,
+    layers: list[Value],
+    tensors: Mapping[str, TensorQuant],
+    learned: LearnedRanges | None,
 ) -> TensorQuant:
     array, axis = weight_array(program, layers[0].weight), WEIGHT_AXIS[layers[0].operation]
     scales, why = weight_scales(array, axis, profile.weight), SYMMETRIC
+    if learned and layers[0].weight in learned.weights:
+        scales, why = _learned_scales(learned, layers[0].weight, scales), learned.source
     rule: Rule = "own"
     if profile.saturating_pair_accumulation and axis == 0:
         scales, why = pair_safe_scales(array, scales), f"{why}, wide enough for 16-bit sums of two products"
@@ -83,6 +96,16 @@ def _integer_weight(
         why = f"{why}, {wider} of them wider so that their biases fit {profile.integer_bias.name}"
         rule = "derived"
     return _tensor(profile, layers[0], scales, why, rule)
+
+
+def _learned_scales(learned: LearnedRanges, path: str, spanning: NDArray[np.float32]) -> NDArray[np.float32]:
+    scales = np.array(learned.weights[path], dtype=np.float32)
+    if scales.shape != spanning.shape:
+        raise InputError(
+            f"{path} has {len(spanning)} channels, and scales of {len(scales)} were learned",
+            "give the model that they were learned for",
+        )
+    return scales
 
 
 def _tensor(

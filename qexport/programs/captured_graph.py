@@ -136,6 +136,20 @@ def shared_copy(program: Program) -> GraphModule:
     return sharing_copy(module_of(program))
 
 
+def on_device(program: Program, device: str) -> GraphModule:
+    """`shared_copy` with all tensors on a device of PyTorch's; on the CPU they stay the program's own."""
+    graph = shared_copy(program)
+    if device == "cpu":
+        return graph
+    for path, tensor in tensors(graph).items():
+        put(graph, path, tensor.detach().to(device))
+    for node in graph.graph.nodes:
+        if "device" in node.kwargs:
+            node.update_kwarg("device", torch.device(device))
+    graph.recompile()
+    return graph
+
+
 def copied(program: Program) -> GraphModule:
     """`module_of` as a copy that may be changed, weights included."""
     return copy.deepcopy(module_of(program))

@@ -15,7 +15,7 @@ from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.optimisation.pass_record import PassRecord
 from qexport.optimisation.repair_record import RepairRecord
-from qexport.reporting.json_form import beside, called, from_plain, to_plain
+from qexport.system.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
 from qexport.verification.likeness import Likeness

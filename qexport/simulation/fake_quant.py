@@ -3,11 +3,12 @@
 Forward it is `Pair`, bit for bit. Backward rounding counts as the identity inside the range and as a constant outside
 of it (the clipped straight-through estimator: Bengio et al., "Estimating or Propagating Gradients Through Stochastic
 Neurons", 2013), and the scale has the gradient of Esser et al., "Learned Step Size Quantization" (2020), with a zero
-point that stays as in Bhalgat et al., "LSQ+" (2020).
+point that stays as in Bhalgat et al., "LSQ+" (2020). Inside is what rounds to a number that the type has.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from qexport.planning.plan import TensorQuant
 from qexport.simulation.insert import Make
-from qexport.simulation.rewrite import DTYPES, operations
 
 LEARNED = frozenset({"own", "shared"})
 """Rules of scales that training may move: no kernel prescribes them, and nothing else follows from them."""
@@ -37,12 +37,13 @@ class FakeQuant(nn.Module):
             self.scale = scale
         else:
             self.register_buffer("scale", scale)
-        self.register_buffer("zero_points", torch.tensor(tensor.zero_point, dtype=torch.int64))
 
     def forward(self, real: Tensor) -> Tensor:
         """Return `real` rounded to what its integers stand for, of its shape."""
-        seen: Tensor = _FakeQuantise.apply(real, self.scale, self.zero_points, self.tensor)  # type: ignore[no-untyped-call]
-        return seen
+        shape = [1] * real.dim()
+        if self.tensor.axis is not None:
+            shape[self.tensor.axis] = -1
+        return fake_quantised(real, self.scale.view(shape), *limits_of(self.tensor), _damping(real, self.tensor))
 
 
 def fake_quantisers(learn_scales: bool = True) -> Make:
@@ -63,49 +64,70 @@ def fake_quantisers(learn_scales: bool = True) -> Make:
     return make
 
 
+def limits_of(tensor: TensorQuant) -> tuple[int, int]:
+    """The lowest and the highest integer in steps from the one that stands for zero."""
+    return tensor.kind.low - tensor.zero_point[0], tensor.kind.high - tensor.zero_point[0]
+
+
+def fake_quantised(real: Tensor, scale: Tensor, low: int, high: int, damping: float = 1.0) -> Tensor:
+    """Return `real` in whole steps of `scale` from `low` to `high`, float32, of its shape, with gradients for both.
+
+    No value is fetched from another device than the CPU.
+
+    Args:
+        scale: float32, one number or what can be multiplied with `real`.
+        damping: what the scale's gradient is multiplied with.
+    """
+    seen: Tensor = _FakeQuantise.apply(real.to(torch.float32), scale, low, high, damping)  # type: ignore[no-untyped-call]
+    return seen
+
+
 class _FakeQuantise(torch.autograd.Function):
-    """(real, scale, zero points, what the plan says) → real as its integers stand for it."""
+    """Four passes forward and three backward: operators of PyTorch's own keep masks and integers, for four times that.
+
+    The scale's slope is (rounded - real) / scale inside and the limit outside, which is (rounded - passed) / scale
+    everywhere, with the real value where a gradient passes and zero elsewhere for `passed`: two products of vectors.
+    """
 
     @staticmethod
-    def forward(ctx: Any, real: Tensor, scale: Tensor, zero_points: Tensor, tensor: TensorQuant) -> Tensor:
-        ctx.save_for_backward(real, scale, zero_points)
-        ctx.tensor = tensor
-        limits = tensor.kind.low, tensor.kind.high, DTYPES[tensor.dtype]
-        if tensor.axis is None:
-            numbers = (float(scale), int(zero_points), *limits)
-            integers = operations.quantize_per_tensor(real, *numbers)
-            seen: Tensor = operations.dequantize_per_tensor(integers, *numbers)
-        else:
-            rest = (scale, zero_points, tensor.axis, *limits)
-            seen = operations.dequantize_per_channel(operations.quantize_per_channel(real, *rest), *rest)
+    def forward(ctx: Any, real: Tensor, scale: Tensor, low: int, high: int, damping: float) -> Tensor:
+        seen: Tensor = (real * scale.reciprocal()).round_().clamp_(low, high).mul_(scale)
+        ctx.save_for_backward(real, seen, scale)
+        ctx.rest = low, high, damping
         return seen
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        real, scale, zero_points = ctx.saved_tensors
-        tensor: TensorQuant = ctx.tensor
-        shape = [1] * real.dim()
-        if tensor.axis is not None:
-            shape[tensor.axis] = -1
-        offset = zero_points.view(shape)
-        steps = real / scale.view(shape)
-        low, high = tensor.kind.low - offset, tensor.kind.high - offset
-        inside = (steps > low) & (steps < high)
-        of_real = gradient * inside if ctx.needs_input_grad[0] else None
+        real, seen, scale = ctx.saved_tensors
+        low, high, damping = ctx.rest
+        of_real = _inside(gradient, real, scale, low - 0.5, high + 0.5)
         if not ctx.needs_input_grad[1]:
-            return of_real, None, None, None
-        slope = torch.where(inside, torch.round(steps) - steps, torch.minimum(torch.maximum(steps, low), high))
-        others = [axis for axis in range(real.dim()) if axis != tensor.axis]
-        of_scale = (gradient * slope).sum(dim=others).view_as(scale)
-        return of_real, of_scale * _damping(real, tensor, zero_points), None, None
+            return of_real, None, None, None, None
+        if scale.numel() == 1:
+            slope = _dot(gradient, seen) - _dot(of_real, real)
+        else:
+            slope = (gradient * seen - of_real * real).sum_to_size(scale.shape)
+        return of_real, (slope / scale).view_as(scale) * damping, None, None, None
 
 
-def _damping(real: Tensor, tensor: TensorQuant, zero_points: Tensor) -> Tensor:
+def _inside(gradient: Tensor, real: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """The gradient where `real` is between the two, in steps of `scale`."""
+    if scale.numel() == 1 and scale.device.type == "cpu":
+        step = float(scale)
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, real, low * step, high * step)
+        return passed
+    return gradient * ((real > low * scale) & (real < high * scale))
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return torch.dot(one.flatten(), other.flatten())
+
+
+def _damping(real: Tensor, tensor: TensorQuant) -> float:
     """What keeps the steps of a scale in proportion to those of what it scales: 1 / sqrt(count * steps to the end).
 
     Esser et al., section 2.2: the count is of a layer's weights, for activations of one image's features.
     """
     count = real.numel() / (real.shape[0] if tensor.axis is None else real.shape[tensor.axis])
-    reach = torch.maximum(zero_points - tensor.kind.low, tensor.kind.high - zero_points)
-    return 1 / torch.sqrt(count * reach.to(torch.float32))
+    return 1 / math.sqrt(count * max(map(abs, limits_of(tensor))))

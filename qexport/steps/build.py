@@ -24,11 +24,10 @@ from qexport.optimisation.pass_record import PassRecord, not_run
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.programs.build import Source
-from qexport.programs.program import Program
 from qexport.progress import Progress, Silent, Titled
 from qexport.steps.lower import lower
 from qexport.steps.optimise import optimise
-from qexport.steps.plan import beyond_half, computes_in_integers, plan
+from qexport.steps.plan import beyond_half, computes_in_integers, plan, planned_as_learned
 from qexport.steps.verify import Verified, verify
 from qexport.system.files import write_whole
 from qexport.verification.against_float import likeness
@@ -47,6 +46,7 @@ class BuildRequest:
         model: SHA-256 of the model's file as the first process read it.
         plan: one that was given, obeyed in place of planning.
         candidate: file of one that was given, obeyed in place of planning and optimising.
+        learned: weights and scales are those that the source's checkpoint has learned, which goes before planning.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
         passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
@@ -63,6 +63,7 @@ class BuildRequest:
     model: str
     plan: QuantPlan | None = None
     candidate: Path | None = None
+    learned: bool = False
     candidate_path: Path | None = None
     table: CalibrationTable | None = None
     ranges: str = DEFAULT_RANGES
@@ -102,7 +103,8 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
     clock, target, notes = Clock(Silent()), request.target, list[str]()
     name = f"{target.format}_{target.precision}"
     with clock.timed(f"plan_{name}"):
-        candidate = planned_candidate(source.program, request)
+        candidate, told = planned_candidate(source, request)
+    notes += told
     candidate, records = _optimised(candidate, request, progress, clock)
     seen = None
     if candidate and request.images and computes_in_integers(target):
@@ -152,15 +154,21 @@ def _result(request: BuildRequest, verified: Verified, fit: DeviceFit | None) ->
     )
 
 
-def planned_candidate(program: Program, request: BuildRequest) -> Candidate | None:
-    """What was given, or the program with the plan that is made for it; None where nothing becomes integers."""
+def planned_candidate(source: Source, request: BuildRequest) -> tuple[Candidate | None, tuple[str, ...]]:
+    """What was given or learned, or the program with the plan that is made for it; None where nothing becomes integers.
+
+    With it what a report has to say of where weights and scales are from.
+    """
+    program = source.program
     if request.candidate is not None:
-        return load_candidate(request.candidate, program)
-    made = request.plan
-    if made is None:
-        keep, table = request.keep_float, request.table
-        made = plan(program, table, request.target, ranges=request.ranges, keep_float=keep)
-    return None if made is None else Candidate(program, made, program)
+        return load_candidate(request.candidate, program), ()
+    if request.plan is not None:
+        return Candidate(program, request.plan, program), ()
+    if request.learned:
+        candidate, note = planned_as_learned(source, request.target, request.table, request.ranges, request.keep_float)
+        return candidate, (note,)
+    made = plan(program, request.table, request.target, ranges=request.ranges, keep_float=request.keep_float)
+    return (None if made is None else Candidate(program, made, program)), ()
 
 
 def _optimised(
@@ -171,6 +179,8 @@ def _optimised(
         return candidate, ()
     if candidate is None or not candidate.plan.integer:
         return candidate, not_run(request.passes, "nothing is computed in integers")
+    if request.learned:
+        return candidate, not_run(request.passes, "weights and scales were learned in training")
     made = f"{request.target.format} {request.target.precision}"
     with clock.timed(f"optimise_{made.replace(' ', '_')}"):
         return optimise(candidate, request.passes, request.images, Titled(progress, f" ({made})"))
@@ -179,7 +189,7 @@ def _optimised(
 def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:
     """Save the plan and, where it is not what was planned, the candidate; return where that is."""
     save_plan(candidate.plan, request.plan_path)
-    if request.candidate_path is None or not (changed or request.candidate):
+    if request.candidate_path is None or not (changed or request.candidate or request.learned):
         return None
     save_candidate(candidate, request.candidate_path)
     return request.candidate_path

@@ -12,17 +12,22 @@ from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.peaks import measured_peaks
 from qexport.errors import InputError, UsageError
 from qexport.lowering.request import Target
+from qexport.optimisation.candidate import Candidate
 from qexport.planning.given_plan import check_rules
 from qexport.planning.half_range import peaks_of, unfit_for_half
 from qexport.planning.integer_only import check_integer_only
+from qexport.planning.learned_ranges import LearnedRanges, UnlearnedError
 from qexport.planning.plan import QuantPlan, check_plan
 from qexport.planning.planner import FLOAT_AS_ASKED, make_plan
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.planning.runtime_profiles import WEIGHTS
+from qexport.programs.build import Source
 from qexport.programs.named_values import kept_float, refuse_weightless
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.system.machine import ANY, KINDS, kind_for
+from qexport.training.learned_candidate import learned_candidate
+from qexport.training.qat_file import read_learned
 from qexport.verification.finite import generated_input
 
 
@@ -64,6 +69,7 @@ def plan(
     ranges: str = DEFAULT_RANGES,
     keep_float: Sequence[str] = (),
     floats: Mapping[str, str] = {},
+    learned: LearnedRanges | None = None,
 ) -> QuantPlan | None:
     """Decide what becomes integers in a target's file, and by which scales; None where nothing does.
 
@@ -72,6 +78,7 @@ def plan(
         ranges: how ranges of activations are chosen, one of `qexport.planning.registry.RANGES.names`.
         keep_float: values whose operation stays float.
         floats: further ones, each with why.
+        learned: ranges that go before the table's; it is needed of what they leave out only.
 
     Raises:
         InputError: the table is of another program, lacks a value that the plan needs, or there is none.
@@ -85,9 +92,34 @@ def plan(
     if not computes_in_integers(target):
         kept = {**find_info(target.format).float_weights(program), **kept}
         return make_plan(program, None, target.profile, float_values=kept)
-    if table is None:
+    if table is None and learned is None:
         raise InputError(f"{target.precision} needs ranges of activations", "calibrate on images first")
-    return make_plan(program, table.statistics, target.profile, ranges, kept)
+    return make_plan(program, table.statistics if table else None, target.profile, ranges, kept, learned)
+
+
+def planned_as_learned(
+    source: Source,
+    target: Target,
+    table: CalibrationTable | None = None,
+    ranges: str = DEFAULT_RANGES,
+    keep_float: Sequence[str] = (),
+) -> tuple[Candidate, str]:
+    """The candidate for a target by what a checkpoint has learned, and a note of what is from where.
+
+    Args:
+        source: whose checkpoint `qexport qat` has written.
+        target: one that computes in integers.
+        table, ranges, keep_float: see `plan`; of what was not learned.
+
+    Raises:
+        UnlearnedError: a value has neither a learned range nor statistics.
+        InputError: what was learned is damaged, or of another model.
+    """
+    assert target.profile is not None
+    path, program = source.checkpoint.path, source.program
+    floats = dict.fromkeys(kept_values(program, target, keep_float), FLOAT_AS_ASKED)
+    learned, statistics = read_learned(source.checkpoint.learned, path), table.statistics if table else None
+    return learned_candidate(learned, program, target.profile, path, statistics, ranges, floats)
 
 
 def computes_in_integers(target: Target) -> bool:
@@ -128,9 +160,18 @@ def check_given(plan: QuantPlan, program: Program, target: Target, path: Path, o
         check_rules(plan, program, target.profile, path)
 
 
-def needs_table(target: Target, plan: QuantPlan | None) -> bool:
-    """Whether a target needs ranges of activations: to plan by, and to know what FP16 beside integers cannot hold."""
+def needs_table(target: Target, plan: QuantPlan | None, source: Source, keep_float: Sequence[str] = ()) -> bool:
+    """Whether a target needs ranges of activations: to plan by, and to know what FP16 beside integers cannot hold.
+
+    Where they were learned it does for those that were not.
+    """
     if target.profile is None or not computes_in_integers(target):
+        return False
+    if plan is None and source.checkpoint.learned:
+        try:
+            planned_as_learned(source, target, keep_float=keep_float)
+        except UnlearnedError:
+            return True
         return False
     return plan is None or target.profile.fp16_scales
 

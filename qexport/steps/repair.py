@@ -25,6 +25,7 @@ from qexport.optimisation.mixed_precision import MAX_SETTINGS, Budget, repair
 from qexport.optimisation.passes import HELD_OUT
 from qexport.optimisation.repair_record import CurvePoint, RepairRecord
 from qexport.optimisation.sensitivity import NOT_MEASURABLE, sensitivity
+from qexport.planning.learned_ranges import learned_ranges
 from qexport.planning.plan import QuantPlan, load_plan
 from qexport.programs.program import Program
 from qexport.progress import Progress
@@ -118,7 +119,16 @@ class _Search:
     def replanned(self, floats: Mapping[str, str]) -> QuantPlan:
         """Plan the candidate's program once more."""
         asked, program = self.request, self.candidate.program
-        made = plan(program, asked.table, asked.target, ranges=asked.ranges, keep_float=asked.keep_float, floats=floats)
+        learned = learned_ranges(self.candidate.plan, "learned in training") if asked.learned else None
+        made = plan(
+            program,
+            asked.table,
+            asked.target,
+            ranges=asked.ranges,
+            keep_float=asked.keep_float,
+            floats=floats,
+            learned=learned,
+        )
         assert made is not None
         return made
 
@@ -155,7 +165,7 @@ def _share(rounds: Sequence[_Round]) -> float:
 
 
 def _built(search: _Search, made: Candidate, record: RepairRecord, number: int) -> _Round:
-    asked = replace(search.request, passes=(), candidate=None, plan=made.plan)
+    asked = replace(search.request, passes=(), candidate=None, learned=False, plan=made.plan)
     if search.candidate.program is not search.candidate.reference:
         path = search.folder / f"round_{number}.npz"
         save_candidate(made, path)

@@ -1,0 +1,80 @@
+"""What is told of a training: read with reports, where torch is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qexport.system.json_form import from_plain, to_plain
+from qexport.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What became of an epoch.
+
+    Attributes:
+        number: from 1.
+        loss: mean over its steps.
+        distance: mean distance of the simulated integer program from the float one on the held-out images, behind it.
+        fidelity: of the simulated integer program, 0..1; None where it was not measured.
+        rates: of learning at its end: of "weights", "biases" and "scales", as in `Recipe`.
+        seconds: that it took, measuring included.
+    """
+
+    number: int
+    loss: float
+    distance: float
+    fidelity: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What became of a training.
+
+    Attributes:
+        profile: name of the `RuntimeProfile` that was trained for.
+        epochs: those that were trained, in order.
+        start: mean distance on the held-out images before training.
+        best: number of the epoch that was kept, 0 for what came in.
+        stopped: why it ended: one line.
+        images: steps of an epoch times images of a step.
+        held_out: images that were judged by.
+        recipe: what it went by.
+        device: that it ran on, in words.
+        seconds: of all epochs.
+    """
+
+    profile: str
+    epochs: tuple[EpochRecord, ...]
+    start: float
+    best: int
+    stopped: str
+    images: int
+    held_out: int
+    recipe: Recipe
+    device: str
+    seconds: float
+
+    @property
+    def end(self) -> float:
+        """Mean distance on the held-out images of what was kept."""
+        return next((each.distance for each in self.epochs if each.number == self.best), self.start)
+
+
+def to_json(record: TrainingRecord) -> dict[str, Any]:
+    """The record in JSON's types."""
+    plain: dict[str, Any] = to_plain(record)
+    return plain
+
+
+def from_json(plain: Mapping[str, Any]) -> TrainingRecord:
+    """The record that `to_json` was given.
+
+    Raises:
+        ValueError: a field is missing, or of another type; names its place.
+    """
+    return from_plain(TrainingRecord, plain)

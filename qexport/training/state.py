@@ -1,0 +1,118 @@
+"""Where a training is, kept after each epoch so that it can go on after a kill and end as if there had been none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from qexport.errors import InputError
+from qexport.system.files import write_whole
+from qexport.training.container import Array, pack, unpack
+from qexport.training.record import TrainingRecord, from_json, to_json
+
+SCHEMA = 1
+REMEDY = "leave out --resume to train from the beginning"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A training between two epochs.
+
+    Attributes:
+        epoch: how many whole epochs were trained.
+        step: how many steps those took.
+        tensors: by name: the student's, its averages, the best ones, the optimiser's moments; on the CPU.
+        numbers: by name: what schedules and early stopping go by.
+        record: what is told of it so far, None before the first epoch.
+    """
+
+    epoch: int
+    step: int
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    record: TrainingRecord | None = None
+
+
+class Store(Protocol):
+    """Keeps the last state of one training."""
+
+    def save(self, state: TrainingState, /) -> None:
+        """Keep a state in the place of the one before, whole or not at all."""
+        ...
+
+    def load(self) -> TrainingState | None:
+        """The last state that was kept, None where there is none.
+
+        Raises:
+            InputError: it is of another training, or damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FileStore:
+    """Keeps it in a file.
+
+    Attributes:
+        fingerprint: of all that a training depends on (model, images, recipe, plan): another one's state is refused.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def save(self, state: TrainingState) -> None:
+        """Keep a state in the place of the one before, whole or not at all.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        head = {
+            "schema": SCHEMA,
+            "fingerprint": self.fingerprint,
+            "epoch": state.epoch,
+            "step": state.step,
+            "numbers": dict(state.numbers),
+            "record": to_json(state.record) if state.record else None,
+        }
+        arrays = {name: each.detach().cpu().numpy() for name, each in state.tensors.items()}
+        data = pack(head, arrays, compressed=False)
+        with write_whole(self.path) as temporary, temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def load(self) -> TrainingState | None:
+        """The last state that was kept, None where there is none.
+
+        Raises:
+            InputError: it is of another training, or damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            head, arrays = unpack(self.path.read_bytes())
+            if head["schema"] != SCHEMA:
+                raise ValueError(f"schema {head['schema']}, this version reads {SCHEMA}")
+            if head["fingerprint"] == self.fingerprint:
+                return _state(head, arrays)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{self.path} is no state of a training ({reason})", REMEDY) from error
+        what = f"{self.path} is of a training with another model, other images, settings or plan"
+        raise InputError(what, f"give what it was begun with, or {REMEDY}")
+
+
+def _state(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> TrainingState:
+    epoch, step, numbers, record = head["epoch"], head["step"], head["numbers"], head["record"]
+    if not all(type(each) is int for each in (epoch, step)):
+        raise TypeError("epochs and steps are whole numbers")
+    if not all(type(each) in (int, float) for each in numbers.values()):
+        raise TypeError("figures are numbers")
+    tensors = {name: torch.from_numpy(each) for name, each in arrays.items()}
+    return TrainingState(epoch, step, tensors, numbers, from_json(record) if record else None)
