@@ -13,7 +13,8 @@ from qexport.training.images import Batch
 from qexport.training.student import Student
 
 Labelled = Callable[[Program, Sequence[Tensor], Mapping[str, Tensor]], Tensor]
-"""The program, its raw outputs in the order of `RawNames.all` (n first, float32) and a batch's targets → a scalar."""
+"""The program, its raw outputs in the order of `RawNames.all` (n first, float32) and a batch's targets, on
+one device → a scalar, the mean over the images."""
 
 
 def loss(student: Student, batch: Batch, labels: float = 0.0, labelled: Labelled | None = None) -> Tensor:
