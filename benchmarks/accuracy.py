@@ -87,7 +87,14 @@ class Runs:
     ) -> list[Row]:
         """Export and score a model in several formats; `file`: where it is not one of the shared ones."""
         out = self.scratch / f"{model}-{what}".replace(" ", "-")
-        words = [str(QEXPORT), str(file or self.shared / f"models/{model}.pt"), "--format", formats, *options, "--quiet"]
+        words = [
+            str(QEXPORT),
+            str(file or self.shared / f"models/{model}.pt"),
+            "--format",
+            formats,
+            *options,
+            "--quiet",
+        ]
         words += ["--data", str(self.shared / f"datasets/{data}/{data}.yaml"), "--eval-data", evaluation]
         subprocess.run([*words, "--no-latency", "--out", str(out)], check=True)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))

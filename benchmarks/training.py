@@ -23,9 +23,6 @@ from pathlib import Path
 
 import torch
 from accuracy import FORMATS, QEXPORT, Row, Runs, print_table
-from qexport.training.loop import train
-from qexport.training.recipe import Recipe
-from qexport.training.state import TrainingState
 
 from qexport import calibrate, make_target, plan, read_model
 from qexport.optimisation.candidate import Candidate
@@ -34,6 +31,9 @@ from qexport.programs.captured_graph import shared_copy
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.training.images import Batch, augmented
+from qexport.training.loop import train
+from qexport.training.recipe import Recipe
+from qexport.training.state import TrainingState
 
 MODELS = ("yolo26n", "yolov8n")
 WARM_UP = 1

@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
     from qexport.steps.sensitivity import sensitivity
+    from qexport.steps.train import train
     from qexport.steps.verify import Verified, verify
+    from qexport.training.loop import Trained
+    from qexport.training.recipe import Recipe
+    from qexport.training.record import TrainingRecord
 
 __all__ = [
     "Backend",
@@ -63,6 +67,7 @@ __all__ = [
     "QexportError",
     "QuantPlan",
     "Quantiser",
+    "Recipe",
     "Runner",
     "RuntimeProfile",
     "Sensitivity",
@@ -74,6 +79,8 @@ __all__ = [
     "Target",
     "Task",
     "TensorQuant",
+    "Trained",
+    "TrainingRecord",
     "Verified",
     "WeightPass",
     "__version__",
@@ -97,6 +104,7 @@ __all__ = [
     "save_plan",
     "save_table",
     "sensitivity",
+    "train",
     "verify",
     "worker_process",
 ]
@@ -133,7 +141,11 @@ _MODULES = {
     "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
     "steps.sensitivity": ("sensitivity",),
+    "steps.train": ("train",),
     "steps.verify": ("Verified", "verify"),
+    "training.loop": ("Trained",),
+    "training.recipe": ("Recipe",),
+    "training.record": ("TrainingRecord",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -27,16 +27,16 @@ from qexport.pipeline import Run, calibrated, read_run, request
 from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
 from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
-from qexport.steps.build import planned_candidate
-from qexport.steps.optimise import optimise
-from qexport.steps.train import train
+from qexport.steps.build import optimised, planned_candidate
+from qexport.steps.train import check_device, train
 from qexport.system.files import make_folder
 from qexport.system.machine import environment
 from qexport.system.signals import stop_request
 from qexport.training.images import Images
 from qexport.training.labelled_images import labelled
-from qexport.training.loop import INTERRUPTED, Trained, check_device
+from qexport.training.loop import Trained
 from qexport.training.qat_file import Learned, Provenance, learned_profile, save_qat
+from qexport.training.record import INTERRUPTED
 from qexport.training.state import FileStore
 from qexport.version import __version__
 
@@ -66,6 +66,7 @@ class _Training:
     progress: Progress
     clock: Clock
     command: str
+    notes: list[str] = field(default_factory=list)
     skipped: dict[Path, str] = field(default_factory=dict)
 
 
@@ -91,7 +92,6 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     make_folder(job.export.folder)
     with locked(job.export.folder, progress):
         table = calibrated(run)
-        assert table is not None  # of precisions that are trained
         profiles, trained = _profiles(training, table), list[Trained]()
         with stop_request() as stopped:
             for profile in profiles:
@@ -118,7 +118,7 @@ def _state(profile: str) -> str:
     return f"train_{profile}.state"
 
 
-def _profiles(training: _Training, table: CalibrationTable) -> list[_Profile]:
+def _profiles(training: _Training, table: CalibrationTable | None) -> list[_Profile]:
     """Plan for each distinct profile of the formats, and run the passes."""
     job, run, clock = training.job.export, training.run, training.clock
     asked = {name: request(run, name, job.precision, table) for name in job.format}
@@ -129,13 +129,10 @@ def _profiles(training: _Training, table: CalibrationTable) -> list[_Profile]:
     found = []
     for profile, names in formats.items():
         with clock.step(f"plan_{profile}", f"Planning for {profile}"):
-            candidate = planned_candidate(run.source.program, asked[names[0]])
-        assert candidate is not None
-        records: tuple[PassRecord, ...] = ()
-        if job.passes:
-            with clock.timed(f"optimise_{profile}"):
-                told = Titled(training.progress, f" ({profile})")
-                candidate, records = optimise(candidate, job.passes, run.images.calibration, told)
+            candidate, told = planned_candidate(run.source, asked[names[0]])
+        candidate, records = optimised(candidate, asked[names[0]], training.progress, clock)
+        assert candidate is not None  # of precisions that are trained
+        training.notes.extend(told)
         found.append(_Profile(tuple(names), candidate, records))
     return found
 
@@ -197,7 +194,11 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
         imgsz=run.source.program.input.imgsz,
         profiles=_scored(training, profiles, trained),
         seconds=clock.seconds,
-        notes=(*run.images.notes, *(f"left out {path.name}: {why}" for path, why in training.skipped.items())),
+        notes=(
+            *run.images.notes,
+            *training.notes,
+            *(f"left out {path.name}: {why}" for path, why in training.skipped.items()),
+        ),
         interrupted=trained[-1].record.stopped == INTERRUPTED,
     )
     save_training(report, folder / RECORD)

@@ -27,8 +27,8 @@ from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError, UsageError
 from qexport.optimisation.distance import giving
 from qexport.programs.build import Source, capture_program, read_source
-from qexport.programs.captured_graph import shared_copy
 from qexport.programs.capture import capture
+from qexport.programs.captured_graph import shared_copy
 from qexport.programs.heads import split_head
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program

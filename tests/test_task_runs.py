@@ -23,8 +23,8 @@ from qexport.job.options import make_job
 from qexport.measurement.accuracy import evaluate
 from qexport.pipeline import export
 from qexport.progress import Silent
-from qexport.system.json_form import to_plain
 from qexport.reporting.report import ArtifactReport, Report
+from qexport.system.json_form import to_plain
 from qexport.tasks import SCORING
 
 pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")

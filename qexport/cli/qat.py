@@ -17,10 +17,12 @@ from rich.text import Text
 from qexport.cli.console import fail, library_output
 from qexport.cli.console import option as _option
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
+from qexport.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from qexport.reporting.training_report import ProfileTraining, TrainingReport
 
+DEFAULTS = Recipe()
 TRAINING, PLANNING, LEARNING = "Training", "What is trained for", "How it learns"
 EXAMPLES = (
     "Without labels, any images will do:  qexport qat yolo26n.pt --data coco128.yaml --format tflite,onnx\n\n"
@@ -39,9 +41,12 @@ def qat_command(
         str | None, _option("Data set YAML: train is trained on.", "--data", rich_help_panel=TRAINING)
     ] = None,
     epochs: Annotated[
-        int | None, _option("How often all images are seen. Default: 10.", "--epochs", rich_help_panel=TRAINING)
+        int | None,
+        _option(f"How often all images are seen. Default: {DEFAULTS.epochs}.", "--epochs", rich_help_panel=TRAINING),
     ] = None,
-    batch: Annotated[int | None, _option("Images of a step. Default: 4.", "--batch", rich_help_panel=TRAINING)] = None,
+    batch: Annotated[
+        int | None, _option(f"Images of a step. Default: {DEFAULTS.batch}.", "--batch", rich_help_panel=TRAINING)
+    ] = None,
     labels: Annotated[
         float | None,
         _option(
@@ -93,26 +98,44 @@ def qat_command(
     weights: Annotated[
         str | None,
         _option(
-            "within-step: rounding is learned; free: weights go anywhere. Default: within-step.",
+            f"within-step: rounding is learned; free: weights go anywhere. Default: {DEFAULTS.weights}.",
             "--weights",
             rich_help_panel=LEARNING,
         ),
     ] = None,
     rate_weights: Annotated[
-        float | None, _option("Learning rate of weights, in steps.", "--rate-weights", rich_help_panel=LEARNING)
+        float | None,
+        _option(
+            f"Learning rate of weights, in steps. Default: {DEFAULTS.rate_weights:g}.",
+            "--rate-weights",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     rate_scales: Annotated[
-        float | None, _option("The same of scales' logarithms.", "--rate-scales", rich_help_panel=LEARNING)
+        float | None,
+        _option(
+            f"The same of scales' logarithms. Default: {DEFAULTS.rate_scales:g}.",
+            "--rate-scales",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     rate_biases: Annotated[
-        float | None, _option("The same of biases.", "--rate-biases", rich_help_panel=LEARNING)
+        float | None,
+        _option(f"The same of biases. Default: {DEFAULTS.rate_biases:g}.", "--rate-biases", rich_help_panel=LEARNING),
     ] = None,
     damping: Annotated[
-        float | None, _option("Against weights that oscillate. Default: 0.", "--damping", rich_help_panel=LEARNING)
+        float | None,
+        _option(
+            f"Against weights that oscillate. Default: {DEFAULTS.damping:g}.", "--damping", rich_help_panel=LEARNING
+        ),
     ] = None,
     patience: Annotated[
         int | None,
-        _option("Epochs without gain before it ends. Default: 0, never.", "--patience", rich_help_panel=LEARNING),
+        _option(
+            f"Epochs without gain before it ends, 0: never. Default: {DEFAULTS.patience}.",
+            "--patience",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     eval_data: Annotated[
         str | None, _option("Measure fidelity on this YAML, folder or list of images.", "--eval-data")
@@ -176,7 +199,7 @@ def _table(report: TrainingReport) -> Table:
 
 def _row(profile: ProfileTraining) -> tuple[str, ...]:
     record = profile.record
-    change = f"{100 * (record.end / record.start - 1):+.0f} %" if record.start else ""
+    change = f"{100 * (record.end / record.start - 1):+.0f} %" if record.start > 0 else ""
     kept = f"{record.best} of {len(record.epochs)}" if record.best else "none"
     return record.profile, ", ".join(profile.formats), f"{record.start:.4f}", f"{record.end:.4f}", change, kept
 
@@ -189,7 +212,8 @@ def _lines(report: TrainingReport, formats: Sequence[str]) -> list[Text]:
     """What must be known besides, where the files are, and what to type next."""
     first = report.profiles[0].record
     lines = [Text(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
-    lines += [Text(f"{each.record.profile}: {each.record.stopped}") for each in report.profiles]
+    records = [each.record for each in report.profiles]
+    lines += [Text(f"{each.profile}: {len(each.epochs)} epochs ({each.stopped})") for each in records]
     lines += [Text(f"warning: {note}", style="yellow") for note in report.notes]
     lines.append(Text(f"wrote {report.file.name}, train.json and train.html to {report.file.parent}"))
     words = ["qexport", str(report.file), "--format", ",".join(formats), "--precision", report.precision]

@@ -59,7 +59,11 @@ def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob
     recipe = _recipe({name: value for name, value in given.items() if name in RECIPE})
     asked = {name: value for name, value in given.items() if name in FIELDS and name != "device"}
     asked.setdefault("int8", "precision" not in asked)
-    asked |= {"batch": recipe.batch, "no_latency": True, "no_eval": "eval_data" not in given}
+    asked |= {
+        "batch": 1 if recipe.device == "cpu" else recipe.batch,
+        "no_latency": True,
+        "no_eval": "eval_data" not in given,
+    }
     asked.setdefault("out", Path("qexport_out") / f"{Path(model).stem}_qat")
     job = TrainJob(make_job(asked), recipe, resume)
     if not job.export.calibrates:
@@ -83,5 +87,5 @@ BOUNDS = (
     *(Range(name, lambda value: value >= 0, "0 or more") for name in ("seed", "patience", "damping")),
     *(Range(name, lambda value: 0 <= value < 1, "0 to 1") for name in ("rate-weights", "rate-scales", "rate-biases")),
     Range("labels", lambda value: 0 <= value <= 1, "a share, 0 to 1"),
-    Range("device", lambda value: DEVICE.fullmatch(value), "cpu, cuda or cuda:NUMBER"),
+    Range("device", lambda value: bool(DEVICE.fullmatch(value)), "cpu, cuda or cuda:NUMBER"),
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qexport.errors import InputError
 from qexport.optimisation.sensitivity_record import Sensitivity
-from qexport.system.json_form import from_plain, to_plain
 from qexport.system.files import write_text
+from qexport.system.json_form import from_plain, to_plain
 
 SCHEMA = 1
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qexport.errors import InputError
 from qexport.optimisation.pass_record import PassRecord
-from qexport.system.json_form import from_plain, to_plain
 from qexport.system.files import write_text
+from qexport.system.json_form import from_plain, to_plain
 from qexport.training.record import TrainingRecord
 
 SCHEMA = 1

@@ -78,7 +78,7 @@ def rate_curves(record: TrainingRecord, name: str) -> Markup | None:
     figure = drawing(WIDTH, 180)
     axes = _over_epochs(axes_in(figure, LEFT, 36, RIGHT, 10), record.epochs)
     for group, colour, dashes in (("weights", ASKED, "-"), ("scales", FLOAT, "--"), ("biases", MUTED, ":")):
-        rates = {each.number: getattr(each.rates, group) for each in record.epochs}
+        rates = {each.number: each.rates.get(group, 0.0) for each in record.epochs}
         known = {number: rate for number, rate in rates.items() if rate > 0}
         if known:
             axes.plot(list(known), list(known.values()), color=colour, lw=1.6, ls=dashes, marker="o", ms=3)
