@@ -108,8 +108,10 @@ def _proven(data: bytes, path: Path) -> Any:
     if refusal:
         raise refusal
     try:
+        learned = _learned({LEARNED: Rebuilder().value(learned, LEARNED)}, path)
         made = Rebuilder().value(_wanted(content), "model")
-        learned = Rebuilder().value(learned, LEARNED)
+    except InputError:
+        raise
     except UnprovenError as error:
         raise InputError(f"{path} is no plain model: {error}", TRUST) from error
     except Exception as error:  # arguments of another number or kind than anything that was pickled has

@@ -33,7 +33,7 @@ def pack(head: Mapping[str, Any], arrays: Mapping[str, Array], compressed: bool 
         arrays: of `DTYPES`, under any names.
     """
     text = json.dumps({**head, "names": list(arrays)}).encode()
-    numbered = {f"array_{number}": np.ascontiguousarray(each) for number, each in enumerate(arrays.values())}
+    numbered = {f"array_{number}": np.asarray(each, order="C") for number, each in enumerate(arrays.values())}
     stream, save = io.BytesIO(), np.savez_compressed if compressed else np.savez
     save(stream, **{HEAD: np.frombuffer(text, np.uint8), **numbered})  # type: ignore[arg-type]  # no name is allow_pickle
     return stream.getvalue()

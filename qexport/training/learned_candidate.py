@@ -13,7 +13,7 @@ from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
 from qexport.planning.arithmetic import TYPES, pair_safe_scales
-from qexport.planning.coverage import chosen_values
+from qexport.planning.coverage import chosen_values, float_boxes, float_stem
 from qexport.planning.given_plan import check_rules
 from qexport.planning.learned_ranges import LearnedRanges, learned_ranges
 from qexport.planning.plan import QuantPlan, TensorQuant, check_plan
@@ -122,17 +122,18 @@ def _nearest(
     learned: Learned, program: Program, profile: RuntimeProfile, float_values: Mapping[str, str]
 ) -> LearnedProfile:
     """The profile whose ranges leave out least of what another one needs; of several the one most like it."""
-    _, touched, _ = chosen_values(program, profile, float_values)
+    floats = {*float_values, *float_boxes(program, profile), *float_stem(program, profile)}
+    _, touched, _ = chosen_values(program, profile, floats)
 
     def strangeness(each: LearnedProfile) -> tuple[int, bool, bool, int]:
-        known = learned_ranges(each.plan, "").ranges
-        kinds = {TYPES[t.dtype].levels for name, t in each.plan.tensors.items() if name in known and not t.is_float}
-        symmetric = all(low == -high for low, high in known.values())
+        known = learned_ranges(each.plan, "")
+        levels = {TYPES[each.plan.tensors[name].dtype].levels for name in known.ranges}
+        symmetric = all(low == -high for low, high in known.ranges.values())
         return (
-            len(touched - known.keys()),
+            sum(bool(known.of(program, (name,))[1]) for name in touched),
             symmetric != profile.symmetric_activations,
-            kinds != {profile.activation.levels},
-            len(known.keys() - touched),
+            levels != {profile.activation.levels},
+            len(known.ranges.keys() - touched),
         )
 
     return min(learned.profiles, key=strangeness)

@@ -1,0 +1,255 @@
+"""What training has learned: kept in a checkpoint that Ultralytics loads, and planned from again."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEMO, demo_images, synthetic_statistics
+from small_models import saved, small_model
+from test_hostile_checkpoints import refusal
+from trained import integers, kept, numbers, record, trained
+
+from qexport.checkpoints.checkpoint import load_checkpoint
+from qexport.checkpoints.identify import holds_learned
+from qexport.errors import InputError
+from qexport.optimisation.candidate import Candidate
+from qexport.planning.learned_ranges import UnlearnedError
+from qexport.planning.planner import make_plan
+from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, for_saturating_cpus
+from qexport.programs.build import read_source
+from qexport.programs.options import CaptureOptions
+from qexport.programs.program import Program
+from qexport.training.container import pack
+from qexport.training.learned_candidate import learned_candidate
+from qexport.training.qat_file import Learned, Provenance, learned_profile, read_learned, save_qat, to_bytes
+
+MODEL = DEMO / "shapes26.pt"
+HERE = Path("made_here_qat.pt")
+
+
+def learned(*candidates: Candidate) -> Learned:
+    profiles = tuple(learned_profile(each, record(each.plan.profile)) for each in candidates)
+    return Learned(profiles, Provenance("made_here.pt", "0" * 64))
+
+
+@pytest.fixture(scope="module")
+def candidate(demo_program: Program) -> Candidate:
+    """Trained for TFLite."""
+    return trained(demo_program, make_plan(demo_program, synthetic_statistics(demo_program.values), TFLITE), TFLITE)
+
+
+@pytest.fixture(scope="module")
+def file(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("qat") / "shapes26_qat.pt"
+    kept(path, MODEL, load_checkpoint(MODEL).fingerprint, candidate)
+    return path
+
+
+def test_what_is_kept_is_what_was_learned(file: Path, candidate: Candidate) -> None:
+    checkpoint = load_checkpoint(file)
+    found = read_learned(checkpoint.learned, file)
+    (one,) = found.profiles
+    assert one.plan == candidate.plan
+    assert one.record == record("tflite")
+    assert len(one.parameters) > 100
+    for name, tensor in one.parameters.items():
+        assert torch.equal(tensor, candidate.program.graph.parameter(name))
+    assert found.provenance.model == "shapes26.pt"
+    assert found.provenance.fingerprint == load_checkpoint(MODEL).fingerprint
+    assert found.provenance.versions == {"torch": torch.__version__}
+    assert holds_learned(file)
+    assert not holds_learned(MODEL)
+    assert not load_checkpoint(MODEL).learned
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["", "weights only"])
+def test_ultralytics_loads_the_file_and_predicts_as_before(file: Path, safe: bool, monkeypatch: Any) -> None:
+    from ultralytics.models import YOLO
+    from ultralytics.nn import tasks
+
+    monkeypatch.setattr(tasks, "SAFE_LOAD", safe)
+    image = str(demo_images("val", 1)[0])
+    one, other = (YOLO(str(path)).predict(image, imgsz=64, verbose=False, device="cpu")[0] for path in (MODEL, file))
+    assert len(other.boxes) > 0
+    assert torch.equal(one.boxes.data, other.boxes.data)
+    assert one.names == other.names
+
+
+def test_equal_files_have_equal_bytes_and_a_file_that_changed_meanwhile_is_refused(
+    file: Path, candidate: Candidate, tmp_path: Path
+) -> None:
+    again = tmp_path / "another_name.pt"
+    kept(again, MODEL, load_checkpoint(MODEL).fingerprint, candidate)
+    assert again.read_bytes() == file.read_bytes()
+    with pytest.raises(InputError, match="has changed while it was trained"):
+        save_qat(tmp_path / "never.pt", MODEL, learned(candidate))
+    assert [each.name for each in tmp_path.iterdir()] == ["another_name.pt"]
+
+
+@pytest.mark.parametrize("head", ["OBB", "Pose", "Segment", "Classify"])
+def test_checkpoints_of_every_task(head: str, tmp_path: Path) -> None:
+    from ultralytics.models import YOLO
+
+    model, path = saved(small_model(head), tmp_path / "model.pt"), tmp_path / "model_qat.pt"
+    options = CaptureOptions(imgsz=(64, 64))
+    source = read_source(model, options)
+    plan = make_plan(source.program, synthetic_statistics(source.program.values), OPENVINO)
+    made = trained(source.program, plan, OPENVINO)
+    kept(path, model, source.checkpoint.fingerprint, made)
+    again = read_source(path, options)
+    assert (again.program.fingerprint, again.checkpoint.task) == (source.program.fingerprint, source.checkpoint.task)
+    found, _ = learned_candidate(read_learned(again.checkpoint.learned, path), again.program, OPENVINO, path)
+    assert numbers(found.plan) == numbers(made.plan)
+    assert integers(found) == integers(made)
+    loaded: Any = YOLO(str(path)).model
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    before: Any = load_checkpoint(model).module
+
+    def flat(outputs: Any) -> Any:
+        return outputs if isinstance(outputs, torch.Tensor) else flat(outputs[0])
+
+    with torch.no_grad():
+        assert torch.equal(flat(loaded(pixels)), flat(before(pixels)))
+
+
+def test_the_same_runtime_gets_the_trained_numbers_at_another_size_and_batch(file: Path, candidate: Candidate) -> None:
+    source = read_source(file, CaptureOptions(imgsz=(64, 128), batch=2))
+    found, note = learned_candidate(read_learned(source.checkpoint.learned, file), source.program, TFLITE, file)
+    assert found.program.fingerprint != candidate.program.fingerprint
+    assert found.reference is source.program
+    assert found.plan.integer == candidate.plan.integer
+    assert numbers(found.plan) == numbers(candidate.plan)
+    assert integers(found) == integers(candidate)
+    assert note == "weights and scales were learned in training for tflite"
+    scaled = [each for each in found.plan.tensors.values() if each.rule in ("own", "shared") and not each.is_float]
+    assert all(each.why.startswith("learned in training for tflite") for each in scaled)
+
+
+def test_another_head_is_calibrated_where_nothing_was_learned_of_it(candidate: Candidate, file: Path) -> None:
+    program = read_source(file, CaptureOptions(imgsz=(96, 96), head="one2many")).program
+    known = learned(candidate)
+    with pytest.raises(UnlearnedError, match=r"no range of \w+ was learned"):
+        learned_candidate(known, program, TFLITE, file)
+    found, note = learned_candidate(known, program, TFLITE, file, synthetic_statistics(program.values))
+    shared = [name for name, each in candidate.plan.tensors.items() if name in found.plan.tensors and not each.is_float]
+    own, plan = numbers(candidate.plan), numbers(found.plan)
+    same = [name for name in shared if own[name] == plan[name]]
+    assert len(same) > 0.95 * len(shared) > 100
+    assert "scales were not learned and come from calibration" in note
+
+
+@pytest.mark.parametrize("profile", [ONNXRUNTIME, OPENVINO, TENSORRT], ids=lambda profile: profile.name)
+def test_another_runtime_is_planned_from_what_was_learned(profile: Any, candidate: Candidate) -> None:
+    program = candidate.reference
+    found, note = learned_candidate(learned(candidate), program, profile, HERE)
+    assert found.plan.profile == profile.name
+    assert note.startswith(
+        f"no scales were learned for {profile.name}: weights and ranges were learned in training for "
+    )
+    both = integers(found)
+    assert len(both) > 50
+    assert both == {name: each for name, each in integers(candidate).items() if name in both}
+    step, other = candidate.plan.tensors["model_2_cv2_mul"], found.plan.tensors["model_2_cv2_mul"]
+    if not profile.symmetric_activations:
+        assert other.scale == step.scale
+        assert other.zero_point[0] - profile.activation.low == step.zero_point[0] + 128
+    else:
+        assert other.scale[0] == pytest.approx(step.scale[0] * (127 - step.zero_point[0]) / 127, rel=1e-3)
+
+
+def test_the_nearest_profile_is_taken(candidate: Candidate) -> None:
+    program, statistics = candidate.reference, synthetic_statistics(candidate.reference.values)
+    fused = trained(program, make_plan(program, statistics, OPENVINO), OPENVINO)
+    known = learned(candidate, fused)
+    assert learned_candidate(known, program, TENSORRT, HERE)[1].endswith("for openvino")
+    assert learned_candidate(known, program, ONNXRUNTIME, HERE)[1].endswith("for tflite")
+
+
+def test_weights_that_pairs_of_products_would_saturate_by_are_widened(candidate: Candidate) -> None:
+    program, statistics = candidate.reference, synthetic_statistics(candidate.reference.values)
+    careful = for_saturating_cpus(OPENVINO)
+    quick = trained(program, make_plan(program, statistics, OPENVINO), OPENVINO)
+    exact, _ = learned_candidate(learned(quick), program, OPENVINO, HERE)
+    found, _ = learned_candidate(learned(quick), program, careful, HERE)
+    assert numbers(exact.plan) == numbers(quick.plan)
+    weights = [name for name, each in found.plan.tensors.items() if each.axis == 0]
+    assert any(found.plan.tensors[name].scale != quick.plan.tensors[name].scale for name in weights)
+    values = [name for name, each in found.plan.tensors.items() if each.axis is None]
+    assert all(numbers(found.plan)[name] == numbers(quick.plan)[name] for name in values)
+
+
+def test_values_kept_in_float_are_float_and_the_rest_stays(candidate: Candidate) -> None:
+    program = candidate.reference
+    found, _ = learned_candidate(learned(candidate), program, TFLITE, HERE, float_values={"model_0_conv": "as asked"})
+    assert found.plan.integer == candidate.plan.integer - {"model_0_conv"}
+    assert numbers(found.plan)["model_1_conv"] == numbers(candidate.plan)["model_1_conv"]
+
+
+def test_what_was_learned_of_another_model_is_refused(candidate: Candidate, tiny: Program) -> None:
+    with pytest.raises(InputError, match="is of another model: none of its layers is here"):
+        learned_candidate(learned(candidate), tiny, TFLITE, HERE)
+    known = learned(candidate)
+    name = next(iter(known.profiles[0].parameters))
+    wrong = replace(known.profiles[0], parameters={name: torch.zeros(7)})
+    with pytest.raises(InputError, match=f"{name} has another shape"):
+        learned_candidate(replace(known, profiles=(wrong,)), candidate.reference, TFLITE, HERE)
+
+
+def bomb() -> bytes:
+    """An archive that says that it has more than memory holds."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**50,)})
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("head.npy", stream.getvalue())
+    return made.getvalue()
+
+
+def pickled() -> bytes:
+    """An archive with an array of objects."""
+    stream = io.BytesIO()
+    np.savez(stream, head=np.array([print], dtype=object))
+    return stream.getvalue()
+
+
+DAMAGED = {
+    "no archive": lambda _: b"nothing",
+    "cut short": lambda whole: whole[: len(whole) // 2],
+    "a byte changed": lambda whole: whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:],
+    "more than there is": lambda _: bomb(),
+    "objects": lambda _: pickled(),
+    "of a later version": lambda _: pack({"schema": 99}, {}),
+    "of nothing": lambda _: pack({"schema": 1, "profiles": [], "provenance": {}}, {}),
+    "no plan": lambda _: pack({"schema": 1, "profiles": [{"plan": "{}", "record": {}}], "provenance": {}}, {}),
+    "profiles of another kind": lambda _: pack({"schema": 1, "profiles": 3, "provenance": {}}, {}),
+    "numbers of another kind": lambda _: pack(
+        {"schema": 1, "profiles": [{}], "provenance": {}}, {"0 a": np.zeros(2, np.float64)}
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", DAMAGED)
+def test_damaged_bytes_are_refused_in_one_line(sample: str, candidate: Candidate) -> None:
+    with pytest.raises(InputError) as caught:
+        read_learned(DAMAGED[sample](to_bytes(learned(candidate))), HERE)
+    assert "\n" not in str(caught.value)
+    assert str(HERE) in str(caught.value)
+
+
+class Called:
+    """Something that a loader would call."""
+
+    def __reduce__(self) -> Any:
+        return print, ("called",)
+
+
+@pytest.mark.parametrize("key", [Called(), [1], "text", torch.zeros(3)], ids=["a call", "a list", "text", "a tensor"])
+def test_a_key_of_anything_but_bytes_is_refused_and_not_called(key: Any, tmp_path: Path) -> None:
+    refusal(saved(small_model(), tmp_path / "hostile.pt", qexport=key))
