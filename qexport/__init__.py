@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qexport.programs.program import Program
     from qexport.reporting.load import load_report
     from qexport.reporting.sensitivity_file import load_sensitivity
+    from qexport.reporting.training_report import TrainingReport, load_training
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
     from qexport.steps.optimise import optimise
@@ -81,6 +82,7 @@ __all__ = [
     "TensorQuant",
     "Trained",
     "TrainingRecord",
+    "TrainingReport",
     "Verified",
     "WeightPass",
     "__version__",
@@ -93,6 +95,7 @@ __all__ = [
     "load_report",
     "load_sensitivity",
     "load_table",
+    "load_training",
     "lower",
     "make_job",
     "make_target",
@@ -136,6 +139,7 @@ _MODULES = {
     "programs.program": ("Program",),
     "reporting.load": ("load_report",),
     "reporting.sensitivity_file": ("load_sensitivity",),
+    "reporting.training_report": ("TrainingReport", "load_training"),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),
     "steps.optimise": ("optimise",),

@@ -28,10 +28,11 @@ from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
 from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
 from qexport.steps.build import optimised, planned_candidate
-from qexport.steps.train import check_device, train
+from qexport.steps.train import train
 from qexport.system.files import make_folder
 from qexport.system.machine import environment
 from qexport.system.signals import stop_request
+from qexport.training.device import check_device
 from qexport.training.images import Images
 from qexport.training.labelled_images import labelled
 from qexport.training.loop import Trained
@@ -183,6 +184,7 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
     )
     with clock.step("write", f"Writing {job.file.name}"):
         save_qat(job.file, checkpoint.path, learned, job.export.trust_checkpoint)
+    left_out = (f"left out {path.name}: {why}" for path, why in training.skipped.items())
     report = TrainingReport(
         model=checkpoint.path.name,
         sha256=checkpoint.fingerprint,
@@ -194,11 +196,7 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
         imgsz=run.source.program.input.imgsz,
         profiles=_scored(training, profiles, trained),
         seconds=clock.seconds,
-        notes=(
-            *run.images.notes,
-            *training.notes,
-            *(f"left out {path.name}: {why}" for path, why in training.skipped.items()),
-        ),
+        notes=(*run.images.notes, *training.notes, *left_out),
         interrupted=trained[-1].record.stopped == INTERRUPTED,
     )
     save_training(report, folder / RECORD)

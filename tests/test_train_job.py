@@ -94,7 +94,7 @@ def test_refusals_load_no_torch() -> None:
 def test_a_gpu_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from qexport.steps.train import check_device
+    from qexport.training.device import check_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_device("cpu")

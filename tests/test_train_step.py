@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_one_of_eight_is_held_out_within_limits(count: int, held_out: int) -> No
 
 def test_they_are_spread_evenly_and_passes_have_not_seen_them() -> None:
     places = [int(path.stem) for path in split(numbered(128)).held_out]
-    assert {second - first for first, second in zip(places, places[1:], strict=False)} == {8}
+    assert {second - first for first, second in itertools.pairwise(places)} == {8}
     assert all(place % HELD_OUT == 0 for place in places)  # passes change weights on the others
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from qexport.reporting.training_report import ProfileTraining, TrainingReport
 
 DEFAULTS = Recipe()
-TRAINING, PLANNING, LEARNING = "Training", "What is trained for", "How it learns"
+_training = partial(_option, rich_help_panel="Training")
+_planning = partial(_option, rich_help_panel="What is trained for")
+_learning = partial(_option, rich_help_panel="How it learns")
 EXAMPLES = (
     "Without labels, any images will do:  qexport qat yolo26n.pt --data coco128.yaml --format tflite,onnx\n\n"
     "With Ultralytics' loss and augmentation:  qexport qat yolo26n.pt --data mine.yaml --labels --epochs 20\n\n"
@@ -37,105 +40,68 @@ SHARE = "--labels"
 
 def qat_command(
     model: Annotated[str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows.")],
-    data: Annotated[
-        str | None, _option("Data set YAML: train is trained on.", "--data", rich_help_panel=TRAINING)
-    ] = None,
+    data: Annotated[str | None, _training("Data set YAML: train is trained on.", "--data")] = None,
     epochs: Annotated[
         int | None,
-        _option(f"How often all images are seen. Default: {DEFAULTS.epochs}.", "--epochs", rich_help_panel=TRAINING),
+        _training(f"How often all images are seen. Default: {DEFAULTS.epochs}.", "--epochs"),
     ] = None,
-    batch: Annotated[
-        int | None, _option(f"Images of a step. Default: {DEFAULTS.batch}.", "--batch", rich_help_panel=TRAINING)
-    ] = None,
+    batch: Annotated[int | None, _training(f"Images of a step. Default: {DEFAULTS.batch}.", "--batch")] = None,
     labels: Annotated[
         float | None,
-        _option(
+        _training(
             "Share of the loss that labels have; alone: 1. Default: 0, the FP32 model teaches.",
             SHARE,
             metavar="[SHARE]",
-            rich_help_panel=TRAINING,
         ),
     ] = None,
-    device: Annotated[
-        str | None, _option("cpu, cuda or cuda:NUMBER. Default: cpu.", "--device", rich_help_panel=TRAINING)
-    ] = None,
-    seed: Annotated[
-        int | None, _option("Of images' order and augmentation. Default: 0.", "--seed", rich_help_panel=TRAINING)
-    ] = None,
-    resume: Annotated[
-        bool, _option("Go on behind the last epoch of the run in --out.", "--resume", rich_help_panel=TRAINING)
-    ] = False,
+    device: Annotated[str | None, _training("cpu, cuda or cuda:NUMBER. Default: cpu.", "--device")] = None,
+    seed: Annotated[int | None, _training("Of images' order and augmentation. Default: 0.", "--seed")] = None,
+    resume: Annotated[bool, _training("Go on behind the last epoch of the run in --out.", "--resume")] = False,
     format_: Annotated[
         str | None,
-        _option("Formats, comma-separated. Default: tflite.", "--format", "-f", rich_help_panel=PLANNING),
+        _planning("Formats, comma-separated. Default: tflite.", "--format", "-f"),
     ] = None,
-    precision: Annotated[
-        str | None, _option("One with integers. Default: int8.", "--precision", rich_help_panel=PLANNING)
-    ] = None,
+    precision: Annotated[str | None, _planning("One with integers. Default: int8.", "--precision")] = None,
     imgsz: Annotated[
         str | None,
-        _option("Image size: 640, or height and width: 480 640.", "--imgsz", rich_help_panel=PLANNING),
+        _planning("Image size: 640, or height and width: 480 640.", "--imgsz"),
     ] = None,
-    head: Annotated[str | None, _option("end2end or one2many.", "--head", rich_help_panel=PLANNING)] = None,
-    cpu: Annotated[str | None, _option("CPU to plan for, as in an export.", "--cpu", rich_help_panel=PLANNING)] = None,
+    head: Annotated[str | None, _planning("end2end or one2many.", "--head")] = None,
+    cpu: Annotated[str | None, _planning("CPU to plan for, as in an export.", "--cpu")] = None,
     effort: Annotated[
         str | None,
-        _option(
-            f"Passes before training: {', '.join(EFFORTS)}. Default: {DEFAULT_EFFORT}.",
-            "--effort",
-            rich_help_panel=PLANNING,
-        ),
+        _planning(f"Passes before training: {', '.join(EFFORTS)}. Default: {DEFAULT_EFFORT}.", "--effort"),
     ] = None,
-    ranges: Annotated[
-        str | None, _option("How ranges of activations are chosen.", "--ranges", rich_help_panel=PLANNING)
-    ] = None,
+    ranges: Annotated[str | None, _planning("How ranges of activations are chosen.", "--ranges")] = None,
     calib_images: Annotated[
         str | None,
-        _option(
-            "At most this many images of the split, or all. Default: 512.", "--calib-images", rich_help_panel=PLANNING
-        ),
+        _planning("At most this many images of the split, or all. Default: 512.", "--calib-images"),
     ] = None,
     weights: Annotated[
         str | None,
-        _option(
-            f"within-step: rounding is learned; free: weights go anywhere. Default: {DEFAULTS.weights}.",
-            "--weights",
-            rich_help_panel=LEARNING,
+        _learning(
+            f"within-step: rounding is learned; free: weights go anywhere. Default: {DEFAULTS.weights}.", "--weights"
         ),
     ] = None,
     rate_weights: Annotated[
         float | None,
-        _option(
-            f"Learning rate of weights, in steps. Default: {DEFAULTS.rate_weights:g}.",
-            "--rate-weights",
-            rich_help_panel=LEARNING,
-        ),
+        _learning(f"Learning rate of weights, in steps. Default: {DEFAULTS.rate_weights:g}.", "--rate-weights"),
     ] = None,
     rate_scales: Annotated[
         float | None,
-        _option(
-            f"The same of scales' logarithms. Default: {DEFAULTS.rate_scales:g}.",
-            "--rate-scales",
-            rich_help_panel=LEARNING,
-        ),
+        _learning(f"The same of scales' logarithms. Default: {DEFAULTS.rate_scales:g}.", "--rate-scales"),
     ] = None,
     rate_biases: Annotated[
         float | None,
-        _option(f"The same of biases. Default: {DEFAULTS.rate_biases:g}.", "--rate-biases", rich_help_panel=LEARNING),
+        _learning(f"The same of biases. Default: {DEFAULTS.rate_biases:g}.", "--rate-biases"),
     ] = None,
     damping: Annotated[
         float | None,
-        _option(
-            f"Against weights that oscillate. Default: {DEFAULTS.damping:g}.", "--damping", rich_help_panel=LEARNING
-        ),
+        _learning(f"Against weights that oscillate. Default: {DEFAULTS.damping:g}.", "--damping"),
     ] = None,
     patience: Annotated[
         int | None,
-        _option(
-            f"Epochs without gain before it ends, 0: never. Default: {DEFAULTS.patience}.",
-            "--patience",
-            rich_help_panel=LEARNING,
-        ),
+        _learning(f"Epochs without gain before it ends, 0: never. Default: {DEFAULTS.patience}.", "--patience"),
     ] = None,
     eval_data: Annotated[
         str | None, _option("Measure fidelity on this YAML, folder or list of images.", "--eval-data")

@@ -25,8 +25,8 @@ class TrainJob:
     """One training run.
 
     Attributes:
-        export: what would be exported without training: model, data, formats and how they are planned; `batch` is that
-            of training, `out` the folder.
+        export: what would be exported without training: model, data, formats and how they are planned; `batch` is what
+            the program takes at once, `out` the folder.
         recipe: how the network is trained.
         resume: go on from what an earlier run left in the folder.
     """

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from qexport.data.choice import take
 from qexport.data.selection import image_files
-from qexport.errors import InputError, UsageError
+from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import hold_out
 from qexport.optimisation.passes import HELD_OUT
@@ -96,21 +94,6 @@ def train(
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
     return loop.train(candidate, Stoppable(made, stopped), held_out, recipe, store, progress, labelled_loss)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here.
-
-    Raises:
-        UsageError: PyTorch finds no such GPU.
-    """
-    if device == "cpu":
-        return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    _, _, number = device.partition(":")
-    if int(number or 0) >= count:
-        found = f"PyTorch {torch.__version__} finds {count or 'no'} GPU{'s' if count > 1 else ''}"
-        raise UsageError(f"--device {device} is not here: {found}", "leave it out, or install a build with CUDA")
 
 
 @dataclass(frozen=True)
