@@ -18,6 +18,9 @@ HEADS: dict[str, tuple[str, list[Any]]] = {
     "Segment": ("SegmentationModel", ["nc", 8, 16]),
     "Pose": ("PoseModel", ["nc", [5, 3]]),
     "OBB": ("OBBModel", ["nc", 1]),
+    "Segment26": ("SegmentationModel", ["nc", 8, 16]),
+    "Pose26": ("PoseModel", ["nc", [5, 3]]),
+    "OBB26": ("OBBModel", ["nc", 1]),
     "Classify": ("ClassificationModel", ["nc"]),
     "RTDETRDecoder": ("RTDETRDetectionModel", ["nc", 32, 20, 4, 2, 2]),
 }

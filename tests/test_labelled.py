@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.cli.demo import DEMOS
 from qexport.compat.torchvision import repair
 from qexport.data.dataset import Dataset, image_list, load_dataset
+from qexport.data.input_form import InputSpec
 from qexport.data.resolve import resolve_data
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError, UsageError
 from qexport.optimisation.distance import giving
-from qexport.programs.build import Source, capture_program, read_source
 from qexport.programs.capture import capture
 from qexport.programs.captured_graph import shared_copy
+from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
-from qexport.programs.options import CaptureOptions
-from qexport.programs.program import Program
+from qexport.programs.program import Program, RawNames
 from qexport.tasks import TaskSpec
 from qexport.training.images import Batch, Images
 from qexport.training.labelled_images import labelled
@@ -39,6 +39,7 @@ from qexport.training.labelled_loss import labelled_loss
 
 SIZE = (96, 96)
 IMAGES = 4
+YOLO26 = {"end2end": True, "reg_max": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,15 +47,48 @@ def _torchvision() -> None:
     repair()
 
 
+@dataclass(frozen=True)
+class Split:
+    """A model whose head is split: as a program, but for the graph, which takes seconds to capture."""
+
+    program: Program
+    module: Any
+
+    def raw_outputs(self, images: Tensor) -> list[Tensor]:
+        """In the order of `program.raw.all`, as leaves of their own."""
+        with torch.no_grad():
+            found = self._logits(images) if self.program.layout.classifier else self._levels(images)
+        return [each.detach().requires_grad_() for each in found]
+
+    def _logits(self, images: Tensor) -> list[Tensor]:
+        return [self.module(images).log()]  # up to a constant, which no softmax sees
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        features, head = self.module.features(images), self.module.model[-1]
+        levels = [level for each in self.module.raw_outputs(features) for level in each]
+        if not self.program.raw.prototypes:
+            return levels
+        return [*levels, head.proto(features if hasattr(head.proto, "feat_fuse") else features[0])]
+
+
+def split(model: Any, head: str | None = None) -> Split:
+    if type(model.model[-1]).__name__ == "Classify":
+        module: Any = classifier(model, None, False)
+        raw, layout = RawNames((), ("logits",)), replace(module.decode.layout, imgsz=SIZE)
+    else:
+        module = split_head(model, head, SIZE)
+        layout = module.decode.layout
+        boxes, scores, extras = (tuple(f"{kind}{n}" for n in range(3)) for kind in ("box", "score", "extra"))
+        prototypes = "prototypes" if layout.extras == "coefficients" else ""
+        raw = RawNames(boxes, scores, extras if layout.extras else (), prototypes)
+    graph: Any = None
+    return Split(Program(graph, {}, raw, layout, InputSpec(SIZE, IMAGES, preprocess=layout.preprocess), ""), module)
+
+
 @cache
-def source(task: str) -> Source:
-    return read_source(DEMO / DEMOS[task].model, CaptureOptions(SIZE, batch=IMAGES))
-
-
-def raw_outputs(program: Program, images: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        found = giving(shared_copy(program), program.raw.all)(images)
-    return [each.requires_grad_() for each in found]
+def demo(task: str) -> tuple[TaskSpec, Split]:
+    checkpoint = load_checkpoint(DEMO / DEMOS[task].model)
+    return checkpoint.task_spec, split(checkpoint.module)
 
 
 def some(task: str, count: int = 8) -> tuple[Dataset, list[Path]]:
@@ -66,8 +100,8 @@ def some(task: str, count: int = 8) -> tuple[Dataset, list[Path]]:
 
 def made(task: str, folder: Path, **options: Any) -> Images:
     data, images = some(task)
-    given = source(task)
-    return labelled(data, images, given.checkpoint.task_spec, given.program, IMAGES, 3, folder, **options)
+    model, given = demo(task)
+    return labelled(data, images, model, given.program, IMAGES, 3, folder, **options)
 
 
 def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
@@ -122,21 +156,54 @@ def test_processes_make_the_same_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", DEMOS)
 def test_labels_are_those_of_the_pixels(task: str, tmp_path: Path) -> None:
     """A trained model finds what the labels say, and not what those of another image say."""
-    program = source(task).program
+    given = demo(task)[1]
+    program = given.program
     losses = np.zeros(2)
     for batch in made(task, tmp_path / "set").epoch(0):
         targets = dict(batch.targets or {})
-        raw = raw_outputs(program, batch.pixels)
+        raw = given.raw_outputs(batch.pixels)
         own = labelled_loss(program, raw, targets)
         others = labelled_loss(program, [each.flip(0) for each in raw], targets)
         losses += [own.item(), others.item()]
-        own.backward()  # type: ignore[no-untyped-call]
-        reached = {name for name, each in zip(program.raw.all, raw, strict=True) if each.grad is not None}
-        assert reached == set(program.raw.all)
-        moved = [name for name, each in zip(program.raw.all, raw, strict=True) if each.grad.abs().sum() > 0]  # type: ignore[union-attr]
+        gradients = dict(zip(program.raw.all, torch.autograd.grad(own, raw), strict=True))
+        moved = {name for name, gradient in gradients.items() if gradient.abs().sum() > 0}
         kinds = (program.raw.boxes, program.raw.scores, program.raw.extras, (program.raw.prototypes,))
-        assert all(set(kind) & set(moved) for kind in kinds if any(kind))
+        assert all(set(kind) & moved for kind in kinds if any(kind))
     assert losses[0] < 0.75 * losses[1]
+
+
+def test_keypoints_change_their_places_in_a_mirror(tmp_path: Path) -> None:
+    data, images = some("pose")
+    model, given = demo("pose")
+    assert data.flip_idx == (0, 3, 2, 1, 4)  # as the YAML has it
+
+    def keypoints(flip_idx: tuple[Any, ...], folder: str) -> tuple[Tensor, Tensor]:
+        made = labelled(
+            replace(data, flip_idx=flip_idx), images, model, given.program, IMAGES, 3, tmp_path / folder
+        ).epoch(0)
+        batches = [(batch.pixels, (batch.targets or {})["keypoints"]) for batch in made]
+        return torch.cat([pixels for pixels, _ in batches]), torch.cat([points for _, points in batches])
+
+    plain, here = keypoints((), "none")
+    mirrored, there = keypoints(data.flip_idx, "some")
+    assert plain.shape == mirrored.shape
+    flipped = [not torch.equal(*pair) for pair in zip(plain, mirrored, strict=True)]
+    assert 0 < sum(flipped) < len(flipped)
+    for was, now, changed in zip(plain, mirrored, flipped, strict=True):
+        assert torch.equal(was.flip(2) if changed else was, now)
+    moved = here.clone()
+    moved[..., 0] = 1 - moved[..., 0]
+    moved = moved[:, list(data.flip_idx)]
+    visible = here[..., 2] > 0  # points that cannot be seen lie anywhere
+    same_place = [
+        torch.allclose(now[..., :2], old[..., :2], atol=1e-5) or torch.allclose(now[..., :2], new[..., :2], atol=1e-5)
+        for now, old, new, seen in zip(there, here, moved, visible, strict=True)
+        if seen.all()
+    ]
+    assert same_place
+    assert all(same_place)
+    with pytest.raises(InputError, match=r"flip_idx of .* does not have each of 5 keypoints once"):
+        keypoints((0, 1), "wrong")
 
 
 def copied(folder: Path, count: int = 4) -> Dataset:
@@ -158,10 +225,8 @@ def test_the_users_folder_is_left_alone_and_a_broken_image_left_out(tmp_path: Pa
     (tmp_path / "own" / "labels" / "train.cache").write_bytes(b"a pickle that nobody reads")
     before = {path: path.read_bytes() for path in (tmp_path / "own").rglob("*") if path.is_file()}
     skipped: dict[Path, str] = {}
-    given = source("detect")
-    made = labelled(
-        data, images, given.checkpoint.task_spec, given.program, 2, 0, tmp_path / "links", on_skip=skipped.setdefault
-    )
+    model, given = demo("detect")
+    made = labelled(data, images, model, given.program, 2, 0, tmp_path / "links", on_skip=skipped.setdefault)
     assert sum(len(batch.pixels) for batch in made.epoch(0)) in (2, 4)
     assert skipped[images[2]] == f"image {images[2]} is corrupt or not an image"
     assert skipped.keys() <= set(images[1:3])
@@ -171,10 +236,10 @@ def test_the_users_folder_is_left_alone_and_a_broken_image_left_out(tmp_path: Pa
 def test_what_cannot_be_trained_with_labels_is_refused(tmp_path: Path) -> None:
     data = copied(tmp_path / "own")
     images = image_list(data, "train")
-    given = source("detect")
-    model, program = given.checkpoint.task_spec, given.program
+    model, given = demo("detect")
+    program = given.program
 
-    def refused(program: Program = program, images: list[Path] = list(images), model: TaskSpec = model) -> None:  # noqa: B006
+    def refused(program: Program = program, images: Sequence[Path] = images, model: TaskSpec = model) -> None:
         labelled(data, images, model, program, 2, 0, tmp_path / "links")
 
     wide = replace(program, input=replace(program.input, imgsz=(96, 64)))
@@ -192,6 +257,14 @@ def test_what_cannot_be_trained_with_labels_is_refused(tmp_path: Path) -> None:
         path.write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="have no labels"):
         refused()
+    with pytest.raises(InputError, match=r"data\.yaml has no folders of classes, which a classify model"):
+        refused(model=replace(model, task="classify"))
+    crops, files = some("classify")
+    with pytest.raises(InputError, match="crops has no label files, which a detect model"):
+        labelled(crops, files, model, program, 2, 0, tmp_path / "links")
+    strange = replace(demo("classify")[0], names=dict(enumerate("abcd")))
+    with pytest.raises(InputError, match=r"train has a folder 'circle', which is no class of the model"):
+        labelled(crops, files, strange, program, 2, 0, tmp_path / "links")
     assert not (tmp_path / "links").exists()
 
 
@@ -224,50 +297,49 @@ def pictures() -> Tensor:
     return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")
 
 
-def check_loss(model: Any, program: Program, task: str) -> None:
-    """The program's loss is what Ultralytics makes of the outputs of the model itself."""
+FORMER = [("Detect", "detect"), ("Segment", "segment"), ("Pose", "pose"), ("OBB", "obb")]
+PRESENT = [("Detect", "detect"), ("Segment26", "segment"), ("Pose26", "pose"), ("OBB26", "obb")]
+CASES = [
+    *((kind, task, "", {}) for kind, task in FORMER),
+    *((kind, task, head, YOLO26) for kind, task in PRESENT for head in ("one2one", "one2many")),
+]
+
+
+@pytest.mark.parametrize(("kind", "task", "branch", "keys"), CASES, ids=lambda value: str(value)[:9])
+def test_the_loss_is_what_ultralytics_makes_of_the_model_itself(
+    kind: str, task: str, branch: str, keys: dict[str, Any]
+) -> None:
     from ultralytics.cfg import get_cfg
 
+    given = split(small_model(kind, **keys), {"one2one": "end2end", "one2many": "one2many"}.get(branch))
+    targets = some_targets(task, given.program.layout)
+    model = small_model(kind, **keys)
     model.args = get_cfg()
-    targets = some_targets(task, program.layout)
     with torch.no_grad():
         _, found = model(pictures())
     criterion: Any = model.init_criterion()
-    if hasattr(criterion, "one2one"):
-        criterion, found = (
-            (criterion.one2one, found["one2one"])
-            if program.layout.head == "end2end"
-            else (criterion.one2many, found["one2many"])
-        )
-    if isinstance(found.get("proto"), tuple):
-        found["proto"] = found["proto"][0]
+    if branch:
+        criterion, found = getattr(criterion, branch), found[branch]
     expected = criterion.loss(found, dict(targets))[0]
-    actual = labelled_loss(program, raw_outputs(program, pictures()), targets)
+    actual = labelled_loss(given.program, given.raw_outputs(pictures()), targets)
     assert expected.count_nonzero() >= 3
     torch.testing.assert_close(actual, expected.sum(), rtol=2e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["end2end", "one2many"])
-@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb"])
-def test_the_loss_of_a_yolo26_is_ultralytics_own(task: str, head: str) -> None:
-    checkpoint = load_checkpoint(DEMO / DEMOS[task].model)
-    program = capture_program(CaptureOptions(SIZE, batch=2, head=head), load_checkpoint(DEMO / DEMOS[task].model))
-    check_loss(checkpoint.module, program, task)
-
-
-@pytest.mark.parametrize(
-    ("kind", "task"), [("Detect", "detect"), ("Segment", "segment"), ("Pose", "pose"), ("OBB", "obb")]
-)
-def test_the_loss_of_a_former_head_is_ultralytics_own(kind: str, task: str) -> None:
-    program = capture(split_head(small_model(kind), None, SIZE), SIZE, 2)
-    check_loss(small_model(kind), program, task)
+def test_a_captured_program_gives_its_raw_outputs_in_the_order_that_its_loss_takes_them_in() -> None:
+    checkpoint = load_checkpoint(DEMO / DEMOS["segment"].model)
+    given = demo("segment")[1]
+    program = capture(split_head(checkpoint.module, None, SIZE), SIZE, 2)
+    with torch.no_grad():
+        raw = giving(shared_copy(program), program.raw.all)(pictures())
+    targets = some_targets("segment", program.layout)
+    expected = labelled_loss(given.program, given.raw_outputs(pictures()), targets)
+    torch.testing.assert_close(labelled_loss(program, raw, targets), expected, rtol=2e-4, atol=1e-4)
 
 
 def test_the_loss_of_a_classifier_is_the_cross_entropy() -> None:
-    program = source("classify").program
-    images = torch.rand(IMAGES, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-    (logits,) = raw_outputs(program, images)
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 3, 1, 5])
-    probabilities = logits.detach().exp() / logits.detach().exp().sum(dim=1, keepdim=True)
-    expected = -probabilities[torch.arange(4), targets].log().mean()
-    torch.testing.assert_close(labelled_loss(program, [logits], {"cls": targets}), expected)
+    expected = -(logits.exp() / logits.exp().sum(dim=1, keepdim=True))[torch.arange(4), targets].log().mean()
+    actual = labelled_loss(demo("classify")[1].program, [logits], {"cls": targets})
+    torch.testing.assert_close(actual, expected)

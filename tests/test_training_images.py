@@ -173,6 +173,7 @@ def test_plain_images_are_those_of_calibration_each_once() -> None:
     assert len(expected) == 7
     assert {image.tobytes() for image in pixels[:7]} == expected
     np.testing.assert_array_equal(pixels[7:], pixels[:2])  # the last batch is filled up
+    assert not np.array_equal(epoch(augmented(PATHS, SMALL, 3, 0, strength=plain), 5).flatten(0, 1).numpy(), pixels)
 
 
 def test_the_share_of_plain_images_is_as_asked() -> None:
@@ -227,7 +228,9 @@ def test_processes_share_an_epoch_as_torch_shares_it(count: int) -> None:
     for rank in range(3):
         order = Order(count, 2, 0, rank, 3)
         given = order.places().flatten() % count
-        expected = list(DistributedSampler(range(count), 3, rank, shuffle=False))  # type: ignore[arg-type]
+        images: Any = range(count)
+        sampler: Any = DistributedSampler(images, 3, rank, shuffle=False)
+        expected = list(sampler)
         assert given.tolist()[: len(expected)] == expected
         assert len(given) == len(order) * 2 < len(expected) + 2
         everyone += given.tolist()

@@ -37,13 +37,14 @@ def other_order(names: Mapping[int, str], known: Mapping[int, str]) -> str:
 
 
 def unknown_classes(data: Dataset, images: Sequence[Path], numbers: Mapping[str, int]) -> str:
-    """What is wrong with the folders of images to score on; "" if nothing is."""
-    sources = data.splits.get("val", ())
-    unknown = sorted({name for image in images if (name := class_of(image, sources)) not in numbers})
+    """What is wrong with the folders of images to score on or to train on; "" if nothing is."""
+    unknown = sorted((name, image) for image in images if (name := class_of(image, data.sources)) not in numbers)
     if not unknown:
         return ""
-    known = ", ".join(sorted(numbers)[:5])
-    return f"{sources[0]} has a folder '{unknown[0]}', which is no class of the model ({known}, …)"
+    name, image = unknown[0]
+    source = next((source for source in data.sources if source in image.parents), data.root)
+    known = f" ({', '.join(sorted(numbers)[:5])}, …)" if numbers else ""
+    return f"{source} has a folder '{name}', which is no class of the model{known}"
 
 
 def strays(data: Dataset) -> str:

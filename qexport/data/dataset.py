@@ -42,7 +42,7 @@ class Dataset:
         by_folder: images lie in a folder for each class, as for classification; else labels lie in files of their own.
         single_class: labels of every class count as the only one that there is.
         kpt_shape: for pose the number of keypoints and of values of each, None where the YAML does not say.
-        flip_idx: for pose which keypoint each becomes in a mirror; empty where the YAML does not say.
+        flip_idx: for pose which keypoint each becomes in a mirror, as written; empty where the YAML does not say.
     """
 
     yaml: Path
@@ -55,12 +55,17 @@ class Dataset:
     labels: str = "labels"
     by_folder: bool = False
     single_class: bool = False
-    flip_idx: tuple[int, ...] = ()
+    flip_idx: tuple[Any, ...] = ()
 
     @property
     def undivided(self) -> bool:
         """Whether it is images alone, a folder or a list of them, without a description or splits."""
         return self.splits.get("train") == (self.yaml,)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Those of all splits."""
+        return tuple(source for sources in self.splits.values() for source in sources)
 
 
 def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
@@ -86,7 +91,7 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         download=None if content.get("download") is None else str(content["download"]),
         labels=_label_folder(content.get("labels"), splits, root),
         kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
-        flip_idx=_flip_idx(content.get("flip_idx"), path),
+        flip_idx=tuple(mirrored) if isinstance(mirrored := content.get("flip_idx"), list) else (),
     )
 
 
@@ -294,14 +299,6 @@ def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
     if not isinstance(value, list) or len(value) != 2:
         raise _wrong_kind("kpt_shape", value, "the number of keypoints and 2 or 3 values of each", yaml)
     return tuple(_integer(size, "kpt_shape", yaml) for size in value)
-
-
-def _flip_idx(value: Any, yaml: Path) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or sorted(value, key=str) != sorted(range(len(value)), key=str):
-        raise _wrong_kind("flip_idx", value, "the number of each keypoint's own place in a mirrored image", yaml)
-    return tuple(value)
 
 
 def _integer(value: Any, key: str, yaml: Path) -> int:

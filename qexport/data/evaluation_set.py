@@ -53,8 +53,7 @@ def make_evaluation_set(
     """
     if dataset.by_folder:
         numbers = class_numbers(dataset, names or dataset.names)
-        sources = [source for each in dataset.splits.values() for source in each]
-        classes = [numbers[class_of(image, sources)] for image in images]
+        classes = [numbers[class_of(image, dataset.sources)] for image in images]
         return _folders_of_classes(images, folder, sorted(numbers.values()), classes)
     if task == "classify":
         # Without labels any folder will do, of as many as the model has classes.

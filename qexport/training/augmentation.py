@@ -110,7 +110,7 @@ def recoloured(image: Pixels, strength: Augmentation, rng: np.random.Generator) 
     levels = np.arange(256)
     lighter = np.clip(levels * (1 + lighten), 0, 255)
     if image.shape[2] != COLOURS:
-        return lighter.astype(np.uint8)[image]
+        return np.asarray(lighter.astype(np.uint8)[image])
     changed = (levels + turn * HUES) % HUES, np.clip(levels * (1 + saturate), 0, 255), lighter
     table = np.stack(changed, axis=-1).astype(np.uint8)[None]
     colours = cv2.LUT(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2HSV), table)
@@ -142,4 +142,5 @@ def _shared(room: int, side: int, place: float) -> tuple[slice, slice]:
         place: from 0, at the beginnings of both, to 1, at their ends.
     """
     start, length = round((room - side) * place), min(room, side)
-    return tuple(slice(max(each, 0), max(each, 0) + length) for each in (start, -start))  # type: ignore[return-value]
+    there, here = max(start, 0), max(-start, 0)
+    return slice(there, there + length), slice(here, here + length)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Batches that are made while others are trained on."""
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 Skip = Callable[[Path, str], object]
 """Takes an image that cannot be used and the reason, whenever it is wanted; called where the epoch is iterated."""
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from qexport.compat.torchvision import repair
+from qexport.data.classes import class_numbers, unknown_classes
 from qexport.data.dataset import Dataset
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.images import read_image
@@ -29,6 +30,7 @@ from qexport.tasks import TaskSpec
 from qexport.training.images import Batch, Images, Order, Skip
 from qexport.training.labelled_loss import check_trainable
 
+GIVE_LABELS = "give the data set that the model was trained for, or leave out --labels"
 Place = tuple[int, int]
 """Place in an epoch, and number of the image that stands there."""
 
@@ -110,8 +112,7 @@ def labelled(
     paths = sorted(set(images))
     if not paths:
         raise InputError("no images to train on", "add --data with images in its train split")
-    if not dataset.by_folder:
-        _check_labels(dataset, paths, model)
+    _check_labels(dataset, paths, model)
     linked = make_evaluation_set(dataset, paths, folder, model.names, task=model.task)
     repair()  # Ultralytics imports torchvision
     with seeded(seed):
@@ -148,13 +149,24 @@ def _side(program: Program) -> int:
 
 def _check_labels(dataset: Dataset, images: Sequence[Path], model: TaskSpec) -> None:
     """Raise `InputError` where Ultralytics would leave images out for a label, or find none."""
+    if dataset.by_folder != (model.task == "classify"):
+        wanted = "folders of classes" if model.task == "classify" else "label files"
+        raise InputError(f"{dataset.yaml} has no {wanted}, which a {model.task} model is trained with", GIVE_LABELS)
+    if dataset.by_folder:
+        if reason := unknown_classes(dataset, images, class_numbers(dataset, model.names)):
+            raise InputError(reason, "rename or remove the folder, or leave out --labels")
+        return
+    points = dataset.kpt_shape or model.kpt_shape
+    if points and dataset.flip_idx and sorted(dataset.flip_idx, key=str) != sorted(range(points[0]), key=str):
+        what = f"flip_idx of {dataset.yaml} does not have each of {points[0]} keypoints once"
+        raise InputError(what, "correct it, or remove it: images are then not mirrored")
     single = model.single_class or dataset.single_class
     classes = len(dataset.names) if single and dataset.names else len(model.names)
-    labels = read_labels(images, dataset.labels, Wanted(model.task, classes, dataset.kpt_shape or model.kpt_shape))
+    labels = read_labels(images, dataset.labels, Wanted(model.task, classes, points))
     if labels.fault:
         raise InputError(labels.fault, "correct the labels, or leave out --labels")
     if not labels.rows:
-        raise InputError(f"the images of {dataset.yaml} have no labels", "add labels, or leave out --labels")
+        raise InputError(f"the images of {dataset.yaml} have no labels", GIVE_LABELS)
 
 
 def _objects(dataset: Dataset, linked: EvaluationSet, model: TaskSpec, side: int) -> Any:

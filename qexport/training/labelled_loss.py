@@ -63,14 +63,12 @@ def labelled_loss(program: Program, raw: Sequence[Tensor], targets: Mapping[str,
         (logits,) = (outputs[name] for name in program.raw.scores)
         loss: Tensor = v8ClassificationLoss()(logits, dict(targets))[0]
         return loss
-    single = {"tal_topk": 7, "tal_topk2": 1} if layout.head == "end2end" else {}  # as E2ELoss has its branches
-    criterion = _criterion(layout)(_stand_in(layout, raw[0].device), **single)
-    parts: Tensor = criterion.loss(_as_trained(program, outputs), dict(targets))[0]
+    parts: Tensor = _criterion(layout, raw[0].device).loss(_as_trained(program, outputs), dict(targets))[0]
     return parts.sum()
 
 
-def _criterion(layout: HeadLayout) -> Callable[..., Any]:
-    """The loss that Ultralytics' `init_criterion` chooses for a head."""
+def _criterion(layout: HeadLayout, device: torch.device) -> Any:
+    """The loss that Ultralytics' `init_criterion` chooses for a head, of the branch that the program has."""
     from ultralytics.utils import loss
 
     former: dict[str, Callable[..., Any]] = {
@@ -80,7 +78,8 @@ def _criterion(layout: HeadLayout) -> Callable[..., Any]:
         "angles": loss.v8OBBLoss,
     }
     present = {**former, "coefficients": loss.SegmentLoss26, "keypoints": loss.PoseLoss26}
-    return (present if layout.direct else former)[layout.extras]
+    kind, model = (present if layout.direct else former)[layout.extras], _stand_in(layout, device)
+    return loss.E2ELoss(model, kind).one2one if layout.head == "end2end" else kind(model)
 
 
 def _stand_in(layout: HeadLayout, device: torch.device) -> Any:
