@@ -77,15 +77,16 @@ def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob
 
 def _recipe(given: Mapping[str, Any]) -> Recipe:
     recipe = Recipe(**{name: converted(name, value, str(RECIPE[name].type)) for name, value in given.items()})
-    for row in (*BOUNDS, Choice("weights", WEIGHTS)):
+    for row in RULES:
         row.check(recipe)
     return recipe
 
 
-BOUNDS = (
+RULES: tuple[Range | Choice, ...] = (
     *(Range(name, lambda value: value > 0, "1 or more") for name in ("epochs", "batch")),
     *(Range(name, lambda value: value >= 0, "0 or more") for name in ("seed", "patience", "damping")),
     *(Range(name, lambda value: 0 <= value < 1, "0 to 1") for name in ("rate-weights", "rate-scales", "rate-biases")),
     Range("labels", lambda value: 0 <= value <= 1, "a share, 0 to 1"),
     Range("device", lambda value: bool(DEVICE.fullmatch(value)), "cpu, cuda or cuda:NUMBER"),
+    Choice("weights", WEIGHTS),
 )
