@@ -17,6 +17,7 @@ from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
 from qexport.calibration.calibrate import calibrate, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
+from qexport.checkpoints.identify import holds_learned
 from qexport.clock import WAITED, Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
@@ -158,7 +159,7 @@ def _image_choice(job: ExportJob) -> ImageChoice:
         evaluates=not job.no_eval,
         fraction=job.fraction,
         count=job.calib_images,
-        calibrated=bool(job.calibration or job.plan or job.candidate),
+        calibrated=bool(job.calibration or job.plan or job.candidate) or holds_learned(Path(job.model)),
         compares=job.precision != "fp32",
     )
 

@@ -52,7 +52,7 @@ def file(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_what_is_kept_is_what_was_learned(file: Path, candidate: Candidate) -> None:
+def test_what_is_kept_is_what_was_learned(file: Path, candidate: Candidate, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(file)
     found = read_learned(checkpoint.learned, file)
     (one,) = found.profiles
@@ -67,6 +67,7 @@ def test_what_is_kept_is_what_was_learned(file: Path, candidate: Candidate) -> N
     assert holds_learned(file)
     assert not holds_learned(MODEL)
     assert not load_checkpoint(MODEL).learned
+    assert not holds_learned(saved(small_model(), tmp_path / "other.pt", where="/home/user/qexport/model.yaml"))
 
 
 @pytest.mark.parametrize("safe", [False, True], ids=["", "weights only"])
@@ -183,6 +184,17 @@ def test_weights_that_pairs_of_products_would_saturate_by_are_widened(candidate:
     assert any(found.plan.tensors[name].scale != quick.plan.tensors[name].scale for name in weights)
     values = [name for name, each in found.plan.tensors.items() if each.axis is None]
     assert all(numbers(found.plan)[name] == numbers(quick.plan)[name] for name in values)
+
+
+def test_scales_of_weights_whose_bias_has_outgrown_them_are_widened(candidate: Candidate) -> None:
+    given = candidate.plan.tensors["images"].scale[0] * np.array(candidate.plan.tensors["model.0.conv.weight"].scale)
+    bias = torch.zeros(len(given))
+    bias[3] = 3 * 2**30 * given[3]  # half of INT32's range is a bias's: three times as much
+    grown = candidate.with_parameters({"model.0.conv.bias": bias})
+    found, _ = learned_candidate(learned(grown), candidate.reference, TFLITE, HERE)
+    old, new = (np.array(each.plan.tensors["model.0.conv.weight"].scale) for each in (candidate, found))
+    assert new[3] / old[3] == pytest.approx(3)
+    assert [number for number in range(len(old)) if new[number] != old[number]] == [3]
 
 
 def test_values_kept_in_float_are_float_and_the_rest_stays(candidate: Candidate) -> None:

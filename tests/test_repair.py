@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import DEMO, demo_images
 from test_sensitivity import IMAGES, chain
+from trained import trained
 
 from qexport.backends.artifact import Artifact
 from qexport.backends.registry import find_backend
@@ -128,6 +129,23 @@ def test_what_passes_have_changed_stays(tmp_path: Path) -> None:
     assert record is not None
     assert record.met
     assert (kept[-1].program.graph.parameter("layers.1.bias") == bias).all()
+
+
+def test_scales_that_were_learned_stay_and_need_no_table(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, lambda share: 5.0 if share < 0.1 else 0.5)
+    profile = shop.request.target.profile
+    assert profile is not None
+    learned = trained(shop.program, shop.plan, profile)
+    save_candidate(learned, tmp_path / "candidate.npz")
+    save_plan(learned.plan, shop.request.plan_path)
+    shop.request = replace(shop.request, learned=True, table=None)
+    record = shop.repaired(1.0, replace(shop.first, candidate=tmp_path / "candidate.npz")).repair
+    assert record is not None
+    assert record.met
+    assert shop.written.integer < learned.plan.integer
+    values = [name for name in shop.program.values if shop.written.is_quantised(name)]
+    assert len(values) > 3
+    assert all(shop.written.tensors[name].scale == learned.plan.tensors[name].scale for name in values)
 
 
 def test_a_file_that_cannot_be_built_leaves_the_first(tmp_path: Path) -> None:

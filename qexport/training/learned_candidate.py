@@ -12,15 +12,15 @@ from torch import Tensor
 from qexport.calibration.statistics import Statistics
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
-from qexport.planning.arithmetic import TYPES, pair_safe_scales
+from qexport.planning.arithmetic import TYPES
 from qexport.planning.coverage import chosen_values, float_boxes, float_stem
 from qexport.planning.given_plan import check_rules
 from qexport.planning.learned_ranges import LearnedRanges, learned_ranges
-from qexport.planning.plan import QuantPlan, TensorQuant, check_plan
+from qexport.planning.plan import QuantPlan, check_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.planning.runtime_profiles import RuntimeProfile
-from qexport.planning.weights import weight_array
+from qexport.planning.weights import weight_tensors
 from qexport.programs.program import Program
 from qexport.training.qat_file import REMEDY, Learned, LearnedProfile
 
@@ -55,7 +55,7 @@ def learned_candidate(
     trained = program.with_parameters(_fitting(chosen, program, path))
     source = f"learned in training for {chosen.plan.profile}"
     known = learned_ranges(chosen.plan, source)
-    if own and not float_values and _is_of(own.plan, trained, profile):
+    if own and not float_values and _is_of(own.plan, trained, profile, known):
         plan = replace(_told(own.plan, known), program=trained.fingerprint)
         check_plan(plan, trained, path)
         check_rules(plan, trained, profile, path)
@@ -83,21 +83,18 @@ def _fitting(chosen: LearnedProfile, program: Program, path: Path) -> dict[str, 
     return found
 
 
-def _is_of(plan: QuantPlan, program: Program, profile: RuntimeProfile) -> bool:
-    """Whether a plan decides what the program consists of, in weights that the profile's kernels can add up."""
-    weights = {value.weight: value for value in program.values.values() if value.weight}
-    if plan.tensors.keys() != program.values.keys() | weights.keys():
+def _is_of(plan: QuantPlan, program: Program, profile: RuntimeProfile, known: LearnedRanges) -> bool:
+    """Whether a plan decides what the program consists of, in weights and biases that the profile's kernels can add up.
+
+    Those of another kind of CPU may not.
+    """
+    weights = {value.weight for value in program.values.values() if value.weight}
+    if plan.tensors.keys() != program.values.keys() | weights:
         return False
-    return not profile.saturating_pair_accumulation or all(
-        _adds_up(program, name, plan.tensors[name]) for name in weights
-    )
-
-
-def _adds_up(program: Program, name: str, tensor: TensorQuant) -> bool:
-    if tensor.axis != 0:
-        return True
-    scales = np.array(tensor.scale, np.float32)
-    return bool((pair_safe_scales(weight_array(program, name), scales) <= scales * (1 + ROUNDING)).all())
+    if profile.integer_bias and profile.no_qdq_after_data_movement:
+        return False  # what moved integers are read in is not in the plan
+    safe = weight_tensors(program, profile, plan.integer, plan.tensors, known)
+    return all(np.allclose(safe[name].scale, plan.tensors[name].scale, rtol=ROUNDING, atol=0) for name in weights)
 
 
 def _told(plan: QuantPlan, known: LearnedRanges) -> QuantPlan:
