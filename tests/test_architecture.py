@@ -148,12 +148,8 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/system/signals.py: stop_requests": "what a signal makes, which no object is handed to",
         "qexport/testing/program.py: program": "captured once for all checks of the contract",
     },
-    "unused files": {
-        "qexport/training/labelled_images.py": "the command that trains chooses between it and images without labels",
-    },
+    "unused files": {},
     "unused names": {
-        "qexport/training/images.py: augmented": "called by the command that trains",
-        "qexport/training/labelled_loss.py: labelled_loss": "called by the loop that trains",
         "qexport/compat/patches.py: PATCHES": "the list of what is changed, for readers and for its test",
     },
 }

@@ -10,6 +10,7 @@ from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
 from qexport.reporting.page.environment import environment
 from qexport.reporting.page.pareto import pareto
+from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.report import Report, file_name
 
@@ -23,6 +24,7 @@ def render(report: Report) -> str:
         "figure": partial(figure, report),
         "lookup": partial(lookup, report),
         "charts": charts,
+        "curves": curves,
         "content": content,
         "file_name": file_name,
         "format_name": display_name,
