@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import parts
@@ -40,5 +41,6 @@ def lost_power(plan: QuantPlan, names: Sequence[str], real: Sequence[Tensor], se
     for name, one, other in zip(names, real, seen, strict=True):
         tensor = plan.tensors[name]
         least = tensor.scale[0] ** 2 * one.numel() if not tensor.is_float else SMALLEST
-        shares.append((one - other).square().sum() / (one.square().sum() + least))
+        power = torch.dot(one.flatten(), one.flatten())
+        shares.append(functional.mse_loss(other, one, reduction="sum") / (power + least))
     return torch.stack(shares).mean()

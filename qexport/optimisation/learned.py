@@ -21,7 +21,7 @@ from qexport.optimisation.rounding import WHOLE, scale_like
 from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.captured_graph import on_device
 from qexport.programs.naming import bias_of
-from qexport.programs.program import INPUT, Program, Region, observed_sources
+from qexport.programs.program import INPUT, MOVES_DATA, Program, Region, observed_sources
 from qexport.simulation.fake_quant import LEARNED, fake_quantised, limits_of
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
@@ -59,7 +59,7 @@ class LearnedWeight(nn.Module):
         if free and tensor.rule in LEARNED:
             self.change = nn.Parameter(torch.zeros_like(self.scale))
         else:
-            self.register_buffer("change", torch.zeros(1))
+            self.register_buffer("change", torch.zeros(1, device=real.device))
         self.bound()
 
     def bound(self) -> None:
@@ -113,6 +113,7 @@ class Learner:
         real: the same of the float program.
         weights, biases: by path.
         scales: natural logarithm of what a scale is multiplied with, (1,), by group or value.
+        device: of PyTorch, that all of these are on.
     """
 
     def __init__(self, candidate: Candidate, free: bool = False, device: str = "cpu") -> None:
@@ -121,7 +122,7 @@ class Learner:
         self.weights: dict[str, LearnedWeight] = {}
         self.biases: dict[str, LearnedBias] = {}
         self.scales: dict[str, nn.Parameter] = {}
-        self._free, self._free_weights = _free_scales(program, candidate.plan), free
+        self._free, self._free_weights, self.device = _free_scales(program, candidate.plan), free, device
         self.watched = watched_values(candidate)
         inserted = insert(program, candidate.plan, self._made, self._with_biases(on_device(program, device)))
         self.quantised: GraphModule = giving(inserted, self.watched).to(device)
@@ -131,13 +132,15 @@ class Learner:
         if tensor.axis is not None:
             if tensor.rule == "derived":  # kernels' sums are full already
                 return Fused(tensor, name)
-            real = self.candidate.program.graph.parameter(name)
+            real = self.candidate.program.graph.parameter(name).to(self.device)
             self.weights[name] = LearnedWeight(tensor, real, self._free_weights)
             return self.weights[name]
         key = tensor.group or name
+        if _only_moved(self.candidate, name):
+            return nn.Identity()
         if key not in self._free:
             return Fused(tensor, name)
-        self.scales.setdefault(key, nn.Parameter(torch.zeros(1)))
+        self.scales.setdefault(key, nn.Parameter(torch.zeros(1, device=self.device)))
         return LearnedScale(tensor, self.scales[key])
 
     def _with_biases(self, graph: GraphModule) -> GraphModule:
@@ -147,7 +150,7 @@ class Learner:
             if not path or program.values[node.name].region is not Region.BODY:
                 continue
             if path not in self.biases:
-                self.biases[path] = LearnedBias(program.graph.parameter(path))
+                self.biases[path] = LearnedBias(program.graph.parameter(path).to(self.device))
                 graph.add_module(f"bias_{path.replace('.', '_')}", self.biases[path])
             with graph.graph.inserting_before(node):
                 learned = graph.graph.call_module(f"bias_{path.replace('.', '_')}", (node.args[2],))
@@ -249,6 +252,16 @@ def _free_scales(program: Program, plan: QuantPlan) -> frozenset[str]:
         fit = tensor.rule in LEARNED and name not in tied and not limited
         (free if fit else bound).add(tensor.group or name)
     return frozenset(free - bound)
+
+
+def _only_moved(candidate: Candidate, name: str) -> bool:
+    """Whether a value consists of integers that others have in the same scale: they are whole already."""
+    program, plan = candidate.program, candidate.plan
+    value = program.values.get(name)
+    if value is None or value.operation not in MOVES_DATA or value.constants or name not in plan.integer:
+        return False
+    group = plan.tensors[name].group
+    return bool(group) and all(plan.is_quantised(each) and plan.tensors[each].group == group for each in value.inputs)
 
 
 def _stored_as(plan: QuantPlan) -> Callable[[float], float]:

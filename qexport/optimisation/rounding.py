@@ -30,11 +30,11 @@ LEAST_GAIN = 1e-5
 
 
 def scale_like(weight: Tensor, quant: TensorQuant) -> Tensor:
-    """A weight's scales, float32, of a shape that they can be multiplied with it in."""
+    """A weight's scales, float32, on its device, of a shape that they can be multiplied with it in."""
     shape = [1] * weight.dim()
     assert quant.axis is not None
     shape[quant.axis] = -1
-    return torch.tensor(quant.scale, dtype=torch.float32).view(shape)
+    return torch.tensor(quant.scale, dtype=torch.float32, device=weight.device).view(shape)
 
 
 def adaptively_rounded(steps: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ class Recipe:
         rate_weights: of Adam, in steps of a weight's scale.
         rate_scales: of Adam, for the natural logarithms of scales.
         rate_biases: of Adam, in the units of what a layer computes.
-        warmup: share of all steps in which the rates rise; then they fall by a cosine to zero.
+        warmup: share of all steps in which the rates rise; then they fall by a cosine to 0.
         frozen_scales: share of all steps, at the end, in which scales stay.
         clip: largest norm of the gradient of weights, of biases and of scales, each taken together; 0 for any.
-        averaging: share of the running average of what is learned that a step leaves, 0 for none; judged is the average.
+        averaging: share of the running average of what is learned that a step leaves, 0 for none. The average is what
+            is judged and kept.
         damping: weight of the mean square of weights' distances from whole steps (Nagel et al., "Overcoming
             Oscillations in Quantization-Aware Training", 2022), rising by a cosine; 0 for none.
         patience: epochs without a smaller distance before the training ends.

@@ -39,7 +39,7 @@ class Student:
 
         On a GPU convolutions and products of matrices take bfloat16; nothing is rounded to integers in it.
         """
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device.startswith("cuda")):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
             return [each.float() for each in self.learner.quantised(pixels)]
 
     def state(self) -> dict[str, Tensor]:

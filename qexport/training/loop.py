@@ -1,0 +1,298 @@
+"""The training loop: epochs of Adam, each judged on images that are held out from training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qexport.errors import InputError
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.distance import HeldOut, distance
+from qexport.optimisation.lone_threads import WORKERS, lone_threads
+from qexport.progress import Progress
+from qexport.training.images import Batch, Images
+from qexport.training.losses import Labelled, loss
+from qexport.training.recipe import Recipe
+from qexport.training.record import EpochRecord, TrainingRecord
+from qexport.training.state import Store, TrainingState
+from qexport.training.student import Student
+
+BETAS = (0.9, 0.99)
+"""Of Adam: few steps, so that the second moment has to forget sooner than by default."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+OF_OBJECTS = ("batch_idx", "cls", "bboxes", "keypoints")
+"""Labels of which a batch has a row for each object; of others it has one for each image."""
+AVERAGE, BEST = "average/", "best/"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a candidate.
+
+    Attributes:
+        candidate: the best of all epochs, or what came in where none was better.
+        record: how it went.
+    """
+
+    candidate: Candidate
+    record: TrainingRecord
+
+
+def train(
+    candidate: Candidate,
+    images: Images,
+    held_out: HeldOut,
+    recipe: Recipe,
+    store: Store | None,
+    progress: Progress,
+    labelled: Labelled | None = None,
+) -> Trained:
+    """Train; the same images, recipe and device give the same result, whether it went on from a state or not.
+
+    An interrupt (Ctrl-C) ends it with the best of the epochs that were whole.
+
+    Args:
+        images: to train on, none of them held out.
+        held_out: judges every epoch, by the distance of the simulated program from the float one.
+        store: keeps the state after each epoch, and has that of an earlier run to go on from.
+        labelled: the loss that `recipe.labels` is the share of.
+
+    Raises:
+        InputError: batches do not fit the program, or labels are wanted and there are none.
+    """
+    course = _Course(candidate, images, held_out, recipe, labelled)
+    known = store.load() if store else None
+    if known is not None:
+        course.restore(known)
+    on_cpu = course.student.device == "cpu"
+    repeatable: AbstractContextManager[object] = nullcontext()
+    if not on_cpu:
+        repeatable = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
+    stopped = ""
+    try:
+        with lone_threads(WORKERS if on_cpu else 1) as pool, repeatable:
+            course.begin(pool)
+            while not (stopped := course.ended):
+                course.epoch(pool, progress)
+                if store:
+                    store.save(course.state())
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    return course.result(stopped)
+
+
+class _Course:
+    """A training between its first step and its last."""
+
+    def __init__(
+        self, candidate: Candidate, images: Images, held_out: HeldOut, recipe: Recipe, labelled: Labelled | None
+    ) -> None:
+        if recipe.labels and labelled is None:
+            raise InputError("there is no loss for labels here", "train without labels")
+        self.images, self.held_out, self.recipe, self.labelled = images, held_out, recipe, labelled
+        self.student = Student(candidate, recipe)
+        self.learned = self.student.parameters
+        self.optimiser = torch.optim.Adam(
+            [{"params": list(each.values()), "lr": 0.0} for each in self.student.groups.values()], betas=BETAS
+        )
+        self.average = {name: each.detach().clone() for name, each in self.learned.items()}
+        self.best: dict[str, Tensor] = {}
+        self.epochs: tuple[EpochRecord, ...] = ()
+        self.step, self.start = 0, math.nan
+
+    @property
+    def best_epoch(self) -> EpochRecord | None:
+        """The epoch with the least distance, the earliest of several; None where none is better than the start."""
+        better = [each for each in self.epochs if each.distance < self.start]
+        return min(better, key=lambda each: each.distance, default=None)
+
+    @property
+    def ended(self) -> str:
+        """Why there is no further epoch, "" where there is one."""
+        if len(self.epochs) >= self.recipe.epochs:
+            return "all epochs"
+        best = self.best_epoch.number if self.best_epoch else 0
+        late = len(self.epochs) - best >= self.recipe.patience
+        return f"no better for {self.recipe.patience} epochs" if late else ""
+
+    def begin(self, pool: ThreadPoolExecutor) -> None:
+        """Judge what came in, unless an earlier run has."""
+        if math.isnan(self.start):
+            self.start = self._judged(self.student.candidate, pool)
+
+    def epoch(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        """Train an epoch and judge it."""
+        number, started, losses = len(self.epochs) + 1, time.perf_counter(), []
+        with progress.step(self._title(number), len(self.images)) as advance:
+            for batch in self.images.epoch(number):
+                losses.append(self._learn(batch, pool))
+                advance()
+            judged = self._judged(self._averaged(), pool)
+        done = EpochRecord(
+            number=number,
+            loss=float(torch.stack(losses).mean()),
+            distance=judged,
+            rates=self._rates(self.step - 1),
+            seconds=round(time.perf_counter() - started, 2),
+        )
+        self.epochs = (*self.epochs, done)
+        if self.best_epoch is done:
+            self.best = {name: each.cpu().clone() for name, each in self.average.items()}
+
+    def _title(self, number: int) -> str:
+        title = f"training, epoch {number} of {self.recipe.epochs}"
+        if not self.epochs:
+            return title
+        last = self.epochs[-1]
+        left = sum(each.seconds for each in self.epochs) / len(self.epochs) * (self.recipe.epochs - number + 1)
+        return f"{title} (loss {last.loss:.3f}, distance {self.start:.3f} → {last.distance:.3f}, {_words(left)} left)"
+
+    def _learn(self, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
+        """Go a step, and return the batch's loss."""
+        learned, count = list(self.learned.values()), len(batch.pixels)
+        pieces = list(_pieces(batch, self._piece(count)))
+        found = list(pool.map(self._slopes, pieces))
+        shares = [len(each.pixels) / count for each in pieces]
+        for parameter, *slopes in zip(learned, *(slopes for _, slopes in found), strict=True):
+            parameter.grad = torch.stack([slope * share for slope, share in zip(slopes, shares, strict=True)]).sum(
+                dim=0
+            )
+        self._adjust()
+        self.optimiser.step()
+        self.student.learner.bound()
+        self.step += 1
+        kept = min(self.recipe.averaging, self.step / (self.step + 9))  # the first steps are far from all others
+        for name, mean in self.average.items():
+            mean.lerp_(self.learned[name].detach(), 1 - kept)
+        return torch.stack([each * share for (each, _), share in zip(found, shares, strict=True)]).sum()
+
+    def _piece(self, count: int) -> int:
+        """How many images of a batch the program takes at once; each worker has a share of them."""
+        wanted = self.student.candidate.program.input
+        if wanted.dynamic:
+            return -(-count // (WORKERS if self.student.device == "cpu" else 1))
+        if count % wanted.batch:
+            remedy = f"train with a multiple of {wanted.batch}"
+            raise InputError(f"a batch has {count} images, and the program takes {wanted.batch} at once", remedy)
+        return wanted.batch
+
+    def _slopes(self, piece: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lost = loss(self.student, piece, self.recipe.labels, self.labelled)
+        return lost.detach(), torch.autograd.grad(lost, list(self.learned.values()), materialize_grads=True)
+
+    def _adjust(self) -> None:
+        """Clip gradients, dampen oscillations, and set the rates of this step."""
+        for group in self.student.groups.values():
+            if self.recipe.clip and group:
+                torch.nn.utils.clip_grad_norm_(group.values(), self.recipe.clip)
+        if self.recipe.damping:
+            self.student.dampen(self.recipe.damping * (1 - _falling(self._progress(self.step))))
+        for group, rate in zip(self.optimiser.param_groups, self._rates(self.step).values(), strict=True):
+            group["lr"] = rate
+
+    def _progress(self, step: int) -> float:
+        return step / max(1, self.recipe.epochs * len(self.images))
+
+    def _rates(self, step: int) -> Mapping[str, float]:
+        recipe, done = self.recipe, self._progress(step)
+        share = min(1.0, (done + self._progress(1)) / recipe.warmup) if done < recipe.warmup else 1.0
+        share *= _falling(max(0.0, (done - recipe.warmup) / (1 - recipe.warmup)) if recipe.warmup < 1 else 0.0)
+        scales = 0.0 if done >= 1 - recipe.frozen_scales else recipe.rate_scales
+        rates = {"weights": recipe.rate_weights, "biases": recipe.rate_biases, "scales": scales}
+        return {name: share * rate for name, rate in rates.items()}
+
+    def _averaged(self) -> Candidate:
+        """The student with the averages of what it has learned; it goes on with its own."""
+        own = self.student.state()
+        self.student.load(self.average)
+        try:
+            return self.student.result()
+        finally:
+            self.student.load(own)
+
+    def _judged(self, candidate: Candidate, pool: ThreadPoolExecutor) -> float:
+        return pool.submit(distance, candidate, self.held_out, device=self.student.device).result().mean
+
+    def state(self) -> TrainingState:
+        """All that the next epoch depends on, between two epochs."""
+        held = self.student.state()
+        held |= {AVERAGE + name: each.cpu().clone() for name, each in self.average.items()}
+        held |= {BEST + name: each for name, each in self.best.items()}
+        for name, parameter in self.learned.items():
+            held |= {f"{moment}/{name}": self.optimiser.state[parameter][moment].cpu().clone() for moment in MOMENTS}
+        return TrainingState(len(self.epochs), self.step, held, {"start": self.start}, self._record("under way"))
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from there."""
+        self.step, self.start, self.epochs = (
+            state.step,
+            state.numbers["start"],
+            state.record.epochs if state.record else (),
+        )
+        self.student.load(state.tensors)
+        for name, parameter in self.learned.items():
+            self.average[name].copy_(state.tensors[AVERAGE + name])
+            if BEST + name in state.tensors:
+                self.best[name] = state.tensors[BEST + name]
+            moments = {each: state.tensors[f"{each}/{name}"].to(parameter.device).clone() for each in MOMENTS}
+            self.optimiser.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+
+    def result(self, stopped: str) -> Trained:
+        """The best of what there is."""
+        if not self.best_epoch:
+            return Trained(self.student.candidate, self._record(stopped))
+        self.student.load(self.best)
+        return Trained(self.student.result(), self._record(stopped))
+
+    def _record(self, stopped: str) -> TrainingRecord:
+        return TrainingRecord(
+            profile=self.student.candidate.plan.profile,
+            epochs=self.epochs,
+            start=self.start,
+            best=self.best_epoch.number if self.best_epoch else 0,
+            stopped=stopped,
+            images=len(self.images) * self.recipe.batch,
+            held_out=sum(map(len, self.held_out.inputs)),
+            recipe=self.recipe,
+            device=_described(self.student.device),
+            seconds=round(sum(each.seconds for each in self.epochs), 2),
+        )
+
+
+def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
+    """Parts of a batch, of `size` images each; labels go with their images."""
+    for start in range(0, len(batch.pixels), size):
+        yield Batch(batch.pixels[start : start + size], _labels_of(batch.targets, start, size))
+
+
+def _labels_of(targets: Mapping[str, Tensor] | None, start: int, size: int) -> Mapping[str, Tensor] | None:
+    """Labels of some of a batch's images, numbered from the first of those."""
+    if targets is None:
+        return None
+    images = slice(start, start + size)
+    if "batch_idx" not in targets:
+        return {name: each[images] for name, each in targets.items()}
+    of = targets["batch_idx"].flatten()
+    chosen = (of >= start) & (of < start + size)
+    rows = {name: each[chosen if name in OF_OBJECTS else images] for name, each in targets.items()}
+    return rows | {"batch_idx": targets["batch_idx"][chosen] - start}
+
+
+def _falling(done: float) -> float:
+    """From 1 to 0 by a cosine."""
+    return (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _described(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
