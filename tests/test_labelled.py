@@ -249,6 +249,11 @@ def test_what_cannot_be_trained_with_labels_is_refused(tmp_path: Path) -> None:
         refused(replace(program, layout=replace(program.layout, head="queries")))
     with pytest.raises(InputError, match="no images to train on"):
         refused(images=[])
+    for image in images:
+        image.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"no image of .*data\.yaml can be trained on \(image .* is corrupt"):
+        refused()
+    shutil.rmtree(tmp_path / "links")
     label = tmp_path / "own" / "labels" / "train" / f"{images[0].stem}.txt"
     label.write_text("6 0.5 0.5 0.1 0.1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"there is no class 6.*row 1"):

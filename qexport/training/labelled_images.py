@@ -105,7 +105,7 @@ def labelled(
 
     Raises:
         UsageError: the head or the image size cannot be trained with labels.
-        InputError: there are no images, or a label is wrong.
+        InputError: there are no images, none that can be read, or a label is wrong.
     """
     check_trainable(program.layout)
     side = _side(program)
@@ -115,8 +115,13 @@ def labelled(
     _check_labels(dataset, paths, model)
     linked = make_evaluation_set(dataset, paths, folder, model.names, task=model.task)
     repair()  # Ultralytics imports torchvision
-    with seeded(seed):
-        made = _classes(linked, side) if model.task == "classify" else _objects(dataset, linked, model, side)
+    try:
+        with seeded(seed):
+            made = _classes(linked, side) if model.task == "classify" else _objects(dataset, linked, model, side)
+    except (RuntimeError, ValueError):  # so does Ultralytics say that it has left out all
+        made = []
+    if not len(made):
+        raise InputError(f"no image of {dataset.yaml} can be trained on ({_reason(paths[0])})", GIVE_LABELS)
     _report_skipped(made, linked, on_skip)
     return Labelled(made, Order(len(made), batch, seed, *shard), workers)
 
