@@ -31,9 +31,9 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """A command on twelve images, of which six are trained on."""
+    """A command on eight images, of which four are trained on."""
     images = tmp_path_factory.mktemp("data") / "images.txt"
-    images.write_text("".join(f"{path}\n" for path in demo_images("train", 12)), encoding="utf-8")
+    images.write_text("".join(f"{path}\n" for path in demo_images("train", 8)), encoding="utf-8")
     quick = ("--imgsz", "64", "--effort", "none", "--batch", "2", "--epochs", str(EPOCHS), "--patience", "0")
     return ("qat", MODEL, "--data", str(images), "--format", "tflite", *quick)
 
@@ -66,7 +66,7 @@ def test_a_run_leaves_a_checkpoint_with_its_origin_a_record_and_a_page(whole: Pa
     (profile,) = record(whole)["profiles"]
     assert profile["formats"] == ["tflite"]
     assert [each["number"] for each in profile["record"]["epochs"]] == list(range(1, EPOCHS + 1))
-    assert (profile["record"]["images"], profile["record"]["held_out"]) == (6, 6)
+    assert (profile["record"]["images"], profile["record"]["held_out"]) == (4, 4)
     found = learned(whole)
     assert found.provenance.model == "shapes26.pt"
     assert found.provenance.fingerprint == load_checkpoint(Path(MODEL)).fingerprint
@@ -77,6 +77,7 @@ def test_a_run_leaves_a_checkpoint_with_its_origin_a_record_and_a_page(whole: Pa
 def test_other_formats_are_exported_from_it(whole: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     file, data = str(whole / "shapes26_qat.pt"), words[words.index("--data") + 1]
     options = ("--format", "onnx,tflite", "--int8", "--imgsz", "64", "--no-eval", "--no-latency", "--quiet")
+    options += ("--effort", "none", "--calib-images", "2")
     assert main([file, "--data", data, *options, "--out", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert {each["format"] for each in report["artifacts"] if each["verification"]} == {"onnx", "tflite"}
