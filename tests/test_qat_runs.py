@@ -77,8 +77,8 @@ def test_a_run_leaves_a_checkpoint_with_its_origin_a_record_and_a_page(whole: Pa
 def test_other_formats_are_exported_from_it(whole: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     file, data = str(whole / "shapes26_qat.pt"), words[words.index("--data") + 1]
     options = ("--format", "onnx,tflite", "--int8", "--imgsz", "64", "--no-eval", "--no-latency", "--quiet")
-    options += ("--effort", "none", "--calib-images", "2")
-    assert main([file, "--data", data, *options, "--out", str(tmp_path / "out")]) == 0
+    quick = ("--effort", "none", "--calib-images", "2")
+    assert main([file, "--data", data, *options, *quick, "--out", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert {each["format"] for each in report["artifacts"] if each["verification"]} == {"onnx", "tflite"}
 
