@@ -12,17 +12,20 @@ from small_models import saved, small_model
 from trained import kept, numbers, trained
 
 from qexport.calibration.calibrate import calibrate
+from qexport.clock import Clock
 from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate
-from qexport.pipeline import export
+from qexport.pipeline import _read, export, request
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import OPENVINO, TFLITE, RuntimeProfile
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
+from qexport.progress import Silent
 from qexport.reporting.report import Report
+from qexport.steps.build import planned_candidate
 
 for extra in ("onnxruntime", "openvino", "litert_torch"):
     pytest.importorskip(extra, reason="needs the extra qexport[all]")
@@ -80,10 +83,14 @@ def test_every_format_verifies_by_what_was_learned_and_nothing_is_calibrated(mak
 
 def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
     path, candidate = make(OPENVINO)
-    report = exported(path, format="onnx", half=True)
-    (said,) = (each.text for each in report.warnings if "training" in each.text)
+    given = {"model": str(path), "imgsz": "64", "no_eval": True, "no_latency": True, "out": path.parent / "out"}
+    run = _read(make_job({**given, "format": "onnx", "half": True}), Clock(Silent()), None)
+    assert run.source.program.fingerprint == candidate.reference.fingerprint
+    (said,) = run.images.notes
     assert said.startswith("fp16 files have the float weights from before training")
-    assert report.model.program == candidate.reference.fingerprint
+    asked = request(run, "onnx", "fp16")
+    assert not asked.learned
+    assert planned_candidate(run.source, asked) == (None, ())
 
 
 def test_what_was_not_learned_needs_images_to_calibrate_with(make: Make, refused: Refusal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,21 +78,26 @@ def test_ultralytics_loads_the_file_and_predicts_as_before(file: Path, safe: boo
 
     monkeypatch.setattr(tasks, "SAFE_LOAD", safe)
     image = str(demo_images("val", 1)[0])
-    one, other = (YOLO(str(path)).predict(image, imgsz=64, verbose=False, device="cpu")[0] for path in (MODEL, file))
+    models: tuple[Any, ...] = (YOLO(str(MODEL)), YOLO(str(file)))
+    one, other = (model.predict(image, imgsz=64, verbose=False, device="cpu")[0] for model in models)
     assert len(other.boxes) > 0
     assert torch.equal(one.boxes.data, other.boxes.data)
     assert one.names == other.names
 
 
 def test_equal_files_have_equal_bytes_and_a_file_that_changed_meanwhile_is_refused(
-    file: Path, candidate: Candidate, tmp_path: Path
+    candidate: Candidate, tmp_path: Path
 ) -> None:
-    again = tmp_path / "another_name.pt"
-    kept(again, MODEL, load_checkpoint(MODEL).fingerprint, candidate)
-    assert again.read_bytes() == file.read_bytes()
+    model = saved(small_model(), tmp_path / "model.pt")
+    known, fingerprint = learned(candidate), load_checkpoint(model).fingerprint
+    known = replace(known, provenance=replace(known.provenance, fingerprint=fingerprint))
+    for name in ("one.pt", "other.pt"):
+        save_qat(tmp_path / name, model, known)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
+    model.write_bytes(model.read_bytes() + b" ")
     with pytest.raises(InputError, match="has changed while it was trained"):
-        save_qat(tmp_path / "never.pt", MODEL, learned(candidate))
-    assert [each.name for each in tmp_path.iterdir()] == ["another_name.pt"]
+        save_qat(tmp_path / "never.pt", model, known)
+    assert not (tmp_path / "never.pt").exists()
 
 
 @pytest.mark.parametrize("head", ["OBB", "Pose", "Segment", "Classify"])
@@ -99,14 +105,13 @@ def test_checkpoints_of_every_task(head: str, tmp_path: Path) -> None:
     from ultralytics.models import YOLO
 
     model, path = saved(small_model(head), tmp_path / "model.pt"), tmp_path / "model_qat.pt"
-    options = CaptureOptions(imgsz=(64, 64))
-    source = read_source(model, options)
+    source = read_source(model, CaptureOptions(imgsz=(64, 64)))
     plan = make_plan(source.program, synthetic_statistics(source.program.values), OPENVINO)
     made = trained(source.program, plan, OPENVINO)
     kept(path, model, source.checkpoint.fingerprint, made)
-    again = read_source(path, options)
-    assert (again.program.fingerprint, again.checkpoint.task) == (source.program.fingerprint, source.checkpoint.task)
-    found, _ = learned_candidate(read_learned(again.checkpoint.learned, path), again.program, OPENVINO, path)
+    again = load_checkpoint(path)
+    assert again.task == source.checkpoint.task
+    found, _ = learned_candidate(read_learned(again.learned, path), source.program, OPENVINO, path)
     assert numbers(found.plan) == numbers(made.plan)
     assert integers(found) == integers(made)
     loaded: Any = YOLO(str(path)).model
@@ -217,7 +222,8 @@ def test_what_was_learned_of_another_model_is_refused(candidate: Candidate, tiny
 def bomb() -> bytes:
     """An archive that says that it has more than memory holds."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**50,)})
+    write: Any = np.lib.format.write_array_header_1_0
+    write(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**50,)})
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("head.npy", stream.getvalue())
@@ -231,7 +237,7 @@ def pickled() -> bytes:
     return stream.getvalue()
 
 
-DAMAGED = {
+DAMAGED: Mapping[str, Callable[[bytes], bytes]] = {
     "no archive": lambda _: b"nothing",
     "cut short": lambda whole: whole[: len(whole) // 2],
     "a byte changed": lambda whole: whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:],
@@ -247,10 +253,15 @@ DAMAGED = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(candidate: Candidate) -> bytes:
+    return to_bytes(learned(candidate))
+
+
 @pytest.mark.parametrize("sample", DAMAGED)
-def test_damaged_bytes_are_refused_in_one_line(sample: str, candidate: Candidate) -> None:
+def test_damaged_bytes_are_refused_in_one_line(sample: str, whole: bytes) -> None:
     with pytest.raises(InputError) as caught:
-        read_learned(DAMAGED[sample](to_bytes(learned(candidate))), HERE)
+        read_learned(DAMAGED[sample](whole), HERE)
     assert "\n" not in str(caught.value)
     assert str(HERE) in str(caught.value)
 
