@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-gate bench-interrupts support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-gate bench-interrupts bench-training support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,6 +64,9 @@ bench-gate: setup  ## run the demo export twenty times against its own first rep
 
 bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
 	$(PY) benchmarks/interrupts.py
+
+bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
+	$(PY) benchmarks/training.py
 
 support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
 	$(PY) benchmarks/support.py $(ROWS)

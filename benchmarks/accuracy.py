@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,19 @@ class Runs:
         path.write_text("".join(f"{each}\n" for each in chosen), encoding="utf-8")
         return str(path)
 
-    def rows(self, model: str, what: str, formats: str, data: str, evaluation: str, *options: str) -> list[Row]:
-        """Export and score a model in several formats."""
+    def rows(
+        self, model: str, what: str, formats: str, data: str, evaluation: str, *options: str, file: Path | None = None
+    ) -> list[Row]:
+        """Export and score a model in several formats; `file`: where it is not one of the shared ones."""
         out = self.scratch / f"{model}-{what}".replace(" ", "-")
-        words = [str(QEXPORT), str(self.shared / f"models/{model}.pt"), "--format", formats, *options, "--quiet"]
+        words = [
+            str(QEXPORT),
+            str(file or self.shared / f"models/{model}.pt"),
+            "--format",
+            formats,
+            *options,
+            "--quiet",
+        ]
         words += ["--data", str(self.shared / f"datasets/{data}/{data}.yaml"), "--eval-data", evaluation]
         words += ["--no-build"] if "tensorrt" in formats else []
         subprocess.run([*words, "--no-latency", "--out", str(out)], check=True)
@@ -149,15 +158,16 @@ def shift_of(row: Row) -> float | None:
     return float(found["shift"]) if found else None
 
 
-def print_table(title: str, rows: Sequence[Row]) -> None:
+def print_table(title: str, rows: Iterable[Row]) -> None:
     """Print Markdown."""
-    print(f"\n{title}\n\n| model | format | fidelity | mAP50-95, share of FP32's | shift of confidence |")
-    print("| --- | --- | --- | --- | --- |")
+    print(f"\n{title}\n\n| model | what | format | fidelity | mAP50-95, share of FP32's | shift of confidence |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         span, kept, moved = row.accuracy.get("fidelity_interval"), row.accuracy.get("retention"), shift_of(row)
         interval = f" ({span[0]:.3f} to {span[1]:.3f})" if span else ""
         share, shift = f"{100 * kept:.1f} %" if kept else "", "" if moved is None else f"{moved:+.3f}"
-        print(f"| {row.model} | {row.format} | {row.fidelity:.4f}{interval} | {share} | {shift} |", flush=True)
+        line = f"| {row.model} | {row.what} | {row.format} | {row.fidelity:.4f}{interval} | {share} | {shift} |"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,17 @@ if TYPE_CHECKING:
     from qexport.programs.program import Program
     from qexport.reporting.load import load_report
     from qexport.reporting.sensitivity_file import load_sensitivity
+    from qexport.reporting.training_report import TrainingReport, load_training
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
     from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
     from qexport.steps.sensitivity import sensitivity
+    from qexport.steps.train import train
     from qexport.steps.verify import Verified, verify
+    from qexport.training.loop import Trained
+    from qexport.training.recipe import Recipe
+    from qexport.training.record import TrainingRecord
 
 __all__ = [
     "Backend",
@@ -63,6 +68,7 @@ __all__ = [
     "QexportError",
     "QuantPlan",
     "Quantiser",
+    "Recipe",
     "Runner",
     "RuntimeProfile",
     "Sensitivity",
@@ -74,6 +80,9 @@ __all__ = [
     "Target",
     "Task",
     "TensorQuant",
+    "Trained",
+    "TrainingRecord",
+    "TrainingReport",
     "Verified",
     "WeightPass",
     "__version__",
@@ -86,6 +95,7 @@ __all__ = [
     "load_report",
     "load_sensitivity",
     "load_table",
+    "load_training",
     "lower",
     "make_job",
     "make_target",
@@ -97,6 +107,7 @@ __all__ = [
     "save_plan",
     "save_table",
     "sensitivity",
+    "train",
     "verify",
     "worker_process",
 ]
@@ -128,12 +139,17 @@ _MODULES = {
     "programs.program": ("Program",),
     "reporting.load": ("load_report",),
     "reporting.sensitivity_file": ("load_sensitivity",),
+    "reporting.training_report": ("TrainingReport", "load_training"),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),
     "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
     "steps.sensitivity": ("sensitivity",),
+    "steps.train": ("train",),
     "steps.verify": ("Verified", "verify"),
+    "training.loop": ("Trained",),
+    "training.recipe": ("Recipe",),
+    "training.record": ("TrainingRecord",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from qexport.progress import Progress
+from qexport.progress import Advance, Progress
 
 
 class Clock:
@@ -35,7 +35,7 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + each, 2)
 
     @contextmanager
-    def step(self, name: str, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def step(self, name: str, title: str, total: int | None = None) -> Iterator[Advance]:
         """Show `title` and time the block; steps of one name add up."""
         with self.timed(name), self.progress.step(title, total) as advance:
             yield advance

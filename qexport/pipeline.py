@@ -91,7 +91,7 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     clock = Clock(progress)
     baseline = load_baseline(job.baseline) if job.baseline else None
     with clock.step("read", "Reading model and data"):
-        run = _read(job, clock, beside)
+        run = read_run(job, clock, beside)
         if baseline:
             check_baseline(baseline, job, run.source, run.images)
     checkpoint, program = run.source.checkpoint, run.source.program
@@ -99,7 +99,7 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
         run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
-        table = _table(run)
+        table = calibrated(run)
         if table and not job.calibration:
             save_table(table, folder / "calibration.npz")
         run = replace(run, images=replace(run.images, notes=(*run.images.notes, *_unweighted(run, table))))
@@ -122,14 +122,14 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
     """
     clock = Clock(progress)
     with clock.step("read", "Reading model and data"):
-        run = _read(job, clock, None)
-    table = _table(run)
+        run = read_run(job, clock, None)
+    table = calibrated(run)
     candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
 
 
-def _read(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
+def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
     choice = _image_choice(job)
     images = select_images(choice, task_known=has_task_metadata(job))
@@ -203,7 +203,7 @@ def has_task_metadata(job: ExportJob) -> bool:
     return described(read_file(Path(job.model)).metadata) is not None
 
 
-def _table(run: Run) -> CalibrationTable | None:
+def calibrated(run: Run) -> CalibrationTable | None:
     """Calibrate, or read the table that was given; None where nothing needs one."""
     job, program, images = run.job, run.source.program, run.images.calibration
     if job.calibration and job.calibrates:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+
+
+class Advance(Protocol):
+    """Called after each part of a step."""
+
+    def __call__(self, note: str = "", /) -> None:
+        """Count the part; `note`: what is to be seen beside the title from now on, "" for what was."""
+        ...
 
 
 class Progress(Protocol):
     """Shows the steps of a run."""
 
-    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Open a step of `total` parts (None: unknown); call what it yields after each part."""
         ...
 
@@ -18,9 +25,9 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Do nothing."""
-        return nullcontext(lambda: None)
+        return nullcontext(lambda note="": None)
 
 
 class Titled:
@@ -29,6 +36,6 @@ class Titled:
     def __init__(self, progress: Progress, more: str) -> None:
         self._progress, self._more = progress, more
 
-    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Open the step there."""
         return self._progress.step(f"{title}{self._more}", total)

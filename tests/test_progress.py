@@ -39,6 +39,16 @@ def test_in_a_pipe_a_step_is_a_line_with_its_time(title: str, total: int | None,
     assert re.fullmatch(line, found)
 
 
+def test_the_last_note_stands_behind_the_time() -> None:
+    stream = io.StringIO()
+    with Lines(Console(file=stream)).step("Epoch 1 of 2", 3) as advance:
+        advance("loss 0.5")
+        advance("loss 0.4")
+        advance()
+    (found,) = lines_of(stream)
+    assert re.fullmatch(r"✓ Epoch 1 of 2 \(3\): \d\.\d s, loss 0\.4", found)
+
+
 def test_the_time_is_that_of_the_step() -> None:
     stream = io.StringIO()
     with Lines(Console(file=stream)).step("Waiting"):
@@ -110,6 +120,9 @@ def test_something_moves_before_the_first_step(terminal: io.TextIOWrapper) -> No
         with progress.step("Reading", 3) as advance:
             advance()
             assert [task.description for task in progress._bar.tasks] == ["Reading"]
+            advance("loss [red]")
+            advance()
+            assert progress._bar.tasks[0].description == r"Reading: loss \[red]"
         assert progress._bar.tasks[0].finished
 
 

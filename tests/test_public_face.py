@@ -39,6 +39,7 @@ NAMES = {
         "RuntimeProfile",
     ),
     *("Sensitivity", "load_sensitivity", "sensitivity"),
+    *("Recipe", "Trained", "TrainingRecord", "TrainingReport", "load_training", "train"),
     *("SharedScale", "Statistics", "StoredGraph", "StoredTensor", "check_precision"),
     *("make_target", "measure", "plan", "read_model", "save_plan", "save_table", "verify", "worker_process"),
 }

@@ -160,7 +160,7 @@ def test_a_run_waits_for_another_and_a_killed_one_blocks_nobody(tmp_path: Path, 
         def step(self, title: str, total: int | None = None) -> Any:
             waited.append(title)
             os.kill(first.pid, signal.SIGKILL)  # no cleanup of its own
-            yield lambda: None
+            yield lambda _="": None
 
     with run_folder(tmp_path / "out", True, OWN, Told()) as folder:
         assert list(folder.iterdir()) == []  # nothing but what runs write

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ from qexport.job.offload import offloaded_formats
 from qexport.job.options import ExportJob
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
-from qexport.progress import Progress
+from qexport.progress import Advance, Progress
 from qexport.steps.build import BuildRequest, Built, build, ready
 from qexport.steps.plan import make_target
 from qexport.system import machine
@@ -80,10 +80,10 @@ class Noted:
         self.notes: list[str] = []
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
         self.notes.append(f"{title} of {total}")
         try:
-            yield lambda: self.notes.append("one more")
+            yield lambda note="": self.notes.append(f"one more {note}".strip())
         finally:
             self.notes.append(f"{title} is over")
 
@@ -91,8 +91,8 @@ class Noted:
 def steps(count: int, *, progress: Progress) -> int:
     """A task that is imported by name in the other process."""
     with progress.step("counting", count) as advance, progress.step("besides"):
-        for _ in range(count):
-            advance()
+        for number in range(count):
+            advance(f"behind {number}" if number else "")
     return count
 
 
@@ -108,7 +108,14 @@ def test_steps_of_another_process_are_shown_here() -> None:
         with pytest.raises(InputError):
             worker.submit(Task(fails, shown=True)).result()
     assert Inline(progress=here).submit(Task(steps, (2,), shown=True)).result() == 2
-    counted = ["counting of 2", "besides of None", "one more", "one more", "besides is over", "counting is over"]
+    counted = [
+        "counting of 2",
+        "besides of None",
+        "one more",
+        "one more behind 1",
+        "besides is over",
+        "counting is over",
+    ]
     assert here.notes == counted
     assert there.notes == [*counted, "trying of None", "trying is over"]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import DEMO
 
+from qexport.system.signals import STOPPING
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -192,6 +194,37 @@ def test_many_signals_are_one(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
     assert (process.returncode, errors) == (130, "qexport: error: interrupted\n")
+
+
+STOPS = """
+from qexport.system.signals import stop_request
+with stop_request() as stopped:
+    print("there", flush=True)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not (stopped() and {leaves}):
+        time.sleep(0.01)
+    print("state saved", flush=True)
+"""
+
+
+def test_work_that_asks_for_it_ends_by_itself_on_the_first_interrupt(tmp_path: Path) -> None:
+    process = start(tmp_path, "-c", script(STOPS.format(leaves=True)))
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("state saved\n", f"qexport: {STOPPING}\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals) -> None:
+    process = start(tmp_path, "-c", script(STOPS.format(leaves=False)))
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == f"qexport: {STOPPING}\n"
+    assert ended(process, second) == []
 
 
 def test_what_was_started_to_ignore_a_signal_ignores_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.console import option as _option
+from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
 from qexport.errors import GateError, QexportError
@@ -34,7 +35,8 @@ EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
-    "'qexport sensitivity' measures what each layer costs. "
+    "'qexport sensitivity' measures what each layer costs, "
+    "'qexport qat' trains with the rounding in place. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
@@ -253,13 +255,15 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
 
 verbs_app.command("report")(report_command)
 verbs_app.command("sensitivity")(sensitivity_command)
-VERBS = {"demo": verbs_app, "formats": verbs_app, "report": verbs_app, "sensitivity": verbs_app}
+verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
+VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity"), verbs_app)
 CHECKS = ("verify", "diff")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
     words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
+    words = with_share(words) if words[0] == "qat" else words
     app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
     if app is export_app and (meant := _mistyped(words[0])):
         return fail(f"{words[0]} is neither a file nor a verb: did you mean qexport {meant}", 2)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from qexport.progress import Progress, Silent
+from qexport.progress import Advance, Progress, Silent
 
 HEARTBEAT = 60.0
 """Seconds after which a step in a pipe says that it is still there: CI services stop jobs that are silent for long."""
@@ -38,12 +39,16 @@ class Drawn:
         self._starting = [bar.add_task("Starting", total=None)]
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """Draw one bar for the time of the block."""
         while self._starting:
             self._bar.remove_task(self._starting.pop())
         task = self._bar.add_task(title, total=total)
-        yield lambda: self._bar.advance(task)
+
+        def advance(note: str = "") -> None:
+            self._bar.update(task, advance=1, description=f"{title}: {escape(note)}" if note else None)
+
+        yield advance
         self._bar.update(task, total=total or 1, completed=total or 1)
 
 
@@ -55,17 +60,18 @@ class Lines:
         self._heartbeat = heartbeat
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """Print the title and the seconds that the block took."""
-        started, parts, done = time.monotonic(), [0], threading.Event()
+        started, parts, notes, done = time.monotonic(), [0], [""], threading.Event()
 
-        def advance() -> None:
+        def advance(note: str = "") -> None:
             parts[0] += 1
+            notes[0] = f", {note}" if note else notes[0]
 
         def tell() -> None:
             while not done.wait(self._heartbeat):
                 so_far = f"{parts[0]} of {total}" if total else "still at it"
-                self._print(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s")
+                self._print(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s{notes[0]}")
 
         teller = threading.Thread(target=tell, name="heartbeat", daemon=True)
         teller.start()
@@ -75,7 +81,7 @@ class Lines:
             done.set()
             teller.join()
         count = f" ({total})" if total else ""
-        self._print(f"✓ {title}{count}: {time.monotonic() - started:.1f} s")
+        self._print(f"✓ {title}{count}: {time.monotonic() - started:.1f} s{notes[0]}")
 
     def _print(self, line: str) -> None:
         print(line, file=self._console.file, flush=True)

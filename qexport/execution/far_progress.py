@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from qexport.progress import Progress
+from qexport.progress import Advance, Progress
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class StepEvent:
         step: its number.
         happened: "opened", "advanced" or "closed".
         title, total: of one that is opened.
+        note: that came with an advance.
     """
 
     step: int
     happened: str
     title: str = ""
     total: int | None = None
+    note: str = ""
 
 
 class Told:
@@ -32,13 +34,13 @@ class Told:
         self._tell, self._count = tell, 0
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """Tell of a step when it opens, advances and closes."""
         self._count += 1
         number = self._count
         self._tell(StepEvent(number, "opened", title, total))
         try:
-            yield lambda: self._tell(StepEvent(number, "advanced"))
+            yield lambda note="": self._tell(StepEvent(number, "advanced", note=note))
         finally:
             self._tell(StepEvent(number, "closed"))
 
@@ -48,7 +50,7 @@ class Shown:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._open: dict[int, tuple[ExitStack, Callable[[], None]]] = {}
+        self._open: dict[int, tuple[ExitStack, Advance]] = {}
 
     def __enter__(self) -> Shown:
         """Start with no step."""
@@ -65,6 +67,6 @@ class Shown:
             stack = ExitStack()
             self._open[event.step] = stack, stack.enter_context(self._progress.step(event.title, event.total))
         elif event.happened == "advanced":
-            self._open[event.step][1]()
+            self._open[event.step][1](event.note)
         else:
             self._open.pop(event.step)[0].close()

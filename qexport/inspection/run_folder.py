@@ -55,13 +55,29 @@ def run_folder(wanted: Path, named: bool, model: Model, progress: Progress) -> I
         if not named and _of_another(folder, model) and folder != own:
             continue
         make_folder(folder)
-        with _locked(folder, progress):
+        with locked(folder, progress):
             other = _of_another(folder, model)
             if not other:
                 yield folder
                 return
         if folder == (wanted if named else own):
             raise InputError(f"folder {folder} holds {other}", "give another --out, or remove the folder")
+
+
+@contextmanager
+def locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold a folder's lock for the time of the block; wait for who holds it."""
+    release = _lock(folder)
+    if release is None:
+        with progress.step(f"Waiting for another run that writes to {folder}"):
+            while release is None:
+                time.sleep(PAUSE)
+                make_folder(folder)
+                release = _lock(folder)
+    try:
+        yield
+    finally:
+        release()
 
 
 def _of_another(folder: Path, model: Model) -> str:
@@ -148,22 +164,6 @@ def _entries(path: Path) -> list[dict[str, Any]]:
 
 def _file(entry: Mapping[str, Any]) -> str:
     return str(entry["path"]).replace("\\", "/").rsplit("/", 1)[-1]
-
-
-@contextmanager
-def _locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the folder's lock; wait for who holds it."""
-    release = _lock(folder)
-    if release is None:
-        with progress.step(f"Waiting for another run that writes to {folder}"):
-            while release is None:
-                time.sleep(PAUSE)
-                make_folder(folder)
-                release = _lock(folder)
-    try:
-        yield
-    finally:
-        release()
 
 
 def _lock(folder: Path) -> Callable[[], None] | None:

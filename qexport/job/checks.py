@@ -72,7 +72,7 @@ def _precisions(job: ExportJob) -> tuple[str, ...]:
     return (*PRECISIONS, *sorted(own - {*PRECISIONS}))
 
 
-def _given(job: ExportJob, option: str) -> Any:
+def _given(job: object, option: str) -> Any:
     return getattr(job, option.replace("-", "_"))
 
 
@@ -85,7 +85,7 @@ class Range:
     wanted: str
     shown: Callable[[Any], str] = str
 
-    def check(self, job: ExportJob) -> None:
+    def check(self, job: object) -> None:
         """Raise `UsageError` where it has another."""
         value = _given(job, self.option)
         if value is not None and not self.good(value):
@@ -100,7 +100,7 @@ class Choice:
     words: tuple[str, ...]
     aliases: Mapping[str, Iterable[str]] | None = None
 
-    def check(self, job: ExportJob) -> None:
+    def check(self, job: object) -> None:
         """Raise `UsageError` where it has another, with the one that was probably meant."""
         given = _given(job, self.option)
         for value in given if isinstance(given, tuple) else (given,):

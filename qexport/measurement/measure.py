@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
-from qexport.data.dataset import Dataset
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.selection import RunImages
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
@@ -163,7 +162,6 @@ def _timed(
 
 
 def _accuracies(run: _Run) -> dict[Path, Accuracy]:
-    assert run.images.evaluation_data is not None
     found: dict[Path, Accuracy] = {}
     references: dict[str, Detections] = {}
     scored = sorted((r for r in run.results if r.runs_here), key=lambda r: r.artifact.precision != "fp32")
@@ -172,7 +170,7 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
         tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
     ):
         place = Path(scratch) / "data"
-        data = _evaluation_set(run, run.images.evaluation_data, place)
+        data = evaluation_set(run.program, run.task, run.images, place)
         for item in scored:
             path = item.artifact.path
             with attempt(run.missing, "accuracy", path):
@@ -182,11 +180,17 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
     return found
 
 
-def _evaluation_set(run: _Run, data: Dataset, folder: Path) -> EvaluationSet:
-    if run.task == "pose" and data.kpt_shape is None:
-        data = replace(data, kpt_shape=run.program.layout.shape)
-    images = run.images
-    return make_evaluation_set(data, images.evaluation, folder, images.classes, task=run.task, labelled=images.labelled)
+def evaluation_set(program: Program, task: str, images: RunImages, folder: Path) -> EvaluationSet:
+    """The evaluation images of a run, which have a data set, as validators read them.
+
+    Args:
+        folder: new; there as long as they are read.
+    """
+    data = images.evaluation_data
+    assert data is not None
+    if task == "pose" and data.kpt_shape is None:
+        data = replace(data, kpt_shape=program.layout.shape)
+    return make_evaluation_set(data, images.evaluation, folder, images.classes, task=task, labelled=images.labelled)
 
 
 def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: Detections | None) -> Accuracy:

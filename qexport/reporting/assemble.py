@@ -49,6 +49,8 @@ from qexport.reporting.warnings import (
 )
 from qexport.system.machine import Environment, cpu_kind
 from qexport.tasks import SCORING
+from qexport.training.qat_file import read_learned
+from qexport.training.record import TrainingRecord
 from qexport.verification.result import ArtifactResult, float_counterparts
 
 
@@ -104,8 +106,16 @@ def make_report(
         warnings=run_warnings(options, checkpoint, inputs.table, images),
         failures=tuple(failure_of(name, error) for name, error in failures),
         saved=options.saved,
+        training=_training(checkpoint),
         environment=environment,
     )
+
+
+def _training(checkpoint: Checkpoint) -> tuple[TrainingRecord, ...]:
+    """What the checkpoint says of how it was trained for integers."""
+    if not checkpoint.learned:
+        return ()
+    return tuple(each.record for each in read_learned(checkpoint.learned, checkpoint.path).profiles)
 
 
 def with_artifacts(report: Report, measured: Measured, inputs: Inputs, seconds: Mapping[str, float]) -> Report:

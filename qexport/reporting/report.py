@@ -18,6 +18,7 @@ from qexport.optimisation.repair_record import RepairRecord
 from qexport.system.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
+from qexport.training.record import TrainingRecord
 from qexport.verification.likeness import Likeness
 from qexport.verification.outcome import OutputFidelity, Verification
 from qexport.version import __version__
@@ -306,6 +307,7 @@ class Report:
         gate: rules that were checked, None where none was set.
         unmeasured: what could not be measured or rendered; of artifacts it is among their warnings, too.
         saved: where this report was saved.
+        training: what became of the training that the checkpoint comes from, for each profile; empty for any other.
     """
 
     command: str
@@ -321,6 +323,7 @@ class Report:
     baseline: BaselineInfo | None = None
     unmeasured: tuple[Unmeasured, ...] = ()
     saved: str = ""
+    training: tuple[TrainingRecord, ...] = ()
     environment: Environment = field(default_factory=Environment)
     schema: int = SCHEMA
     qexport: str = __version__

@@ -110,7 +110,7 @@ def build(source: Source, request: BuildRequest, *, progress: Progress = SILENT)
     with clock.timed(f"plan_{name}"):
         candidate, told = planned_candidate(source, request)
     notes += told
-    candidate, records = _optimised(candidate, request, progress, clock)
+    candidate, records = optimised(candidate, request, progress, clock)
     seen = None
     if candidate and request.images and computes_in_integers(target):
         with clock.timed(f"simulate_{name}"):
@@ -199,7 +199,7 @@ def replanner(request: BuildRequest, candidate: Candidate) -> Replan | None:
     return replan
 
 
-def _optimised(
+def optimised(
     candidate: Candidate | None, request: BuildRequest, progress: Progress, clock: Clock
 ) -> tuple[Candidate | None, tuple[PassRecord, ...]]:
     """Run the passes that are asked for, where there are integers to make better."""

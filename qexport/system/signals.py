@@ -4,6 +4,7 @@ An exception that a handler raises is not enough: it comes up wherever the main 
 compiled libraries, `contextlib.suppress`, finalisers and exit functions swallow it. So nothing is raised. Python's own
 C handler writes the signal's number to a pipe at once (`signal.set_wakeup_fd`), whatever the main thread is busy with.
 A thread waits there, ends child processes, clears up and ends the process. The main thread is held meanwhile.
+Work that can end by itself asks for a `stop_request`, which a first Ctrl-C makes instead.
 
 Only modules that cost nothing are imported here: the command is interruptible before anything else is loaded.
 """
@@ -16,8 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 LINES = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated"), "SIGHUP": (129, "the terminal was closed")}
@@ -26,8 +27,41 @@ MAX_SECONDS = 5.0
 """What clearing up may take before the process ends without it."""
 SHOW_CURSOR = "\x1b[?25h"
 
+STOPPING = "stopping behind this step; Ctrl-C again ends at once"
+
 at_end: list[Callable[[], None]] = []
 """What clears up when a signal ends the process; called in a thread of its own, without any lock."""
+
+
+class StopRequest:
+    """A wish to stop, for work that ends by itself in a state that can be used.
+
+    Attributes:
+        made: it was.
+        heard: by the thread that waits for signals, for which the next one is another.
+    """
+
+    def __init__(self) -> None:
+        self.made = self.heard = False
+
+    def __call__(self) -> bool:
+        """Whether it was made."""
+        return self.made
+
+
+stop_requests: list[StopRequest] = []
+"""What a first Ctrl-C makes in place of ending the process: the last one."""
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Yield what a first Ctrl-C in the block makes; a second one ends the process."""
+    request = StopRequest()
+    stop_requests.append(request)
+    try:
+        yield request
+    finally:
+        stop_requests.remove(request)
 
 
 class Ending:
@@ -58,6 +92,9 @@ class Ending:
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         """Keep the main thread from going on, and so from printing or from ending with another code."""
+        if number == signal.SIGINT and stop_requests:
+            stop_requests[-1].made = True
+            return
         if not self._waits:
             self._end(number)
         self._first = self._first or time.monotonic()
@@ -73,7 +110,11 @@ class Ending:
         self._waits = True
         while True:
             number = os.read(self._arrived, 1)[0]
-            if number in self._lines:
+            request = stop_requests[-1] if number == signal.SIGINT and stop_requests else None
+            if request and not request.heard:
+                request.made = request.heard = True
+                self._write(STOPPING)
+            elif number in self._lines:
                 self._end(number)
 
     def _end(self, number: int) -> None:
@@ -91,8 +132,11 @@ class Ending:
         if not self._said:
             self._said = True
             start = f"\n{SHOW_CURSOR}" if os.isatty(self._terminal) else ""
-            with suppress(OSError):
-                os.write(self._terminal, f"{start}qexport: error: {self._lines[number][1]}\n".encode())
+            self._write(f"error: {self._lines[number][1]}", start)
+
+    def _write(self, line: str, start: str = "") -> None:
+        with suppress(OSError):
+            os.write(self._terminal, f"{start}qexport: {line}\n".encode())
 
     def _forget(self) -> None:
         """A fork has no thread that waits: signals end it as they end any process."""

@@ -20,7 +20,7 @@ from qexport.progress import Progress
 from qexport.training.images import Batch, Images
 from qexport.training.losses import Labelled, loss
 from qexport.training.recipe import Recipe
-from qexport.training.record import EpochRecord, TrainingRecord
+from qexport.training.record import INTERRUPTED, EpochRecord, TrainingRecord
 from qexport.training.state import Store, TrainingState
 from qexport.training.student import Student
 
@@ -84,7 +84,7 @@ def train(
                 if store:
                     store.save(course.state())
     except KeyboardInterrupt:
-        stopped = "interrupted"
+        stopped = INTERRUPTED
     return course.result(stopped)
 
 
@@ -119,7 +119,7 @@ class _Course:
         if len(self.epochs) >= self.recipe.epochs:
             return "all epochs"
         best = self.best_epoch.number if self.best_epoch else 0
-        late = len(self.epochs) - best >= self.recipe.patience
+        late = 0 < self.recipe.patience <= len(self.epochs) - best
         return f"no better for {self.recipe.patience} epochs" if late else ""
 
     def begin(self, pool: ThreadPoolExecutor) -> None:
@@ -130,29 +130,27 @@ class _Course:
     def epoch(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
         """Train an epoch and judge it."""
         number, started, losses = len(self.epochs) + 1, time.perf_counter(), []
-        with progress.step(self._title(number), len(self.images)) as advance:
+        with progress.step(f"Training, epoch {number} of {self.recipe.epochs}", len(self.images) + 1) as advance:
             for batch in self.images.epoch(number):
                 losses.append(self._learn(batch, pool))
                 advance()
             judged = self._judged(self._averaged(), pool)
-        done = EpochRecord(
-            number=number,
-            loss=float(torch.stack(losses).mean()),
-            distance=judged,
-            rates=self._rates(self.step - 1),
-            seconds=round(time.perf_counter() - started, 2),
-        )
-        self.epochs = (*self.epochs, done)
+            done = EpochRecord(
+                number=number,
+                loss=float(torch.stack(losses).mean()),
+                distance=judged,
+                rates=self._rates(self.step - 1),
+                seconds=round(time.perf_counter() - started, 2),
+            )
+            self.epochs = (*self.epochs, done)
+            advance(self._told(done))
         if self.best_epoch is done:
             self.best = {name: each.cpu().clone() for name, each in self.average.items()}
 
-    def _title(self, number: int) -> str:
-        title = f"training, epoch {number} of {self.recipe.epochs}"
-        if not self.epochs:
-            return title
-        last = self.epochs[-1]
-        left = sum(each.seconds for each in self.epochs) / len(self.epochs) * (self.recipe.epochs - number + 1)
-        return f"{title} (loss {last.loss:.3f}, distance {self.start:.3f} → {last.distance:.3f}, {_words(left)} left)"
+    def _told(self, last: EpochRecord) -> str:
+        """An epoch's figures beside those before training, and how long all others are going to take."""
+        left = sum(each.seconds for each in self.epochs) / last.number * (self.recipe.epochs - last.number)
+        return f"loss {last.loss:.3f}, distance {self.start:.3f} → {last.distance:.3f}, {_words(left)} left"
 
     def _learn(self, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
         """Go a step, and return the batch's loss."""

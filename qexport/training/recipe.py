@@ -26,7 +26,7 @@ class Recipe:
             is judged and kept.
         damping: weight of the mean square of weights' distances from whole steps (Nagel et al., "Overcoming
             Oscillations in Quantization-Aware Training", 2022), rising by a cosine; 0 for none.
-        patience: epochs without a smaller distance before the training ends.
+        patience: epochs without a smaller distance before the training ends, 0 for all epochs.
         weights: "within-step" lets each weight go no further than a step from where it was, in a scale that stays;
             "free" ones go anywhere, and their scales are learned, too.
         labels: share of the labelled loss: 0 needs no labels, 1 has no teacher.

@@ -9,6 +9,9 @@ from typing import Any
 from qexport.system.json_form import from_plain, to_plain
 from qexport.training.recipe import Recipe
 
+INTERRUPTED = "interrupted"
+"""Why a training ended that the user did not let go on."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:

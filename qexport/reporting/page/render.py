@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
+from qexport.reporting.page.environment import environment
 from qexport.reporting.page.pareto import pareto
+from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.report import Report, file_name
 
@@ -20,27 +19,19 @@ def render(report: Report) -> str:
     """The page, one HTML document that loads nothing."""
     entries = content.entries_of(report)
     asked = content.asked_of(entries)
-    environment = Environment(
-        loader=PackageLoader("qexport.reporting.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
+    pages = environment()
+    pages.globals |= {
         "figure": partial(figure, report),
-        "cell": cell,
         "lookup": partial(lookup, report),
         "charts": charts,
+        "curves": curves,
         "content": content,
         "file_name": file_name,
         "format_name": display_name,
         "drawn": gallery,
         "pareto": pareto,
-        "style": asset("page.css"),
-        "script": asset("page.js"),
     }
-    return environment.get_template("page.html").render(
+    return pages.get_template("page.html").render(
         report=report,
         entries=entries,
         asked=asked,
@@ -62,13 +53,3 @@ def figure(report: Report, path: str) -> Markup:
     if value is None:
         return Markup('<span class="nothing">{}</span>').format(NOTHING)
     return Markup('<data data-figure="{}" value="{}">{}</data>').format(path, value, typeset(value, form_of(path)))
-
-
-def cell(value: Any, name: str) -> str:
-    """A figure in a table whose rows and columns say where it comes from."""
-    return typeset(value, form_of(name))
-
-
-def asset(name: str) -> Markup:
-    """A file beside the templates, as it is."""
-    return Markup(files("qexport.reporting.page").joinpath("templates", name).read_text(encoding="utf-8"))

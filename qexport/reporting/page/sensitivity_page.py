@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import PercentFormatter
 
 from qexport.optimisation.sensitivity_record import Sensitivity, SensitivityRow
-from qexport.reporting.page.render import asset, cell
+from qexport.reporting.page.environment import environment
 from qexport.reporting.page.svg import ASKED, INK, SOFT, axes_in, drawing, svg_of, themed
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.system.files import write_text
@@ -28,19 +27,9 @@ def write_sensitivity(found: Sensitivity, path: Path, model: str) -> None:
     Raises:
         InputError: the page cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("qexport.reporting.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     blocks = [row for row in found.rows if row.kind == "block"]
     charts = {"Blocks": bars(found, blocks, "blocks"), "Layers and joints": bars(found, found.single, "layers")}
-    page = environment.get_template("sensitivity.html").render(
-        found=found, model=model, charts=charts, cell=cell, style=asset("page.css"), script=asset("page.js")
-    )
-    write_text(path, page)
+    write_text(path, environment().get_template("sensitivity.html").render(found=found, model=model, charts=charts))
 
 
 @themed

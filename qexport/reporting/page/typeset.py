@@ -43,6 +43,8 @@ FORMS: Mapping[str, Form] = {
     "edge_error": Form(".2f"),
     "edge_error_p95": Form(".2f"),
     "images": COUNT,
+    "held_out": COUNT,
+    "start": Form(".4g"),
     "resamples": COUNT,
     "labels": COUNT,
     "matched": COUNT,

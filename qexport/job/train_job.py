@@ -1,0 +1,92 @@
+"""What is to be trained, as one frozen value, and what of it is refused before torch is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import InputError, UsageError
+from qexport.job.checks import Choice, Range
+from qexport.job.export_job import ExportJob
+from qexport.job.options import FIELDS, make_job
+from qexport.job.parsing import converted
+from qexport.training.recipe import Recipe
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+WEIGHTS = ("within-step", "free")
+RECIPE = {field.name: field for field in fields(Recipe)}
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run.
+
+    Attributes:
+        export: what would be exported without training: model, data, formats and how they are planned; `batch` is what
+            the program takes at once, `out` the folder.
+        recipe: how the network is trained.
+        resume: go on from what an earlier run left in the folder.
+    """
+
+    export: ExportJob
+    recipe: Recipe
+    resume: bool = False
+
+    @property
+    def file(self) -> Path:
+        """The checkpoint that is written."""
+        return self.export.folder / f"{self.export.stem}_qat.pt"
+
+
+def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob:
+    """Check what was asked for.
+
+    Args:
+        options: fields of `ExportJob` and of `Recipe` by name; None means not given.
+
+    Raises:
+        UsageError, InputError: one line.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    model = str(given["model"])
+    if model.lower().endswith(".onnx"):
+        raise UsageError(f"{model} is an ONNX file, and training is for checkpoints", "give the .pt file")
+    if not given.get("data"):
+        raise UsageError("qat needs images to train on", "add --data DATA.yaml")
+    recipe = _recipe({name: value for name, value in given.items() if name in RECIPE})
+    asked = {name: value for name, value in given.items() if name in FIELDS and name != "device"}
+    asked.setdefault("int8", "precision" not in asked)
+    asked |= {
+        "batch": 1 if recipe.device == "cpu" else recipe.batch,
+        "no_latency": True,
+        "no_eval": "eval_data" not in given,
+    }
+    asked.setdefault("out", Path("qexport_out") / f"{Path(model).stem}_qat")
+    job = TrainJob(make_job(asked), recipe, resume)
+    if not job.export.calibrates:
+        raise UsageError(
+            f"--precision {job.export.precision} has no integer activations to train", "give --precision int8"
+        )
+    if resume and not job.export.folder.is_dir():
+        raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
+    return job
+
+
+def _recipe(given: Mapping[str, Any]) -> Recipe:
+    recipe = Recipe(**{name: converted(name, value, str(RECIPE[name].type)) for name, value in given.items()})
+    for row in RULES:
+        row.check(recipe)
+    return recipe
+
+
+RULES: tuple[Range | Choice, ...] = (
+    *(Range(name, lambda value: value > 0, "1 or more") for name in ("epochs", "batch")),
+    *(Range(name, lambda value: value >= 0, "0 or more") for name in ("seed", "patience", "damping")),
+    *(Range(name, lambda value: 0 <= value < 1, "0 to 1") for name in ("rate-weights", "rate-scales", "rate-biases")),
+    Range("labels", lambda value: 0 <= value <= 1, "a share, 0 to 1"),
+    Range("device", lambda value: bool(DEVICE.fullmatch(value)), "cpu, cuda or cuda:NUMBER"),
+    Choice("weights", WEIGHTS),
+)

@@ -1,0 +1,114 @@
+"""Train a quantised network so that it loses less: images are held out from training, and what they say decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport.data.choice import take
+from qexport.data.selection import image_files
+from qexport.errors import InputError
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.distance import hold_out
+from qexport.optimisation.passes import HELD_OUT
+from qexport.progress import Progress, Silent
+from qexport.training import loop
+from qexport.training.images import Batch, Images, Skip, augmented
+from qexport.training.labelled_loss import labelled_loss
+from qexport.training.loop import Trained
+from qexport.training.recipe import Recipe
+from qexport.training.state import Store
+
+SILENT = Silent()
+RECIPE = Recipe()
+EVERY = 8
+"""One of so many images is kept from training, to judge each epoch by."""
+MIN_JUDGED, MAX_JUDGED = 8, 40
+
+
+@dataclass(frozen=True)
+class Split:
+    """Image files that are trained on, and those that are held out, each sorted by name."""
+
+    train: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+
+
+def split(images: Sequence[Path]) -> Split:
+    """Hold out one of `EVERY` images, 8 at least and 40 at most, of those that passes do not see.
+
+    The same images in another order give the same split. Of fewer than 16 images half is held out.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    every = sorted(images, key=lambda image: (image.name, str(image)))
+    if len(every) < 2:
+        raise InputError("training needs two images at least, one of them to judge by", "give more images")
+    unseen = every[::HELD_OUT]
+    count = min(MAX_JUDGED, max(MIN_JUDGED, len(every) // EVERY), len(every) // 2)
+    held_out = take(unseen, count=count)
+    kept = set(held_out)
+    return Split(tuple(image for image in every if image not in kept), held_out)
+
+
+def train(
+    candidate: Candidate,
+    images: str | Path | Sequence[Path],
+    progress: Progress = SILENT,
+    *,
+    recipe: Recipe = RECIPE,
+    store: Store | None = None,
+    labelled: Callable[[Sequence[Path]], Images] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    on_skip: Skip = lambda *_: None,
+    fraction: float = 1.0,
+    count: int | None = None,
+) -> Trained:
+    """Train a candidate's weights, biases and scales; return the best of its epochs, or what came in.
+
+    That is judged by the distance of the simulated network on images that are held out from training.
+
+    Args:
+        images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
+        recipe: how long, how fast, and by what.
+        store: keeps the state after each epoch, and has that of an earlier run to go on from.
+        labelled: makes batches with labels of image files; None for augmented images and no labels.
+        stopped: asked after each batch; where it says so, training ends as by an interrupt.
+        on_skip: takes images that cannot be read, and why.
+        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+
+    Raises:
+        InputError: images are missing, or errors inside of the program cannot be measured.
+    """
+    if not candidate.measurable:
+        obstacle = candidate.program.graph.obstacle or "no raw outputs"
+        raise InputError(f"this program cannot be trained: {obstacle}", "export it without training")
+    parts = split(image_files(images, fraction, count))
+    wanted = candidate.program.input
+    if labelled:
+        made = labelled(parts.train)
+    else:
+        made = augmented(parts.train, wanted, recipe.batch, recipe.seed, on_skip=on_skip)
+    with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
+        held_out = hold_out(candidate.reference, parts.held_out, advance)
+    return loop.train(candidate, Stoppable(made, stopped), held_out, recipe, store, progress, labelled_loss)
+
+
+@dataclass(frozen=True)
+class Stoppable:
+    """Images that end with an interrupt, at a batch's end, once somebody asks for it."""
+
+    images: Images
+    stopped: Callable[[], bool]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """See `Images`."""
+        for batch in self.images.epoch(number):
+            if self.stopped():
+                raise KeyboardInterrupt
+            yield batch

@@ -1,0 +1,221 @@
+"""A training run: read → capture → calibrate → for each profile plan → optimise → train → one checkpoint.
+
+An export of the checkpoint is a run of its own: see `qexport.pipeline`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qexport.backends.registry import reported_packages
+from qexport.calibration.calibration_table import CalibrationTable
+from qexport.clock import Clock
+from qexport.data.dataset import fingerprint
+from qexport.data.selection import has_labels
+from qexport.errors import InputError
+from qexport.inspection.run_folder import locked
+from qexport.job.train_job import TrainJob
+from qexport.measurement.simulated import simulated_fidelity
+from qexport.optimisation.candidate import Candidate
+from qexport.optimisation.pass_record import PassRecord
+from qexport.pipeline import Run, calibrated, read_run, request
+from qexport.progress import Progress, Silent, Titled
+from qexport.reporting.page.training_page import write_training
+from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
+from qexport.steps.build import optimised, planned_candidate
+from qexport.steps.train import train
+from qexport.system.files import make_folder
+from qexport.system.machine import environment
+from qexport.system.signals import stop_request
+from qexport.training.device import check_device
+from qexport.training.images import Images
+from qexport.training.labelled_images import labelled
+from qexport.training.loop import Trained
+from qexport.training.qat_file import Learned, Provenance, learned_profile, save_qat
+from qexport.training.record import INTERRUPTED
+from qexport.training.state import FileStore
+from qexport.version import __version__
+
+SILENT = Silent()
+RECORD, PAGE = "train.json", "train.html"
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """A profile's candidate before training, and what became of the passes."""
+
+    formats: tuple[str, ...]
+    start: Candidate
+    passes: tuple[PassRecord, ...]
+
+    @property
+    def name(self) -> str:
+        return self.start.plan.profile
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the steps of a training run share."""
+
+    job: TrainJob
+    run: Run
+    progress: Progress
+    clock: Clock
+    command: str
+    notes: list[str] = field(default_factory=list)
+    skipped: dict[Path, str] = field(default_factory=dict)
+
+
+def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> TrainingReport:
+    """Do one training run, write the checkpoint, its record and its page, and return the record.
+
+    An interrupt while it trains ends training, and what it has come to is written.
+
+    Args:
+        job: see `make_train_job`, which checks it.
+        progress: shows steps; nothing does unless given.
+        command: for the record, as one string.
+
+    Raises:
+        QexportError: one of its kinds; no half-written file is left behind.
+    """
+    check_device(job.recipe.device)
+    clock = Clock(progress)
+    with clock.step("read", "Reading model and data"):
+        run = read_run(job.export, clock, None)
+    training = _Training(job, run, progress, clock, command)
+    _check_data(training)
+    make_folder(job.export.folder)
+    with locked(job.export.folder, progress):
+        table = calibrated(run)
+        profiles, trained = _profiles(training, table), list[Trained]()
+        with stop_request() as stopped:
+            for profile in profiles:
+                with clock.timed(f"train_{profile.name}"):
+                    trained.append(_trained(training, profile, stopped))
+                if trained[-1].record.stopped == INTERRUPTED:
+                    break
+        return _written(training, profiles, trained)
+
+
+def _check_data(training: _Training) -> None:
+    """Refuse data without the labels that are asked for, and a resumption of nothing."""
+    job, images = training.job, training.run.images
+    data = images.calibration_dataset
+    assert data is not None
+    if job.recipe.labels and not has_labels(data, images.calibration):
+        raise InputError(f"--labels needs labels, and the images of {data.yaml} have none", "leave out --labels")
+    if job.resume and not any(job.export.folder.glob(_state("*"))):
+        raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
+
+
+def _state(profile: str) -> str:
+    """Name of the file that keeps a profile's training between two epochs."""
+    return f"train_{profile}.state"
+
+
+def _profiles(training: _Training, table: CalibrationTable | None) -> list[_Profile]:
+    """Plan for each distinct profile of the formats, and run the passes."""
+    job, run, clock = training.job.export, training.run, training.clock
+    asked = {name: request(run, name, job.precision, table) for name in job.format}
+    formats: dict[str, list[str]] = {}
+    for name, each in asked.items():
+        assert each.target.profile is not None
+        formats.setdefault(each.target.profile.name, []).append(name)
+    found = []
+    for profile, names in formats.items():
+        with clock.step(f"plan_{profile}", f"Planning for {profile}"):
+            candidate, told = planned_candidate(run.source, asked[names[0]])
+        candidate, records = optimised(candidate, asked[names[0]], training.progress, clock)
+        assert candidate is not None  # of precisions that are trained
+        training.notes.extend(told)
+        found.append(_Profile(tuple(names), candidate, records))
+    return found
+
+
+def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]) -> Trained:
+    """Train for one profile, from the beginning or from where an earlier run was."""
+    job, run = training.job, training.run
+    store = FileStore(job.export.folder / _state(profile.name), _fingerprint(training, profile))
+    if not job.resume:
+        store.path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True)))
+
+        def with_labels(images: Sequence[Path]) -> Images:
+            data, source = run.images.calibration_dataset, run.source
+            assert data is not None
+            task, recipe = source.checkpoint.task_spec, job.recipe
+            links, skip = scratch / "data", training.skipped.setdefault
+            return labelled(data, images, task, source.program, recipe.batch, recipe.seed, links, on_skip=skip)
+
+        return train(
+            profile.start,
+            run.images.calibration,
+            Titled(training.progress, f" ({profile.name})"),
+            recipe=job.recipe,
+            store=store,
+            labelled=with_labels if job.recipe.labels else None,
+            stopped=stopped,
+            on_skip=training.skipped.setdefault,
+        )
+
+
+def _fingerprint(training: _Training, profile: _Profile) -> str:
+    """Of all that a training depends on: model, images, recipe and plan, whose program has the weights."""
+    run, plan = training.run, profile.start.plan
+    parts = (run.source.checkpoint.fingerprint, fingerprint(run.images.calibration), training.job.recipe)
+    return hashlib.sha256(repr((*parts, plan.program, plan.fingerprint)).encode()).hexdigest()
+
+
+def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]) -> TrainingReport:
+    """Write the checkpoint, the record and the page; states stay for those that are to train on."""
+    job, run, clock = training.job, training.run, training.clock
+    folder, checkpoint = job.export.folder, run.source.checkpoint
+    packages = environment(reported_packages()).packages
+    learned = Learned(
+        tuple(learned_profile(each.candidate, each.record) for each in trained),
+        Provenance(checkpoint.path.name, checkpoint.fingerprint, str(job.export.data), training.command, packages),
+    )
+    with clock.step("write", f"Writing {job.file.name}"):
+        save_qat(job.file, checkpoint.path, learned, job.export.trust_checkpoint)
+    left_out = (f"left out {path.name}: {why}" for path, why in training.skipped.items())
+    report = TrainingReport(
+        model=checkpoint.path.name,
+        sha256=checkpoint.fingerprint,
+        file=job.file,
+        command=training.command,
+        version=__version__,
+        data=str(job.export.data),
+        precision=job.export.precision,
+        imgsz=run.source.program.input.imgsz,
+        profiles=_scored(training, profiles, trained),
+        seconds=clock.seconds,
+        notes=(*run.images.notes, *training.notes, *left_out),
+        interrupted=trained[-1].record.stopped == INTERRUPTED,
+    )
+    save_training(report, folder / RECORD)
+    write_training(report, folder / PAGE)
+    return report
+
+
+def _scored(
+    training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]
+) -> tuple[ProfileTraining, ...]:
+    """The records, with fidelity before and after where there are images to evaluate on."""
+    pairs, run = list(zip(profiles, trained, strict=False)), training.run
+    found: Mapping[int, float | None] = {}
+    if run.images.evaluation_data and trained[-1].record.stopped != INTERRUPTED:
+        candidates = [each for profile, made in pairs for each in (profile.start, made.candidate)]
+        with training.clock.timed("evaluate"):
+            scores = simulated_fidelity(candidates, run.source.checkpoint.task, run.images, training.progress)
+        found = dict(enumerate(scores))
+    return tuple(
+        ProfileTraining(profile.formats, made.record, profile.passes, found.get(2 * place), found.get(2 * place + 1))
+        for place, (profile, made) in enumerate(pairs)
+    )
