@@ -17,7 +17,7 @@ from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate
-from qexport.pipeline import _read, export, request
+from qexport.pipeline import export, read_run, request
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import OPENVINO, TFLITE, RuntimeProfile
@@ -84,7 +84,7 @@ def test_every_format_verifies_by_what_was_learned_and_nothing_is_calibrated(mak
 def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
     path, candidate = make(OPENVINO)
     given = {"model": str(path), "imgsz": "64", "no_eval": True, "no_latency": True, "out": path.parent / "out"}
-    run = _read(make_job({**given, "format": "onnx", "half": True}), Clock(Silent()), None)
+    run = read_run(make_job({**given, "format": "onnx", "half": True}), Clock(Silent()), None)
     assert run.source.program.fingerprint == candidate.reference.fingerprint
     (said,) = run.images.notes
     assert said.startswith("fp16 files have the float weights from before training")

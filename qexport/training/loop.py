@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,7 +193,8 @@ class _Course:
                 torch.nn.utils.clip_grad_norm_(group.values(), self.recipe.clip)
         if self.recipe.damping:
             self.student.dampen(self.recipe.damping * (1 - _falling(self._progress(self.step))))
-        for group, rate in zip(self.optimiser.param_groups, self._rates(self.step).values(), strict=True):
+        groups: Any = self.optimiser.param_groups
+        for group, rate in zip(groups, self._rates(self.step).values(), strict=True):
             group["lr"] = rate
 
     def _progress(self, step: int) -> float:
