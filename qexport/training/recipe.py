@@ -34,14 +34,14 @@ class Recipe:
     """
 
     epochs: int = 10
-    batch: int = 4
+    batch: int = 8
     seed: int = 0
-    rate_weights: float = 0.02
-    rate_scales: float = 0.002
-    rate_biases: float = 0.001
+    rate_weights: float = 0.03
+    rate_scales: float = 0.0005
+    rate_biases: float = 0.0003
     warmup: float = 0.05
     frozen_scales: float = 0.2
-    clip: float = 1.0
+    clip: float = 0.0
     averaging: float = 0.98
     damping: float = 0.0
     patience: int = 5
