@@ -234,7 +234,7 @@ def test_what_was_lost_near_the_threshold_is_said_and_what_was_lost_far_from_it_
     assert faults(far, at) == ["only 60% of the detections agree with the program's, 80% is the least"]
     most = Agreement(total=10, kept=4, lost=(0.26,) * 6)
     assert faults(most, at) == ["only 40% of the detections agree with the program's, 80% is the least"]
-    also = replace(near, shifts=(-0.2, -0.2), overlaps=(1.0, 1.0))
+    also = replace(near, shifts=(-0.3, -0.3), overlaps=(1.0, 1.0))
     assert faults(also, at)[0].startswith("only 60% of the detections")
     assert faults(replace(near, kept=8, lost=(0.9, 0.9)), at) == []  # four fifths are enough
 

@@ -87,6 +87,21 @@ def lowered(demo_program: Program, tmp_path_factory: pytest.TempPathFactory) -> 
     return Lowered(path, plan)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_any_values_may_stay_float(demo_program: Program, tmp_path: Path, seed: int) -> None:
+    """The backend refuses what breaks a rule, and what is not counted as planned is refused when files are verified."""
+    statistics = calibrate(demo_program, demo_images("train", 2), lambda: None).statistics
+    integer = sorted(make_plan(demo_program, statistics, TENSORRT).integer)
+    chosen = np.random.default_rng(seed).choice(integer, size=(1 + seed) * len(integer) // 6, replace=False)
+    plan = make_plan(demo_program, statistics, TENSORRT, float_values=dict.fromkeys(chosen.tolist(), "by chance"))
+    path = tmp_path / "mixed_tensorrt.onnx"
+    TensorRTBackend().lower(
+        lowering(demo_program, "int8", plan, artifact_metadata(demo_checkpoint(), demo_program, "int8", plan)), path
+    )
+    planned = {name for name in plan.integer if demo_program.values[name].weight}
+    assert {name.removesuffix("_output") for name in integer_operations(ir.load(path))} == planned
+
+
 def parsed(text: str) -> ir.Model:
     return ir.serde.deserialize_model(onnx.parser.parse_model(text))
 
@@ -246,7 +261,7 @@ def test_damage_to_the_demo_model_is_the_only_thing_found(lowered: Lowered, dama
 def test_a_graph_that_breaks_a_rule_is_not_kept(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qexport.backends.tensorrt import rules as tensorrt_rules
 
-    monkeypatch.setattr(tensorrt_rules, "broken_rules", lambda model: ["conv: this is wrong", "and this"])
+    monkeypatch.setattr(tensorrt_rules, "broken_rules", lambda model, floats: ["conv: this is wrong", "and this"])
     with pytest.raises(ConversionError, match="breaks a rule of TensorRT: conv: this is wrong"):
         TensorRTBackend().lower(lowering(tiny, "fp32"), tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())

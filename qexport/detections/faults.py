@@ -33,7 +33,8 @@ NEAR_SCORE, MIN_NEAR = 0.4, 0.5
 MIN_OVERLAP = 0.8
 """Mean overlap of the boxes of pairs."""
 MAX_SHIFT = 0.08
-"""Mean difference of the scores of many pairs; of n pairs (1 + 1/√n) times as much, as single ones drift further."""
+"""Mean difference of the scores of many pairs; of few ones `_allowance` times as much: of YOLO26n-pose, calibrated as by
+default, single pairs in the middle of the range are up to 0.25 off where the runtime rounds an edge the other way."""
 MAX_SCATTER = 0.15
 """Mean of that difference without its sign, likewise."""
 MAX_EXTRAS_ERROR = {"keypoints": 0.06, "coefficients": 0.1}
@@ -89,11 +90,16 @@ def _pair_faults(found: Agreement, whose: str) -> Iterator[str]:
         yield f"boxes overlap {whose} by {found.overlap:.2f} on average, {MIN_OVERLAP} is the least"
     if found.shift is None:
         return
-    scatter, few = float(np.abs(found.shifts).mean()), 1 + 1 / math.sqrt(len(found.shifts))
+    scatter, few = float(np.abs(found.shifts).mean()), _allowance(len(found.shifts))
     if abs(found.shift) > MAX_SHIFT * few:
         yield f"scores are {found.shift:+.2f} off {whose} on average, {MAX_SHIFT * few:.2f} is the most"
     elif scatter > MAX_SCATTER * few:
         yield f"scores are {scatter:.2f} above or below {whose} on average, {MAX_SCATTER * few:.2f} is the most"
+
+
+def _allowance(pairs: int) -> float:
+    """By what the bounds of many pairs grow for so many: one or two tell next to nothing."""
+    return 1 + 1 / math.sqrt(pairs) + 2 / pairs
 
 
 def _extras_faults(found: Agreement, layout: HeadLayout, whose: str) -> Iterator[str]:

@@ -40,7 +40,8 @@ class TensorRTBackend:
         check_precision(self.info, request.target.precision)
         opset, half = request.options.get("opset") or OPSET, request.target.precision != "fp32"
         write_onnx(request.program, request.plan, request.metadata, path, opset, half, full=request.float32)
-        broken = broken_rules(ir.load(path))
+        floats = request.program.values.keys() - request.plan.integer if request.plan else frozenset[str]()
+        broken = broken_rules(ir.load(path), floats)
         if broken:
             path.unlink()
             raise ConversionError(f"the graph breaks a rule of TensorRT: {broken[0]}", "report the model")

@@ -5,6 +5,8 @@ Source: NVIDIA TensorRT documentation, "Working with Quantized Types" (Q/DQ plac
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
@@ -15,15 +17,19 @@ PORTS = {ir.DataType.FLOAT, ir.DataType.BOOL, ir.DataType.INT32, ir.DataType.INT
 """Types of inputs and outputs: an index stays one."""
 
 
-def broken_rules(model: ir.Model) -> list[str]:
-    """One line for every rule that a node breaks; empty for a graph that TensorRT can build as it is meant."""
+def broken_rules(model: ir.Model, floats: Collection[str] = ()) -> list[str]:
+    """One line for every rule that a node breaks; empty for a graph that TensorRT can build as it is meant.
+
+    Args:
+        floats: names of nodes that are computed in float by plan: their sums are not meant for a convolution's kernel.
+    """
     found = []
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             found += _symmetry(node)
         if node.op_type in WEIGHTED:
             found += _weighted(node) + _activation(node)
-        if node.op_type == "Add":
+        if node.op_type == "Add" and node.name not in floats:
             found += _sum(node)
     for port in (*model.graph.inputs, *model.graph.outputs):
         if port.dtype not in PORTS:
