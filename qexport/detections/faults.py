@@ -33,8 +33,8 @@ NEAR_SCORE, MIN_NEAR = 0.4, 0.5
 MIN_OVERLAP = 0.8
 """Mean overlap of the boxes of pairs."""
 MAX_SHIFT = 0.08
-"""Mean difference of the scores of many pairs; of few ones `_allowance` times as much: of YOLO26n-pose, calibrated as by
-default, single pairs in the middle of the range are up to 0.25 off where the runtime rounds an edge the other way."""
+"""Mean difference of the scores of many pairs; of few ones `_allowance` times as much: of YOLO26n-pose, calibrated by
+default, single uncertain pairs are up to 0.25 off where the runtime rounds the other way."""
 MAX_SCATTER = 0.15
 """Mean of that difference without its sign, likewise."""
 MAX_EXTRAS_ERROR = {"keypoints": 0.06, "coefficients": 0.1}

@@ -24,7 +24,7 @@ class Effort:
 
 FAST = ("score-shift",)
 BALANCED = ("equalisation", "weight-scales", "adaptive-rounding", "score-shift")
-BEST = ("mixed-precision", "equalisation", "weight-scales", "adaptive-rounding", "reconstruction", "score-shift")
+BEST = ("mixed-precision", *BALANCED)
 """What is quantised at all comes before how; whole steps are chosen behind the scales that they are whole in, and the
 scores are moved last."""
 AUTO = "auto"
