@@ -122,4 +122,4 @@ def test_what_is_typed_next_exports_at_the_size_and_head_that_were_trained() -> 
     options = "--format onnx,tflite --precision int8 --data data.yaml --imgsz 480 640 --head one2many --cpu arm"
     assert words == ["qexport", "out/a_qat.pt", *options.split()]
     words = export_command(REPORT, make_train_job({"model": "a.pt", "data": "data.yaml"}).export)
-    assert words == ["qexport", "out/a_qat.pt", *"--format tflite --precision int8 --data data.yaml".split()]
+    assert words == ["qexport", "out/a_qat.pt", *["--format", "tflite", "--precision", "int8", "--data", "data.yaml"]]
