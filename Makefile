@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-gate bench-interrupts bench-training support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench-tasks: setup  ## measure INT8 of every task on the demo models
 
 bench-accuracy: setup  ## measure how near INT8 is to FP32 on the real models, effort by effort
 	$(PY) benchmarks/accuracy.py
+
+bench-ablation: setup  ## measure what each range estimator and each pass is worth on the real models
+	$(PY) benchmarks/ablation.py
 
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py

@@ -1,6 +1,6 @@
 """Measure what each range estimator and each pass is worth on the real models, and print a table.
 
-    .venv/bin/python benchmarks/ablation.py [--models NAME …] [--format F] [--imgsz N] [--images N] [--half first]
+    make bench-ablation    (or: .venv/bin/python benchmarks/ablation.py [--models NAME …] [--format F] [--imgsz N] …)
 
 Plans are simulated, calibrated on coco128, and compared with the float program by their distance (decision 044) on
 images of one half of coco-val100. Every row is compared with one of the table, image by image: the gain is the mean

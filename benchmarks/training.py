@@ -74,7 +74,7 @@ def print_costs(given: argparse.Namespace) -> None:
     print("| model | float forward, s | step, s | step / forward | peak memory, GB |\n| --- | --- | --- | --- | --- |")
     for model in given.models:
         words = [sys.executable, __file__, *sys.argv[1:], "--one", model]
-        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["step"] / found["forward"]
         line = f"| {model} | {found['forward']:.3f} | {found['step']:.3f} | {ratio:.1f} | {found['memory'] / 1e9:.2f} |"

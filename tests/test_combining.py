@@ -1,4 +1,4 @@
-"""The examples of docs/combining.md, as they stand there: Python, and the commands up to the training."""
+"""The examples of docs/combining.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.cli.app import main
 from qexport.compat.torchvision import repair
 from qexport.planning.plan import load_plan
+from qexport.reporting.load import load_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "combining.md"
@@ -40,14 +41,22 @@ def test_the_examples_run_on_the_demo_model(tmp_path: Path, monkeypatch: pytest.
         assert max(int((each != 0).sum(dim=1).max()) for each in fours) == 2
         assert len(fours) > 50
     commands = [shlex.split(line)[1:] for block in blocks("sh") for line in block.splitlines()]
-    assert [words[0] for words in commands] == ["pruned.pt", "distilled.pt", "qat", "distilled_qat.pt"]
-    for words in commands[:2]:
+    assert [words[0] for words in commands] == [
+        "pruned.pt",
+        "distilled.pt",
+        "qat",
+        "qexport_out/distilled_qat/distilled_qat.pt",
+    ]
+    for words in commands:
         assert main([*words, "--quiet"]) == 0
-    made = onnx.load("qexport_out/pruned/pruned_int8-dynamic.onnx").graph.initializer
-    weights = [each for each in map(onnx.numpy_helper.to_array, made) if each.dtype == np.int8 and each.ndim == 4]
-    halved = [each for each in weights if each.shape[1] % 4 == 0]
-    assert len(halved) > 50
-    assert all((np.moveaxis(each, 1, -1).reshape(-1, 4) != 0).sum(axis=1).max() == 2 for each in halved)
+    for file in ("pruned/pruned_int8-dynamic.onnx", "distilled_qat/distilled_qat_int8.onnx"):
+        made = onnx.load(f"qexport_out/{file}").graph.initializer
+        weights = [each for each in map(onnx.numpy_helper.to_array, made) if each.dtype == np.int8 and each.ndim == 4]
+        halved = [each for each in weights if each.shape[1] % 4 == 0]
+        assert len(halved) > 50
+        assert all((np.moveaxis(each, 1, -1).reshape(-1, 4) != 0).sum(axis=1).max() == 2 for each in halved)
+    notes = load_report(Path("qexport_out/distilled_qat/report.json"))
+    assert any("learned in training for onnx" in each.text for each in notes.artifacts[0].warnings)
     plan = load_plan(tmp_path / "qexport_out" / "distilled" / "plan.json")
     assert plan.tensors["model.1.conv.weight"].why == "model_1_conv stays float"
     assert plan.is_quantised("model.2.cv1.conv.weight")

@@ -15,6 +15,7 @@ DOCUMENTS = (
     ROOT / "docs" / "combining.md",
     ROOT / "docs" / "contributing.md",
     ROOT / "docs" / "plugins.md",
+    ROOT / "docs" / "training.md",
     *sorted(DECISIONS.glob("*.md")),
 )
 pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distribution has no documents")

@@ -18,6 +18,7 @@ from qexport.lowering.request import Lowering
 from qexport.pipeline import export
 from qexport.plugins import BACKENDS, lookup, names
 from qexport.progress import Silent
+from qexport.steps.plan import make_target
 from qexport.system.machine import environment
 from qexport.testing import FakeBackend, registered
 from qexport.testing.registered import entry_point
@@ -134,6 +135,8 @@ def test_what_it_needs_is_what_it_says() -> None:
         pytest.raises(MissingExtraError, match="format fake needs no_such_module: pip install 'no-such-package'"),
     ):
         find_backend("fake")
+    with registered(Elsewhere):
+        assert make_target("fake").profile == Elsewhere.info.profiles["int8"]["any"]  # to plan for it needs nothing
 
 
 def test_nothing_is_found_under_a_name_that_nobody_has() -> None:

@@ -21,6 +21,7 @@ from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from qexport.job.export_job import ExportJob
     from qexport.reporting.training_report import ProfileTraining, TrainingReport
 
 DEFAULTS = Recipe()
@@ -132,17 +133,17 @@ def qat_command(
         from qexport.training_run import train_of
 
         report = train_of(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
-    return _told(report, job.export.format, quiet, json_)
+    return _told(report, job.export, quiet, json_)
 
 
-def _told(report: TrainingReport, formats: Sequence[str], quiet: bool, as_json: bool) -> int:
+def _told(report: TrainingReport, asked: ExportJob, quiet: bool, as_json: bool) -> int:
     """Print what came of it, and return the exit code."""
     if as_json:
         print((report.file.parent / "train.json").read_text(encoding="utf-8"), end="")
     elif not quiet:
         console = Console()
         console.print(_table(report))
-        for line in _lines(report, formats):
+        for line in _lines(report, asked):
             console.print(line, soft_wrap=not console.is_terminal)
     if report.interrupted:
         last = report.profiles[-1].record
@@ -174,7 +175,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _lines(report: TrainingReport, formats: Sequence[str]) -> list[Text]:
+def _lines(report: TrainingReport, asked: ExportJob) -> list[Text]:
     """What must be known besides, where the files are, and what to type next."""
     first = report.profiles[0].record
     lines = [Text(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
@@ -182,9 +183,17 @@ def _lines(report: TrainingReport, formats: Sequence[str]) -> list[Text]:
     lines += [Text(f"{each.profile}: {len(each.epochs)} epochs ({each.stopped})") for each in records]
     lines += [Text(f"warning: {note}", style="yellow") for note in report.notes]
     lines.append(Text(f"wrote {report.file.name}, train.json and train.html to {report.file.parent}"))
-    words = ["qexport", str(report.file), "--format", ",".join(formats), "--precision", report.precision]
-    lines.append(Text(f"next: {shlex.join([*words, '--data', report.data])}"))
+    lines.append(Text(f"next: {shlex.join(export_command(report, asked))}"))
     return lines
+
+
+def export_command(report: TrainingReport, asked: ExportJob) -> list[str]:
+    """The command that exports what was trained for, as it was asked for."""
+    words = ["qexport", str(report.file), "--format", ",".join(asked.format), "--precision", report.precision]
+    words += ["--data", report.data]
+    words += ["--imgsz", *map(str, asked.imgsz)] if asked.imgsz else []
+    words += ["--head", asked.head] if asked.head else []
+    return words + (["--cpu", asked.cpu] if asked.cpu != "auto" else [])
 
 
 def with_share(words: Sequence[str]) -> list[str]:

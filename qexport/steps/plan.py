@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qexport.backends.info import target_for
-from qexport.backends.registry import find_backend, find_info
+from qexport.backends.registry import find_info
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.peaks import measured_peaks
 from qexport.errors import InputError, UsageError
@@ -33,7 +33,7 @@ from qexport.verification.finite import generated_input
 
 
 def make_target(format: str, precision: str = "int8", cpu: str = "auto") -> Target:
-    """What is built, and by which rules of its runtime.
+    """What is built, and by which rules of its runtime, which need not be installed.
 
     Args:
         format: a backend's name, such as "onnx" or "tflite".
@@ -46,7 +46,7 @@ def make_target(format: str, precision: str = "int8", cpu: str = "auto") -> Targ
     kind = kind_for(cpu, format)
     if kind not in (ANY, *KINDS):
         raise UsageError(f"unknown kind of CPU {kind}", f"choose from auto, {', '.join(KINDS)}")
-    target = target_for(find_backend(format).info, precision, kind)
+    target = target_for(find_info(format), precision, kind)
     return replace(target, profile=WEIGHTS) if precision == "int8-dynamic" else target
 
 
