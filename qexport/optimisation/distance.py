@@ -194,8 +194,8 @@ def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor
     scores = [tuple(log_scores([each[name] for name in level]).exp() for each in (one, other)) for level in levels]
     weights = [each.amax(dim=1).square() for each, _ in scores]
     if not has_levels(program):
-        further = [name for name in names.all if name not in names.scores]
-        return _of_scores(scores), none, _where_objects_are([(one[name], other[name]) for name in further], weights)
+        others = [(one[name], other[name]) for name in names.all if name not in names.scores]
+        return _of_scores(scores), none, _where_objects_are(others, weights)
     total = sum((each.flatten(1).sum(dim=1) for each in weights), none) + ONE_OBJECT
     lost = none
     for name, weight in zip(names.boxes, weights, strict=True):
