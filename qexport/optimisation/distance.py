@@ -19,8 +19,7 @@ from torch.fx import GraphModule
 
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate, batches
-from qexport.optimisation.confidences import NEIGHBOURS, confidence_shift, has_levels
-from qexport.planning.ranges import LOGIT_FLOOR
+from qexport.optimisation.confidences import NEIGHBOURS, confidence_shift, has_levels, log_scores, score_levels
 from qexport.programs.captured_graph import on_device, shared_copy
 from qexport.programs.graph_module import end_at, nodes_by_name
 from qexport.programs.program import Program
@@ -45,7 +44,8 @@ class Distance:
     Attributes:
         scores: (images,) root of the error power of class probabilities by their power. Each is the largest of its
             anchor's neighbourhood: which of two neighbours wins says nothing of what is found.
-        boxes: (images,) root of the mean of 1 - IoU of the boxes of anchors, weighted by the float program's scores.
+        boxes: (images,) root of the mean of 1 - IoU of the boxes of anchors, weighted by the float program's scores; 0
+            where nobody has told us which outputs are boxes.
         extras: (images,) root of the error power of all other raw outputs by their power.
         confidences: (images, 2) of `confidence_shift`, which is no part of the distance.
     """
@@ -188,10 +188,14 @@ def parts(program: Program, real: Raw, approximate: Raw) -> tuple[Tensor, Tensor
     layout, names = program.layout, program.raw
     one, other = dict(zip(names.all, real, strict=True)), dict(zip(names.all, approximate, strict=True))
     none = torch.zeros(len(real[0]), device=real[0].device)
-    if not has_levels(program):
+    levels = score_levels(program)
+    if not levels:
         return none, none, _relative([one[name] for name in names.all], [other[name] for name in names.all])
-    scores = [tuple(each[name].clamp(min=LOGIT_FLOOR).sigmoid() for each in (one, other)) for name in names.scores]
+    scores = [tuple(log_scores([each[name] for name in level]).exp() for each in (one, other)) for level in levels]
     weights = [each.amax(dim=1).square() for each, _ in scores]
+    if not has_levels(program):
+        others = [(one[name], other[name]) for name in names.all if name not in names.scores]
+        return _of_scores(scores), none, _where_objects_are(others, weights)
     total = sum((each.flatten(1).sum(dim=1) for each in weights), none) + ONE_OBJECT
     lost = none
     for name, weight in zip(names.boxes, weights, strict=True):
@@ -214,6 +218,25 @@ def _of_scores(scores: Sequence[tuple[Tensor, ...]]) -> Tensor:
         noise = noise + (real - approximate).square().flatten(1).sum(dim=1)
         power = power + real.square().flatten(1).sum(dim=1)
     return _root(noise / (power + reach**2 * ONE_OBJECT))
+
+
+def _where_objects_are(pairs: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor]) -> Tensor:
+    """Root of the error power by power (n,) of outputs that nobody has told us, weighted by the scores of their cells.
+
+    Those with as many channels are levels of one thing.
+    """
+    of_cells = {weight.shape[1:]: weight for weight in weights}
+    sums: dict[int, Tensor] = {}
+    for real, approximate in pairs:
+        weight = of_cells.get(real.shape[2:])
+        weight = torch.ones_like(real[:, 0]) if weight is None else weight
+        noise, power = (each.square().sum(dim=1) for each in (real - approximate, real))
+        # One object more that is as large as others: where nothing is found, next to nothing is at stake.
+        each = torch.stack(((noise * weight).flatten(1).sum(dim=1), (power * weight).flatten(1).sum(dim=1)))
+        each[1] = each[1] + ONE_OBJECT * power.flatten(1).mean(dim=1)
+        sums[real.shape[1]] = sums.get(real.shape[1], torch.zeros_like(each)) + each
+    shares = [noise / (power + SMALLEST) for noise, power in sums.values()]
+    return _root(torch.stack(shares).mean(dim=0))
 
 
 def _root(power: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ A detection is a maximum over anchors; noise in front of a maximum and wide step
 objects fall while the background, nearly all of the anchors, stays where it is: means over all of them, as bias
 correction takes (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section
 4.2), say nothing of it. The difference is measured where the float program sees something, in logits, weighted by the
-slope s (1 - s) of the score, and shrunk towards the mean of many where few were seen (James and Stein, "Estimation with
-Quadratic Loss", 1961).
+slope of the score, s (1 - s), or s (1 - f) for each factor f where the score is a product, as YOLOX's of objectness and
+class. It is shrunk towards the mean of many where few were seen (James and Stein, "Estimation with Quadratic Loss",
+1961).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches, changed_parameters
-from qexport.optimisation.confidences import Peaks, has_levels, peaks
+from qexport.optimisation.confidences import Factor, Peaks, peaks, score_levels
 from qexport.optimisation.distance import Distance, raw_outputs, shift_margin
 from qexport.programs.program import Program
 from qexport.progress import Progress
@@ -45,7 +46,7 @@ class ScoreShift:
 
     def requires(self, candidate: Candidate, /) -> str:
         """Levels of boxes and scores, the scores by layers with biases."""
-        if not has_levels(candidate.program):
+        if not score_levels(candidate.program):
             return "the program has no levels of boxes and scores"
         return "" if _biases(candidate.program) else "no layer that writes scores has a bias"
 
@@ -59,8 +60,9 @@ class ScoreShift:
         with torch.no_grad(), progress.step("measuring shifts of scores", count) as advance:
             for batch in batches(program, images):
                 found = peaks(program, exact(batch), quantised(batch), LEAST)
-                for name, level in zip(program.raw.scores, found, strict=True):
-                    seen[name].add(level, program.values[name].shape[1])
+                for level in found:
+                    for name, factor in level.factors.items():
+                        seen[name].add(level, factor, program.values[name].shape[1])
                 advance()
         return candidate.with_parameters(_moved(program, seen))
 
@@ -88,13 +90,12 @@ class _Seen:
 
     sums: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
-    def add(self, level: Peaks, classes: int) -> None:
-        """Take in the peaks of a batch."""
-        score = level.real.sigmoid().to(torch.float64)
-        weight = score * (1 - score)
-        lost = (level.real - level.approximate).to(torch.float64).clamp(-LARGEST, LARGEST)
+    def add(self, level: Peaks, factor: Factor, classes: int) -> None:
+        """Take in the peaks of a batch, and what the output that is looked at has there."""
+        weight = level.real.to(torch.float64) * (-factor.real.to(torch.float64)).sigmoid()
+        lost = (factor.real - factor.approximate).to(torch.float64).clamp(-LARGEST, LARGEST)
         each = torch.stack((weight * lost, weight, torch.ones_like(weight)), dim=1)
-        self.sums = self.sums + torch.zeros(classes, 3, dtype=torch.float64).index_add_(0, level.classes, each)
+        self.sums = self.sums + torch.zeros(classes, 3, dtype=torch.float64).index_add_(0, factor.channels, each)
 
 
 def _moved(program: Program, seen: Mapping[str, _Seen]) -> dict[str, Tensor]:
