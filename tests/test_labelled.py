@@ -349,9 +349,8 @@ def test_an_image_that_is_there_twice_costs_what_it_does_once(task: str) -> None
 
 
 def test_a_captured_program_gives_its_raw_outputs_in_the_order_that_its_loss_takes_them_in() -> None:
-    checkpoint = load_checkpoint(DEMO / DEMOS["segment"].model)
-    given = demo("segment")[1]
-    program = capture(split_head(checkpoint.module, None, SIZE), SIZE, 2)
+    given = split(small_model("Segment26", **YOLO26))
+    program = capture(split_head(small_model("Segment26", **YOLO26), None, SIZE), SIZE, 2)
     with torch.no_grad():
         raw = giving(shared_copy(program), program.raw.all)(pictures())
     targets = some_targets("segment", program.layout)
