@@ -109,7 +109,9 @@ def test_demo_models_of_other_tasks_learn_without_labels(task: str) -> None:
     assert store.state is not None
     moments = {name: each for name, each in store.state.tensors.items() if name.startswith("exp_avg_sq/weights/")}
     assert len(moments) > 30
-    assert all(each.isfinite().all() and each.any() for each in moments.values())
+    assert all(each.isfinite().all() for each in moments.values())
+    still = [name for name, each in moments.items() if not each.any()]
+    assert all("one2one_cv3" in name for name in still)  # logits below the floor of their range have no slope
 
 
 def test_the_same_recipe_gives_the_same_weights_in_whatever_order_images_come(candidate: Candidate) -> None:
