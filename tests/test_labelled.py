@@ -328,13 +328,29 @@ def test_the_loss_is_what_ultralytics_makes_of_the_model_itself(
     expected = criterion.loss(found, dict(targets))[0]
     actual = labelled_loss(given.program, given.raw_outputs(pictures()), targets)
     assert expected.count_nonzero() >= 3
-    torch.testing.assert_close(actual, expected.sum(), rtol=2e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected.sum() / 2, rtol=2e-4, atol=1e-4)  # it multiplies with the images
+
+
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_an_image_that_is_there_twice_costs_what_it_does_once(task: str) -> None:
+    """The loss is the mean over the images, whatever share of a batch a program takes at once."""
+    given = demo(task)[1]
+    raw = [each[:1] for each in given.raw_outputs(pictures())]
+    once = {"cls": torch.tensor([1])}
+    if task == "detect":
+        every = some_targets(task, given.program.layout)
+        once = {name: each[every["batch_idx"] == 0] for name, each in every.items()}
+    twice = {name: torch.cat((each, each)) for name, each in once.items()}
+    if task == "detect":
+        twice["batch_idx"] = torch.tensor([0.0, 0, 0, 1, 1, 1])
+    expected = labelled_loss(given.program, raw, once)
+    assert expected > 0.01
+    torch.testing.assert_close(labelled_loss(given.program, [torch.cat((e, e)) for e in raw], twice), expected)
 
 
 def test_a_captured_program_gives_its_raw_outputs_in_the_order_that_its_loss_takes_them_in() -> None:
-    checkpoint = load_checkpoint(DEMO / DEMOS["segment"].model)
-    given = demo("segment")[1]
-    program = capture(split_head(checkpoint.module, None, SIZE), SIZE, 2)
+    given = split(small_model("Segment26", **YOLO26))
+    program = capture(split_head(small_model("Segment26", **YOLO26), None, SIZE), SIZE, 2)
     with torch.no_grad():
         raw = giving(shared_copy(program), program.raw.all)(pictures())
     targets = some_targets("segment", program.layout)

@@ -53,6 +53,18 @@ def file(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Candidate]:
+    """The same of a small model with two heads."""
+    folder = tmp_path_factory.mktemp("small")
+    model, path = saved(small_model(end2end=True, reg_max=1), folder / "small.pt"), folder / "small_qat.pt"
+    source = read_source(model, CaptureOptions(imgsz=(64, 64)))
+    plan = make_plan(source.program, synthetic_statistics(source.program.values), TFLITE)
+    made = trained(source.program, plan, TFLITE)
+    kept(path, model, source.checkpoint.fingerprint, made)
+    return path, made
+
+
 def test_what_is_kept_is_what_was_learned(file: Path, candidate: Candidate, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(file)
     found = read_learned(checkpoint.learned, file)
@@ -125,7 +137,8 @@ def test_checkpoints_of_every_task(head: str, tmp_path: Path) -> None:
         assert torch.equal(flat(loaded(pixels)), flat(before(pixels)))
 
 
-def test_the_same_runtime_gets_the_trained_numbers_at_another_size_and_batch(file: Path, candidate: Candidate) -> None:
+def test_the_same_runtime_gets_the_trained_numbers_at_another_size_and_batch(small: tuple[Path, Candidate]) -> None:
+    file, candidate = small
     source = read_source(file, CaptureOptions(imgsz=(64, 128), batch=2))
     found, note = learned_candidate(read_learned(source.checkpoint.learned, file), source.program, TFLITE, file)
     assert found.program.fingerprint != candidate.program.fingerprint
@@ -138,8 +151,9 @@ def test_the_same_runtime_gets_the_trained_numbers_at_another_size_and_batch(fil
     assert all(each.why.startswith("learned in training for tflite") for each in scaled)
 
 
-def test_another_head_is_calibrated_where_nothing_was_learned_of_it(candidate: Candidate, file: Path) -> None:
-    program = read_source(file, CaptureOptions(imgsz=(96, 96), head="one2many")).program
+def test_another_head_is_calibrated_where_nothing_was_learned_of_it(small: tuple[Path, Candidate]) -> None:
+    file, candidate = small
+    program = read_source(file, CaptureOptions(imgsz=(64, 64), head="one2many")).program
     known = learned(candidate)
     with pytest.raises(UnlearnedError, match=r"no range of \w+ was learned"):
         learned_candidate(known, program, TFLITE, file)
@@ -147,7 +161,7 @@ def test_another_head_is_calibrated_where_nothing_was_learned_of_it(candidate: C
     shared = [name for name, each in candidate.plan.tensors.items() if name in found.plan.tensors and not each.is_float]
     own, plan = numbers(candidate.plan), numbers(found.plan)
     same = [name for name in shared if own[name] == plan[name]]
-    assert len(same) > 0.95 * len(shared) > 100
+    assert len(same) > 0.9 * len(shared) > 10
     assert "scales were not learned and come from calibration" in note
 
 

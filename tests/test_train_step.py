@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import demo_images
+from conftest import DEMO, demo_images
+from test_training import Kept
 
 from qexport.calibration.calibrate import calibrate
+from qexport.cli.demo import DEMOS
+from qexport.data.dataset import image_list
+from qexport.data.resolve import resolve_data
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.passes import HELD_OUT
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import TFLITE
+from qexport.programs.build import read_source
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.steps.train import split, train
 from qexport.training.images import Images, augmented
@@ -86,6 +93,25 @@ def test_who_asks_for_it_stops_training_at_the_end_of_a_batch(candidate: Candida
     assert done.record.stopped == "interrupted"
     assert [each.number for each in done.record.epochs] == [1]
     assert len(asked) == 5
+
+
+@pytest.mark.parametrize("task", [task for task in DEMOS if task != "detect"])
+def test_demo_models_of_other_tasks_learn_without_labels(task: str) -> None:
+    """One step, in which every raw output has a share."""
+    images = image_list(resolve_data(str(DEMO / DEMOS[task].data)), "train")[:2]
+    program = read_source(DEMO / DEMOS[task].model, CaptureOptions(imgsz=(64, 64))).program
+    statistics = calibrate(program, images, lambda: None, 1).statistics
+    given = Candidate(program, make_plan(program, statistics, TFLITE), program)
+    store = Kept()
+    done = train(given, images, recipe=Recipe(epochs=1, batch=1), store=store)
+    assert 0 < done.record.start < 1
+    assert math.isfinite(done.record.epochs[0].loss)
+    assert store.state is not None
+    moments = {name: each for name, each in store.state.tensors.items() if name.startswith("exp_avg_sq/weights/")}
+    assert len(moments) > 30
+    assert all(each.isfinite().all() for each in moments.values())
+    still = [name for name, each in moments.items() if not each.any()]
+    assert all("one2one_cv3" in name for name in still)  # logits below the floor of their range have no slope
 
 
 def test_the_same_recipe_gives_the_same_weights_in_whatever_order_images_come(candidate: Candidate) -> None:

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
-    SMALL,
     TinyDetector,
     captured,
-    demo_checkpoint,
     demo_image,
     demo_images,
     seeded,
     synthetic_statistics,
 )
+from test_sensitivity import seeded_chain
 from torch import Tensor
 
 from qexport.calibration.calibrate import calibrate
@@ -29,8 +28,6 @@ from qexport.planning.arithmetic import IntegerType
 from qexport.planning.plan import TensorQuant
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, TFLITE, TFLITE_INT16, RuntimeProfile
-from qexport.programs.capture import capture
-from qexport.programs.heads import split_head
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.simulation.fused import Fused
@@ -104,16 +101,7 @@ class Interrupted:
 
 
 SQUARES = Pictures(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
-FOUR_BITS = Recipe(
-    epochs=4,
-    weights="free",
-    rate_weights=0.01,
-    rate_scales=0.005,
-    rate_biases=0.003,
-    averaging=0.9,
-    clip=0,
-    frozen_scales=0,
-)
+FOUR_BITS = Recipe(epochs=4, batch=4, weights="free", averaging=0.9)
 
 
 @dataclass
@@ -143,8 +131,8 @@ def planned(program: Program, profile: RuntimeProfile) -> Candidate:
 
 @pytest.fixture(scope="module")
 def four_bits() -> Candidate:
-    """The demo model at 96 pixels with weights of 4 bits."""
-    program = capture(split_head(demo_checkpoint().module, "end2end", SMALL), SMALL, 4)
+    """Seven convolutions with weights of 4 bits."""
+    program = captured(seeded_chain(), batch=4)
     plan = make_plan(program, calibrate(program, demo_images("train", 8), lambda: None, 2).statistics, OPENVINO)
     tensors: dict[str, TensorQuant] = {}
     for name, tensor in plan.tensors.items():
@@ -166,37 +154,46 @@ def pictures(program: Program, count: int) -> Pictures:
     return Pictures(torch.cat(list(batches(program, demo_images("train", count)))))
 
 
-@pytest.mark.parametrize("weights", ["within-step", "free"])
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize(
+    ("model", "profile", "weights"),
+    [
+        *(("tiny", profile, weights) for profile in PROFILES for weights in ("within-step", "free")),
+        ("demo_program", TFLITE, "free"),
+    ],
+    ids=lambda each: getattr(each, "name", each),
+)
 def test_it_begins_bit_by_bit_where_the_simulation_is(
-    demo_program: Program, profile: RuntimeProfile, weights: str
+    model: str, profile: RuntimeProfile, weights: str, request: pytest.FixtureRequest
 ) -> None:
-    given = planned(demo_program, profile)
+    program: Program = request.getfixturevalue(model)
+    given = planned(program, profile)
     student = Student(given, Recipe(weights=weights))
     assert all(student.groups.values())
-    image = demo_image(demo_program.input.imgsz)
-    expected = raw_outputs(demo_program, simulated(demo_program, given.plan))(image)
+    image = demo_image(program.input.imgsz)
+    expected = raw_outputs(program, simulated(program, given.plan))(image)
     seen = dict(zip(student.learner.watched, student.seen(image), strict=True))
-    for name, each in zip(demo_program.raw.all, expected, strict=True):
+    for name, each in zip(program.raw.all, expected, strict=True):
         assert seen[name].requires_grad
         assert torch.equal(seen[name], each)
     unchanged = student.result()
     assert unchanged.plan.tensors == given.plan.tensors
     for one, other in zip(
-        raw_outputs(demo_program, simulated(unchanged.program, unchanged.plan))(image), expected, strict=True
+        raw_outputs(program, simulated(unchanged.program, unchanged.plan))(image), expected, strict=True
     ):
         assert torch.equal(one, other)
 
 
 def test_half_of_what_four_bits_lose_is_won_back(four_bits: Candidate) -> None:
-    """Without labels, on images that were not trained on: half of the way to the same plan with weights of 8 bits."""
-    held_out, program = hold_out(four_bits.reference, demo_images("val", 16)), four_bits.program
+    """Without labels: half of the way to weights of 8 bits, on images that neither trained nor chose the epoch."""
+    program, others = four_bits.program, demo_images("val", 48)
+    held_out, unseen = (hold_out(program, each) for each in (others[:16], others[16:]))
     statistics = calibrate(program, demo_images("train", 8), lambda: None, 2).statistics
-    eight = distance(Candidate(program, make_plan(program, statistics, OPENVINO), program), held_out).mean
+    eight = distance(Candidate(program, make_plan(program, statistics, OPENVINO), program), unseen).mean
     trained = train(four_bits, pictures(program, 64), held_out, FOUR_BITS, None, Silent())
-    before, after = distance(four_bits, held_out).mean, distance(trained.candidate, held_out).mean
-    assert trained.record.start == pytest.approx(before, rel=1e-2)
-    assert trained.record.end == pytest.approx(after, rel=1e-4)
+    assert trained.record.start == pytest.approx(distance(four_bits, held_out).mean, rel=1e-2)
+    assert trained.record.end == pytest.approx(distance(trained.candidate, held_out).mean, rel=1e-4)
+    before, after = (distance(each, unseen).mean for each in (four_bits, trained.candidate))
+    assert before > 3 * eight
     assert before - after >= 0.5 * (before - eight)
 
 
@@ -287,7 +284,7 @@ def test_what_is_no_better_is_not_kept(tiny: Program) -> None:
 
 
 def test_scales_stay_near_the_end_and_rates_follow_a_cosine(tiny: Program) -> None:
-    recipe = Recipe(epochs=4, warmup=0.25, frozen_scales=0.5)
+    recipe = Recipe(epochs=4, rate_weights=0.02, warmup=0.25, frozen_scales=0.5)
     store = Kept()
     trained = train(planned(tiny, OPENVINO), SQUARES, hold_out_of(tiny), recipe, store, Silent())
     rates = [each.rates for each in trained.record.epochs]

@@ -41,7 +41,7 @@ def solid(colour: int, height: int = 30, width: int = 40) -> NDArray[np.uint8]:
     return np.full((height, width, 3), colour, np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     own=st.tuples(sides, sides),
     size=st.tuples(st.integers(4, 80), st.integers(4, 80)),
@@ -70,7 +70,7 @@ def test_a_picture_of_any_image_has_the_networks_size_and_a_seed_decides_it(
     np.testing.assert_array_equal(first, before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(own=st.tuples(sides, sides), preprocess=st.sampled_from(["letterbox", "stretch"]), seed=st.integers(0, 99))
 def test_a_mosaic_shows_four_images_each_in_its_corner(own: tuple[int, int], preprocess: str, seed: int) -> None:
     colours = [10, 60, 180, 250]

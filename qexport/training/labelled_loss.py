@@ -39,7 +39,7 @@ def check_trainable(layout: HeadLayout) -> None:
 
 
 def labelled_loss(program: Program, raw: Sequence[Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-    """The loss of a batch, as Ultralytics' trainer adds it up: a detector's is multiplied with the number of images.
+    """The loss of a batch, as Ultralytics' trainer adds up its parts, but the mean over images for every task.
 
     Gains are those of Ultralytics' defaults (`box`, `cls`, `dfl`, `pose`, `kobj`, `angle`).
 
@@ -64,7 +64,7 @@ def labelled_loss(program: Program, raw: Sequence[Tensor], targets: Mapping[str,
         loss: Tensor = v8ClassificationLoss()(logits, dict(targets))[0]
         return loss
     parts: Tensor = _criterion(layout, raw[0].device).loss(_as_trained(program, outputs), dict(targets))[0]
-    return parts.sum()
+    return parts.sum() / len(raw[0])  # of detectors Ultralytics gives the mean times the number of images
 
 
 def _criterion(layout: HeadLayout, device: torch.device) -> Any:
