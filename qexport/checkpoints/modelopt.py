@@ -3,7 +3,8 @@
 Its checkpoints have a key `modelopt` of two parts. `ranges` has buffers by name, `model.0.conv.input_quantizer._amax`
 and so on: the largest magnitude that eight symmetric bits stand for. `modelopt` is what NVIDIA ModelOpt makes its
 layers of again, the settings of each quantiser among it. Weights have a range for each output channel, from before
-batch normalisation is folded into them; `fuse_conv_and_bn` of `ultralytics.utils.torch_utils` scales it like the weight.
+batch normalisation is folded into them; `fuse_conv_and_bn` of `ultralytics.utils.torch_utils` scales it like the
+weight.
 """
 
 from __future__ import annotations
