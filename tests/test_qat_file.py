@@ -19,7 +19,8 @@ from trained import integers, kept, numbers, record, trained
 
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.checkpoints.identify import holds_learned
-from qexport.errors import InputError
+from qexport.errors import InputError, UsageError
+from qexport.job.options import make_job
 from qexport.job.train_job import make_train_job
 from qexport.optimisation.candidate import Candidate
 from qexport.planning.learned_ranges import UnlearnedError
@@ -298,3 +299,8 @@ class Called:
 @pytest.mark.parametrize("key", [Called(), [1], "text", torch.zeros(3)], ids=["a call", "a list", "text", "a tensor"])
 def test_a_key_of_anything_but_bytes_is_refused_and_not_called(key: Any, tmp_path: Path) -> None:
     refusal(saved(small_model(), tmp_path / "hostile.pt", qexport=key))
+
+
+def test_an_export_without_data_says_that_only_verification_needs_images(file: Path) -> None:
+    with pytest.raises(UsageError, match="has ranges that were learned, and needs images to verify on: add --data"):
+        make_job({"model": str(file), "int8": True})
