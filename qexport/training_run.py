@@ -9,11 +9,12 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.backends.registry import reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
+from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.selection import has_labels
@@ -28,7 +29,7 @@ from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
 from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
 from qexport.steps.build import optimised, planned_candidate
-from qexport.steps.train import train
+from qexport.steps.train import split, train
 from qexport.system.files import make_folder
 from qexport.system.machine import environment
 from qexport.system.signals import stop_request
@@ -36,9 +37,10 @@ from qexport.training.device import check_device
 from qexport.training.images import Images
 from qexport.training.labelled_images import labelled
 from qexport.training.loop import Trained
-from qexport.training.qat_file import Learned, Provenance, learned_profile, save_qat
+from qexport.training.qat_file import Learned, LearnedProfile, Provenance, learned_profile, read_learned, save_qat
+from qexport.training.recipe import Recipe
 from qexport.training.record import INTERRUPTED
-from qexport.training.state import FileStore
+from qexport.training.state import Anew, FileStore, TrainingState
 from qexport.version import __version__
 
 SILENT = Silent()
@@ -67,6 +69,7 @@ class _Training:
     progress: Progress
     clock: Clock
     command: str
+    earlier: tuple[LearnedProfile, ...] = ()
     notes: list[str] = field(default_factory=list)
     skipped: dict[Path, str] = field(default_factory=dict)
 
@@ -88,8 +91,8 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     clock = Clock(progress)
     with clock.step("read", "Reading model and data"):
         run = read_run(job.export, clock, None)
-    training = _Training(job, run, progress, clock, command)
-    _check_data(training)
+    _check_data(job, run)
+    training = _Training(job, run, progress, clock, command, earlier_profiles(job, run.source.checkpoint.fingerprint))
     make_folder(job.export.folder)
     with locked(job.export.folder, progress):
         table = calibrated(run)
@@ -100,18 +103,36 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
                     trained.append(_trained(training, profile, stopped))
                 if trained[-1].record.stopped == INTERRUPTED:
                     break
+        if training.earlier and not any(each.record.epochs for each in trained):
+            return _report(training, profiles, trained)
         return _written(training, profiles, trained)
 
 
-def _check_data(training: _Training) -> None:
-    """Refuse data without the labels that are asked for, and a resumption of nothing."""
-    job, images = training.job, training.run.images
+def _check_data(job: TrainJob, run: Run) -> None:
+    """Refuse too few images, data without the labels that are asked for, and a resumption of nothing."""
+    images = run.images
     data = images.calibration_dataset
     assert data is not None
+    split(images.calibration)
     if job.recipe.labels and not has_labels(data, images.calibration):
         raise InputError(f"--labels needs labels, and the images of {data.yaml} have none", "leave out --labels")
     if job.resume and not any(job.export.folder.glob(_state("*"))):
         raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
+
+
+def earlier_profiles(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
+    """What an earlier run has learned of the same model and left in the folder.
+
+    Raises:
+        InputError: what is there is of another model, or no file of such a run.
+    """
+    if not job.file.exists():
+        return ()
+    learned = read_learned(load_checkpoint(job.file, job.export.trust_checkpoint).learned, job.file)
+    if learned.provenance.fingerprint != fingerprint:
+        what = f"{job.file} was trained from another {learned.provenance.model}"
+        raise InputError(what, "give another --out, or remove it")
+    return learned.profiles
 
 
 def _state(profile: str) -> str:
@@ -141,9 +162,11 @@ def _profiles(training: _Training, table: CalibrationTable | None) -> list[_Prof
 def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]) -> Trained:
     """Train for one profile, from the beginning or from where an earlier run was."""
     job, run = training.job, training.run
-    store = FileStore(job.export.folder / _state(profile.name), _fingerprint(training, profile))
-    if not job.resume:
-        store.path.unlink(missing_ok=True)
+    checkpoint, plan = run.source.checkpoint, profile.start.plan
+    parts = checkpoint.fingerprint, fingerprint(run.images.calibration), plan.program, plan.fingerprint
+    kept = FileStore(job.export.folder / _state(profile.name), training_fingerprint(job.recipe, *parts))
+    store = kept if job.resume else Anew(kept)
+    training.notes.extend(_gone_on(profile.name, store.load(), job.recipe))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True)))
 
@@ -152,7 +175,8 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
             assert data is not None
             task, recipe = source.checkpoint.task_spec, job.recipe
             links, skip = scratch / "data", training.skipped.setdefault
-            return labelled(data, images, task, source.program, recipe.batch, recipe.seed, links, on_skip=skip)
+            batch = min(recipe.batch, max(len(images), source.program.input.batch))
+            return labelled(data, images, task, source.program, batch, recipe.seed, links, on_skip=skip)
 
         return train(
             profile.start,
@@ -166,26 +190,50 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
         )
 
 
-def _fingerprint(training: _Training, profile: _Profile) -> str:
-    """Of all that a training depends on: model, images, recipe and plan, whose program has the weights."""
-    run, plan = training.run, profile.start.plan
-    parts = (run.source.checkpoint.fingerprint, fingerprint(run.images.calibration), training.job.recipe)
-    return hashlib.sha256(repr((*parts, plan.program, plan.fingerprint)).encode()).hexdigest()
+def training_fingerprint(recipe: Recipe, *parts: str) -> str:
+    """Of all that a training depends on, but for when it ends: what was trained may be trained on.
+
+    Args:
+        parts: fingerprints of the model, the images, the program, which has the weights, and its plan.
+    """
+    return hashlib.sha256(repr((replace(recipe, epochs=0, patience=0), *parts)).encode()).hexdigest()
+
+
+def _gone_on(profile: str, state: TrainingState | None, recipe: Recipe) -> tuple[str, ...]:
+    """A note where a training goes on that was begun as one of another length, by which rates fall."""
+    begun = state.record.recipe.epochs if state and state.record else recipe.epochs
+    if state is None or begun == recipe.epochs:
+        return ()
+    return (
+        f"{profile}: went on behind epoch {state.epoch} of a training of {begun}: rates did not fall as in one run",
+    )
 
 
 def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]) -> TrainingReport:
     """Write the checkpoint, the record and the page; states stay for those that are to train on."""
     job, run, clock = training.job, training.run, training.clock
-    folder, checkpoint = job.export.folder, run.source.checkpoint
+    checkpoint = run.source.checkpoint
     packages = environment(reported_packages()).packages
+    names = {each.record.profile for each in trained}
+    others = tuple(each for each in training.earlier if each.plan.profile not in names)
+    training.notes.extend(f"{each.plan.profile} is kept as an earlier run has learned it" for each in others)
     learned = Learned(
-        tuple(learned_profile(each.candidate, each.record) for each in trained),
+        (*(learned_profile(each.candidate, each.record) for each in trained), *others),
         Provenance(checkpoint.path.name, checkpoint.fingerprint, str(job.export.data), training.command, packages),
     )
     with clock.step("write", f"Writing {job.file.name}"):
         save_qat(job.file, checkpoint.path, learned, job.export.trust_checkpoint)
+    report = _report(training, profiles, trained)
+    save_training(report, job.export.folder / RECORD)
+    write_training(report, job.export.folder / PAGE)
+    return report
+
+
+def _report(training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]) -> TrainingReport:
+    job, run = training.job, training.run
+    checkpoint = run.source.checkpoint
     left_out = (f"left out {path.name}: {why}" for path, why in training.skipped.items())
-    report = TrainingReport(
+    return TrainingReport(
         model=checkpoint.path.name,
         sha256=checkpoint.fingerprint,
         file=job.file,
@@ -195,13 +243,10 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
         precision=job.export.precision,
         imgsz=run.source.program.input.imgsz,
         profiles=_scored(training, profiles, trained),
-        seconds=clock.seconds,
+        seconds=training.clock.seconds,
         notes=(*run.images.notes, *training.notes, *left_out),
         interrupted=trained[-1].record.stopped == INTERRUPTED,
     )
-    save_training(report, folder / RECORD)
-    write_training(report, folder / PAGE)
-    return report
 
 
 def _scored(

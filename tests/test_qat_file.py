@@ -19,7 +19,9 @@ from trained import integers, kept, numbers, record, trained
 
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.checkpoints.identify import holds_learned
-from qexport.errors import InputError
+from qexport.errors import InputError, UsageError
+from qexport.job.options import make_job
+from qexport.job.train_job import make_train_job
 from qexport.optimisation.candidate import Candidate
 from qexport.planning.learned_ranges import UnlearnedError
 from qexport.planning.planner import make_plan
@@ -30,6 +32,8 @@ from qexport.programs.program import Program
 from qexport.training.container import pack
 from qexport.training.learned_candidate import learned_candidate
 from qexport.training.qat_file import Learned, Provenance, learned_profile, read_learned, save_qat, to_bytes
+from qexport.training.recipe import Recipe
+from qexport.training_run import earlier_profiles, training_fingerprint
 
 MODEL = DEMO / "shapes26.pt"
 HERE = Path("made_here_qat.pt")
@@ -149,6 +153,25 @@ def test_the_same_runtime_gets_the_trained_numbers_at_another_size_and_batch(sma
     assert note == "weights and scales were learned in training for tflite"
     scaled = [each for each in found.plan.tensors.values() if each.rule in ("own", "shared") and not each.is_float]
     assert all(each.why.startswith("learned in training for tflite") for each in scaled)
+
+
+def test_a_later_run_finds_what_was_learned_and_leaves_another_models_alone(file: Path, tmp_path: Path) -> None:
+    given = {"model": str(MODEL), "data": "shapes.yaml"}
+    job = make_train_job({**given, "out": file.parent})
+    own = load_checkpoint(MODEL).fingerprint
+    assert [each.plan.profile for each in earlier_profiles(job, own)] == ["tflite"]
+    assert earlier_profiles(make_train_job({**given, "out": tmp_path}), own) == ()
+    with pytest.raises(InputError, match=r"was trained from another shapes26\.pt: give another --out"):
+        earlier_profiles(job, "0" * 64)
+
+
+def test_a_training_may_go_on_for_longer_but_not_by_another_recipe() -> None:
+    recipe = Recipe(epochs=3)
+    known = training_fingerprint(recipe, "model", "images")
+    assert training_fingerprint(replace(recipe, epochs=9, patience=0), "model", "images") == known
+    others = (replace(recipe, seed=1), replace(recipe, batch=2), replace(recipe, labels=0.5))
+    assert known not in {training_fingerprint(each, "model", "images") for each in others}
+    assert training_fingerprint(recipe, "model", "other images") != known
 
 
 def test_another_head_is_calibrated_where_nothing_was_learned_of_it(small: tuple[Path, Candidate]) -> None:
@@ -290,3 +313,8 @@ class Called:
 @pytest.mark.parametrize("key", [Called(), [1], "text", torch.zeros(3)], ids=["a call", "a list", "text", "a tensor"])
 def test_a_key_of_anything_but_bytes_is_refused_and_not_called(key: Any, tmp_path: Path) -> None:
     refusal(saved(small_model(), tmp_path / "hostile.pt", qexport=key))
+
+
+def test_an_export_without_data_says_that_only_verification_needs_images(file: Path) -> None:
+    with pytest.raises(UsageError, match="has ranges that were learned, and needs images to verify on: add --data"):
+        make_job({"model": str(file), "int8": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from conftest import DEMO
 
 from qexport.cli.app import main
-from qexport.cli.qat import with_share
+from qexport.cli.qat import export_words, with_share
 from qexport.errors import QexportError, UsageError
 from qexport.job.train_job import make_train_job
 from qexport.training.recipe import Recipe
@@ -55,6 +56,7 @@ def test_a_gpu_takes_whole_batches_and_devices_that_have_no_float_take_integers_
         ({"device": "gpu"}, "--device gpu is out of range: give cpu, cuda or cuda:NUMBER", 2),
         ({"labels": 1.5}, "--labels 1.5 is out of range: give a share, 0 to 1", 2),
         ({"epochs": 0}, "--epochs 0 is out of range: give 1 or more", 2),
+        ({"damping": math.inf}, "--damping inf is out of range: give 0 or more", 2),
         ({"rate_weights": -1}, "--rate-weights -1.0 is out of range", 2),
         ({"weights": "all"}, "--weights all is out of range: give within-step or free", 2),
         ({"effort": "most"}, "--effort most is out of range", 2),
@@ -81,6 +83,22 @@ def test_labels_without_a_share_are_all_of_it(words: tuple[str, ...], share: flo
     made = with_share(["qat", MODEL, *words])
     assert float(made[made.index("--labels") + 1]) == share
     assert [word for word in made if word != "1"] == ["qat", MODEL, *words]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "--format tflite --int8"),
+        ({"format": "onnx,tflite", "imgsz": "64"}, "--format onnx,tflite --int8 --imgsz 64"),
+        ({"imgsz": "64,96", "precision": "w8a16"}, "--format tflite --precision w8a16 --imgsz 64,96"),
+        ({"format": "edgetpu", "head": "one2many"}, "--format edgetpu --int8 --head one2many"),
+        ({"format": "onnx", "cpu": "avx2"}, "--format onnx --int8 --cpu avx2"),
+    ],
+)
+def test_the_next_command_exports_what_was_trained(more: dict[str, Any], words: str) -> None:
+    job = make_train_job({**GIVEN, **more}).export
+    written = export_words(Path("a_qat.pt"), job)
+    assert written == ["qexport", "a_qat.pt", "--data", DATA, *words.split()]
 
 
 def test_refusals_load_no_torch() -> None:

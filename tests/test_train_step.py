@@ -70,10 +70,10 @@ def test_held_out_images_are_not_trained_on_and_the_record_says_how_many(candida
 
     def remembered(images: Sequence[Path]) -> Images:
         seen.extend(images)
-        return augmented(images, candidate.program.input, 2, 0)
+        return augmented(images, candidate.program.input, 4, 0)
 
     images = demo_images("train", 12)
-    done = train(candidate, images, recipe=Recipe(epochs=1, batch=2), labelled=remembered)
+    done = train(candidate, images, recipe=Recipe(epochs=1, batch=4), labelled=remembered)
     assert tuple(seen) == split(images).train
     assert (done.record.held_out, done.record.images) == (6, 6)
     assert [each.number for each in done.record.epochs] == [1]
@@ -119,3 +119,8 @@ def test_the_same_recipe_gives_the_same_weights_in_whatever_order_images_come(ca
     one, other = (train(candidate, each, recipe=Recipe(epochs=1, batch=2)) for each in (images, images[::-1]))
     assert one.record.epochs[0].loss == other.record.epochs[0].loss
     assert one.candidate.program.fingerprint == other.candidate.program.fingerprint
+
+
+def test_a_step_has_no_image_twice(candidate: Candidate) -> None:
+    done = train(candidate, demo_images("train", 4), recipe=Recipe(epochs=1, batch=1000))
+    assert (done.record.images, done.record.recipe.batch) == (2, 2)

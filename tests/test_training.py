@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -281,6 +282,15 @@ def test_what_is_no_better_is_not_kept(tiny: Program) -> None:
     assert (trained.record.best, trained.record.end) == (0, trained.record.start)
     assert len(trained.record.epochs) == 2
     assert trained.record.stopped == "no better for 2 epochs"
+
+
+def test_an_epoch_whose_loss_is_no_number_ends_it_and_does_not_count(tiny: Program) -> None:
+    store = Kept()
+    recipe = Recipe(epochs=3, damping=math.inf)
+    trained = train(planned(tiny, OPENVINO), SQUARES, hold_out_of(tiny), recipe, store, Silent())
+    assert trained.record.epochs == ()
+    assert trained.record.stopped == "its loss was no number: smaller rates may help"
+    assert store.load() is None
 
 
 def test_scales_stay_near_the_end_and_rates_follow_a_cosine(tiny: Program) -> None:

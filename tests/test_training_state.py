@@ -14,7 +14,7 @@ import torch
 from trained import record
 
 from qexport.errors import InputError
-from qexport.training.state import FileStore, TrainingState
+from qexport.training.state import Anew, FileStore, TrainingState
 
 STATE = TrainingState(
     epoch=2,
@@ -52,6 +52,18 @@ def test_another_trainings_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another model, other images, settings or plan") as caught:
         FileStore(tmp_path / "state.npz", "other").load()
     assert "--resume" in caught.value.remedy
+
+
+def test_a_training_that_begins_anew_loses_nothing_until_it_has_something(tmp_path: Path) -> None:
+    kept = FileStore(tmp_path / "state.npz", "one")
+    kept.save(STATE)
+    store = Anew(FileStore(kept.path, "other"))
+    assert store.load() is None
+    assert kept.load() is not None
+    store.save(replace(STATE, epoch=1))
+    found = store.store.load()
+    assert found is not None
+    assert found.epoch == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999], ids=str)

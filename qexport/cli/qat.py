@@ -136,17 +136,19 @@ def qat_command(
     return _told(report, job.export, quiet, json_)
 
 
-def _told(report: TrainingReport, asked: ExportJob, quiet: bool, as_json: bool) -> int:
+def _told(report: TrainingReport, job: ExportJob, quiet: bool, as_json: bool) -> int:
     """Print what came of it, and return the exit code."""
+    last = report.profiles[-1].record
+    if report.interrupted and not any(each.record.epochs for each in report.profiles):
+        return fail("interrupted before an epoch was whole: nothing was learned", INTERRUPTED)
     if as_json:
         print((report.file.parent / "train.json").read_text(encoding="utf-8"), end="")
     elif not quiet:
         console = Console()
         console.print(_table(report))
-        for line in _lines(report, asked):
+        for line in _lines(report, job):
             console.print(line, soft_wrap=not console.is_terminal)
     if report.interrupted:
-        last = report.profiles[-1].record
         done = f"{len(last.epochs)} of {last.recipe.epochs} epochs for {last.profile}"
         return fail(f"interrupted: {report.file} has what {done} came to, --resume goes on", INTERRUPTED)
     return 0
@@ -175,25 +177,32 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _lines(report: TrainingReport, asked: ExportJob) -> list[Text]:
+def _lines(report: TrainingReport, job: ExportJob) -> list[Text]:
     """What must be known besides, where the files are, and what to type next."""
     first = report.profiles[0].record
     lines = [Text(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
     records = [each.record for each in report.profiles]
-    lines += [Text(f"{each.profile}: {len(each.epochs)} epochs ({each.stopped})") for each in records]
+    lines += [
+        Text(f"{each.profile}: {len(each.epochs)} epoch{'s'[: len(each.epochs) != 1]} ({each.stopped})")
+        for each in records
+    ]
     lines += [Text(f"warning: {note}", style="yellow") for note in report.notes]
     lines.append(Text(f"wrote {report.file.name}, train.json and train.html to {report.file.parent}"))
-    lines.append(Text(f"next: {shlex.join(export_command(report, asked))}"))
+    lines.append(Text(f"next: {shlex.join(export_words(report.file, job))}"))
     return lines
 
 
-def export_command(report: TrainingReport, asked: ExportJob) -> list[str]:
-    """The command that exports what was trained for, as it was asked for."""
-    words = ["qexport", str(report.file), "--format", ",".join(asked.format), "--precision", report.precision]
-    words += ["--data", report.data]
-    words += ["--imgsz", *map(str, asked.imgsz)] if asked.imgsz else []
-    words += ["--head", asked.head] if asked.head else []
-    return words + (["--cpu", asked.cpu] if asked.cpu != "auto" else [])
+def export_words(file: Path, job: ExportJob) -> list[str]:
+    """The command that exports what was trained as it was trained."""
+    precision = ["--int8"] if job.precision == job.short_forms["int8"] else ["--precision", job.precision]
+    words = ["qexport", str(file), "--data", str(job.data), "--format", ",".join(job.format), *precision]
+    if job.imgsz:
+        words += ["--imgsz", ",".join(map(str, job.imgsz)) if job.imgsz[0] != job.imgsz[1] else str(job.imgsz[0])]
+    if job.head:
+        words += ["--head", job.head]
+    if job.cpu != "auto":
+        words += ["--cpu", job.cpu]
+    return [*words, *(["--trust-checkpoint"] if job.trust_checkpoint else [])]
 
 
 def with_share(words: Sequence[str]) -> list[str]:

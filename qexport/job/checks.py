@@ -287,6 +287,11 @@ CONFLICTS = (
         "give one of them",
     ),
     Conflict(
+        lambda job: job.calibrates and not (job.data or job.eval_data) and holds_learned(Path(job.model)),
+        "{asked} has ranges that were learned, and needs images to verify on",
+        "add --data DATA.yaml",
+    ),
+    Conflict(
         lambda job: job.calibrates and not job.data and not (job.eval_data and _has_ranges(job)),
         "{asked} needs images to calibrate with and to verify on",
         "add --data DATA.yaml",

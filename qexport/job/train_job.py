@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -84,7 +85,7 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
 
 RULES: tuple[Range | Choice, ...] = (
     *(Range(name, lambda value: value > 0, "1 or more") for name in ("epochs", "batch")),
-    *(Range(name, lambda value: value >= 0, "0 or more") for name in ("seed", "patience", "damping")),
+    *(Range(name, lambda value: 0 <= value < math.inf, "0 or more") for name in ("seed", "patience", "damping")),
     *(Range(name, lambda value: 0 <= value < 1, "0 to 1") for name in ("rate-weights", "rate-scales", "rate-biases")),
     Range("labels", lambda value: 0 <= value <= 1, "a share, 0 to 1"),
     Range("device", lambda value: bool(DEVICE.fullmatch(value)), "cpu, cuda or cuda:NUMBER"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qexport.data.choice import take
@@ -87,13 +87,16 @@ def train(
         raise InputError(f"this program cannot be trained: {obstacle}", "export it without training")
     parts = split(image_files(images, fraction, count))
     wanted = candidate.program.input
+    if wanted.dynamic or wanted.batch == 1:  # to see an image twice in a step gains nothing
+        recipe = replace(recipe, batch=min(recipe.batch, len(parts.train)))
     if labelled:
         made = labelled(parts.train)
     else:
         made = augmented(parts.train, wanted, recipe.batch, recipe.seed, on_skip=on_skip)
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
-    return loop.train(candidate, Stoppable(made, stopped), held_out, recipe, store, progress, labelled_loss)
+    trained = loop.train(candidate, Stoppable(made, stopped), held_out, recipe, store, progress, labelled_loss)
+    return replace(trained, record=replace(trained.record, images=len(parts.train)))
 
 
 @dataclass(frozen=True)

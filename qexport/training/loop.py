@@ -82,7 +82,7 @@ def train(
             course.begin(pool)
             while not (stopped := course.ended):
                 course.epoch(pool, progress)
-                if store:
+                if store and not course.diverged:
                     store.save(course.state())
     except KeyboardInterrupt:
         stopped = INTERRUPTED
@@ -106,7 +106,7 @@ class _Course:
         self.average = {name: each.detach().clone() for name, each in self.learned.items()}
         self.best: dict[str, Tensor] = {}
         self.epochs: tuple[EpochRecord, ...] = ()
-        self.step, self.start = 0, math.nan
+        self.step, self.start, self.diverged = 0, math.nan, False
 
     @property
     def best_epoch(self) -> EpochRecord | None:
@@ -117,6 +117,8 @@ class _Course:
     @property
     def ended(self) -> str:
         """Why there is no further epoch, "" where there is one."""
+        if self.diverged:
+            return "its loss was no number: smaller rates may help"
         if len(self.epochs) >= self.recipe.epochs:
             return "all epochs"
         best = self.best_epoch.number if self.best_epoch else 0
@@ -129,13 +131,16 @@ class _Course:
             self.start = self._judged(self.student.candidate, pool)
 
     def epoch(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
-        """Train an epoch and judge it."""
+        """Train an epoch and judge it; one whose loss was no number does not count."""
         number, started, losses = len(self.epochs) + 1, time.perf_counter(), []
         with progress.step(f"Training, epoch {number} of {self.recipe.epochs}", len(self.images) + 1) as advance:
             for batch in self.images.epoch(number):
                 losses.append(self._learn(batch, pool))
                 advance()
             judged = self._judged(self._averaged(), pool)
+            if not (torch.stack(losses).isfinite().all() and math.isfinite(judged)):
+                self.diverged = True
+                return
             done = EpochRecord(
                 number=number,
                 loss=float(torch.stack(losses).mean()),

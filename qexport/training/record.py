@@ -44,7 +44,7 @@ class TrainingRecord:
         start: mean distance on the held-out images before training.
         best: number of the epoch that was kept, 0 for what came in.
         stopped: why it ended: one line.
-        images: steps of an epoch times images of a step.
+        images: image files to train on, or steps of an epoch times images of a step where there are no files.
         held_out: images that were judged by.
         recipe: what it went by.
         device: that it ran on, in words.

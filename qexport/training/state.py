@@ -108,6 +108,21 @@ class FileStore:
         raise InputError(what, f"give what it was begun with, or {REMEDY}")
 
 
+@dataclass(frozen=True)
+class Anew:
+    """A store for a training that begins: what it has of an earlier one stays until there is a state to replace it."""
+
+    store: Store
+
+    def save(self, state: TrainingState) -> None:
+        """See `Store`."""
+        self.store.save(state)
+
+    def load(self) -> TrainingState | None:
+        """Nothing to go on from."""
+        return None
+
+
 def _state(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> TrainingState:
     epoch, step, numbers, record = head["epoch"], head["step"], head["numbers"], head["record"]
     if not all(type(each) is int for each in (epoch, step)):
