@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from reports import report
 
-from qexport.cli.qat import export_command
 from qexport.errors import InputError
-from qexport.job.train_job import make_train_job
 from qexport.optimisation.pass_record import PassRecord
 from qexport.reporting.page.render import render
 from qexport.reporting.page.training_page import write_training
@@ -114,12 +112,3 @@ def test_the_report_of_an_export_from_such_a_checkpoint_has_the_curve() -> None:
     assert "For tensorrt: the simulated network was 0.05 from FP32 on 16 held-out images" in words
     assert "Distance from FP32 over 3 epochs" in text
     assert 'id="training"' not in render(report())
-
-
-def test_what_is_typed_next_exports_at_the_size_and_head_that_were_trained() -> None:
-    given = {"data": "data.yaml", "imgsz": "480 640", "head": "one2many", "format": "onnx,tflite", "cpu": "arm"}
-    words = export_command(REPORT, make_train_job({"model": "a.pt", **given}).export)
-    options = "--format onnx,tflite --precision int8 --data data.yaml --imgsz 480 640 --head one2many --cpu arm"
-    assert words == ["qexport", "out/a_qat.pt", *options.split()]
-    words = export_command(REPORT, make_train_job({"model": "a.pt", "data": "data.yaml"}).export)
-    assert words == ["qexport", "out/a_qat.pt", *["--format", "tflite", "--precision", "int8", "--data", "data.yaml"]]
