@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,7 +77,14 @@ class Setup:
 
     def passed(self, candidate: Candidate, names: Sequence[str]) -> Candidate:
         """Behind some passes, each kept only by its own judgement."""
-        return optimise(candidate, list(names), self.seen)[0]
+        return optimise(candidate, list(names), self.seen, replan=self.replanned)[0]
+
+    def replanned(self, floats: Mapping[str, str]) -> QuantPlan:
+        """The plan that passes start from, with values in float."""
+        assert CHOSEN.ranges is not None
+        made = plan(self.program, self.table, self.target, ranges=CHOSEN.ranges, floats=floats)
+        assert made is not None
+        return made
 
     def measured(self, candidate: Candidate) -> Distance:
         """How far it is from the float program."""
