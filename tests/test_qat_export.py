@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import demo_images
+from conftest import demo_images, synthetic_statistics
 from refusals import DATA, INPUT, SHAPES, Refusal
 from small_models import saved, small_model
 from trained import kept, numbers, trained
@@ -91,6 +92,17 @@ def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
     asked = request(run, "onnx", "fp16")
     assert not asked.learned
     assert planned_candidate(run.source, asked) == (None, ())
+
+
+def test_a_plan_that_is_given_goes_before_what_was_learned_and_that_is_said(make: Make) -> None:
+    path, _ = make(OPENVINO)
+    given = {"model": str(path), "imgsz": "64", "no_eval": True, "no_latency": True, "out": path.parent / "out"}
+    run = read_run(make_job({**given, "format": "openvino", "half": True}), Clock(Silent()), None)
+    program = run.source.program
+    plan = make_plan(program, synthetic_statistics(program.values), OPENVINO)
+    made, (said,) = planned_candidate(run.source, replace(request(run, "openvino", "fp16"), plan=plan))
+    assert made == Candidate(program, plan, program)
+    assert "what it has learned is not used" in said
 
 
 def test_what_was_not_learned_needs_images_to_calibrate_with(make: Make, refused: Refusal) -> None:

@@ -42,6 +42,7 @@ def test_options_reach_the_recipe_and_the_plan() -> None:
 def test_a_gpu_takes_whole_batches_and_devices_that_have_no_float_take_integers_only() -> None:
     assert make_train_job({**GIVEN, "batch": 8}).export.batch == 1  # workers share a batch image by image
     assert make_train_job({**GIVEN, "batch": 8, "device": "cuda:1"}).export.batch == 8
+    assert make_train_job({**GIVEN, "device": "0"}).recipe.device == "cuda:0"
     assert make_train_job({**GIVEN, "format": "edgetpu"}).export.precision == "int8-full"
 
 

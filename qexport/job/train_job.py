@@ -52,6 +52,8 @@ def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob
         UsageError, InputError: one line.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if str(given.get("device", "")).isdecimal():  # as Ultralytics names a GPU
+        given["device"] = f"cuda:{given['device']}"
     model = str(given["model"])
     if model.lower().endswith(".onnx"):
         raise UsageError(f"{model} is an ONNX file, and training is for checkpoints", "give the .pt file")

@@ -37,6 +37,7 @@ from qexport.verification.against_float import likeness
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
+UNUSED = "the checkpoint was trained for integers; what it has learned is not used, as a plan or a candidate was given"
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,11 @@ def planned_candidate(source: Source, request: BuildRequest) -> tuple[Candidate 
     With it what a report has to say of where weights and scales are from.
     """
     program = source.program
+    unused = (UNUSED,) if source.checkpoint.trained else ()
     if request.candidate is not None:
-        return load_candidate(request.candidate, program), ()
+        return load_candidate(request.candidate, program), unused
     if request.plan is not None:
-        return Candidate(program, request.plan, program, request.densify), ()
+        return Candidate(program, request.plan, program, request.densify), unused
     if request.learned:
         candidate, note = planned_as_learned(source, request.target, request.table, request.ranges, request.keep_float)
         return candidate, (note,)
