@@ -58,7 +58,7 @@ def built(name: str, precision: str) -> Built:
 
 def run_of(executor: Executor, formats: Sequence[str], tmp_path: Path, **job: Any) -> pipeline.Run:
     """A run that is ready to build, without a model."""
-    source: Any = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint=""), program=None)
+    source: Any = SimpleNamespace(checkpoint=SimpleNamespace(trained=False, fingerprint=""), program=None)
     options = {"no_eval": True, "no_latency": True, "no_build": True, **job}
     asked = ExportJob("a.pt", tuple(formats), "int8", out=tmp_path, **options)
     return pipeline.Run(asked, source, RunImages(), Task(print), Clock(Silent()), executor)
