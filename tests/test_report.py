@@ -91,6 +91,7 @@ def test_the_json_has_the_documented_fields_of_an_artifact(report: Report) -> No
         "drop": 0.004,
         "retention": 0.99,  # 0.396 / 0.4
         "fidelity": 0.91235,
+        "fidelity_ceiling": 0.995,
         "images": 100,
     }
     assert int8["latency_ms"] == {"p50": 12.5, "p95": 14.0, "min": 12.0}

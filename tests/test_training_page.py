@@ -94,7 +94,7 @@ def test_the_curve_has_a_point_for_each_epoch_and_lines_for_ptq_and_fp32(tmp_pat
         ("2", "0.5", "0.0375"),
         ("3", "0.3333", "0.039"),
     ]
-    assert {"PTQ", "FP32"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", charts[0]))
+    assert {"before training", "FP32"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", charts[0]))
     named = set(re.findall(r"<text[^>]*>([^<]*)</text>", charts[2]))
     assert {"weights", "scales"} <= named
     assert "biases" not in named  # their rate is 0, which a logarithmic scale has no place for

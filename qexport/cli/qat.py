@@ -157,9 +157,9 @@ def _told(report: TrainingReport, job: ExportJob, quiet: bool, as_json: bool) ->
 def _table(report: TrainingReport) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     scored = any(each.fidelity is not None for each in report.profiles)
-    for heading in ("profile", "formats", "distance, PTQ", "trained", "", "epoch"):
+    for heading in ("profile", "formats", "distance before", "trained", "", "epoch"):
         table.add_column(heading, justify="left" if heading in ("profile", "formats") else "right")
-    for heading in ("fidelity, PTQ", "trained") if scored else ():
+    for heading in ("fidelity before", "trained") if scored else ():
         table.add_column(heading, justify="right")
     for each in report.profiles:
         table.add_row(*_row(each), *((_figure(each.fidelity_before), _figure(each.fidelity)) if scored else ()))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qexport.errors import InputError
 from qexport.optimisation.pass_record import PassRecord
-from qexport.system.files import write_text
-from qexport.system.json_form import from_plain, to_plain
+from qexport.reporting.record_file import load_record, save_record
 from qexport.training.record import TrainingRecord
 
 SCHEMA = 1
@@ -72,7 +69,7 @@ def save_training(report: TrainingReport, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    write_text(path, json.dumps({"schema": SCHEMA, **to_plain(report)}, indent=2) + "\n")
+    save_record(report, SCHEMA, path)
 
 
 def load_training(path: str | Path) -> TrainingReport:
@@ -81,11 +78,4 @@ def load_training(path: str | Path) -> TrainingReport:
     Raises:
         InputError: it cannot be read, is something else, or was written by a later version.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        schema = content["schema"]
-        if schema == SCHEMA:
-            return from_plain(TrainingReport, content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no training that qexport recorded ({error})", "train again") from error
-    raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}", "train again")
+    return load_record(TrainingReport, SCHEMA, path, "training that qexport recorded", "train again")

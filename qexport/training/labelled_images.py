@@ -41,12 +41,10 @@ class Labelled:
 
     Attributes:
         dataset: of Ultralytics, augmenting.
-        workers: processes that make batches; 0 for this one.
     """
 
     dataset: Any
     order: Order
-    workers: int
 
     def __len__(self) -> int:
         return len(self.order)
@@ -59,7 +57,7 @@ class Labelled:
             _Seeded(self.dataset, self.order.seed, number),
             batch_sampler=places,
             collate_fn=getattr(self.dataset, "collate_fn", default_collate),
-            num_workers=self.workers,
+            num_workers=0,  # training has threads, and a process with threads must not be forked
             generator=torch.Generator(),  # not the process's own, which others draw from
         )
         yield from map(_batch, loader)
@@ -87,7 +85,6 @@ def labelled(
     folder: Path,
     *,
     shard: tuple[int, int] = (0, 1),
-    workers: int = 0,
     on_skip: Skip = lambda *_: None,
 ) -> Images:
     """Images to train on with their labels, as `yolo train` augments them, in batches of `batch`.
@@ -100,7 +97,6 @@ def labelled(
         program: whose raw outputs are judged.
         folder: for links; new, and there as long as the images are used.
         shard: rank of this process, and how many there are.
-        workers: processes that make batches, which do not depend on how many there are.
         on_skip: takes images that Ultralytics leaves out.
 
     Raises:
@@ -123,7 +119,7 @@ def labelled(
     if not len(made):
         raise InputError(f"no image of {dataset.yaml} can be trained on ({_reason(paths[0])})", GIVE_LABELS)
     _report_skipped(made, linked, on_skip)
-    return Labelled(made, Order(len(made), batch, seed, *shard), workers)
+    return Labelled(made, Order(len(made), batch, seed, *shard))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A training run as a page: distance and loss over epochs, PTQ and FP32 as lines, and the same figures as a table."""
+"""A training run as a page: distance and loss over epochs beside start and FP32, and the same figures as a table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def curves(record: TrainingRecord, name: str) -> dict[str, Markup | None]:
 
 @themed
 def distance_curve(record: TrainingRecord, name: str) -> Markup:
-    """Distance of the simulated network on held-out images behind each epoch; lines for PTQ, and for FP32 at 0."""
+    """Distance of the simulated network on held-out images after each epoch; lines for the start, and for FP32 at 0."""
     figure = drawing(WIDTH, 260)
     axes = _over_epochs(axes_in(figure, LEFT, 36, RIGHT, 10), record.epochs)
     numbers, distances = [0, *_numbers(record.epochs)], [record.start, *(each.distance for each in record.epochs)]
@@ -53,7 +53,7 @@ def distance_curve(record: TrainingRecord, name: str) -> Markup:
     marks = _points(axes, record.epochs, f"distance-{name}", lambda each: each.distance)
     axes.set_xlim(0, max(numbers))
     axes.set_ylim(0, 1.12 * max(distances))
-    for height, text in ((record.start, "PTQ"), (0.0, "FP32")):
+    for height, text in ((record.start, "before training"), (0.0, "FP32")):
         _name(axes, text, height)
     best = next((each for each in record.epochs if each.number == record.best), None)
     if best:
