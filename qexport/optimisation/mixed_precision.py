@@ -19,7 +19,7 @@ from qexport.progress import Progress
 
 COUNT = 8
 """Images that errors are priced on."""
-FLOAT_BUDGET = 1 / 8
+FLOAT_BUDGET = 1 / 4
 """Most of the multiply-accumulates that may go from integers to float: they take two to four times as long there."""
 LEAST_YIELD = 0.5
 """Share of the error that has to go for each share of the work; all of it for all of it would be 1."""
