@@ -27,7 +27,7 @@ from accuracy import FORMATS, QEXPORT, Row, Runs, print_table
 from qexport import calibrate, make_target, plan, read_model
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import hold_out
-from qexport.programs.captured_graph import shared_copy
+from qexport.programs.captured_graph import on_device
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.training.images import Batch, augmented
@@ -103,7 +103,7 @@ def cost(given: argparse.Namespace, model: str) -> dict[str, float]:
 
 def forward_seconds(program: Program, batch: Batch, given: argparse.Namespace) -> float:
     """Median seconds of the float network's forward pass."""
-    graph, pixels, wait = shared_copy(program).to(given.device), batch.pixels.to(given.device), waited(given.device)
+    graph, pixels, wait = on_device(program, given.device), batch.pixels.to(given.device), waited(given.device)
     seconds = []
     with torch.no_grad():
         for _ in range(given.steps + WARM_UP):
@@ -112,7 +112,6 @@ def forward_seconds(program: Program, batch: Batch, given: argparse.Namespace) -
             graph(pixels)
             wait()
             seconds.append(time.perf_counter() - started)
-    graph.to("cpu")  # parameters are shared with the program
     return statistics.median(seconds[WARM_UP:])
 
 

@@ -16,7 +16,7 @@ from qexport.optimisation import reconstruction
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import HeldOut, distance, hold_out
 from qexport.optimisation.distillation import lost_power
-from qexport.optimisation.learned import LearnedScale, LearnedWeight, Learner
+from qexport.optimisation.learned import LearnedScale, LearnedWeight, Learner, within_rounding
 from qexport.optimisation.passes import broken
 from qexport.optimisation.reconstruction import Reconstruction
 from qexport.planning.plan import QuantPlan, TensorQuant
@@ -107,6 +107,14 @@ def test_a_weight_learns_which_neighbour_it_becomes() -> None:
         weight.steps.add_(1000)
     weight.bound()
     assert weight(real).tolist() == [[1.0, -0.5], [0.5, -31.75]]
+
+
+def test_whole_weights_begin_on_the_side_that_they_were_rounded_from() -> None:
+    """0.3 above, 0.8 below (so rounded the farther way), 0.9 above; no whole number; further than a step away."""
+    whole = torch.tensor([2.0, 2.0, 2.0, 2.4, 5.0])
+    begun = within_rounding(whole, torch.tensor([2.3, 1.2, 2.9, 2.0, 9.0]))
+    torch.testing.assert_close(begun, torch.tensor([2.24, 1.6, 2.4, 2.4, 5.0]))
+    assert torch.equal(begun.round(), whole.round())
 
 
 def test_a_scale_has_the_gradient_of_learned_step_sizes() -> None:

@@ -29,6 +29,8 @@ from qexport.simulation.insert import insert
 
 MAX_CHANGE = 0.3
 """Natural logarithm of what a scale may grow or shrink by: biases that were made to fit still do."""
+SPREAD = 0.8
+"""Of the way from a whole number to the next rounding, in which weights that are whole begin: see `within_rounding`."""
 LIMITED = frozenset({"clip", "relu6"})
 """Activations that are computed by the limits of the integers, which their scales are made for."""
 
@@ -49,8 +51,19 @@ class LearnedWeight(nn.Module):
     change: Tensor
     zeros: Tensor | None
 
-    def __init__(self, tensor: TensorQuant, real: Tensor, free: bool = False, zeros: Tensor | None = None) -> None:
-        """Let the weight go where it will, its scale with it, or stay within a step of where it was."""
+    def __init__(
+        self,
+        tensor: TensorQuant,
+        real: Tensor,
+        free: bool = False,
+        zeros: Tensor | None = None,
+        unrounded: Tensor | None = None,
+    ) -> None:
+        """Let the weight go where it will, its scale with it, or stay within a step of where it was.
+
+        Args:
+            unrounded: what `real` was before it was rounded, where that is known.
+        """
         super().__init__()
         self.kind, self.free = tensor.kind, free
         self.register_buffer("scale", scale_like(real, tensor))
@@ -58,6 +71,8 @@ class LearnedWeight(nn.Module):
         if not free:
             self.register_buffer("low", (start - 1 - WHOLE).ceil().clamp(tensor.kind.low, tensor.kind.high))
             self.register_buffer("high", (start + 1 + WHOLE).floor().clamp(tensor.kind.low, tensor.kind.high))
+        if unrounded is not None:
+            start = within_rounding(start, unrounded * self.scale.reciprocal())
         self.steps = nn.Parameter(start)
         self.register_buffer("zeros", zeros)
         if free and tensor.rule in LEARNED:
@@ -83,6 +98,21 @@ class LearnedWeight(nn.Module):
         """The integers that it becomes, as float32."""
         steps = self.steps.detach() * self.change.detach().exp().reciprocal()
         return steps.round().clamp(self.kind.low, self.kind.high)
+
+
+def within_rounding(whole: Tensor, unrounded: Tensor) -> Tensor:
+    """Move whole numbers towards what they were before, as far as they still round to the same.
+
+    From whole numbers on, weights that are drawn one way arrive at the next rounding in the same step, and all turn
+    over at once before the loss has seen any of them do so. So those come first that had hardly been rounded this way.
+
+    Args:
+        whole: any numbers; those that are not whole, and those further than a step from what they were, stay.
+        unrounded: of the same shape.
+    """
+    apart = unrounded - whole
+    rounded = ((whole - whole.round()).abs() < WHOLE) & (apart.abs() < 1 + WHOLE)
+    return torch.where(rounded, whole + SPREAD * apart.clamp(-0.5, 0.5), whole)
 
 
 class LearnedScale(nn.Module):
@@ -141,7 +171,8 @@ class Learner:
             real = self.candidate.program.graph.parameter(name).to(self.device)
             zeros = held_zeros(self.candidate, name)
             zeros = None if zeros is None else zeros.to(self.device)
-            self.weights[name] = LearnedWeight(tensor, real, self._free_weights, zeros)
+            unrounded = self.candidate.reference.graph.parameter(name).to(self.device)
+            self.weights[name] = LearnedWeight(tensor, real, self._free_weights, zeros, unrounded)
             return self.weights[name]
         key = tensor.group or name
         if _only_moved(self.candidate, name):
