@@ -5,11 +5,10 @@ An export of the checkpoint is a run of its own: see `qexport.pipeline`.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qexport.backends.registry import reported_packages
@@ -25,6 +24,7 @@ from qexport.measurement.simulated import simulated_fidelity
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.pass_record import PassRecord
 from qexport.pipeline import Run, calibrated, read_run, request
+from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
 from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
@@ -163,8 +163,8 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
     """Train for one profile, from the beginning or from where an earlier run was."""
     job, run = training.job, training.run
     checkpoint, plan = run.source.checkpoint, profile.start.plan
-    parts = checkpoint.fingerprint, fingerprint(run.images.calibration), plan.program, plan.fingerprint
-    kept = FileStore(job.export.folder / _state(profile.name), training_fingerprint(job.recipe, *parts))
+    identity = training_identity(job.recipe, checkpoint.fingerprint, fingerprint(run.images.calibration), plan)
+    kept = FileStore(job.export.folder / _state(profile.name), identity)
     store = kept if job.resume else Anew(kept)
     training.notes.extend(_gone_on(profile.name, store.load(), job.recipe))
     with ExitStack() as stack:
@@ -190,13 +190,17 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
         )
 
 
-def training_fingerprint(recipe: Recipe, *parts: str) -> str:
-    """Of all that a training depends on, but for when it ends: what was trained may be trained on.
+def training_identity(recipe: Recipe, model: str, images: str, plan: QuantPlan) -> dict[str, str]:
+    """All that a training depends on, but for when it ends: what was trained may be trained on.
 
     Args:
-        parts: fingerprints of the model, the images, the program, which has the weights, and its plan.
+        model, images: their fingerprints.
+        plan: of the program that is trained.
     """
-    return hashlib.sha256(repr((replace(recipe, epochs=0, patience=0), *parts)).encode()).hexdigest()
+    options = {f"--{name.replace('_', '-')}": str(value) for name, value in asdict(recipe).items()}
+    del options["--epochs"], options["--patience"]
+    parts = {"model": model, "choice of images": images, "optimised network": plan.program, "plan": plan.fingerprint}
+    return parts | options
 
 
 def _gone_on(profile: str, state: TrainingState | None, recipe: Recipe) -> tuple[str, ...]:

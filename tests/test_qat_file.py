@@ -33,7 +33,7 @@ from qexport.training.container import pack
 from qexport.training.learned_candidate import learned_candidate
 from qexport.training.qat_file import Learned, Provenance, learned_profile, read_learned, save_qat, to_bytes
 from qexport.training.recipe import Recipe
-from qexport.training_run import earlier_profiles, training_fingerprint
+from qexport.training_run import earlier_profiles, training_identity
 
 MODEL = DEMO / "shapes26.pt"
 HERE = Path("made_here_qat.pt")
@@ -165,13 +165,16 @@ def test_a_later_run_finds_what_was_learned_and_leaves_another_models_alone(file
         earlier_profiles(job, "0" * 64)
 
 
-def test_a_training_may_go_on_for_longer_but_not_by_another_recipe() -> None:
-    recipe = Recipe(epochs=3)
-    known = training_fingerprint(recipe, "model", "images")
-    assert training_fingerprint(replace(recipe, epochs=9, patience=0), "model", "images") == known
-    others = (replace(recipe, seed=1), replace(recipe, batch=2), replace(recipe, labels=0.5))
-    assert known not in {training_fingerprint(each, "model", "images") for each in others}
-    assert training_fingerprint(recipe, "model", "other images") != known
+def test_a_training_may_go_on_for_longer_but_not_by_another_recipe(small: tuple[Path, Candidate]) -> None:
+    recipe, plan = Recipe(epochs=3), small[1].plan
+    known = training_identity(recipe, "model", "images", plan)
+    assert training_identity(replace(recipe, epochs=9, patience=0), "model", "images", plan) == known
+    for other in ({"seed": 1}, {"batch": 2}, {"labels": 0.5}, {"rate_weights": 0.1}):
+        found = training_identity(replace(recipe, **other), "model", "images", plan)
+        assert [name for name in known if found[name] != known[name]] == [
+            f"--{name.replace('_', '-')}" for name in other
+        ]
+    assert training_identity(recipe, "model", "other images", plan) != known
 
 
 def test_another_head_is_calibrated_where_nothing_was_learned_of_it(small: tuple[Path, Candidate]) -> None:

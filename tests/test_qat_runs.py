@@ -156,7 +156,7 @@ def test_another_training_is_not_resumed(
     (tmp_path / STATE).write_bytes((whole / STATE).read_bytes())
     assert main([*words, "--out", str(tmp_path), "--quiet", "--resume", "--seed", "7"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is of a training with another model, other images, settings or plan" in line
+    assert "is of a training with --seed 0: give what it was begun with" in line
     assert not list(tmp_path.glob("*.pt"))
     assert main([*words, "--out", str(tmp_path / "none"), "--quiet", "--resume"]) == 3
     assert "there is no training to resume" in capsys.readouterr().err

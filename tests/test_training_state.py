@@ -31,8 +31,12 @@ STATE = TrainingState(
 )
 
 
+ONE = {"model": "a", "plan": "c", "--batch": "8"}
+OTHER = {"model": "b", "plan": "c", "--batch": "4"}
+
+
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "state.npz", "this training")
+    store = FileStore(tmp_path / "state.npz", ONE)
     assert store.load() is None
     store.save(replace(STATE, epoch=1, record=None))
     store.save(STATE)
@@ -48,16 +52,16 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_another_trainings_state_is_refused(tmp_path: Path) -> None:
-    FileStore(tmp_path / "state.npz", "one").save(STATE)
-    with pytest.raises(InputError, match="another model, other images, settings or plan") as caught:
-        FileStore(tmp_path / "state.npz", "other").load()
+    FileStore(tmp_path / "state.npz", ONE).save(STATE)
+    with pytest.raises(InputError, match=r"is of a training with another model, --batch 8: give") as caught:
+        FileStore(tmp_path / "state.npz", OTHER).load()
     assert "--resume" in caught.value.remedy
 
 
 def test_a_training_that_begins_anew_loses_nothing_until_it_has_something(tmp_path: Path) -> None:
-    kept = FileStore(tmp_path / "state.npz", "one")
+    kept = FileStore(tmp_path / "state.npz", ONE)
     kept.save(STATE)
-    store = Anew(FileStore(kept.path, "other"))
+    store = Anew(FileStore(kept.path, OTHER))
     assert store.load() is None
     assert kept.load() is not None
     store.save(replace(STATE, epoch=1))
@@ -69,10 +73,10 @@ def test_a_training_that_begins_anew_loses_nothing_until_it_has_something(tmp_pa
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999], ids=str)
 def test_a_damaged_file_is_refused_in_one_line(share: float, tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
-    FileStore(path, "one").save(STATE)
+    FileStore(path, ONE).save(STATE)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="is no state of a training") as caught:
-        FileStore(path, "one").load()
+        FileStore(path, ONE).load()
     assert "\n" not in str(caught.value)
 
 
@@ -83,9 +87,9 @@ import torch
 from qexport.training.state import FileStore, TrainingState
 path = Path(sys.argv[1])
 state = TrainingState(1, 12, {"a": torch.full((1000,), 1.0)})
-FileStore(path, "one").save(state)
+FileStore(path, {"model": "a"}).save(state)
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # all is written, and nothing has its name
-FileStore(path, "one").save(TrainingState(2, 24, {"a": torch.full((1000,), 2.0)}))
+FileStore(path, {"model": "a"}).save(TrainingState(2, 24, {"a": torch.full((1000,), 2.0)}))
 """
 
 
@@ -95,7 +99,7 @@ def test_a_save_that_is_killed_leaves_the_state_before(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, timeout=100)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(tmp_path.iterdir())) == 2  # the unfinished one was begun
-    found = FileStore(path, "one").load()
+    found = FileStore(path, {"model": "a"}).load()
     assert found is not None
     assert (found.epoch, found.step) == (1, 12)
     assert torch.equal(found.tensors["a"], torch.full((1000,), 1.0))

@@ -16,7 +16,7 @@ from qexport.system.files import write_whole
 from qexport.training.container import Array, pack, unpack
 from qexport.training.record import TrainingRecord, from_json, to_json
 
-SCHEMA = 1
+SCHEMA = 2
 REMEDY = "leave out --resume to train from the beginning"
 
 
@@ -60,11 +60,12 @@ class FileStore:
     """Keeps it in a file.
 
     Attributes:
-        fingerprint: of all that a training depends on (model, images, recipe, plan): another one's state is refused.
+        identity: all that a training depends on, by what it is called: fingerprints, and values of options, whose
+            names begin with a dash. Another one's state is refused.
     """
 
     path: Path
-    fingerprint: str
+    identity: Mapping[str, str]
 
     def save(self, state: TrainingState) -> None:
         """Keep a state in the place of the one before, whole or not at all.
@@ -74,7 +75,7 @@ class FileStore:
         """
         head = {
             "schema": SCHEMA,
-            "fingerprint": self.fingerprint,
+            "identity": dict(self.identity),
             "epoch": state.epoch,
             "step": state.step,
             "numbers": dict(state.numbers),
@@ -99,12 +100,13 @@ class FileStore:
             head, arrays = unpack(self.path.read_bytes())
             if head["schema"] != SCHEMA:
                 raise ValueError(f"schema {head['schema']}, this version reads {SCHEMA}")
-            if head["fingerprint"] == self.fingerprint:
+            differing = _differing(dict(head["identity"]), self.identity)
+            if not differing:
                 return _state(head, arrays)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"{self.path} is no state of a training ({reason})", REMEDY) from error
-        what = f"{self.path} is of a training with another model, other images, settings or plan"
+        what = f"{self.path} is of a training with {differing}"
         raise InputError(what, f"give what it was begun with, or {REMEDY}")
 
 
@@ -121,6 +123,12 @@ class Anew:
     def load(self) -> TrainingState | None:
         """Nothing to go on from."""
         return None
+
+
+def _differing(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What of a training is not as it was begun, in words; "" for nothing."""
+    names = [name for name in dict.fromkeys((*now, *begun)) if begun.get(name) != now.get(name)]
+    return ", ".join(f"{name} {begun.get(name)}" if name.startswith("-") else f"another {name}" for name in names)
 
 
 def _state(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> TrainingState:
