@@ -50,6 +50,7 @@ PIXELS = ("--pixels", "0..255", "--bgr")
 ABSENT = -4.0
 """Mean logit of all classes but the first few; columns of next to nothing would not be alike on two runtimes."""
 UNMEASURED = ("--no-eval", "--no-latency", "--no-build")
+PER_CHANNEL_OPSET = 13
 HELD_OUT = 30
 """Images of coco-val100, the last by name, on which `train_yolox.py` does not train."""
 
@@ -121,7 +122,12 @@ class Count:
 
 
 def incumbent(path: Path, calibration: Path, size: int) -> Path:
-    """Quantise by ONNX Runtime's `quantize_static`: Q/DQ, weights per channel, otherwise as it is by default."""
+    """Quantise by ONNX Runtime's `quantize_static`: Q/DQ, weights per channel, otherwise as it is by default.
+
+    It writes scales of channels into files of any opset, and they are valid from opset 13 on.
+    """
+    import onnx
+    from onnx.version_converter import convert_version
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -134,7 +140,8 @@ def incumbent(path: Path, calibration: Path, size: int) -> Path:
             return None if image is None else {"images": read([image], size).numpy()}
 
     ready, made = path.with_name("ready.onnx"), path.with_name("incumbent.onnx")
-    quant_pre_process(path, ready)
+    onnx.save(convert_version(onnx.load(path), PER_CHANNEL_OPSET), ready)
+    quant_pre_process(ready, ready)
     quantize_static(ready, made, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
     return made
 
