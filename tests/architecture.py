@@ -158,7 +158,9 @@ def one_file_prints(root: Path, home: str) -> list[Violation]:
 def _is_print(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and bool(
         re.fullmatch(
-            r"(.*\.)?print|sys\.std(out|err)\.(write.*|buffer.*)|Text|Table|.*\.add_row", ast.unparse(node.func), re.DOTALL
+            r"(.*\.)?print|sys\.std(out|err)\.(write.*|buffer.*)|Text|Table|.*\.add_row",
+            ast.unparse(node.func),
+            re.DOTALL,
         )
     )
 

@@ -172,7 +172,8 @@ CLEAN = {
     "Makefile": "check:\n\tpython -c 'from qexport.system.machine import advice'\n",
     "qexport/__init__.py": '"""The face."""\n\n__version__ = "1"\n',
     "qexport/cli/__init__.py": '"""Prints."""\n',
-    "qexport/cli/app.py": "from qexport.cli.output import say\nfrom qexport.pipeline import export\n\n\ndef main() -> None:\n    say(export())\n",
+    "qexport/cli/app.py": "from qexport.cli.output import say\nfrom qexport.pipeline import export\n\n\n"
+    "def main() -> None:\n    say(export())\n",
     "qexport/cli/output.py": "def say(line: object) -> None:\n    print(line)\n",
     "qexport/pipeline.py": "from qexport.job.options import ExportJob\nfrom qexport.planning.plan import plan\n\n\n"
     "def export() -> None:\n    plan(ExportJob())\n",

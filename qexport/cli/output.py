@@ -5,6 +5,7 @@ What is printed passes `printable` here, whoever prints it, and Rich's markup is
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -24,7 +25,7 @@ def say(line: object, stream: TextIO | None = None, wrapped: bool = False) -> No
     Args:
         wrapped: between words on a terminal; what it goes on with is indented, so that it never looks like a line.
     """
-    stream, text = stream or sys.stdout, printable(line)
+    stream, text = stream or sys.stdout, _inert(line)
     if wrapped and stream.isatty():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -37,9 +38,14 @@ def say_json(content: str) -> None:
         say(line.replace("\x7f", "\\u007f"))
 
 
+def _inert(line: object) -> str:
+    """A line that neither the terminal nor a CI service takes for a command (GitHub: `::name::`, `##[name]`)."""
+    return re.sub(r"^(\s*)(::|##\[)", r"\1\\\2", printable(line))
+
+
 def sentence(text: object, style: str = "") -> Text:
     """A line to `show`."""
-    return Text(printable(text), style=style)
+    return Text(_inert(text), style=style)
 
 
 class Rows(Table):
