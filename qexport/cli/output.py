@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
-from typing import TextIO
+from typing import IO
 
 from rich import box
 from rich.console import Console, Group
@@ -19,7 +19,7 @@ from rich.text import Text
 from qexport.system.printable import printable
 
 
-def say(line: object, stream: TextIO | None = None, wrapped: bool = False) -> None:
+def say(line: object, stream: IO[str] | None = None, wrapped: bool = False) -> None:
     """Print one line at once, on stdout if nothing else is said.
 
     Args:
