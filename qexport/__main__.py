@@ -3,10 +3,12 @@
 import sys
 
 from qexport.system.signals import run_process
+from qexport.system.streams import open_streams
 
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    open_streams()
     return run_process(_command)
 
 

@@ -145,19 +145,23 @@ def runtimes_at_home(root: Path, homes: Mapping[str, Collection[str]]) -> list[V
     return broken
 
 
-def only_cli_prints(root: Path) -> list[Violation]:
-    """Calls of `print`, and writes to standard output, outside the command line."""
+def one_file_prints(root: Path, home: str) -> list[Violation]:
+    """Calls that print, write to standard output or make what Rich prints, outside of the file `home`."""
     broken = []
     for module in modules(root).values():
         uses = (_is_print(node) for node in ast.walk(module.tree))
-        if module.folder != "cli" and any(uses):
+        if module.path != f"{PACKAGE}/{home}" and any(uses):
             broken.append(Violation(module.path, "prints"))
     return broken
 
 
 def _is_print(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and bool(
-        re.match(r"(print|sys\.stdout\.(write.*|buffer.*))$", ast.unparse(node.func))
+        re.fullmatch(
+            r"(.*\.)?print|sys\.std(out|err)\.(write.*|buffer.*)|Text|Table|.*\.add_row",
+            ast.unparse(node.func),
+            re.DOTALL,
+        )
     )
 
 

@@ -272,6 +272,37 @@ def test_output_that_cannot_be_written_is_no_success(tmp_path: Path) -> None:
     assert done.stderr == "qexport: error: the output cannot be written (No space left on device)\n"
 
 
+KEEPS_THE_GIL = """
+import ctypes, pathlib
+from qexport.system.files import write_whole
+with write_whole(pathlib.Path("a.bin")) as file:
+    file.write_text("half")
+    ctypes.PyDLL(None).sleep(20)
+"""
+SECOND = f"""
+from qexport.execution.executor import Task
+from qexport.execution.worker_process import worker_process
+with worker_process() as worker:
+    worker.submit(Task(exec, ({KEEPS_THE_GIL!r},))).result()
+"""
+
+
+def test_the_second_process_ends_with_one_that_is_killed_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    process = start(tmp_path, "-c", SECOND)
+    limit = time.monotonic() + 60
+    while not list(tmp_path.glob(".*.bin")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert len(living(process.pid)) == 3
+    process.kill()
+    process.communicate()
+    limit = time.monotonic() + 10  # on an idle machine a hundredth of a second
+    while living(process.pid) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert living(process.pid) == []
+    assert list(tmp_path.glob(".*")) == list(tmp_path.glob("*.bin")) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: Path) -> None:
     """Ctrl-C in a terminal goes to all processes; the file that the second one has begun goes, finished ones stay."""
     words = ("--int8", "--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--calib-images", "4")
@@ -280,7 +311,7 @@ def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: P
     read = process.stderr.readline()
     assert re.fullmatch(r"✓ Reading model and data: \d+\.\d s\n", read), read
     time.sleep(0.5)
-    assert len(living(process.pid)) == 2
+    assert len(living(process.pid)) == 3  # the second process has one that guards it
     begun = ended(process, signal.SIGINT, whole_group=True)
     assert all(line.startswith(("✓ ", "… ")) for line in begun)  # steps that were done
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")]

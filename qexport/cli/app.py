@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.console import option as _option
+from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
@@ -179,7 +180,7 @@ def export_command(
     qexport yolo26n.pt --format tflite --int8 --data coco8.yaml
     """
     if version:
-        print(__version__)
+        say(__version__)
         return 0
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
@@ -208,11 +209,11 @@ def formats() -> None:
 
     for name in available_formats():
         try:
-            print(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
+            say(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
         except PluginError as error:
-            print(f"{name}: broken ({error})")
+            say(f"{name}: broken ({error})")
         except MissingExtraError as error:
-            print(f"{name}: not installed ({error.remedy})")
+            say(f"{name}: not installed ({error.remedy})")
 
 
 def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
@@ -237,7 +238,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     from qexport.reporting.report import to_json
 
     if as_json:
-        print(to_json(report), end="")
+        say_json(to_json(report))
     elif not quiet:
         print_report(report, job.page or Path(report.saved), Console())
     for failure in report.failures:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import tempfile
-import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from qexport.cli.output import say
 from qexport.errors import InputError, QexportError, named_reason
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
@@ -83,16 +82,19 @@ def fail(line: str, code: int) -> int:
     """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
     with suppress(OSError):  # nobody reads it: this line is for stderr
         sys.stdout.flush()
-    line = f"qexport: error: {line}"
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    print(line, file=sys.stderr)
+    say(f"qexport: error: {line}", sys.stderr, wrapped=True)
     return code
 
 
 def unexpected(error: Exception, output: str) -> int:
-    """A fault of ours: keep the traceback and the libraries' output in a file, show one line."""
+    """A fault of ours: keep the traceback and the libraries' output in a file, show one line.
+
+    Where the working directory is gone, it is that: everything that makes a path absolute fails.
+    """
+    try:
+        os.getcwd()
+    except OSError as gone:
+        return fail(f"the working directory cannot be used ({gone.strerror}): change to another", InputError.exit_code)
     return fail(f"unexpected {named_reason(error, 200)} ({_kept(error, output)})", 1)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from qexport.cli.output import say
 from qexport.progress import Advance, Progress, Silent
+from qexport.system.printable import printable
 
 HEARTBEAT = 60.0
 """Seconds after which a step in a pipe says that it is still there: CI services stop jobs that are silent for long."""
@@ -24,7 +25,11 @@ def shown_progress(console: Console, hidden: bool) -> Iterator[Progress]:
     if hidden:
         yield Silent()
     elif console.file.isatty() and not console.is_dumb_terminal:  # not `is_terminal`, which FORCE_COLOR makes true
-        columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=24))
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+        )
         with Bar(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console, redirect_stderr=False) as bar:
             yield Drawn(bar)
     else:
@@ -43,10 +48,10 @@ class Drawn:
         """Draw one bar for the time of the block."""
         while self._starting:
             self._bar.remove_task(self._starting.pop())
-        task = self._bar.add_task(title, total=total)
+        task = self._bar.add_task(printable(title), total=total)
 
         def advance(note: str = "") -> None:
-            self._bar.update(task, advance=1, description=f"{title}: {escape(note)}" if note else None)
+            self._bar.update(task, advance=1, description=printable(f"{title}: {note}") if note else None)
 
         yield advance
         self._bar.update(task, total=total or 1, completed=total or 1)
@@ -56,7 +61,7 @@ class Lines:
     """Progress as lines: of each step when it is done, of long ones now and then; one that fails has its error."""
 
     def __init__(self, console: Console, heartbeat: float = HEARTBEAT) -> None:
-        self._console = console
+        self._stream = console.file
         self._heartbeat = heartbeat
 
     @contextmanager
@@ -71,7 +76,7 @@ class Lines:
         def tell() -> None:
             while not done.wait(self._heartbeat):
                 so_far = f"{parts[0]} of {total}" if total else "still at it"
-                self._print(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s{notes[0]}")
+                say(f"… {title}: {so_far} after {time.monotonic() - started:.0f} s{notes[0]}", self._stream)
 
         teller = threading.Thread(target=tell, name="heartbeat", daemon=True)
         teller.start()
@@ -81,7 +86,4 @@ class Lines:
             done.set()
             teller.join()
         count = f" ({total})" if total else ""
-        self._print(f"✓ {title}{count}: {time.monotonic() - started:.1f} s{notes[0]}")
-
-    def _print(self, line: str) -> None:
-        print(line, file=self._console.file, flush=True)
+        say(f"✓ {title}{count}: {time.monotonic() - started:.1f} s{notes[0]}", self._stream)

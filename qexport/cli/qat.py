@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from qexport.cli.console import fail, library_output
 from qexport.cli.console import option as _option
+from qexport.cli.output import Rows, say_json, sentence, show
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.training.recipe import Recipe
 
@@ -142,27 +141,27 @@ def _told(report: TrainingReport, job: ExportJob, quiet: bool, as_json: bool) ->
     if report.interrupted and not any(each.record.epochs for each in report.profiles):
         return fail("interrupted before an epoch was whole: nothing was learned", INTERRUPTED)
     if as_json:
-        print((report.file.parent / "train.json").read_text(encoding="utf-8"), end="")
+        say_json((report.file.parent / "train.json").read_text(encoding="utf-8"))
     elif not quiet:
         console = Console()
-        console.print(_table(report))
+        show(console, _table(report))
         for line in _lines(report, job):
-            console.print(line, soft_wrap=not console.is_terminal)
+            show(console, line, whole_lines=True)
     if report.interrupted:
         done = f"{len(last.epochs)} of {last.recipe.epochs} epochs for {last.profile}"
         return fail(f"interrupted: {report.file} has what {done} came to, --resume goes on", INTERRUPTED)
     return 0
 
 
-def _table(report: TrainingReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(report: TrainingReport) -> Rows:
+    table = Rows()
     scored = any(each.fidelity is not None for each in report.profiles)
     for heading in ("profile", "formats", "distance before", "trained", "", "epoch"):
         table.add_column(heading, justify="left" if heading in ("profile", "formats") else "right")
     for heading in ("fidelity before", "trained") if scored else ():
         table.add_column(heading, justify="right")
     for each in report.profiles:
-        table.add_row(*_row(each), *((_figure(each.fidelity_before), _figure(each.fidelity)) if scored else ()))
+        table.add(*_row(each), *((_figure(each.fidelity_before), _figure(each.fidelity)) if scored else ()))
     return table
 
 
@@ -180,15 +179,15 @@ def _figure(value: float | None) -> str:
 def _lines(report: TrainingReport, job: ExportJob) -> list[Text]:
     """What must be known besides, where the files are, and what to type next."""
     first = report.profiles[0].record
-    lines = [Text(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
+    lines = [sentence(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
     records = [each.record for each in report.profiles]
     lines += [
-        Text(f"{each.profile}: {len(each.epochs)} epoch{'s'[: len(each.epochs) != 1]} ({each.stopped})")
+        sentence(f"{each.profile}: {len(each.epochs)} epoch{'s'[: len(each.epochs) != 1]} ({each.stopped})")
         for each in records
     ]
-    lines += [Text(f"warning: {note}", style="yellow") for note in report.notes]
-    lines.append(Text(f"wrote {report.file.name}, train.json and train.html to {report.file.parent}"))
-    lines.append(Text(f"next: {shlex.join(export_words(report.file, job))}"))
+    lines += [sentence(f"warning: {note}", style="yellow") for note in report.notes]
+    lines.append(sentence(f"wrote {report.file.name}, train.json and train.html to {report.file.parent}"))
+    lines.append(sentence(f"next: {shlex.join(export_words(report.file, job))}"))
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qexport.cli.output import say
 from qexport.errors import UsageError
 
 
@@ -29,4 +30,4 @@ def report_command(
         raise UsageError(f"--out {page} is the report itself", "give another name for the page")
     write_page(load_report(report), page)
     if not quiet:
-        print(f"wrote {page}")
+        say(f"wrote {page}")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from qexport.cli.console import library_output
 from qexport.cli.console import option as _option
+from qexport.cli.output import Rows, sentence, show
 from qexport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def sensitivity_command(
         found = sensitivity_of(job, images, QUICK if quick else None, progress)
         _write(found, json_, page, Path(model).name)
     if not quiet:
-        _print(found, Console())
+        _show(found, Console())
     return 0
 
 
@@ -82,30 +81,28 @@ def _write(found: Sensitivity, json_: Path | None, page: Path | None, model: str
         write_sensitivity(found, page, model)
 
 
-def _print(found: Sensitivity, console: Console) -> None:
-    console.print(
+def _show(found: Sensitivity, console: Console) -> None:
+    told = (
         f"The plan for {found.profile} is {found.whole:.4g} ± {found.noise:.2g} from the float program "
-        f"({found.images} images). Shares add up to more than 100 %: errors of parts add in squares.",
-        highlight=False,
+        f"({found.images} images). Shares add up to more than 100 %: errors of parts add in squares."
     )
+    show(console, sentence(told))
     for title, rows in (("Block", [row for row in found.rows if row.kind == "block"]), ("Layer", found.single)):
         if rows:
-            console.print(_table(found, rows[:MAX_ROWS], title))
+            show(console, _table(found, rows[:MAX_ROWS], title))
         if len(rows) > MAX_ROWS:
-            console.print(f"… and {len(rows) - MAX_ROWS} more: see --json, --out", highlight=False)
+            show(console, sentence(f"… and {len(rows) - MAX_ROWS} more: see --json, --out"))
     if found.skipped:
-        console.print(f"{found.skipped} parts of blocks that cost little were not measured", highlight=False)
+        show(console, sentence(f"{found.skipped} parts of blocks that cost little were not measured"))
 
 
-def _table(found: Sensitivity, rows: tuple[SensitivityRow, ...] | list[SensitivityRow], title: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(found: Sensitivity, rows: tuple[SensitivityRow, ...] | list[SensitivityRow], title: str) -> Rows:
+    table = Rows()
     table.add_column(title, overflow="fold")
     table.add_column("")
     for heading in ("alone", "left out gains", "±", "arithmetic"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         gain, noise = found.gain(row), row.noise
-        table.add_row(
-            row.name, row.operation, f"{found.share(row):.0%}", f"{gain:.2g}", f"{noise:.1g}", f"{row.macs:.1%}"
-        )
+        table.add(row.name, row.operation, f"{found.share(row):.0%}", f"{gain:.2g}", f"{noise:.1g}", f"{row.macs:.1%}")
     return table

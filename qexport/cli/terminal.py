@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
+from qexport.cli.output import Rows, sentence, show
 from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.fidelity_text import fidelity_text, with_interval
 from qexport.reporting.pass_lines import pass_lines
@@ -35,7 +34,7 @@ COLUMNS = ("drop and intervals", "drop", "")
 INTERVAL = "95 % interval"
 
 
-def render(report: Report, saved: Path, console: Console) -> RenderableType:
+def render(report: Report, saved: Path, console: Console) -> Group:
     """Return the table, what its signs mean, intervals that it has no room for, warnings, and what was verified."""
     wide = console.options.update(max_width=UNBOUNDED)
     compared = any(_drop(artifact) or _spread(artifact) for artifact in report.artifacts)
@@ -53,9 +52,9 @@ def _lines(report: Report) -> list[Text]:
     """What the table says, for a terminal that is too narrow for it: a figure that is cut off is another figure."""
     table = _table(report, "")
     names = [_in_one_line(str(column.header)) for column in table.columns[1:]]
-    lines = [Text(_title(report))]
+    lines = [sentence(_title(report))]
     for name, *figures in zip(*(map(str, column.cells) for column in table.columns), strict=True):
-        lines.append(Text(f"{name}: {', '.join(map(' '.join, zip(names, figures, strict=True)))}"))
+        lines.append(sentence(f"{name}: {', '.join(map(' '.join, zip(names, figures, strict=True)))}"))
     return lines
 
 
@@ -65,9 +64,9 @@ def _in_one_line(heading: str) -> str:
     return heading
 
 
-def _table(report: Report, columns: str) -> Table:
+def _table(report: Report, columns: str) -> Rows:
     """The figures, and as `columns` says what was lost against FP32, and how far that would move with other images."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=_title(report), title_justify="left")
+    table = Rows(gap=0, title=_title(report))
     table.add_column("artifact", no_wrap=True)
     dropped = any(map(_drop, report.artifacts))
     for heading in (
@@ -82,9 +81,9 @@ def _table(report: Report, columns: str) -> Table:
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for artifact in report.artifacts:
-        table.add_row(*_row(artifact, columns, dropped))
+        table.add(*_row(artifact, columns, dropped))
     for failure in report.failures:
-        table.add_row(f"{failure.format} {FAILED}", *[NOTHING] * (len(table.columns) - 1))
+        table.add(f"{failure.format} {FAILED}", *[NOTHING] * (len(table.columns) - 1))
     return table
 
 
@@ -152,7 +151,7 @@ def _drop(artifact: ArtifactReport, bounds: bool = True) -> str:
 
 def _drops(report: Report) -> list[Text]:
     """The same in lines of their own, where the table has no room for it."""
-    return [Text(f"drop of {each.label}: {_drop(each)}") for each in report.artifacts if _drop(each)]
+    return [sentence(f"drop of {each.label}: {_drop(each)}") for each in report.artifacts if _drop(each)]
 
 
 def _legend(report: Report) -> list[Text]:
@@ -170,7 +169,7 @@ def _legend(report: Report) -> list[Text]:
     for each in report.artifacts:
         names.setdefault(stand_in(each), []).append(each.label)
     away = [f"{AWAY} {', '.join(names[runtime])}: run by {runtime}" for runtime in names if runtime]
-    return [Text("; ".join(told), style="dim"), *(Text(line) for line in away)]
+    return [sentence("; ".join(told), style="dim"), *(sentence(line) for line in away)]
 
 
 def _figure(value: float | None, form: str, unit: str = "") -> str:
@@ -183,23 +182,25 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     What failed or is broken are error lines, which end the run.
     """
     warnings = list_warnings(report, lambda artifact: artifact.label)
-    lines = [Text(f"warning: {warning.line}", style="yellow") for warning in warnings]
+    lines = [sentence(f"warning: {warning.line}", style="yellow") for warning in warnings]
     parts = ((artifact, fidelity_text(artifact)) for artifact in report.artifacts)
-    lines += [Text(f"fidelity of {artifact.label}: {text}") for artifact, text in parts if text]
-    lines += [Text(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
-    lines += [Text(line) for line in _planned(report)]
-    lines += [Text(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
-    lines += [Text(_repaired(artifact.file_name, artifact.repair)) for artifact in report.artifacts if artifact.repair]
-    lines += [Text(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
-    lines += [Text(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
-    lines += [Text(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]
-    lines += [Text(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
+    lines += [sentence(f"fidelity of {artifact.label}: {text}") for artifact, text in parts if text]
+    lines += [sentence(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
+    lines += [sentence(line) for line in _planned(report)]
+    lines += [sentence(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
+    lines += [
+        sentence(_repaired(artifact.file_name, artifact.repair)) for artifact in report.artifacts if artifact.repair
+    ]
+    lines += [sentence(_runs(artifact)) for artifact in report.artifacts if artifact.arithmetic or artifact.needs]
+    lines += [sentence(_likeness(artifact, each)) for artifact in report.artifacts for each in artifact.outputs]
+    lines += [sentence(f"{each.file_name}: {advice(each)}") for each in report.artifacts if advice(each)]
+    lines += [sentence(_device(artifact.device)) for artifact in report.artifacts if artifact.device]
     rules = report.gate.rules if report.gate else ()
-    lines += [Text(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
-    lines.append(Text(f"wrote {', '.join(a.file_name for a in report.artifacts)} to {saved_in(report)}"))
+    lines += [sentence(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
+    lines.append(sentence(f"wrote {', '.join(a.file_name for a in report.artifacts)} to {saved_in(report)}"))
     if taken := listed_seconds(report):
-        lines.append(Text(f"took {taken}"))
-    lines.append(Text(f"report: {saved}"))
+        lines.append(sentence(f"took {taken}"))
+    lines.append(sentence(f"report: {saved}"))
     return lines
 
 
@@ -267,4 +268,4 @@ def _likeness(artifact: ArtifactReport, output: OutputFidelity) -> str:
 
 def print_report(report: Report, saved: Path, console: Console) -> None:
     """Show the report; in a file or a pipe its sentences are not broken into lines."""
-    console.print(render(report, saved, console), soft_wrap=not console.is_terminal)
+    show(console, render(report, saved, console), whole_lines=True)

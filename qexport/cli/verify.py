@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from qexport.cli.console import SETTINGS, fail, library_output
+from qexport.cli.output import Rows, say, say_json, show
 from qexport.errors import InputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -79,11 +78,13 @@ def _recheck(file: Path, report: Path | None, data: str | None, threads: int) ->
 
 def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"artifact": str(file), "checks": [dataclasses.asdict(check) for check in checks]}, indent=2))
+        say_json(
+            json.dumps({"artifact": str(file), "checks": [dataclasses.asdict(check) for check in checks]}, indent=2)
+        )
     else:
         for check in checks:
             text = "" if check.passed is False else check.text  # its error line has it
-            print(f"{check.name:9} {SIGNS[check.passed]:6} {text}".rstrip())
+            say(f"{check.name:9} {SIGNS[check.passed]:6} {text}".rstrip())
     code = 0
     for check in checks:
         if check.passed is False:
@@ -100,14 +101,14 @@ def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool
 
         found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        say_json(json.dumps(dataclasses.asdict(found), indent=2))
     else:
         score = "no detections" if found.map is None else f"{found.map:.3f} mAP50-95"
-        print(
+        say(
             f"detections   {score} of TensorFlow's reference kernels against LiteRT with XNNPACK, {found.images} images"
         )
-        print(f"first layer  {found.first_layer or 'none in integers'}: {found.steps} steps apart at most")
-        print(f"GPU delegate {found.gpu or 'takes the whole graph'}")
+        say(f"first layer  {found.first_layer or 'none in integers'}: {found.steps} steps apart at most")
+        say(f"GPU delegate {found.gpu or 'takes the whole graph'}")
     found.check()
 
 
@@ -140,17 +141,17 @@ def diff(
         rows = difference(a, b, chosen, threads)
     equal = are_equal(rows)
     if json_:
-        print(json.dumps({"equal": equal, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        say_json(json.dumps({"equal": equal, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
     else:
-        Console().print(_table(rows))
+        show(Console(), _table(rows))
     return 0 if equal else DIFFERENT
 
 
-def _table(rows: list[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(rows: list[Row]) -> Rows:
+    table = Rows()
     for heading in ("", "A", "B", ""):
         table.add_column(heading, overflow="fold")
     for row in rows:
         style = "red" if row.same is False else None
-        table.add_row(row.what, row.a, row.b, {True: "=", False: "≠", None: ""}[row.same], style=style)
+        table.add(row.what, row.a, row.b, {True: "=", False: "≠", None: ""}[row.same], style=style)
     return table

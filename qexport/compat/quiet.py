@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from qexport.compat.patches import LITERT_PROGRESS, OFFLINE, ONE_THREAD, TENSORFLOW_LOG, set_variables
+from qexport.errors import InputError
 from qexport.system.scratch import folder_until_exit
 
 FOLDERS = {
@@ -25,6 +26,7 @@ def quiet_ultralytics() -> None:
     that may use the network. Settings that the user has are read; where there are none, none are left behind.
     """
     set_variables(*OFFLINE)
+    _have_home()
     if "ultralytics" not in sys.modules and not _ultralytics_settings().is_file():
         _scratch("YOLO_CONFIG_DIR")
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
@@ -42,6 +44,20 @@ def quiet_libraries() -> None:
     set_variables(ONE_THREAD, TENSORFLOW_LOG, LITERT_PROGRESS)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+
+
+def _have_home() -> None:
+    """Libraries look for a home folder when they are imported; a user without one, as in containers, has another.
+
+    Raises:
+        InputError: there is no folder for temporary files either.
+    """
+    try:
+        Path.home()
+    except RuntimeError as error:
+        _scratch("HOME")
+        if "HOME" not in os.environ:
+            raise InputError("there is neither a home folder nor one for temporary files", "set HOME") from error
 
 
 def _ultralytics_settings() -> Path:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,7 +22,7 @@ from qexport.errors import QexportError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
 from qexport.execution.far_progress import Shown, StepEvent, Told
 from qexport.progress import Progress, Silent
-from qexport.system.scratch import NOTES, child_environment, clear_up, undo_notes
+from qexport.system.scratch import child_environment, undo_notes
 
 SILENT = Silent()
 NICENESS = 10
@@ -63,7 +60,8 @@ def _started(folder: Path, progress: Progress) -> Iterator[Worker]:
     # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {sys.path!r}; from qexport.execution.worker_process import serve; serve({os.getpid()})"
+        f"sys.path[:] = {sys.path!r}; from qexport.execution.guard import end_with_parent; end_with_parent(); "
+        "from qexport.execution.worker_process import serve; serve()"
     )
     words, environment = [sys.executable, "-c", start], child_environment(folder)
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -97,18 +95,8 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task, progress: Pro
     return reply
 
 
-def _end_with(parent: int) -> None:
-    """End when the first process is gone, however it went."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    clear_up()
-    shutil.rmtree(os.environ[NOTES], ignore_errors=True)
-    os._exit(1)
-
-
-def serve(parent: int) -> None:
-    """Be the second process: do tasks of the process `parent` until there are no more."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def serve() -> None:
+    """Be the second process: do tasks of the first until there are no more."""
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     replies = os.fdopen(os.dup(1), "wb")

@@ -61,7 +61,7 @@ def _properties(report: Report) -> ElementTree.Element:
 
 
 def _case(artifact: str, name: str, output: str) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", classname=_clean(f"{SUITE}.{artifact}"), name=name, time="0")
+    case = ElementTree.Element("testcase", classname=_clean(f"{SUITE}.{artifact}"), name=_clean(name), time="0")
     if output:
         ElementTree.SubElement(case, "system-out").text = _clean(output)
     return case

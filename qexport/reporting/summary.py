@@ -7,6 +7,7 @@ import math
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.fidelity_text import fidelity_text
 from qexport.reporting.gate import NumberFormat
+from qexport.reporting.markdown import as_code, as_text
 from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
@@ -29,7 +30,7 @@ def to_markdown(report: Report) -> str:
 
 def _title(report: Report) -> str:
     model, size = report.model, "×".join(map(str, report.model.imgsz))
-    parts = [f"{_text(file_name(model.path))}, {_text(model.head)} head, {size}"]
+    parts = [f"{as_text(file_name(model.path))}, {as_text(model.head)} head, {size}"]
     if report.calibration:
         parts.append(f"calibrated on {report.calibration.images} images")
     if scored := scored_on(report):
@@ -49,7 +50,7 @@ def _table(report: Report) -> str:
     headings = (
         "artifact",
         "MB",
-        report.metrics[0],
+        as_text(report.metrics[0]),
         "drop",
         "retention",
         "fidelity",
@@ -59,14 +60,14 @@ def _table(report: Report) -> str:
         "INT8 MACs",
     )
     rows = [headings, ("---", *["---:"] * (len(headings) - 1)), *map(_row, report.artifacts)]
-    rows += [(f"{_text(each.format)} ❌", *[NOTHING] * (len(headings) - 1)) for each in report.failures]
+    rows += [(f"{as_text(each.format)} ❌", *[NOTHING] * (len(headings) - 1)) for each in report.failures]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _row(artifact: ArtifactReport) -> tuple[str, ...]:
     of_accuracy, of_latency = (f" {MARK}" if artifact.warned(about) else "" for about in (ACCURACY, LATENCY))
     return (
-        f"`{artifact.file_name}`{_stand_in(artifact)}",
+        f"{as_code(artifact.file_name)}{_stand_in(artifact)}",
         f"{artifact.bytes / 1e6:.2f}",
         *_accuracy(artifact, of_accuracy),
         *_latency(artifact, of_latency),
@@ -104,7 +105,7 @@ def _figure(value: float | None, shown: NumberFormat, interval: Interval | None,
 def _stand_in(artifact: ArtifactReport) -> str:
     """What made the row's figures, where that is not the runtime that the file is for."""
     runtime = stand_in(artifact)
-    return f"<br><sub>run by {_text(runtime)}</sub>" if runtime else ""
+    return f"<br><sub>run by {as_text(runtime)}</sub>" if runtime else ""
 
 
 def _legend(report: Report) -> str:
@@ -120,34 +121,36 @@ def _legend(report: Report) -> str:
 
 
 def _warnings(report: Report) -> str:
-    found = list_warnings(report, lambda artifact: f"`{artifact.file_name}`")
+    found = list_warnings(report, lambda artifact: as_code(artifact.file_name))
     return "\n".join(
-        f"- {MARK} {', '.join(each.names)}{': ' if each.names else ''}{_text(each.text)}" for each in found
+        f"- {MARK} {', '.join(each.names)}{': ' if each.names else ''}{as_text(each.text)}" for each in found
     )
 
 
 def _fidelity(report: Report) -> str:
     lines = ((artifact, fidelity_text(artifact)) for artifact in report.artifacts)
-    return "\n".join(f"- fidelity of `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+    return "\n".join(
+        f"- fidelity of {as_code(artifact.file_name)}: {as_text(text)}" for artifact, text in lines if text
+    )
 
 
 def _verified(report: Report) -> str:
     lines = ((artifact, verified(artifact)) for artifact in report.artifacts)
-    return "\n".join(f"- verified: `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+    return "\n".join(f"- verified: {as_code(artifact.file_name)}: {as_text(text)}" for artifact, text in lines if text)
 
 
 def _passes(report: Report) -> str:
     lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
-    return "\n".join(f"- `{artifact.file_name}`: {_text(line)}" for artifact, line in lines)
+    return "\n".join(f"- {as_code(artifact.file_name)}: {as_text(line)}" for artifact, line in lines)
 
 
 def _thresholds(report: Report) -> str:
     lines = ((artifact, advice(artifact)) for artifact in report.artifacts)
-    return "\n".join(f"- `{artifact.file_name}`: {_text(text)}" for artifact, text in lines if text)
+    return "\n".join(f"- {as_code(artifact.file_name)}: {as_text(text)}" for artifact, text in lines if text)
 
 
 def _failures(report: Report) -> str:
-    return "\n".join(f"- ❌ {_text(each.format)}: {_text(each.reason)}" for each in report.failures)
+    return "\n".join(f"- ❌ {as_text(each.format)}: {as_text(each.reason)}" for each in report.failures)
 
 
 def _gate(report: Report) -> str:
@@ -156,24 +159,16 @@ def _gate(report: Report) -> str:
         return ""
     failed = sum(not rule.passed for rule in gate.rules)
     head = f"**Gate: {'passed' if gate.passed else 'failed'}**, {len(gate.rules)} rules, {failed} broken"
-    lines = [f"- {'✅' if rule.passed else '❌'} {rule.rule}: {_text(rule.text)}" for rule in gate.rules]
+    lines = [f"- {'✅' if rule.passed else '❌'} {as_text(rule.rule)}: {as_text(rule.text)}" for rule in gate.rules]
     return "\n".join([head, "", *lines])
 
 
 def _origin(report: Report) -> str:
     machine = report.environment
     known = f"{machine.processor or 'unknown processor'}, {machine.cores or '?'} cores"
-    parts = [f"{known}, {report.threads} threads; qexport {report.qexport}"]
+    parts = [as_text(f"{known}, {report.threads} threads; qexport {report.qexport}")]
     if report.baseline:
-        parts.append(f"compared with `{report.baseline.path}`")
+        parts.append(f"compared with {as_code(report.baseline.path)}")
     if taken := listed_seconds(report):
-        parts.append(f"took {taken}")
-    return f"<sub>{_text('; '.join(parts))}</sub>"
-
-
-def _text(words: str) -> str:
-    """What came from file names and libraries, so that it stays text."""
-    joined = " ".join(str(words).split())
-    for sign in "\\|<>*_[]":
-        joined = joined.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return joined
+        parts.append(as_text(f"took {taken}"))
+    return f"<sub>{'; '.join(parts)}</sub>"

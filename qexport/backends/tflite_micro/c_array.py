@@ -11,8 +11,11 @@ import numpy as np
 from qexport.backends.tflite.file import flatbuffer_of
 from qexport.backends.tflite_micro.arena import ALIGNMENT
 from qexport.system.files import write_text
+from qexport.system.printable import printable
 
 ROW = 16
+_BREAKS = re.compile(r"\\|[?]{2}|[*]/|/[*]")
+"""What takes the next line into a comment (a trigraph does, too), and the bounds of comments of the other kind."""
 
 
 def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mapping[str, int]) -> tuple[Path, Path]:
@@ -24,12 +27,12 @@ def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mappin
         memory: bytes that it needs, by what for.
     """
     content = np.frombuffer(flatbuffer_of(file), dtype=np.uint8)
-    name = identifier(path.stem)
-    source, header = path.with_suffix(".cc"), path.with_suffix(".h")
+    name, stem = identifier(path.stem), re.sub(r"[^\w.+ -]", "_", path.stem)  # what `#include` takes in quotes
+    source, header = path.with_name(f"{stem}.cc"), path.with_name(f"{stem}.h")
     lines = [
-        f"// {path.name} for TensorFlow Lite Micro, by qexport.",
-        *(f"// {what}: {size} bytes" for what, size in memory.items()),
-        f"// Operators for the resolver: {', '.join(operators)}",
+        comment(f"{path.name} for TensorFlow Lite Micro, by qexport."),
+        *(comment(f"{what}: {size} bytes") for what, size in memory.items()),
+        comment(f"Operators for the resolver: {', '.join(operators)}"),
         "#pragma once",
         f"constexpr unsigned int {name}_size = {len(content)};",
         f"extern const unsigned char {name}[{name}_size];",
@@ -39,6 +42,11 @@ def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mappin
     write_text(source, start + ",\n".join(rows) + "\n};\n")
     write_text(header, "\n".join(lines) + "\n")
     return source, header
+
+
+def comment(text: str) -> str:
+    """One line of comment, whatever is in the text."""
+    return f"// {_BREAKS.sub('_', printable(text))}"
 
 
 def identifier(stem: str) -> str:

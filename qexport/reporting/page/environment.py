@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qexport.reporting.page.typeset import form_of, typeset
+from qexport.system.printable import printable
 
 
 def environment() -> Environment:
@@ -16,12 +17,18 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("qexport.reporting.page"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.globals |= {"cell": cell, "style": _asset("page.css"), "script": _asset("page.js")}
     return made
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of a template gives, its text as what can be seen; Jinja escapes it after that."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def cell(value: Any, name: str) -> str:
