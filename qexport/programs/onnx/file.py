@@ -14,6 +14,7 @@ import onnx
 
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
+from qexport.system.given_files import UnfitFileError, read_bytes
 from qexport.tasks import SCORING, extras_of
 
 QUANTISED = re.compile(
@@ -27,6 +28,8 @@ OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 COLOURS = 3
+MAX_PROTO = 2**31
+"""Bytes that Protocol Buffers read."""
 OLDEST = 7
 """The first operator set that ONNX Runtime has kernels for."""
 CONSTANTS_APART = 4
@@ -115,7 +118,9 @@ def parsed(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = onnx.load_model_from_string(read_bytes(path, MAX_PROTO))
+    except UnfitFileError as error:
+        raise InputError(f"{path} cannot be read ({error})", "give a float .onnx file") from error
     except (OSError, DecodeError) as error:
         raise InputError(
             f"{path} is not an ONNX file that can be read", "it may be cut short, or not ONNX at all"
