@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from qexport.errors import named_reason
 from qexport.system.given_files import read_text
 
 MAX_YAML = 2**22
 """Bytes of a file."""
-MAX_NODES = 100_000
-"""Values, keys included, every alias counted as what it stands for: names of 50,000 classes."""
+MAX_NODES = 50_000
+"""Values, keys included, every alias counted as what it stands for: twice as many as the 21,841 classes of ImageNet."""
 MAX_DEPTH = 32
 MAX_DIGITS = 64
 """Characters of a number or date."""
@@ -32,11 +33,14 @@ class _Bounded(yaml.SafeLoader):
         """A node, once it is known to stand for few enough."""
         if self.depth > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        alias = self.check_event(yaml.AliasEvent)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
-        if node is not None and id(node) not in self.sizes:
+        if node is not None and not alias:
             self.sizes[id(node)] = self._size(node)
+        elif id(node) not in self.sizes:
+            raise ValueError("a part of it is an alias of the whole that it is in")
         return node
 
     def _size(self, node: yaml.Node) -> int:
@@ -44,8 +48,6 @@ class _Bounded(yaml.SafeLoader):
             _check_scalar(node)
             return 1
         inside = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
-        if any(id(each) not in self.sizes for each in inside):
-            raise ValueError("a part of it is an alias of the whole that it is in")
         size = 1 + sum(self.sizes[id(each)] for each in inside)
         if size > MAX_NODES:
             raise ValueError(f"it has more than {MAX_NODES:,} values")
@@ -76,7 +78,7 @@ def parse_yaml(text: str) -> Any:
     except ValueError:
         raise
     except Exception as error:  # of a wrong date or tag PyYAML raises anything
-        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        raise ValueError(f"a value does not suit its tag, {named_reason(error, 80)}") from error
 
 
 def read_yaml(path: Path) -> Any:
