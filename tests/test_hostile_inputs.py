@@ -551,6 +551,16 @@ def test_networks_of_impossible_sizes(sample: str, tmp_path: Path) -> None:
     assert str(path) in refusal(read_source, path)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_weights_beside_a_network_that_are_no_file(kind: str, tmp_path: Path) -> None:
+    NO_FILES[kind][0](tmp_path / "weights.bin")
+    graph = _conv()
+    weight = onnx.TensorProto(name=graph.constants[0].name, data_type=1, dims=[4, 3, 3, 3], data_location=1)
+    weight.external_data.add(key="location", value="weights.bin")
+    graph.constants[0] = weight
+    assert "weights.bin" in refusal(read_file, network(tmp_path / "x.onnx", graph))
+
+
 @pytest.mark.parametrize("side", [0, -16])
 def test_a_network_for_images_of_no_pixels_is_one_of_any_size(side: int, tmp_path: Path) -> None:
     path = network(tmp_path / "x.onnx", _conv(), (1, 3, side, side))
