@@ -30,6 +30,8 @@ LEFT_OUT_ATTRIBUTES = frozenset({"criterion", "transforms"})
 """What a training sets on a model and an export has no use for."""
 MAX_VALUES = 1_000_000
 """In one list or dictionary, with all that is in what it holds."""
+VIEWED = 4
+"""Times their bytes that all tensors may have of the storages that they are views of."""
 MISSING = object()
 
 
@@ -51,8 +53,8 @@ class Rebuilder:
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []  # an id means something only as long as its object lives
         self.sizes: dict[int, int] = {}
-        self.stored: dict[int, int] = {}
-        self.viewed = 0
+        self.storages: set[int] = set()
+        self.room = ALWAYS_UNPACKED
 
     def value(self, noted: Any, place: str) -> Any:
         """The value that `noted` stands for.
@@ -91,10 +93,12 @@ class Rebuilder:
 
         Layers that share their weights are few, and what repeats one number (a stride of 0) is small.
         """
-        self.stored[storage.data_ptr()] = storage.nbytes()
-        self.viewed += wanted
-        if self.viewed > ALWAYS_UNPACKED + 4 * sum(self.stored.values()):
-            raise UnprovenError(f"{place} and others make {self.viewed:,} bytes of fewer that are stored")
+        if storage.data_ptr() not in self.storages:
+            self.storages.add(storage.data_ptr())
+            self.room += VIEWED * storage.nbytes()
+        self.room -= wanted
+        if self.room < 0:
+            raise UnprovenError(f"{place} and others are of many times the bytes that are stored")
 
     def _keep(self, noted: Any, made: Any) -> None:
         self.made[id(noted)] = made

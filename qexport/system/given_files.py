@@ -77,8 +77,8 @@ def read_bytes(path: str | Path, most: int = MAX_BYTES) -> bytes:
         OSError: as `open_given`.
     """
     with open_given(path, most) as stream:
-        data = stream.read(most + 1)
-    if len(data) > most:  # it grows, or says nothing of its size
+        data = stream.read()
+    if len(data) > most:  # it grows
         raise UnfitFileError(_too_large(most))
     return data
 
