@@ -15,6 +15,8 @@ QexportError            exit 1   something failed that has no class of its own
 
 from __future__ import annotations
 
+import re
+
 
 class QexportError(Exception):
     """Base of all errors that the command line shows as one line.
@@ -85,6 +87,16 @@ class GateError(QexportError):
     """
 
     exit_code = 9
+
+
+OUT_OF_MEMORY = ("out of memory", "use a smaller --imgsz or --batch")
+"""What, and what to do about it."""
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|bad.alloc|Failed to allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's own, or what torch and the runtimes say of it."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def first_line(error: BaseException) -> str:

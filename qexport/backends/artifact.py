@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
+from qexport.errors import InputError
+from qexport.system.given_files import read_bytes, special_kind
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,25 @@ class Artifact:
 def describe_artifact(path: Path, format_name: str, precision: str) -> Artifact:
     """Hash and measure a written file, or the files of a folder in the order of their names."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    contents = [file.read_bytes() for file in files]
+    contents = [read_bytes(file) for file in files]
     digest = hashlib.sha256(b"".join(contents)).hexdigest()
     return Artifact(path, format_name, precision, digest, sum(map(len, contents)))
 
 
+def check_artifact(path: Path) -> None:
+    """Refuse what is neither a file nor a folder of files, before any runtime opens it.
+
+    Raises:
+        InputError: it says what it is.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist", GIVE)
+    for file in (path, *(path.iterdir() if path.is_dir() else ())):
+        if kind := special_kind(file):
+            raise InputError(f"{file} is {kind}, not a file", GIVE)
+
+
+GIVE = "give an artifact that qexport wrote"
 SUFFIX = ".manifest.json"
 
 

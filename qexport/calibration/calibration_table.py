@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from qexport.calibration.statistics import BINS, Statistics
 from qexport.errors import InputError
 from qexport.system.files import write_whole
+from qexport.system.given_files import open_arrays
+from qexport.system.json_form import parse_json
 
 SCHEMA = 2
 SCALARS = ("minimum", "maximum", "limit", "lowest", "highest", "images")
@@ -79,9 +80,9 @@ def load_table(path: str | Path) -> CalibrationTable:
         InputError: missing, unreadable, or of another schema.
     """
     try:
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return _table(json.loads(str(content["head"])), content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        with open_arrays(path) as content:
+            return _table(parse_json(str(content["head"])), content)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a calibration table ({error})", "give a calibration.npz of qexport") from error
 
 

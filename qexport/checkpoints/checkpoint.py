@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.checkpoints.identify import LEARNED
 from qexport.errors import InputError
+from qexport.system.given_files import read_bytes
 from qexport.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -87,16 +88,18 @@ def load_checkpoint(path: Path, trust: bool = False) -> Checkpoint:
     fingerprint = hashlib.sha256(data).hexdigest()
     try:
         return _described(path, model, content if isinstance(content, dict) else {}, fingerprint)
-    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    except InputError:
+        raise
+    except Exception as error:  # of attributes of other types than layers have
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{path} holds a model that cannot be described ({reason})", "train it again") from error
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}", "check the path")
     try:
-        return path.read_bytes()
+        return read_bytes(path)
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {path}", "check the path") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
 

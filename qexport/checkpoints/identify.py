@@ -6,6 +6,7 @@ Nothing here runs what a pickle says; its operations are only listed.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qexport.errors import InputError
+from qexport.system.given_files import exceeded, open_given
 
 LEARNED = "qexport"
 """Key of a checkpoint whose bytes are this package's own."""
@@ -23,6 +25,8 @@ ONNX = "export it there to ONNX and give the .onnx file"
 AGAIN = "download it again, or give another .pt file"
 TRUST = "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code"
 OWN_SAVE = "write it with its own save(), as YOLO(…).save('model.pt') does"
+UNPACKING = 16
+"""Times its size that a checkpoint may unpack to: torch.save does not compress, but people pack files again."""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 PROJECTS = {
     "models": ("the YOLOv5 repository, or of one made from it such as YOLOv7", ONNX),
@@ -90,8 +94,11 @@ def _refuse_other_archives(data: bytes, path: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             inside = archive.namelist()
+            bomb = exceeded(archive, len(data), UNPACKING)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} is cut short: the end of the archive is missing", AGAIN) from error
+    if bomb:
+        raise InputError(f"{path} is no checkpoint: {bomb}", AGAIN)
     names = {name.rpartition("/")[2] for name in inside}
     if "constants.pkl" in names:
         raise InputError(f"{path} is a TorchScript archive", "give the .pt checkpoint that it was exported from")
@@ -103,7 +110,9 @@ def _refuse_other_archives(data: bytes, path: Path) -> None:
 def holds_learned(path: Path) -> bool:
     """Whether a checkpoint says that training has left something in it, without reading what."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_given(path) as stream, zipfile.ZipFile(stream) as archive:
+            if exceeded(archive, os.fstat(stream.fileno()).st_size, UNPACKING):
+                return False
             inside = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), "")
             return bool(inside) and pickle.dumps(LEARNED, 2)[2:-3] in archive.read(inside)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):

@@ -8,6 +8,7 @@ code on numbers of the file's own. Constructors are not called, so that pruned m
 from __future__ import annotations
 
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
@@ -22,10 +23,15 @@ from torch.storage import TypedStorage, UntypedStorage
 from qexport.checkpoints.allowed import BESIDE, DTYPE, LEFT_OUT, STORAGE, layer_class
 from qexport.checkpoints.model_yaml import evaluated
 from qexport.checkpoints.unpickle import Noted, full_name
+from qexport.system.given_files import ALWAYS_UNPACKED
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 LEFT_OUT_ATTRIBUTES = frozenset({"criterion", "transforms"})
 """What a training sets on a model and an export has no use for."""
+MAX_VALUES = 1_000_000
+"""In one list or dictionary, with all that is in what it holds."""
+VIEWED = 4
+"""Times their bytes that all tensors may have of the storages that they are views of."""
 MISSING = object()
 
 
@@ -46,6 +52,9 @@ class Rebuilder:
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []  # an id means something only as long as its object lives
+        self.sizes: dict[int, int] = {}
+        self.storages: set[int] = set()
+        self.room = ALWAYS_UNPACKED
 
     def value(self, noted: Any, place: str) -> Any:
         """The value that `noted` stands for.
@@ -63,8 +72,33 @@ class Rebuilder:
             return _constant(noted, place)
         if id(noted) not in self.made:
             made = self._layer_or_value(noted, place) if issubclass(kind, Noted) else self._container(noted, place)
+            self._measure(made, place)
             self._keep(noted, made)
         return self.made[id(noted)]
+
+    def _measure(self, made: Any, place: str) -> None:
+        """Refuse lists in lists whose text would fill any memory, as each is in many places."""
+        if isinstance(made, dict):
+            inside = [*made.keys(), *made.values()]
+        elif isinstance(made, list | tuple | set | frozenset):
+            inside = list(made)
+        else:
+            return
+        self.sizes[id(made)] = size = 1 + sum(self.sizes.get(id(each), 1) for each in inside)
+        if size > MAX_VALUES:
+            raise UnprovenError(f"{place} stands for more than {MAX_VALUES:,} values")
+
+    def view(self, storage: UntypedStorage, wanted: int, place: str) -> None:
+        """Count the bytes of a tensor; refuse it where all together are many times what is stored.
+
+        Layers that share their weights are few, and what repeats one number (a stride of 0) is small.
+        """
+        if storage.data_ptr() not in self.storages:
+            self.storages.add(storage.data_ptr())
+            self.room += VIEWED * storage.nbytes()
+        self.room -= wanted
+        if self.room < 0:
+            raise UnprovenError(f"{place} and others are of many times the bytes that are stored")
 
     def _keep(self, noted: Any, made: Any) -> None:
         self.made[id(noted)] = made
@@ -205,6 +239,7 @@ def _tensor(builder: Rebuilder, noted: Noted, place: str) -> Tensor:
     furthest = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True)) + 1
     if 0 not in size and furthest * dtype.itemsize > untyped.nbytes():
         raise UnprovenError(f"{place} reaches beyond what is stored")
+    builder.view(untyped, math.prod(size) * dtype.itemsize, place)
     with torch.no_grad():
         return torch.empty(0, dtype=dtype).set_(untyped, offset, tuple(size), tuple(stride))
 

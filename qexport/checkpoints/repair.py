@@ -15,6 +15,8 @@ from torch import nn
 MIN_STRIDE = 32
 """Classifiers call theirs 1, but halve the image five times like the others."""
 DEFAULT_SIZE = 640
+MAX_CLASSES, MAX_CHANNELS, MAX_STRIDE, MAX_SIZE = 50_000, 1024, 1024, 2**15
+"""What no checkpoint has more of."""
 TASKS = {
     "SemanticSegment": "semantic",
     "Segment": "segment",
@@ -39,9 +41,12 @@ def class_names(names: Any, model: Any) -> dict[int, str]:
     """Class index to name, for every class of the head; the index itself where there is no name, as in Ultralytics.
 
     Raises:
-        TypeError, ValueError, AttributeError: they are something else than names.
+        TypeError, ValueError, AttributeError, OverflowError: they are something else than names.
     """
-    pairs = enumerate(names) if isinstance(names, list | tuple) else (names or {}).items()
+    pairs = list(enumerate(names) if isinstance(names, list | tuple) else (names or {}).items())
+    other = next((name for _, name in pairs if not isinstance(name, str | int | float | None)), None)
+    if other is not None:
+        raise TypeError(f"a {type(other).__name__} is no name of a class")
     found = {int(index): str(name) for index, name in pairs}
     return {index: found.get(index, str(index)) for index in range(class_count(model))}
 
@@ -52,7 +57,20 @@ def class_count(model: Any) -> int:
     linear = getattr(head, "linear", None)
     if isinstance(linear, nn.Linear):
         return linear.out_features
-    return int(getattr(head, "nc", None) or getattr(model, "nc", None) or architecture(model).get("nc", 1))
+    said = getattr(head, "nc", None) or getattr(model, "nc", None) or architecture(model).get("nc", 1)
+    return _number("classes", said, MAX_CLASSES)
+
+
+def _number(what: str, said: Any, most: int) -> int:
+    """A whole number that a checkpoint says, within bounds.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is another.
+    """
+    found = int(said)
+    if not 0 < found <= most:
+        raise ValueError(f"{found} {what}")
+    return found
 
 
 def repair_strides(model: Any) -> int:
@@ -63,7 +81,7 @@ def repair_strides(model: Any) -> int:
     model.stride = given[0] if given else torch.tensor([float(MIN_STRIDE)])
     if found[1] is None and found[0] is not None and getattr(head, "nl", 0) == len(found[0]):
         head.stride = found[0]
-    return max(MIN_STRIDE, int(model.stride.max()))
+    return max(MIN_STRIDE, _number("pixels of stride", model.stride.max(), MAX_STRIDE))
 
 
 def _strides(given: Any) -> torch.Tensor | None:
@@ -77,7 +95,7 @@ def channels_of(model: Any) -> int:
     """Channels of the images: `channels`, in older checkpoints `ch`, else those that the first layer reads."""
     said = architecture(model).get("channels") or architecture(model).get("ch")
     if said:
-        return int(said)
+        return _number("channels", said, MAX_CHANNELS)
     first = model.model[0]
     convolution = next((layer for layer in first.modules() if isinstance(layer, nn.Conv2d)), None)
     if convolution is None:
@@ -103,4 +121,6 @@ def training_arguments(model: Any, content: Mapping[str, Any]) -> dict[str, Any]
 def training_size(value: Any) -> int:
     """Side of the images in pixels that the training used."""
     longest = max(value) if isinstance(value, list | tuple) else value
+    if longest and int(longest) > MAX_SIZE:
+        raise ValueError(f"trained at {longest} pixels")
     return int(longest) if longest else DEFAULT_SIZE

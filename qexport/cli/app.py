@@ -19,7 +19,7 @@ from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
-from qexport.errors import GateError, QexportError
+from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import DEFAULT_RANGES, RANGES
@@ -277,11 +277,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted", 130)
-    except MemoryError:
-        return fail("out of memory: use a smaller --imgsz or --batch", 1)
     except UnexpectedError as fault:
         return unexpected(fault.error, fault.output)
     except Exception as error:
+        if is_out_of_memory(error):
+            return fail(": ".join(OUT_OF_MEMORY), InputError.exit_code)
         return unexpected(error, "")
 
 

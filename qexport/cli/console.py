@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from qexport.cli.output import say
-from qexport.errors import InputError, QexportError, named_reason
+from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, is_out_of_memory, named_reason
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
 
@@ -65,7 +65,10 @@ def library_output(folder: Path = Path()) -> Iterator[Console]:
                 raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
             place = error.filename or tempfile.gettempdir()
             raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
-        except Exception as error:  # a fault of ours: shown as one line, with the libraries' output kept
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise InputError(*OUT_OF_MEMORY) from error
+            # a fault of ours: shown as one line, with the libraries' output kept
             raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
 
 

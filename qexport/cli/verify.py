@@ -58,8 +58,9 @@ def verify(
 
 
 def _recheck(file: Path, report: Path | None, data: str | None, threads: int) -> list[Check]:
-    if not file.exists():
-        raise InputError(f"{file} does not exist", "give an artifact that qexport wrote")
+    from qexport.backends.artifact import check_artifact
+
+    check_artifact(file)
     from qexport.inspection.run_folder import report_beside
 
     saved = report or report_beside(file)
@@ -95,10 +96,12 @@ def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
 def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool) -> None:
     """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
     with library_output():
+        from qexport.backends.artifact import check_artifact
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data
         from qexport.inspection.cross_check import cross_check
 
+        check_artifact(file)
         found = cross_check(file, image_list(resolve_data(data), "val")[:images], threads)
     if as_json:
         say_json(json.dumps(dataclasses.asdict(found), indent=2))

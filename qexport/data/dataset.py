@@ -9,22 +9,24 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexport.data.dataset_yaml import read_mapping
 from qexport.data.layout import class_folders, image_folders, is_foreign, own_folders, without_masks, yaml_in
 from qexport.errors import InputError
+from qexport.system.given_files import UnfitFileError, open_given, read_text, special_kind
 
 SPLITS = ("train", "val", "test", "minival")
 # The list of ultralytics.data.utils.IMG_FORMATS, repeated so that reading a YAML does not import torch.
 _FORMATS = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS)
+MAX_CLASSES = 50_000
+"""More than twice as many as any public data set has."""
+MAX_CHANNELS, MAX_POINTS = 1024, 10_000
 _BLOCK = 1 << 20
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML does not allow and people's comments contain; Ultralytics takes it out, too."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         InputError: the file is missing, is not a YAML mapping, or a key has a value of the wrong kind.
     """
     path = path.absolute()
-    content = _read_mapping(path)
+    content = read_mapping(path)
     root = _root(content.get("path"), path, datasets_dir)
     splits = _splits(content, root, path)
     return Dataset(
@@ -87,7 +89,7 @@ def load_dataset(path: Path, datasets_dir: Path | None = None) -> Dataset:
         root=root,
         splits=splits,
         names=_names(content, path),
-        channels=_integer(content.get("channels", 3), "channels", path),
+        channels=_integer(content.get("channels", 3), "channels", path, MAX_CHANNELS),
         download=None if content.get("download") is None else str(content["download"]),
         labels=_label_folder(content.get("labels"), splits, root),
         kpt_shape=_kpt_shape(content.get("kpt_shape"), path),
@@ -128,7 +130,7 @@ def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:
     """Every image of a split: sorted by path, each once, hidden files left out; of folders of classes what is in one.
 
     Raises:
-        InputError: there is no such split, a path of it does not exist, or there is no image in it.
+        InputError: there is no such split, a path of it does not exist, there is no image in it, or one is no file.
     """
     sources = dataset.splits.get(split)
     if sources is None:
@@ -145,7 +147,11 @@ def image_list(dataset: Dataset, split: str) -> tuple[Path, ...]:
             f"no images in split '{split}' of {dataset.yaml} ({where})",
             f"put images there ({', '.join(sorted(IMAGE_SUFFIXES))}) or correct the path",
         )
-    return tuple(sorted(found))
+    images = tuple(sorted(found))
+    for image in images:
+        if kind := special_kind(image):  # whoever opens it waits for ever
+            raise InputError(f"image {image} is {kind}, not a file", "remove it")
+    return images
 
 
 def class_of(image: Path, sources: Sequence[Path]) -> str:
@@ -206,27 +212,6 @@ def fingerprint(images: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder, not a dataset YAML", "give the .yaml file in it")
-    try:
-        text = path.read_text(encoding="utf-8", errors="ignore")
-    except FileNotFoundError:
-        raise InputError(f"dataset {path} does not exist", "give the path of a dataset YAML") from None
-    except OSError as error:
-        raise InputError(f"dataset {path} cannot be read ({error.strerror})", "check its permissions") from error
-    try:
-        content = yaml.safe_load(_UNPRINTABLE.sub("", text))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"dataset {path} is not valid YAML ({reason})", "correct it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"dataset {path} is not a YAML mapping", "give a file with 'train:', 'val:' and 'names:'")
-    return content
-
-
 def _root(value: Any, yaml: Path, datasets_dir: Path | None) -> Path:
     if not value:
         return yaml.parent
@@ -236,7 +221,7 @@ def _root(value: Any, yaml: Path, datasets_dir: Path | None) -> Path:
     candidates = [yaml.parent / given, Path.cwd() / given]
     if datasets_dir is not None:
         candidates.append(datasets_dir / given)
-    return next((folder for folder in candidates if os.path.exists(folder)), candidates[0]).resolve()
+    return _resolved(next((folder for folder in candidates if os.path.exists(folder)), candidates[0]))
 
 
 # os.path.exists rather than Path.exists throughout: below an unreadable folder it says no instead of raising.
@@ -255,11 +240,15 @@ def _splits(content: Mapping[str, Any], root: Path, yaml: Path) -> dict[str, tup
 
 
 def _source(text: str, root: Path) -> Path:
-    source = (root / text).resolve()
+    source = _resolved(root / text)
     # Exports of labelling services write "../train/images" for a folder that lies beside the YAML.
     if not os.path.exists(source) and text.startswith("../"):
-        return (root / text[3:]).resolve()
+        return _resolved(root / text[3:])
     return source
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises where links go round in a circle
 
 
 def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
@@ -267,16 +256,16 @@ def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
     if names is None and classes is None:
         raise InputError(f"dataset {yaml} has neither 'names' nor 'nc'", "add 'names:' with the class names")
     if names is None:
-        names = [f"class_{i}" for i in range(_integer(classes, "nc", yaml))]
+        names = [f"class_{i}" for i in range(_integer(classes, "nc", yaml, MAX_CLASSES))]
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:
         numbered = {int(index): str(name) for index, name in names.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise _wrong_kind("names", names, "a list of names or a map from index to name", yaml) from None
     if not numbered or sorted(numbered) != list(range(len(numbered))):
         raise InputError(f"'names' in {yaml} are not numbered 0 to n-1", "number the classes without gaps")
-    if classes is not None and _integer(classes, "nc", yaml) != len(numbered):
+    if classes is not None and _integer(classes, "nc", yaml, MAX_CLASSES) != len(numbered):
         raise InputError(f"{yaml} has {len(numbered)} names but 'nc: {classes}'", "make them agree")
     return dict(sorted(numbered.items()))
 
@@ -298,16 +287,16 @@ def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
         return None
     if not isinstance(value, list) or len(value) != 2:
         raise _wrong_kind("kpt_shape", value, "the number of keypoints and 2 or 3 values of each", yaml)
-    return tuple(_integer(size, "kpt_shape", yaml) for size in value)
+    return tuple(_integer(size, "kpt_shape", yaml, MAX_POINTS) for size in value)
 
 
-def _integer(value: Any, key: str, yaml: Path) -> int:
+def _integer(value: Any, key: str, yaml: Path, most: int) -> int:
     try:
         number = float(value)
-        if number != int(number) or number < 1:
+        if number != int(number) or not 1 <= number <= most:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise _wrong_kind(key, value, "a whole number of 1 or more", yaml) from None
+        raise _wrong_kind(key, value, f"a whole number of 1 to {most}", yaml) from None
     return int(number)
 
 
@@ -338,9 +327,10 @@ def _images_in_folder(folder: Path) -> list[Path]:
 
 def _images_in_list(listing: Path, root: Path) -> list[Path]:
     try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(listing, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{listing} cannot be read as a list of images", "give one path per line") from error
+        reason = f" ({error})" if isinstance(error, UnfitFileError) else ""
+        raise InputError(f"{listing} cannot be read as a list of images{reason}", "give one path per line") from error
     written = [Path(line.strip()) for line in lines]
     images = [_listed(path, listing, root) for path in written if path.suffix.lower() in IMAGE_SUFFIXES]
     missing = [image for image in images if not os.path.isfile(image)]
@@ -367,7 +357,7 @@ def _size(image: Path) -> int:
 def _digest(image: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with image.open("rb") as file:
+        with open_given(image) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.errors import InputError
+from qexport.system.given_files import read_bytes
 
+MAX_ENCODED = 2**30
+"""Bytes of an image file."""
 PADDING = 114
 """The grey of what no image covers."""
 COLOURS = 3
@@ -27,7 +30,7 @@ def read_image(path: Path, channels: int = COLOURS) -> NDArray[np.uint8]:
         InputError: the file is missing, empty, cut off or not an image.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
+        encoded = np.frombuffer(read_bytes(path, MAX_ENCODED), np.uint8)
     except OSError as error:
         raise InputError(f"image {path} cannot be read ({error.strerror})", "restore or remove it") from error
     if encoded.size == 0:

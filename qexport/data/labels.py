@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.data.dataset import label_path
+from qexport.system.given_files import read_text
 
 BOX, MIN_POLYGON = 5, 7
 """Columns of a line with a class and a box, a polygon of three points."""
@@ -130,7 +131,7 @@ def _lines(path: Path) -> list[str]:
     if not os.path.lexists(path):
         return []
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(path, "utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
     except OSError as error:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from qexport.system.given_files import open_given
+
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "validation", "valid", "test"),
@@ -96,7 +98,7 @@ def _is_mask(image: Path, stems: set[str]) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(image) as opened:
+        with open_given(image) as stream, Image.open(stream) as opened:
             return opened.mode in MASK_MODES
-    except OSError:  # who reads it says so
+    except Exception:  # Pillow raises anything of a damaged one; who reads it says so
         return False

@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
+from qexport.system.given_files import special_kind
 
 _DOWNLOAD_HOST = "github.com"
 _CONNECT_SECONDS = 3.0
@@ -35,6 +36,8 @@ def resolve_model(name: str) -> Path:
         return Path(name)
     if os.path.isdir(name):
         raise InputError(f"model {name} is a folder", "give the path of a .pt checkpoint")
+    if kind := special_kind(name):
+        raise InputError(f"model {name} is {kind}, not a file", "give the path of a .pt checkpoint")
     if not _is_bare(name):
         raise InputError(f"model {name} does not exist", "give the path of a .pt checkpoint")
     quiet_ultralytics()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.backends.artifact import describe_artifact
+from qexport.backends.artifact import check_artifact, describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend, infos
 from qexport.data.images import stream
@@ -87,8 +87,7 @@ def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[R
         InputError: one of them cannot be read, or they are not of a kind.
     """
     for path in (a, b):
-        if not path.exists():
-            raise InputError(f"{path} does not exist", "give two artifacts, or two report.json")
+        check_artifact(path)
     reports = [path.suffix == ".json" for path in (a, b)]
     if all(reports):
         return list(compare_reports(load_report(a), load_report(b)))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
+from qexport.system.given_files import read_text
+from qexport.system.json_form import parse_json
 from qexport.system.machine import Environment
 from qexport.verification.plan_check import WeightNames, weight_names
 from qexport.version import __version__
@@ -101,7 +103,7 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
     except (OSError, ValueError, KeyError, TypeError) as error:

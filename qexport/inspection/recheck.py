@@ -25,6 +25,7 @@ from qexport.inspection.manifest import read_manifest, recorded_names, samples_o
 from qexport.inspection.samples import Samples, detect, load_samples
 from qexport.planning.plan import load_plan
 from qexport.reporting.report import ArtifactReport, ModelInfo, Report
+from qexport.system.given_files import read_bytes
 from qexport.verification.coverage import covers_the_same
 from qexport.verification.plan_check import compare_plan
 
@@ -110,7 +111,7 @@ def _plan(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool
     known = manifest.get("plan") or {}
     if not path.exists():
         return None, f"no {path.name} beside the file"
-    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known["sha256"]:
+    if known and hashlib.sha256(read_bytes(path)).hexdigest() != known["sha256"]:
         return False, f"{path} is not the plan that the file was made from"
     if entry.verification is None:
         return None, "only weights are integers: they were compared when the file was written"

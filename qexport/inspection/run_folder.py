@@ -7,7 +7,6 @@ names for its plan, candidate and samples, and keeps the earlier report beside i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,8 @@ from qexport.backends.artifact import SUFFIX
 from qexport.errors import InputError
 from qexport.progress import Progress
 from qexport.system.files import make_folder
+from qexport.system.given_files import read_text
+from qexport.system.json_form import parse_json
 
 REPORT = "report.json"
 KEYS = ("plan", "candidate", "samples")
@@ -97,7 +98,7 @@ def manifests_in(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         name = path.name.removesuffix(SUFFIX)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(read_text(path))
         except (OSError, ValueError):  # nobody's, then
             continue
         if isinstance(content, dict) and (folder / name).exists():
@@ -156,7 +157,7 @@ def report_beside(artifact: Path) -> Path:
 def _entries(path: Path) -> list[dict[str, Any]]:
     """A report's artifacts, none of what is no report."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["artifacts"]
+        entries = parse_json(read_text(path))["artifacts"]
         return [each for each in entries if {"path", "format", "precision", "sha256"} <= set(each)]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ from qexport.detections.layout import HeadLayout, from_json, to_json
 from qexport.detections.numpy_decode import detected_format
 from qexport.errors import InputError
 from qexport.system.files import write_whole
+from qexport.system.given_files import open_arrays
+from qexport.system.json_form import parse_json
 
 if TYPE_CHECKING:
     from qexport.backends.protocol import Runner
@@ -144,9 +145,9 @@ def load_samples(path: Path) -> Samples:
         InputError: it is none, or of a later version.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return _read(json.loads(str(content["head"])), content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, BadZipFile) as error:
+        with open_arrays(path) as content:
+            return _read(parse_json(str(content["head"])), content)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} holds no samples ({error})", "give the samples.npz of qexport") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
 from qexport.programs.options import HEADS
 from qexport.system.files import check_folder
+from qexport.system.given_files import special_kind
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
@@ -306,10 +308,10 @@ CONFLICTS = (
 
 
 def check_paths(job: ExportJob) -> None:
-    """Refuse files that are not there, before anything slow is imported; bare names are resolved later.
+    """Refuse files that are not there or are none, before anything slow is imported; bare names are resolved later.
 
     Raises:
-        InputError: a path does not exist.
+        InputError: a path does not exist, or leads to a pipe or a device.
     """
     options: dict[str, str | Path | None]
     options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
@@ -317,8 +319,11 @@ def check_paths(job: ExportJob) -> None:
     files |= {"--baseline": job.baseline}
     for option, given in {**options, **files}.items():
         path = Path(given) if given else None
-        if path and not path.exists() and (option in files or path.name != str(given)):
+        if path and not os.path.exists(path) and (option in files or path.name != str(given)):
             raise InputError(f"{option} {given} does not exist", "check the path")
+        kind = special_kind(path) if path else ""
+        if path and (kind or (option in files and path.is_dir())):
+            raise InputError(f"{option} {given} is {kind or 'a folder'}, not a file", "check the path")
 
 
 def _check_cpu(job: ExportJob) -> None:
@@ -336,9 +341,15 @@ def _check_cpu(job: ExportJob) -> None:
 def _check_places(job: ExportJob) -> None:
     check_folder(job.folder)
     for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
-        folder = path.absolute().parent if path else job.folder
-        if path and (path.is_dir() or not (folder.is_dir() or folder == job.folder.absolute())):
+        if path and not _can_be_made(path, job.folder.absolute()):
             raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
+
+
+def _can_be_made(path: Path, out: Path) -> bool:
+    try:
+        return not path.is_dir() and (path.absolute().parent.is_dir() or path.absolute().parent == out)
+    except OSError:  # a name that no system takes
+        return False
 
 
 def _check_size(job: ExportJob) -> None:

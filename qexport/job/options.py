@@ -70,11 +70,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, is not a mapping, or has an unknown name.
     """
-    import yaml
+    from qexport.system.yaml_form import read_yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"config {path} cannot be read ({reason})", "give a YAML file") from error
     if not isinstance(content, dict):

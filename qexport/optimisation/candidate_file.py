@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from qexport.errors import ConversionError, InputError
+from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate, changed_parameters
 from qexport.planning.plan import check_plan, from_json, to_json
 from qexport.programs.program import Program
 from qexport.system.files import write_whole
+from qexport.system.given_files import open_arrays
+from qexport.system.json_form import parse_json
 
 SCHEMA = 1
 REMEDY = "give a candidate.npz that qexport wrote"
@@ -45,14 +46,14 @@ def load_candidate(path: str | Path, program: Program) -> Candidate:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with open_arrays(path) as content:
             return _candidate(content, path, program)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, ConversionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a candidate ({' '.join(str(error).split())})", REMEDY) from error
 
 
 def _candidate(content: Any, path: Path, program: Program) -> Candidate:
-    head = json.loads(str(content["head"]))
+    head = parse_json(str(content["head"]))
     if head["schema"] != SCHEMA:
         raise ValueError(f"schema {head['schema']}, this version reads {SCHEMA}")
     if head["reference"] != program.fingerprint:

@@ -14,6 +14,8 @@ from qexport.errors import InputError
 from qexport.planning.arithmetic import INT8_NARROW, SMALLEST_SCALE, TYPES, WEIGHT_AXIS, IntegerType
 from qexport.programs.program import Region
 from qexport.system.files import write_text
+from qexport.system.given_files import read_text
+from qexport.system.json_form import parse_json
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program, Value
@@ -125,8 +127,8 @@ def load_plan(path: str | Path) -> QuantPlan:
         InputError: unreadable, or written by a later version.
     """
     try:
-        return from_json(Path(path).read_text(encoding="utf-8"), Path(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        return from_json(read_text(path), Path(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path} is not a quantisation plan ({error})", "give a plan.json that qexport wrote"
         ) from error
@@ -140,9 +142,9 @@ def from_json(text: str, path: Path) -> QuantPlan:
 
     Raises:
         InputError: written by a later version.
-        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError: it is no plan.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no plan.
     """
-    content = json.loads(text, object_pairs_hook=_once)
+    content = parse_json(text, object_pairs_hook=_once)
     if content["schema"] not in READABLE:
         raise InputError(f"{path} has plan schema {content['schema']}, this version reads {SCHEMA}", "create it again")
     entries: dict[str, dict[str, Any]] = content["tensors"]

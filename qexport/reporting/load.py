@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 
 from qexport.errors import InputError
 from qexport.reporting.report import SCHEMA, BaselineInfo, Report, from_json
+from qexport.system.given_files import MAX_TEXT, read_bytes
+from qexport.system.json_form import parse_json
 
 SCHEMAS = (1, SCHEMA)
 REMEDY = "give a report.json that qexport wrote"
@@ -47,9 +49,9 @@ def load_baseline(path: Path) -> Baseline:
         InputError: as `load_report`.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, MAX_TEXT)
         # What JSON has no word for (NaN, Infinity) is no figure either.
-        content = json.loads(raw, parse_constant=lambda _: None)
+        content = parse_json(raw, parse_constant=lambda _: None, parse_float=_figure)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not JSON"
         raise InputError(f"report {path} cannot be read ({reason})", REMEDY) from error
@@ -63,6 +65,11 @@ def load_baseline(path: Path) -> Baseline:
     except ValueError as error:
         raise InputError(f"{path} is not a report of qexport (its {error})", REMEDY) from error
     return Baseline(BaselineInfo(str(path), hashlib.sha256(raw).hexdigest()), report)
+
+
+def _figure(digits: str) -> float | None:
+    found = float(digits)
+    return found if math.isfinite(found) else None
 
 
 def report_of(content: Mapping[str, Any]) -> Report:

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from qexport.errors import InputError
 from qexport.system.files import write_text
-from qexport.system.json_form import from_plain, to_plain
+from qexport.system.given_files import read_text
+from qexport.system.json_form import from_plain, parse_json, to_plain
 
 Record = TypeVar("Record")
 
@@ -32,7 +33,7 @@ def load_record(kind: type[Record], schema: int, path: str | Path, what: str, re
         InputError: it cannot be read, is something else, or was written by a later version.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         written = content["schema"]
         if written == schema:
             return from_plain(kind, content)

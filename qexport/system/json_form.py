@@ -7,7 +7,9 @@ field of that name is there; read back it may always be missing.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 import types
 from collections.abc import Mapping
 from functools import cache
@@ -15,8 +17,32 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Noun = TypeVar("Noun")
+MAX_DIGITS = 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 WRITTEN_AS = {float: (int, float), Path: (str,)}
 """Types of JSON, where they are others than the field's."""
+
+
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
+    """JSON's types; `hooks` as for `json.loads`.
+
+    Raises:
+        ValueError: it is none, nested too deep, or has characters or whole numbers that nothing here writes.
+    """
+    raw = text.encode() if isinstance(text, str) else text
+    try:
+        found = json.loads(raw, parse_int=_whole, **hooks)
+        if _SURROGATE.search(raw):
+            json.dumps(found, ensure_ascii=False).encode()  # a pair of them is one character, one alone is none
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"it has a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def called(key: str) -> dict[str, str]:

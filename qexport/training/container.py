@@ -13,12 +13,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from qexport.system.given_files import exceeded
+
 Array = NDArray[Any]
 HEAD = "head"
 DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool")
-MAX_BYTES = 2**32
-"""Of all arrays of an archive together: the weights of the largest YOLO, six profiles' and an optimiser's moments."""
-MAX_ARRAYS = 100_000
 
 
 class DamagedError(ValueError):
@@ -47,9 +46,9 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if bomb := exceeded(archive, len(data)):
+                raise DamagedError(bomb)
             entries = archive.infolist()
-            if len(entries) > MAX_ARRAYS or sum(each.file_size for each in entries) > MAX_BYTES:
-                raise DamagedError("it is larger than anything that qexport writes")
             found = {each.filename: _array(archive.read(each)) for each in entries}
         head = json.loads(found.pop(f"{HEAD}.npy").tobytes())
         names = head.pop("names")

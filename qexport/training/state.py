@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qexport.errors import InputError
 from qexport.system.files import write_whole
+from qexport.system.given_files import read_bytes
 from qexport.training.container import Array, pack, unpack
 from qexport.training.record import TrainingRecord, from_json, to_json
 
@@ -97,7 +98,7 @@ class FileStore:
         if not self.path.exists():
             return None
         try:
-            head, arrays = unpack(self.path.read_bytes())
+            head, arrays = unpack(read_bytes(self.path))
             if head["schema"] != SCHEMA:
                 raise ValueError(f"schema {head['schema']}, this version reads {SCHEMA}")
             differing = _differing(dict(head["identity"]), self.identity)

@@ -19,6 +19,7 @@ from qexport.compat.patches import OPENVINO_TELEMETRY, set_variables
 from qexport.errors import ConversionError, first_line
 from qexport.lowering.onnx.write import write_onnx
 from qexport.lowering.stored import StoredGraph
+from qexport.system.yaml_form import read_yaml
 
 if TYPE_CHECKING:
     from qexport.lowering.request import Lowering
@@ -141,5 +142,5 @@ def _stays_exact(path: Path) -> bool:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Return the metadata beside an IR; nothing where there are none."""
     file = folder / METADATA
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    content = read_yaml(file) if file.is_file() else None
     return content if isinstance(content, dict) else {}

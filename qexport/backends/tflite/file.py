@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexport.errors import ConversionError
+from qexport.system.given_files import exceeded, open_given
+from qexport.system.json_form import parse_json
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program
@@ -32,8 +35,10 @@ def append_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata that was appended to a file."""
-    with zipfile.ZipFile(path) as archive:
-        content: dict[str, Any] = json.loads(archive.read(METADATA))
+    with open_given(path) as stream, zipfile.ZipFile(stream) as archive:
+        if bomb := exceeded(archive, os.fstat(stream.fileno()).st_size):
+            raise ValueError(bomb)
+        content: dict[str, Any] = parse_json(archive.read(METADATA))
     return content
 
 

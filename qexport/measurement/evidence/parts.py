@@ -11,6 +11,9 @@ Box = dict[str, Any]
 What is no upright box has an `outline`, polygons of x y x y …: of a mask or a rotated box. A pose has `points`, triples
 of x, y and how sure it is that they can be seen.
 """
+DEPTHS = {"box": 1, "score": 0, "class": 0, "outline": 2, "points": 2}
+"""Key of a box → in how many lists its numbers are."""
+MAX_NUMBER = 1e9
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,22 @@ class Picture:
     lost: tuple[Box, ...]
     gained: tuple[Box, ...]
     thumbnail: str
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` of a box with other values than boxes have: a report may come from anywhere."""
+        for kind in ("kept", "lost", "gained"):
+            for number, box in enumerate(getattr(self, kind)):
+                wrong = [key for key, depth in DEPTHS.items() if key in box and not _numbers(box[key], depth)]
+                wrong += [key for key in ("box", "score", "class") if key not in box]
+                if wrong or len(box["box"]) != 4 or any(len(point) != 3 for point in box.get("points", ())):
+                    raise ValueError(f"gallery: {kind}.{number}.{(wrong or ['box'])[0]}")
+
+
+def _numbers(value: Any, depth: int) -> bool:
+    """Whether a value is lists in lists of numbers, so many deep."""
+    if depth:
+        return isinstance(value, list) and all(_numbers(each, depth - 1) for each in value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 @dataclass(frozen=True)

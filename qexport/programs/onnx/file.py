@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import onnx
 
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
+from qexport.system.given_files import UnfitFileError, read_bytes
 from qexport.tasks import SCORING, extras_of
 
 QUANTISED = re.compile(
@@ -27,6 +29,10 @@ OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 COLOURS = 3
+MAX_SIDE, MAX_NUMBERS = 2**15, 2**30
+"""Of an input: pixels or images, and numbers in all."""
+MAX_PROTO = 2**31
+"""Bytes that Protocol Buffers read."""
 OLDEST = 7
 """The first operator set that ONNX Runtime has kernels for."""
 CONSTANTS_APART = 4
@@ -91,6 +97,8 @@ def read_file(path: Path) -> OnnxFile:
     _separate_constants(proto)
     given = _image_input(path, proto)
     sizes = [max(each.dim_value, 0) for each in given.type.tensor_type.shape.dim]
+    if max(sizes) > MAX_SIDE or math.prod(max(size, 1) for size in sizes) > MAX_NUMBERS:
+        raise InputError(f"{path} takes {'x'.join(map(str, sizes))} ({given.name})", "export it for smaller images")
     last = sizes[1] != COLOURS and sizes[3] == COLOURS
     if not last and sizes[1] not in (0, COLOURS):
         shown = "x".join(str(size or "?") for size in sizes)
@@ -115,7 +123,9 @@ def parsed(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = onnx.load_model_from_string(read_bytes(path, MAX_PROTO))
+    except UnfitFileError as error:
+        raise InputError(f"{path} cannot be read ({error})", "give a float .onnx file") from error
     except (OSError, DecodeError) as error:
         raise InputError(
             f"{path} is not an ONNX file that can be read", "it may be cut short, or not ONNX at all"
@@ -220,16 +230,24 @@ def described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
         if task not in SCORING or not isinstance(names, dict):
             return None
         height, width = size if isinstance(size, list | tuple) else (size, size)
+        points, values = _literal(metadata.get("kpt_shape", "(0, 0)"))
         return UltralyticsMetadata(
             task=task,
             names={int(number): str(name) for number, name in names.items()},
-            stride=int(metadata["stride"]),
-            imgsz=(int(height), int(width)),
+            stride=_count(metadata["stride"]),
+            imgsz=(_count(height), _count(width)),
             end2end=bool(_literal(metadata.get("end2end", "False"))),
-            kpt_shape=tuple(_literal(metadata.get("kpt_shape", "(0, 0)"))),
+            kpt_shape=(int(points), int(values)),
         )
-    except (KeyError, ValueError, TypeError, SyntaxError):
+    except (KeyError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
         return None
+
+
+def _count(value: Any) -> int:
+    found = int(value)
+    if not 0 < found <= MAX_SIDE:
+        raise ValueError(f"{found} pixels")
+    return found
 
 
 def _literal(text: str) -> Any:

@@ -83,8 +83,8 @@ def check_same(file: OnnxFile, graph: OnnxGraph, form: InputForm) -> None:
     known = _known(graph, decisions.inputs)
     found = ""
     for seed in range(PICTURES):
-        picture = _picture(graph, form, seed)
         try:
+            picture = _picture(graph, form, seed)
             theirs, ours = _run(file.proto, picture, decisions.inputs), _run(graph.proto, picture, known)
         except Exception as error:  # the runtime's errors share no base
             version = operator_set(file.proto)
