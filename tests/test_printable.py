@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import json
 import shutil
 import subprocess
