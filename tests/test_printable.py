@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import re
 import json
 import shutil
 import subprocess
@@ -108,7 +107,11 @@ def test_cells_of_a_table_are_text_and_no_markup(text: str) -> None:
         table.add(cell)
         show(Console(file=(stream := io.StringIO()), width=400), table)
         row = stream.getvalue().split("\n")[-3]
-        assert " ".join(row.split()) == " ".join(printable(cell).split())
+        seen = " ".join(row.split())
+        assert " ".join(printable(cell).split()) in {
+            seen,
+            seen.removeprefix("\\"),
+        }  # what CI services would obey has one
 
 
 def hostile(text: str) -> Report:
