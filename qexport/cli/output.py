@@ -20,7 +20,7 @@ from qexport.system.printable import printable
 
 
 def say(line: object, stream: IO[str] | None = None, wrapped: bool = False) -> None:
-    """Print one line at once, on stdout if nothing else is said.
+    """Print one line, on stdout if nothing else is said; elsewhere at once.
 
     Args:
         wrapped: between words on a terminal; what it goes on with is indented, so that it never looks like a line.
@@ -29,7 +29,7 @@ def say(line: object, stream: IO[str] | None = None, wrapped: bool = False) -> N
     if wrapped and stream.isatty():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    print(text, file=stream, flush=True)
+    print(text, file=stream, flush=stream is not sys.stdout)  # stdout, which may be full, is flushed at the end
 
 
 def say_json(content: str) -> None:
