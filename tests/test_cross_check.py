@@ -94,7 +94,7 @@ def test_what_is_too_far_apart_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("missing.tflite", *TENSORFLOW), 3, "missing.tflite is not a .tflite file with metadata: give a file that"),
+        (("missing.tflite", *TENSORFLOW), 3, "missing.tflite does not exist: give an artifact that qexport wrote"),
         ((__file__, *TENSORFLOW), 3, "is not a .tflite file with metadata"),
         ((__file__, "--data", DATA, "--runtime", "caffe"), 2, "--runtime caffe is not known: give tensorflow"),
         ((__file__, "--runtime", "tensorflow"), 2, "--runtime tensorflow needs images: add --data DATA.yaml"),

@@ -29,17 +29,20 @@ def describe_artifact(path: Path, format_name: str, precision: str) -> Artifact:
     return Artifact(path, format_name, precision, digest, sum(map(len, contents)))
 
 
-def check_artifact(path: Path) -> None:
+def check_artifact(path: Path, remedy: str = "") -> None:
     """Refuse what is neither a file nor a folder of files, before any runtime opens it.
+
+    Args:
+        remedy: in place of giving an artifact.
 
     Raises:
         InputError: it says what it is.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist", GIVE)
+        raise InputError(f"{path} does not exist", remedy or GIVE)
     for file in (path, *(path.iterdir() if path.is_dir() else ())):
         if kind := special_kind(file):
-            raise InputError(f"{file} is {kind}, not a file", GIVE)
+            raise InputError(f"{file} is {kind}, not a file", remedy or GIVE)
 
 
 GIVE = "give an artifact that qexport wrote"

@@ -40,6 +40,9 @@ def _wait(child: int) -> None:
     """Return when the parent has gone, or the child has."""
     ends = select.poll()
     ends.register(STDIN, 0)  # that the other end is closed is told unasked
+    if hasattr(os, "pidfd_open"):  # or whoever reads standard error to its end waits for the next look
+        with suppress(OSError):
+            ends.register(os.pidfd_open(child), select.POLLIN)
     with suppress(OSError):
         while os.getppid() == child and not ends.poll(POLL_MS):
             pass

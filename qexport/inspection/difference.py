@@ -77,6 +77,9 @@ def are_equal(rows: Sequence[Row]) -> bool:
     return all(row.same is not False for row in rows)
 
 
+BOTH = "give two artifacts, or two report.json"
+
+
 def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[Row]:
     """Compare two artifacts, or two reports.
 
@@ -87,12 +90,12 @@ def difference(a: Path, b: Path, images: Sequence[Path], threads: int) -> list[R
         InputError: one of them cannot be read, or they are not of a kind.
     """
     for path in (a, b):
-        check_artifact(path)
+        check_artifact(path, BOTH)
     reports = [path.suffix == ".json" for path in (a, b)]
     if all(reports):
         return list(compare_reports(load_report(a), load_report(b)))
     if any(reports):
-        raise InputError(f"{a} and {b} are not of a kind", "give two artifacts, or two report.json")
+        raise InputError(f"{a} and {b} are not of a kind", BOTH)
     return list(compare_artifacts(a, b, images, threads))
 
 

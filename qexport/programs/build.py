@@ -13,7 +13,7 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.one_at_a_time import TRACING
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS
-from qexport.errors import InputError, QexportError, UsageError, is_out_of_memory, named_reason
+from qexport.errors import InputError, QexportError, UsageError, is_out_of_memory
 from qexport.programs.capture import capture
 from qexport.programs.classifier import classifier
 from qexport.programs.heads import split_head
@@ -107,14 +107,9 @@ def _captured(options: CaptureOptions, checkpoint: Checkpoint) -> Program:
     except QexportError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        reason = _cannot_run(options, checkpoint)
+        reason = "" if is_out_of_memory(error) else _cannot_run(options, checkpoint)
         if not reason:
-            raise InputError(
-                f"{checkpoint.path} holds a model that cannot be captured ({named_reason(error, 160)})",
-                "save it again with the version that trained it, or report this model",
-            ) from error
+            raise
         what = f"{checkpoint.path} holds a model that Ultralytics {version('ultralytics')} cannot run ({reason})"
         raise InputError(what, "save it again with the version that trained it, or train it again") from None
 
