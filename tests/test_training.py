@@ -184,6 +184,17 @@ def test_it_begins_bit_by_bit_where_the_simulation_is(
         assert torch.equal(one, other)
 
 
+def test_rounded_weights_begin_within_their_rounding_on_the_side_that_they_came_from(tiny: Program) -> None:
+    rounded = Student(planned(tiny, TFLITE), Recipe()).result()
+    weights = Student(rounded, Recipe()).learner.weights
+    assert weights
+    for name, weight in weights.items():
+        apart = weight.steps.detach() - weight.whole()
+        before = tiny.graph.parameter(name) / weight.scale - weight.whole()
+        assert 0 < float(apart.abs().max()) <= 0.4 + 1e-4
+        assert torch.equal(apart.sign()[before.abs() > 1e-3], before.sign()[before.abs() > 1e-3])
+
+
 def test_half_of_what_four_bits_lose_is_won_back(four_bits: Candidate) -> None:
     """Without labels: half of the way to weights of 8 bits, on images that neither trained nor chose the epoch."""
     program, others = four_bits.program, demo_images("val", 48)
