@@ -98,7 +98,7 @@ def stored() -> Results:
     return kept
 
 
-def tried(name: str, kind: str, size: int = SIZE) -> str:
+def tried(name: str, kind: str, size: int = SIZE, effort: str = "balanced") -> str:
     """Build a model, export it to INT8 and verify it; return "" or the refusal."""
     import numpy as np
     import torch
@@ -116,7 +116,7 @@ def tried(name: str, kind: str, size: int = SIZE) -> str:
         # A name of its own: Ultralytics takes yolov5n.pt for a file of another project.
         path = save(untrained(name, pixels), Path(scratch) / f"untrained-{name.replace('.yaml', '')}.pt")
         form, precision = KINDS[kind]
-        options = {"format": form, "precision": precision, "no_eval": True, "no_latency": True}
+        options = {"format": form, "precision": precision, "no_eval": True, "no_latency": True, "effort": effort}
         sizes = {"imgsz": str(size), "calib_images": COUNT}
         job = make_job({"model": str(path), "data": str(IMAGES), "out": Path(scratch) / "out", **options, **sizes})
         try:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     real = {item.path for item in items if item.get_closest_marker("real") and item.get_closest_marker("slow")}
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in real, item.path not in slow))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_onnx_graph_for_each_program() -> Iterator[None]:
+    """Runs of the demo model in this process export its float graph to ONNX once, which is most of what they do.
+
+    Whole runs of the command, and all that compares two processes, export it anew.
+    """
+    if find_spec("onnx_ir") is None:
+        yield
+        return
+    import onnx
+    from onnx_ir import serde
+
+    from qexport.lowering.onnx import export
+
+    exported, known = export._export, dict[tuple[Any, ...], bytes]()
+
+    def once(program: Program, opset: int, half: bool, full: frozenset[str]) -> Any:
+        key = (program.fingerprint, program.input, opset, half, full)
+        if key not in known:
+            known[key] = serde.serialize_model(exported(program, opset, half, full)).SerializeToString()
+        return serde.deserialize_model(onnx.ModelProto.FromString(known[key]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_export", once)
+        yield
 
 
 class TinyDecode(nn.Module):

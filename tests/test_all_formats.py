@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import demo_images
 from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASURED
 
 from qexport.backends.registry import find_backend
@@ -19,6 +20,7 @@ from qexport.backends.registry import find_backend
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 QUICK = ("--imgsz", "192", "--effort", "none")
 DATASET = ("--data", DATA, "--calib-images", "32")
+SCORED = 40
 FEW = ("--data", DATA, "--calib-images", "4")
 ALL = ("onnx", "openvino", "tensorrt", "tflite")
 HALVED = ("onnx", "openvino")
@@ -65,17 +67,27 @@ def artifacts(names: tuple[str, ...], *precisions: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def every(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """INT8 in every format, scored; this machine has no TensorRT to build the engine with."""
-    folder = tmp_path_factory.mktemp("every") / "out"
-    return run(folder, "--format", ",".join(ALL), "--int8", *DATASET, "--no-latency", code=NOT_BUILT)
+def scored(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A list of some validation images."""
+    listing = tmp_path_factory.mktemp("scored") / "val.txt"
+    listing.write_text("\n".join(map(str, demo_images("val", SCORED))))
+    return str(listing)
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def every(tmp_path_factory: pytest.TempPathFactory, scored: str) -> Run:
+    """INT8 in every format, scored; this machine has no TensorRT to build the engine with."""
+    folder = tmp_path_factory.mktemp("every") / "out"
+    words = ("--int8", *DATASET, "--eval-data", scored, "--no-latency")
+    return run(folder, "--format", ",".join(ALL), *words, code=NOT_BUILT)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, scored: str) -> Run:
     """FP16, scored."""
     folder = tmp_path_factory.mktemp("half") / "out"
-    return run(folder, "--format", ",".join(HALVED), "--half", "--data", DATA, "--no-latency", "--no-build")
+    words = ("--data", DATA, "--eval-data", scored, "--no-latency", "--no-build")
+    return run(folder, "--format", ",".join(HALVED), "--half", *words)
 
 
 def test_every_format_is_written_beside_its_plan(every: Run) -> None:
@@ -111,7 +123,7 @@ def test_files_say_which_thresholds_to_use(every: Run, name: str) -> None:
     stored = find_backend(name).read(every.folder / Path(entry["path"]).name).metadata["thresholds"]
     assert (ast.literal_eval(stored) if isinstance(stored, str) else stored) == entry["likeness"]["thresholds"]
     assert entry["likeness"]["images"] == 24  # at most, of 32
-    assert entry["accuracy"]["thresholds"]["images"] == 100
+    assert entry["accuracy"]["thresholds"]["images"] == SCORED
     assert entry["accuracy"]["thresholds"]["everything"] == pytest.approx(0.25, abs=0.08)
     assert "likeness" not in entry["warnings_about"]
     whole = every.artifact(name, "fp32")
@@ -124,7 +136,7 @@ def test_files_say_which_thresholds_to_use(every: Run, name: str) -> None:
 def test_int8_is_as_accurate_as_it_has_to_be(every: Run, name: str) -> None:
     entry = every.artifact(name, "int8")
     accuracy = entry["accuracy"]
-    assert accuracy["images"] == 100
+    assert accuracy["images"] == SCORED
     assert accuracy["map_float"] == every.artifact(name, "fp32")["accuracy"]["map"]
     assert accuracy["map_float"] >= 0.65
     assert accuracy["retention"] >= 0.92

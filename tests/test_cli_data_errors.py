@@ -112,7 +112,8 @@ def test_a_corrupt_calibration_image_is_skipped_counted_and_named(
 ) -> None:
     config = dataset(tmp_path / "data", train=6, val=1, corrupt={"train": 1})
     (damaged,) = (file for file in (tmp_path / "data" / "images" / "train").iterdir() if file.read_bytes() == CORRUPT)
-    assert main([*INT8, "--data", str(config), "--out", str(tmp_path / "out")]) == 0
+    quick = ("--format", "onnx", "--no-eval", "--no-latency")
+    assert main([*INT8, *quick, "--data", str(config), "--out", str(tmp_path / "out")]) == 0
     calibration = json.loads((tmp_path / "out" / "report.json").read_text())["calibration"]
     assert calibration["images"] == 5
     assert [entry["image"] for entry in calibration["skipped"]] == [damaged.name]
@@ -126,7 +127,18 @@ def test_a_corrupt_calibration_image_is_skipped_counted_and_named(
 def test_a_corrupt_evaluation_image_is_skipped_counted_and_named(tmp_path: Path) -> None:
     config = dataset(tmp_path / "data", train=1, val=5, corrupt={"val": 1})
     (damaged,) = (file for file in (tmp_path / "data" / "images" / "val").iterdir() if file.read_bytes() == CORRUPT)
-    arguments = [str(MODEL), "--imgsz", "96", "--no-latency", "--data", str(config), "--out", str(tmp_path / "out")]
+    arguments = [
+        str(MODEL),
+        "--format",
+        "onnx",
+        "--imgsz",
+        "96",
+        "--no-latency",
+        "--data",
+        str(config),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(arguments) == 0
     text = (tmp_path / "out" / "report.json").read_text()
     report = json.loads(text)
