@@ -31,6 +31,7 @@ from qexport.programs.captured_graph import on_device
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.training.images import Batch, augmented
+from qexport.training.judge import Judge
 from qexport.training.loop import train
 from qexport.training.recipe import Recipe
 from qexport.training.state import TrainingState
@@ -94,7 +95,7 @@ def cost(given: argparse.Namespace, model: str) -> dict[str, float]:
     if given.device != "cpu":
         torch.cuda.reset_peak_memory_stats(given.device)
     held_out = hold_out(program, images[: given.batch])
-    train(Candidate(program, made, program), steps, held_out, recipe, Nowhere(), Silent())
+    train(Candidate(program, made, program), steps, Judge(held_out), recipe, Nowhere(), Silent())
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if given.device != "cpu":
         memory = torch.cuda.max_memory_allocated(given.device)

@@ -170,13 +170,14 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True)))
 
-        def with_labels(images: Sequence[Path]) -> Images:
+        def with_labels(images: Sequence[Path], needed: bool) -> Images:
             data, source = run.images.calibration_dataset, run.source
             assert data is not None
             task, recipe = source.checkpoint.task_spec, job.recipe
-            links, skip = scratch / "data", training.skipped.setdefault
+            links, skip = Path(tempfile.mkdtemp(dir=scratch)) / "data", training.skipped.setdefault
             batch = min(recipe.batch, max(len(images), source.program.input.batch))
-            return labelled(data, images, task, source.program, batch, recipe.seed, links, on_skip=skip)
+            seed = recipe.seed
+            return labelled(data, images, task, source.program, batch, seed, links, on_skip=skip, needed=needed)
 
         return train(
             profile.start,

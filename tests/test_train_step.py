@@ -68,7 +68,8 @@ def candidate(tiny: Program) -> Candidate:
 def test_held_out_images_are_not_trained_on_and_the_record_says_how_many(candidate: Candidate) -> None:
     seen: list[Path] = []
 
-    def remembered(images: Sequence[Path]) -> Images:
+    def remembered(images: Sequence[Path], needed: bool) -> Images:
+        assert needed
         seen.extend(images)
         return augmented(images, candidate.program.input, 4, 0)
 

@@ -35,10 +35,11 @@ from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 from qexport.simulation.rewrite import simulated
 from qexport.training.images import Batch
+from qexport.training.judge import Judge
 from qexport.training.loop import Trained, train
 from qexport.training.losses import loss
 from qexport.training.recipe import Recipe
-from qexport.training.record import from_json, to_json
+from qexport.training.record import Judged, from_json, to_json
 from qexport.training.state import TrainingState
 from qexport.training.student import Student
 
@@ -201,7 +202,7 @@ def test_half_of_what_four_bits_lose_is_won_back(four_bits: Candidate) -> None:
     held_out, unseen = (hold_out(program, each) for each in (others[:16], others[16:]))
     statistics = calibrate(program, demo_images("train", 8), lambda: None, 2).statistics
     eight = distance(Candidate(program, make_plan(program, statistics, OPENVINO), program), unseen).mean
-    trained = train(four_bits, pictures(program, 64), held_out, FOUR_BITS, None, Silent())
+    trained = train(four_bits, pictures(program, 64), Judge(held_out), FOUR_BITS, None, Silent())
     assert trained.record.start == pytest.approx(distance(four_bits, held_out).mean, rel=1e-2)
     assert trained.record.end == pytest.approx(distance(trained.candidate, held_out).mean, rel=1e-4)
     before, after = (distance(each, unseen).mean for each in (four_bits, trained.candidate))
@@ -230,8 +231,18 @@ def test_labels_take_the_place_of_the_teacher(tiny: Program) -> None:
         optimiser.step()
         losses.append(float(lost.detach()))
     assert losses[-1] < 0.1 * losses[0]
+    assert (Judged(0.5).cost, Judged(0.5, 1.0).cost) == (0.5, 1.0)
+    judge = Judge(hold_out_of(tiny), (batch, batch), wanted)
+    ones = Given((batch,) * 8)
+    recipe = Recipe(weights="free", labels=1.0, epochs=3, rate_weights=0.05, rate_biases=0.05)
+    trained = train(given, ones, judge, recipe, None, Silent())
+    assert trained.record.best > 0
+    assert trained.record.start_labelled == pytest.approx(losses[0], rel=1e-4)
+    assert trained.record.end_labelled == pytest.approx(judge.judged(trained.candidate).labelled, rel=1e-4)
+    assert (trained.record.end_labelled or 9) < 0.7 * losses[0]
+    assert from_json(to_json(trained.record)) == trained.record
     with pytest.raises(InputError, match="no loss for labels"):
-        train(given, SQUARES, hold_out_of(tiny), Recipe(labels=0.5), None, Silent())
+        train(given, SQUARES, Judge(hold_out_of(tiny)), Recipe(labels=0.5), None, Silent())
 
 
 def test_labels_go_with_their_images(tiny: Program) -> None:
@@ -248,11 +259,18 @@ def test_labels_go_with_their_images(tiny: Program) -> None:
         "shape": torch.tensor([[0.0, 0], [1, 0], [2, 0], [3, 0]]),
     }
     images = Given((Batch(torch.rand(4, 3, 8, 8), targets),))
-    train(planned(tiny, OPENVINO), images, hold_out_of(tiny), Recipe(epochs=1, labels=0.5), None, Silent(), noted)
+    train(
+        planned(tiny, OPENVINO),
+        images,
+        Judge(hold_out_of(tiny), (), noted),
+        Recipe(epochs=1, labels=0.5),
+        None,
+        Silent(),
+    )
     assert seen == {0.0: ([0, 0], [[10], [11]]), 1.0: ([], []), 2.0: ([0], [[12]]), 3.0: ([0], [[13]])}
     pair = captured(seeded(TinyDetector()), batch=3)
     with pytest.raises(InputError, match="a batch has 4 images, and the program takes 3 at once"):
-        train(planned(pair, OPENVINO), images, hold_out_of(pair), Recipe(epochs=1), None, Silent())
+        train(planned(pair, OPENVINO), images, Judge(hold_out_of(pair)), Recipe(epochs=1), None, Silent())
 
 
 @pytest.mark.parametrize("weights", ["within-step", "free"])
@@ -261,14 +279,14 @@ def test_it_goes_on_where_it_was_interrupted(tiny: Program, weights: str) -> Non
     recipe = Recipe(epochs=4, weights=weights, damping=0.1, patience=10)
     given, held_out = planned(tiny, TENSORRT), hold_out_of(tiny)
     kept, store = Kept(), Kept()
-    whole = train(given, SQUARES, held_out, recipe, kept, Silent())
+    whole = train(given, SQUARES, Judge(held_out), recipe, kept, Silent())
     assert [each.number for each in whole.record.epochs] == [1, 2, 3, 4]
     assert whole.record.stopped == "all epochs"
-    broken = train(given, Interrupted(SQUARES, 3), held_out, recipe, store, Silent())
+    broken = train(given, Interrupted(SQUARES, 3), Judge(held_out), recipe, store, Silent())
     assert broken.record.stopped == "interrupted"
     assert store.saved == 2
     assert told(broken)["epochs"] == told(whole)["epochs"][:2]
-    resumed = train(given, SQUARES, held_out, recipe, store, Silent())
+    resumed = train(given, SQUARES, Judge(held_out), recipe, store, Silent())
     assert store.saved == 4
     assert told(resumed) == told(whole)
     assert resumed.candidate.plan == whole.candidate.plan
@@ -276,7 +294,7 @@ def test_it_goes_on_where_it_was_interrupted(tiny: Program, weights: str) -> Non
     assert store.state is not None
     assert kept.state.tensors.keys() == store.state.tensors.keys()
     assert all(torch.equal(each, store.state.tensors[name]) for name, each in kept.state.tensors.items())
-    again = train(given, SQUARES, held_out, recipe, Kept(store.state), Silent())
+    again = train(given, SQUARES, Judge(held_out), recipe, Kept(store.state), Silent())
     assert told(again) == told(whole)
     assert again.candidate.plan == whole.candidate.plan
     assert from_json(to_json(whole.record)) == whole.record
@@ -288,7 +306,7 @@ def test_what_is_no_better_is_not_kept(tiny: Program) -> None:
     own = raw_outputs(tiny, insert(tiny, given.plan, Fused))
     with torch.no_grad():
         held_out = HeldOut(tiny, (pixels,), (tuple(own(pixels)),))
-    trained = train(given, SQUARES, held_out, Recipe(epochs=9, patience=2), None, Silent())
+    trained = train(given, SQUARES, Judge(held_out), Recipe(epochs=9, patience=2), None, Silent())
     assert trained.candidate is given
     assert (trained.record.best, trained.record.end) == (0, trained.record.start)
     assert len(trained.record.epochs) == 2
@@ -298,7 +316,7 @@ def test_what_is_no_better_is_not_kept(tiny: Program) -> None:
 def test_an_epoch_whose_loss_is_no_number_ends_it_and_does_not_count(tiny: Program) -> None:
     store = Kept()
     recipe = Recipe(epochs=3, damping=math.inf)
-    trained = train(planned(tiny, OPENVINO), SQUARES, hold_out_of(tiny), recipe, store, Silent())
+    trained = train(planned(tiny, OPENVINO), SQUARES, Judge(hold_out_of(tiny)), recipe, store, Silent())
     assert trained.record.epochs == ()
     assert trained.record.stopped == "its loss was no number: smaller rates may help"
     assert store.load() is None
@@ -307,7 +325,7 @@ def test_an_epoch_whose_loss_is_no_number_ends_it_and_does_not_count(tiny: Progr
 def test_scales_stay_near_the_end_and_rates_follow_a_cosine(tiny: Program) -> None:
     recipe = Recipe(epochs=4, rate_weights=0.02, warmup=0.25, frozen_scales=0.5)
     store = Kept()
-    trained = train(planned(tiny, OPENVINO), SQUARES, hold_out_of(tiny), recipe, store, Silent())
+    trained = train(planned(tiny, OPENVINO), SQUARES, Judge(hold_out_of(tiny)), recipe, store, Silent())
     rates = [each.rates for each in trained.record.epochs]
     assert [each["scales"] > 0 for each in rates] == [True, True, False, False]
     # The last of 4 * 2 steps is 5/6 of the way from the end of the warm-up to the end.

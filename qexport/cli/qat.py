@@ -158,10 +158,16 @@ def _table(report: TrainingReport) -> Rows:
     scored = any(each.fidelity is not None for each in report.profiles)
     for heading in ("profile", "formats", "distance before", "trained", "", "epoch"):
         table.add_column(heading, justify="left" if heading in ("profile", "formats") else "right")
-    for heading in ("fidelity before", "trained") if scored else ():
+    labels = any(each.record.start_labelled is not None for each in report.profiles)
+    for heading in (
+        *(("by labels before", "trained") if labels else ()),
+        *(("fidelity before", "trained") if scored else ()),
+    ):
         table.add_column(heading, justify="right")
     for each in report.profiles:
-        table.add(*_row(each), *((_figure(each.fidelity_before), _figure(each.fidelity)) if scored else ()))
+        by_labels = (_figure(each.record.start_labelled), _figure(each.record.end_labelled)) if labels else ()
+        fidelity = (_figure(each.fidelity_before), _figure(each.fidelity)) if scored else ()
+        table.add(*_row(each), *by_labels, *fidelity)
     return table
 
 
@@ -179,7 +185,10 @@ def _figure(value: float | None) -> str:
 def _lines(report: TrainingReport, job: ExportJob) -> list[Text]:
     """What must be known besides, where the files are, and what to type next."""
     first = report.profiles[0].record
-    lines = [sentence(f"distance of the simulated network from FP32 on {first.held_out} images held out from training")]
+    judged = "distance of the simulated network from FP32"
+    if first.start_labelled is not None:
+        judged += ", and its loss by labels,"
+    lines = [sentence(f"{judged} on {first.held_out} images held out from training")]
     records = [each.record for each in report.profiles]
     lines += [
         sentence(f"{each.profile}: {len(each.epochs)} epoch{'s'[: len(each.epochs) != 1]} ({each.stopped})")

@@ -15,6 +15,7 @@ from qexport.optimisation.passes import HELD_OUT
 from qexport.progress import Progress, Silent
 from qexport.training import loop
 from qexport.training.images import Batch, Images, Skip, augmented
+from qexport.training.judge import Judge
 from qexport.training.labelled_loss import labelled_loss
 from qexport.training.loop import Trained
 from qexport.training.recipe import Recipe
@@ -25,6 +26,8 @@ RECIPE = Recipe()
 EVERY = 8
 """One of so many images is kept from training, to judge each epoch by."""
 MIN_JUDGED, MAX_JUDGED = 8, 40
+Labelling = Callable[[Sequence[Path], bool], Images]
+"""Image files, and whether some of them have to have labels → batches of them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def train(
     *,
     recipe: Recipe = RECIPE,
     store: Store | None = None,
-    labelled: Callable[[Sequence[Path]], Images] | None = None,
+    labelled: Labelling | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_skip: Skip = lambda *_: None,
     fraction: float = 1.0,
@@ -68,13 +71,14 @@ def train(
 ) -> Trained:
     """Train a candidate's weights, biases and scales; return the best of its epochs, or what came in.
 
-    That is judged by the distance of the simulated network on images that are held out from training.
+    That is judged by the simulated network on images that are held out from training: by its distance from the float
+    one, and by its loss where there are labels.
 
     Args:
         images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
         recipe: how long, how fast, and by what.
         store: keeps the state after each epoch, and has that of an earlier run to go on from.
-        labelled: makes batches with labels of image files; None for augmented images and no labels.
+        labelled: makes batches with labels; None for augmented images and no labels.
         stopped: asked after each batch; where it says so, training ends as by an interrupt.
         on_skip: takes images that cannot be read, and why.
         fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
@@ -89,13 +93,16 @@ def train(
     wanted = candidate.program.input
     if wanted.dynamic or wanted.batch == 1:  # to see an image twice in a step gains nothing
         recipe = replace(recipe, batch=min(recipe.batch, len(parts.train)))
+    judged: tuple[Batch, ...] = ()
     if labelled:
-        made = labelled(parts.train)
+        made = labelled(parts.train, True)
+        judged = tuple(labelled(parts.held_out, False).epoch(1)) if recipe.labels else ()
     else:
         made = augmented(parts.train, wanted, recipe.batch, recipe.seed, on_skip=on_skip)
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
-    trained = loop.train(candidate, Stoppable(made, stopped), held_out, recipe, store, progress, labelled_loss)
+    judge = Judge(held_out, judged, labelled_loss)
+    trained = loop.train(candidate, Stoppable(made, stopped), judge, recipe, store, progress)
     return replace(trained, record=replace(trained.record, images=len(parts.train)))
 
 

@@ -21,6 +21,8 @@ from qexport.training.augmentation import DEFAULT, Augmentation, Pixels, augment
 if TYPE_CHECKING:
     from torch import Tensor
 
+OF_OBJECTS = ("batch_idx", "cls", "bboxes", "keypoints")
+"""Labels of which a batch has a row for each object; of others it has one for each image."""
 AHEAD = 2
 """Batches that are made while others are trained on."""
 _Item = TypeVar("_Item")
@@ -189,3 +191,22 @@ def ahead(make: Callable[[_Item], _Made], items: Iterable[_Item], workers: int) 
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def pieces(batch: Batch, size: int) -> Iterator[Batch]:
+    """Parts of a batch, of `size` images each; labels go with their images."""
+    for start in range(0, len(batch.pixels), size):
+        yield Batch(batch.pixels[start : start + size], _labels_of(batch.targets, start, size))
+
+
+def _labels_of(targets: Mapping[str, Tensor] | None, start: int, size: int) -> Mapping[str, Tensor] | None:
+    """Labels of some of a batch's images, numbered from the first of those."""
+    if targets is None:
+        return None
+    images = slice(start, start + size)
+    if "batch_idx" not in targets:
+        return {name: each[images] for name, each in targets.items()}
+    of = targets["batch_idx"].flatten()
+    chosen = (of >= start) & (of < start + size)
+    rows = {name: each[chosen if name in OF_OBJECTS else images] for name, each in targets.items()}
+    return rows | {"batch_idx": targets["batch_idx"][chosen] - start}

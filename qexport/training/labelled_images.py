@@ -86,6 +86,7 @@ def labelled(
     *,
     shard: tuple[int, int] = (0, 1),
     on_skip: Skip = lambda *_: None,
+    needed: bool = True,
 ) -> Images:
     """Images to train on with their labels, as `yolo train` augments them, in batches of `batch`.
 
@@ -98,6 +99,7 @@ def labelled(
         folder: for links; new, and there as long as the images are used.
         shard: rank of this process, and how many there are.
         on_skip: takes images that Ultralytics leaves out.
+        needed: refuse images none of which has a label.
 
     Raises:
         UsageError: the head or the image size cannot be trained with labels.
@@ -108,7 +110,7 @@ def labelled(
     paths = sorted(set(images))
     if not paths:
         raise InputError("no images to train on", "add --data with images in its train split")
-    _check_labels(dataset, paths, model)
+    _check_labels(dataset, paths, model, needed)
     linked = make_evaluation_set(dataset, paths, folder, model.names, task=model.task)
     repair()  # Ultralytics imports torchvision
     try:
@@ -148,7 +150,7 @@ def _side(program: Program) -> int:
     return height
 
 
-def _check_labels(dataset: Dataset, images: Sequence[Path], model: TaskSpec) -> None:
+def _check_labels(dataset: Dataset, images: Sequence[Path], model: TaskSpec, needed: bool) -> None:
     """Raise `InputError` where Ultralytics would leave images out for a label, or find none."""
     if dataset.by_folder != (model.task == "classify"):
         wanted = "folders of classes" if model.task == "classify" else "label files"
@@ -166,7 +168,7 @@ def _check_labels(dataset: Dataset, images: Sequence[Path], model: TaskSpec) -> 
     labels = read_labels(images, dataset.labels, Wanted(model.task, classes, points))
     if labels.fault:
         raise InputError(labels.fault, "correct the labels, or leave out --labels")
-    if not labels.rows:
+    if needed and not labels.rows:
         raise InputError(f"the images of {dataset.yaml} have no labels", GIVE_LABELS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,21 +15,19 @@ from torch import Tensor
 
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.distance import HeldOut, distance
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
 from qexport.progress import Progress
-from qexport.training.images import Batch, Images
-from qexport.training.losses import Labelled, loss
+from qexport.training.images import Batch, Images, pieces
+from qexport.training.judge import Judge
+from qexport.training.losses import loss
 from qexport.training.recipe import Recipe
-from qexport.training.record import INTERRUPTED, EpochRecord, TrainingRecord
+from qexport.training.record import INTERRUPTED, EpochRecord, Judged, TrainingRecord
 from qexport.training.state import Store, TrainingState
 from qexport.training.student import Student
 
 BETAS = (0.9, 0.99)
 """Of Adam: few steps, so that the second moment has to forget sooner than by default."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-OF_OBJECTS = ("batch_idx", "cls", "bboxes", "keypoints")
-"""Labels of which a batch has a row for each object; of others it has one for each image."""
 AVERAGE, BEST = "average/", "best/"
 
 
@@ -49,11 +47,10 @@ class Trained:
 def train(
     candidate: Candidate,
     images: Images,
-    held_out: HeldOut,
+    judge: Judge,
     recipe: Recipe,
     store: Store | None,
     progress: Progress,
-    labelled: Labelled | None = None,
 ) -> Trained:
     """Train; the same images, recipe and device give the same result, whether it went on from a state or not.
 
@@ -61,14 +58,14 @@ def train(
 
     Args:
         images: to train on, none of them held out.
-        held_out: judges every epoch, by the distance of the simulated program from the float one.
+        judge: judges every epoch, by images that are not trained on; its `labelled` is the loss that `recipe.labels` is
+            the share of.
         store: keeps the state after each epoch, and has that of an earlier run to go on from.
-        labelled: the loss that `recipe.labels` is the share of.
 
     Raises:
         InputError: batches do not fit the program, or labels are wanted and there are none.
     """
-    course = _Course(candidate, images, held_out, recipe, labelled)
+    course = _Course(candidate, images, judge, recipe)
     known = store.load() if store else None
     if known is not None:
         course.restore(known)
@@ -92,12 +89,10 @@ def train(
 class _Course:
     """A training between its first step and its last."""
 
-    def __init__(
-        self, candidate: Candidate, images: Images, held_out: HeldOut, recipe: Recipe, labelled: Labelled | None
-    ) -> None:
-        if recipe.labels and labelled is None:
+    def __init__(self, candidate: Candidate, images: Images, judge: Judge, recipe: Recipe) -> None:
+        if recipe.labels and judge.labelled is None:
             raise InputError("there is no loss for labels here", "train without labels")
-        self.images, self.held_out, self.recipe, self.labelled = images, held_out, recipe, labelled
+        self.images, self.judge, self.recipe = images, judge, recipe
         self.student = Student(candidate, recipe)
         self.learned = self.student.parameters
         self.optimiser = torch.optim.Adam(
@@ -106,13 +101,14 @@ class _Course:
         self.average = {name: each.detach().clone() for name, each in self.learned.items()}
         self.best: dict[str, Tensor] = {}
         self.epochs: tuple[EpochRecord, ...] = ()
-        self.step, self.start, self.diverged = 0, math.nan, False
+        self.step, self.diverged = 0, False
+        self.start: Judged | None = None
 
     @property
     def best_epoch(self) -> EpochRecord | None:
-        """The epoch with the least distance, the earliest of several; None where none is better than the start."""
-        better = [each for each in self.epochs if each.distance < self.start]
-        return min(better, key=lambda each: each.distance, default=None)
+        """The epoch of the least cost, the earliest of several; None where none is better than the start."""
+        better = [each for each in self.epochs if self.start and each.judged.cost < self.start.cost]
+        return min(better, key=lambda each: each.judged.cost, default=None)
 
     @property
     def ended(self) -> str:
@@ -127,7 +123,7 @@ class _Course:
 
     def begin(self, pool: ThreadPoolExecutor) -> None:
         """Judge what came in, unless an earlier run has."""
-        if math.isnan(self.start):
+        if self.start is None:
             self.start = self._judged(self.student.candidate, pool)
 
     def epoch(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
@@ -138,13 +134,14 @@ class _Course:
                 losses.append(self._learn(batch, pool))
                 advance()
             judged = self._judged(self._averaged(), pool)
-            if not (torch.stack(losses).isfinite().all() and math.isfinite(judged)):
+            if not (torch.stack(losses).isfinite().all() and math.isfinite(judged.distance)):
                 self.diverged = True
                 return
             done = EpochRecord(
                 number=number,
                 loss=float(torch.stack(losses).mean()),
-                distance=judged,
+                distance=judged.distance,
+                labelled=judged.labelled,
                 rates=self._rates(self.step - 1),
                 seconds=round(time.perf_counter() - started, 2),
             )
@@ -156,14 +153,18 @@ class _Course:
     def _told(self, last: EpochRecord) -> str:
         """An epoch's figures beside those before training, and how long all others are going to take."""
         left = sum(each.seconds for each in self.epochs) / last.number * (self.recipe.epochs - last.number)
-        return f"loss {last.loss:.3f}, distance {self.start:.3f} → {last.distance:.3f}, {_words(left)} left"
+        assert self.start
+        told = f"loss {last.loss:.3f}, distance {self.start.distance:.3f} → {last.distance:.3f}"
+        if last.labelled is not None:
+            told += f", by labels {self.start.labelled:.3f} → {last.labelled:.3f}"
+        return f"{told}, {_words(left)} left"
 
     def _learn(self, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
         """Go a step, and return the batch's loss."""
         learned, count = list(self.learned.values()), len(batch.pixels)
-        pieces = list(_pieces(batch, self._piece(count)))
-        found = list(pool.map(self._slopes, pieces))
-        shares = [len(each.pixels) / count for each in pieces]
+        parts = list(pieces(batch, self._piece(count)))
+        found = list(pool.map(self._slopes, parts))
+        shares = [len(each.pixels) / count for each in parts]
         for parameter, *slopes in zip(learned, *(slopes for _, slopes in found), strict=True):
             parameter.grad = torch.stack([slope * share for slope, share in zip(slopes, shares, strict=True)]).sum(
                 dim=0
@@ -188,7 +189,7 @@ class _Course:
         return wanted.batch
 
     def _slopes(self, piece: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        lost = loss(self.student, piece, self.recipe.labels, self.labelled)
+        lost = loss(self.student, piece, self.recipe.labels, self.judge.labelled)
         return lost.detach(), torch.autograd.grad(lost, list(self.learned.values()), materialize_grads=True)
 
     def _adjust(self) -> None:
@@ -222,8 +223,8 @@ class _Course:
         finally:
             self.student.load(own)
 
-    def _judged(self, candidate: Candidate, pool: ThreadPoolExecutor) -> float:
-        return pool.submit(distance, candidate, self.held_out, device=self.student.device).result().mean
+    def _judged(self, candidate: Candidate, pool: ThreadPoolExecutor) -> Judged:
+        return pool.submit(self.judge.judged, candidate, self.student.device).result()
 
     def state(self) -> TrainingState:
         """All that the next epoch depends on, between two epochs."""
@@ -232,15 +233,13 @@ class _Course:
         held |= {BEST + name: each for name, each in self.best.items()}
         for name, parameter in self.learned.items():
             held |= {f"{moment}/{name}": self.optimiser.state[parameter][moment].cpu().clone() for moment in MOMENTS}
-        return TrainingState(len(self.epochs), self.step, held, {"start": self.start}, self._record("under way"))
+        return TrainingState(len(self.epochs), self.step, held, self._record("under way"))
 
     def restore(self, state: TrainingState) -> None:
         """Go on from there."""
-        self.step, self.start, self.epochs = (
-            state.step,
-            state.numbers["start"],
-            state.record.epochs if state.record else (),
-        )
+        self.step, record = state.step, state.record
+        if record:
+            self.start, self.epochs = Judged(record.start, record.start_labelled), record.epochs
         self.student.load(state.tensors)
         for name, parameter in self.learned.items():
             self.average[name].copy_(state.tensors[AVERAGE + name])
@@ -260,34 +259,16 @@ class _Course:
         return TrainingRecord(
             profile=self.student.candidate.plan.profile,
             epochs=self.epochs,
-            start=self.start,
+            start=self.start.distance if self.start else math.nan,
+            start_labelled=self.start.labelled if self.start else None,
             best=self.best_epoch.number if self.best_epoch else 0,
             stopped=stopped,
             images=len(self.images) * self.recipe.batch,
-            held_out=sum(map(len, self.held_out.inputs)),
+            held_out=sum(map(len, self.judge.held_out.inputs)),
             recipe=self.recipe,
             device=_described(self.student.device),
             seconds=round(sum(each.seconds for each in self.epochs), 2),
         )
-
-
-def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    """Parts of a batch, of `size` images each; labels go with their images."""
-    for start in range(0, len(batch.pixels), size):
-        yield Batch(batch.pixels[start : start + size], _labels_of(batch.targets, start, size))
-
-
-def _labels_of(targets: Mapping[str, Tensor] | None, start: int, size: int) -> Mapping[str, Tensor] | None:
-    """Labels of some of a batch's images, numbered from the first of those."""
-    if targets is None:
-        return None
-    images = slice(start, start + size)
-    if "batch_idx" not in targets:
-        return {name: each[images] for name, each in targets.items()}
-    of = targets["batch_idx"].flatten()
-    chosen = (of >= start) & (of < start + size)
-    rows = {name: each[chosen if name in OF_OBJECTS else images] for name, each in targets.items()}
-    return rows | {"batch_idx": targets["batch_idx"][chosen] - start}
 
 
 def _falling(done: float) -> float:

@@ -14,6 +14,24 @@ INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What held-out images say of a simulated integer program.
+
+    Attributes:
+        distance: mean distance from the float program.
+        labelled: mean loss by labels; None without labels.
+    """
+
+    distance: float
+    labelled: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What is less for a better program: by labels where there are some, for they lead away from the float one."""
+        return self.distance if self.labelled is None else self.labelled
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """What became of an epoch.
 
@@ -24,6 +42,7 @@ class EpochRecord:
         fidelity: of the simulated integer program, 0..1; None where it was not measured.
         rates: of learning at its end: of "weights", "biases" and "scales", as in `Recipe`.
         seconds: that it took, measuring included.
+        labelled: loss by labels of the simulated program on the held-out images, behind it; None without labels.
     """
 
     number: int
@@ -32,6 +51,12 @@ class EpochRecord:
     fidelity: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    labelled: float | None = None
+
+    @property
+    def judged(self) -> Judged:
+        """What held-out images say."""
+        return Judged(self.distance, self.labelled)
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,7 @@ class TrainingRecord:
         recipe: what it went by.
         device: that it ran on, in words.
         seconds: of all epochs.
+        start_labelled: loss by labels on the held-out images before training; None without labels.
     """
 
     profile: str
@@ -61,11 +87,17 @@ class TrainingRecord:
     recipe: Recipe
     device: str
     seconds: float
+    start_labelled: float | None = None
 
     @property
     def end(self) -> float:
         """Mean distance on the held-out images of what was kept."""
         return next((each.distance for each in self.epochs if each.number == self.best), self.start)
+
+    @property
+    def end_labelled(self) -> float | None:
+        """Loss by labels on the held-out images of what was kept; None without labels."""
+        return next((each.labelled for each in self.epochs if each.number == self.best), self.start_labelled)
 
 
 def to_json(record: TrainingRecord) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from qexport.system.given_files import read_bytes
 from qexport.training.container import Array, pack, unpack
 from qexport.training.record import TrainingRecord, from_json, to_json
 
-SCHEMA = 2
+SCHEMA = 3
 REMEDY = "leave out --resume to train from the beginning"
 
 
@@ -29,14 +29,12 @@ class TrainingState:
         epoch: how many whole epochs were trained.
         step: how many steps those took.
         tensors: by name: the student's, its averages, the best ones, the optimiser's moments; on the CPU.
-        numbers: by name: what schedules and early stopping go by.
         record: what is told of it so far, None before the first epoch.
     """
 
     epoch: int
     step: int
     tensors: Mapping[str, Tensor]
-    numbers: Mapping[str, float] = field(default_factory=dict)
     record: TrainingRecord | None = None
 
 
@@ -79,7 +77,6 @@ class FileStore:
             "identity": dict(self.identity),
             "epoch": state.epoch,
             "step": state.step,
-            "numbers": dict(state.numbers),
             "record": to_json(state.record) if state.record else None,
         }
         arrays = {name: each.detach().cpu().numpy() for name, each in state.tensors.items()}
@@ -133,10 +130,8 @@ def _differing(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _state(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> TrainingState:
-    epoch, step, numbers, record = head["epoch"], head["step"], head["numbers"], head["record"]
+    epoch, step, record = head["epoch"], head["step"], head["record"]
     if not all(type(each) is int for each in (epoch, step)):
         raise TypeError("epochs and steps are whole numbers")
-    if not all(type(each) in (int, float) for each in numbers.values()):
-        raise TypeError("figures are numbers")
     tensors = {name: torch.from_numpy(each) for name, each in arrays.items()}
-    return TrainingState(epoch, step, tensors, numbers, from_json(record) if record else None)
+    return TrainingState(epoch, step, tensors, from_json(record) if record else None)
