@@ -162,6 +162,16 @@ def test_a_setup_is_done_once_and_its_result_need_not_be_picklable() -> None:
         executor.submit(Task(divmod, (1, 0))).result()
 
 
+def test_it_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that came with a model may hold modules of any name."""
+    for name in ("signal", "enum", "os", "torch", "qexport"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    with worker_process() as worker:
+        assert worker.submit(Task(len, ("four",))).result() == 4
+    assert not (tmp_path / "canary").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
