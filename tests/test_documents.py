@@ -22,7 +22,7 @@ DOCUMENTS = (
 )
 pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distribution has no documents")
 
-FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data")
+FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data", "locks")
 NOT_FILES = {"utils.py"}
 """Named as what must not be."""
 
