@@ -21,18 +21,18 @@ setup: $(READY)  ## create .venv and install qexport, its backends and the test 
 # A candidate has to start, be new enough and carry ensurepip: a pyenv shim or Debian without python3-venv does not.
 define create_environment
 @if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
-  for python in python3.11 python3; do \
-    if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+  for python in python3.11 python3.12 python3.13 python3; do \
+    if $$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then \
       echo "creating $(1) with $$python"; $$python -m venv --clear $(1) && exit 0; exit 1; \
     fi; \
   done; \
-  echo "no usable Python: install Python 3.11 or later and its venv module (Debian: apt-get install python3-venv)" >&2; \
+  echo "no usable Python: install Python 3.11, 3.12 or 3.13 and its venv module (Debian: apt-get install python3-venv)" >&2; \
   exit 1; \
 fi
 endef
 
-# What is in a lock is taken by its hash, and nothing that is not in it.
-LOCKED := -m pip install --quiet --no-deps --require-hashes -r
+# What is in a lock is taken by its hash, and nothing that is not in it; a wheel runs no code when it is installed.
+LOCKED := -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r
 
 # torch and torchvision, with what a CUDA build brings, have no hashes here: their index is the user's choice. They come
 # together and from one index: builds of two indices do not fit. `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu`
@@ -55,8 +55,8 @@ $(TOOLS)/.ready: locks/tools.txt
 
 # Hashes of every file of each version, so that any of the platforms in `tool.uv` finds its own. What is there is kept
 # where it may be: for newer tools remove locks/tools.txt first.
-COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate \
-  --custom-compile-command 'make lock'
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --only-binary :all: \
+  --no-annotate --custom-compile-command 'make lock'
 
 lock: $(TOOLS)/.ready  ## write locks/ anew, from pyproject.toml and constraints.txt
 	$(COMPILE) --universal pyproject.toml --all-extras --group build -c constraints.txt --no-emit-package torch \
