@@ -72,8 +72,12 @@ audit: $(TOOLS)/.ready  ## ask PyPI's service whether what is locked has known v
 	$(AUDIT) build/audited.txt
 	$(AUDIT) locks/tools.txt
 
-sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all that it was tested with, licences included
-	$(PY) benchmarks/sbom.py
+# The tool takes no version out of another file, where pyproject.toml has it.
+sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all that it was tested with, licences included (CycloneDX)
+	@mkdir -p dist
+	@sed "s/^dynamic = .*/version = \"$$($(PY) -c 'from qexport import __version__; print(__version__)')\"/" pyproject.toml > build/pyproject.toml
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/cyclonedx-py environment --pyproject build/pyproject.toml \
+	  --output-reproducible -o dist/qexport.cdx.json $(PY)
 
 # Of what is committed, and of nothing else that lies about.
 dist: $(TOOLS)/.ready  ## build dist/*.whl and dist/*.tar.gz of the last commit, the same bytes each time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_every_promise_has_a_test_that_is_there() -> None:
     assert [f"{file}::{name}" for named in proofs for file, name in named if name not in _tests_in(file)] == []
 
 
+@cache
 def _tests_in(file: str) -> set[str]:
     path = ROOT / "tests" / file
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else ()
