@@ -102,7 +102,10 @@ def outputs_of(written: str) -> dict[str, str]:
     for line in lines:
         name, opened, delimiter = line.partition("<<")
         if opened and "=" not in name:
-            outputs[name] = "\n".join(iter(lambda end=delimiter: next(lines), delimiter))
+            inside = []
+            while (each := next(lines)) != delimiter:
+                inside.append(each)
+            outputs[name] = "\n".join(inside)
         else:
             name, _, outputs[name] = line.partition("=")
     return outputs
