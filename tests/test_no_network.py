@@ -123,7 +123,7 @@ def test_settings_of_the_user_are_used(kept: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
-    """Every runtime that is installed, the second process, the validator, what looks at files, a network from elsewhere."""
+    """Every runtime that is installed, the second process, the validator, a network from elsewhere, looks at files."""
     runtimes = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert_torch"}
     formats = [name for name, module in runtimes.items() if _has(module)]
     for split in ("train", "val"):
@@ -142,18 +142,8 @@ for words in json.loads(sys.argv[1]):
     assert main(words) == 0, words
 """
     quick = ("--no-latency", "--quiet", "--effort", "none")
-    out = tmp_path / "out"
-    job = (
-        MODEL,
-        "--int8",
-        "--data",
-        str(tmp_path / "data.yaml"),
-        "--imgsz",
-        "64",
-        *quick,
-        "--format",
-        ",".join(formats),
-    )
+    out, described = tmp_path / "out", ("--data", str(tmp_path / "data.yaml"))
+    job = (MODEL, "--int8", *described, "--imgsz", "64", *quick, "--format", ",".join(formats))
     report = str(out / "report.json")
     runs = (
         (*job, "--report", str(tmp_path / "page.html"), "--out", str(out)),
