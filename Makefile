@@ -1,4 +1,4 @@
-# Everything runs in .venv; `make setup` is the only target that installs.
+# Everything runs in .venv, which `make setup` installs; lock, audit, sbom and dist have tools of their own in build/.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -6,11 +6,12 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TOOLS := build/tools
 
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format lock audit sbom dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -18,24 +19,70 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv and install qexport, its backends and the test tools into it
 
 # A candidate has to start, be new enough and carry ensurepip: a pyenv shim or Debian without python3-venv does not.
-# torch and torchvision go first, together and from one index: builds of two indices do not fit, and what is resolved
-# after them keeps these. `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes CPU builds, a tenth in size.
-$(READY): pyproject.toml constraints.txt
-	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
-	  for python in python3.11 python3; do \
-	    if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \
-	      echo "creating $(VENV) with $$python"; $$python -m venv --clear $(VENV) && exit 0; exit 1; \
-	    fi; \
-	  done; \
-	  echo "no usable Python: install Python 3.10 or later and its venv module (Debian: apt-get install python3-venv)" >&2; \
-	  exit 1; \
-	fi
+define create_environment
+@if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+  for python in python3.11 python3.12 python3.13 python3; do \
+    if $$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then \
+      echo "creating $(1) with $$python"; $$python -m venv --clear $(1) && exit 0; exit 1; \
+    fi; \
+  done; \
+  echo "no usable Python: install Python 3.11, 3.12 or 3.13 and its venv module (Debian: apt-get install python3-venv)" >&2; \
+  exit 1; \
+fi
+endef
+
+# What is in a lock is taken by its hash, and nothing that is not in it; a wheel runs no code when it is installed.
+LOCKED := -m pip install --quiet --no-deps --only-binary :all: --require-hashes -r
+
+# torch and torchvision, with what a CUDA build brings, have no hashes here: their index is the user's choice. They come
+# together and from one index: builds of two indices do not fit. `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu`
+# takes CPU builds, a tenth in size. `pip check` fails where the lock lacks something that this platform needs.
+$(READY): pyproject.toml constraints.txt locks/qexport.txt locks/tflite-micro.txt
+	$(call create_environment,$(VENV))
+	$(PY) $(LOCKED) locks/qexport.txt
 	$(PY) -m pip install --quiet torch==2.13.0 torchvision==0.28.0 -c constraints.txt $(TORCH_INDEX:%=--index-url %)
-	$(PY) -m pip install --quiet -e '.[all,dev]' -c constraints.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(PY) -m pip check
 	@# A nightly build, which may be gone one day: without it a few tests are skipped, with a reason.
-	@$(PY) -m pip install --quiet --no-deps 'tflite-micro==0.dev20261023182759' || echo "without tflite-micro" >&2
+	@$(PY) $(LOCKED) locks/tflite-micro.txt || echo "without tflite-micro" >&2
 	@$(PY) -c 'from qexport.compat.torchvision import advice; print(advice())' || true
 	@touch $@
+
+$(TOOLS)/.ready: locks/tools.txt
+	$(call create_environment,$(TOOLS))
+	$(TOOLS)/bin/python $(LOCKED) locks/tools.txt
+	@touch $@
+
+# Hashes of every file of each version, so that any of the platforms in `tool.uv` finds its own. What is there is kept
+# where it may be: for newer tools remove locks/tools.txt first.
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --only-binary :all: \
+  --no-annotate --custom-compile-command 'make lock'
+
+lock: $(TOOLS)/.ready  ## write locks/ anew, from pyproject.toml and constraints.txt
+	$(COMPILE) --universal pyproject.toml --all-extras --group build -c constraints.txt --no-emit-package torch \
+	  --no-emit-package torchvision -o locks/qexport.txt
+	$(COMPILE) --universal --group tools -o locks/tools.txt
+	$(COMPILE) --no-deps --group tflite-micro -o locks/tflite-micro.txt
+
+# torch and torchvision are in the constraints alone. What the service does not know was not audited: that fails, too.
+AUDIT := $(TOOLS)/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r
+
+audit: $(TOOLS)/.ready  ## ask PyPI's service whether what is locked has known vulnerabilities
+	@grep -hoE '^[A-Za-z0-9._-]+==[^ ]+' locks/qexport.txt > build/audited.txt && grep -E '^torch(vision)?==' constraints.txt >> build/audited.txt
+	$(AUDIT) build/audited.txt
+	$(AUDIT) locks/tools.txt
+
+# The tool takes no version out of another file, where pyproject.toml has it.
+sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all that it was tested with, licences included (CycloneDX)
+	@mkdir -p dist
+	@sed "s/^dynamic = .*/version = \"$$($(PY) -c 'from qexport import __version__; print(__version__)')\"/" pyproject.toml > build/pyproject.toml
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/cyclonedx-py environment --pyproject build/pyproject.toml \
+	  --output-reproducible -o dist/qexport.cdx.json $(PY)
+
+# Of what is committed, and of nothing else that lies about.
+dist: $(TOOLS)/.ready  ## build dist/*.whl and dist/*.tar.gz of the last commit, the same bytes each time
+	rm -rf build/source && mkdir -p build/source && git archive HEAD | tar -x -C build/source
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --no-isolation --outdir dist build/source
 
 run: setup  ## the main job on the embedded default: model, data set and report
 	$(VENV)/bin/qexport demo

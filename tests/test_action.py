@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from refusals import DATA, INPUT, one_line
 
+from qexport.cli.app import main
 from qexport.job.options import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,23 +60,55 @@ def test_no_input_is_text_of_a_script(action: Any) -> None:
     assert not any("${{" in step["run"] for step in action["runs"]["steps"] if "run" in step)
 
 
+STAND_IN = """#!/bin/sh
+printf "%s\\0" "$@" > words
+for word; do case $word in --out=*) out=${word#--out=} ;; esac; done
+: > "$out/calibration.npz"
+"""
+
+
 def run_script(action: Any, folder: Path, code: int, **inputs: str) -> tuple[int, list[str], str]:
     """Run the last step with a stand-in for `qexport`: exit code, the words that it got, and the step's outputs."""
     step = action["runs"]["steps"][-1]
-    stand_in = f'#!/bin/sh\nprintf "%s\\n" "$@" > words\n: > {OUT}/calibration.npz\nexit {code}\n'
-    (folder / "qexport").write_text(stand_in)
-    (folder / "qexport").chmod(0o755)
-    (folder / "python").symlink_to(sys.executable)
+    _program(folder / "qexport", f"{STAND_IN}exit {code}\n")
+    if not (folder / "python").exists():
+        (folder / "python").symlink_to(sys.executable)
     given = {name.upper().replace("-", "_"): "" for name in action["inputs"]}
     given |= {"OUT": action["inputs"]["out"]["default"], **inputs}
-    files = {name: str(folder / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **given, **files}
-    bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]  # as GitHub calls it
-    done = subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True)
     assert set(step["env"]) <= set(given)
-    if not (folder / "words").exists():
+    done = _run(step, folder, given)
+    words = folder / "words"
+    if not words.exists():
         return done.returncode, [], done.stdout
-    return done.returncode, (folder / "words").read_text().splitlines(), (folder / "GITHUB_OUTPUT").read_text()
+    written = (folder / "GITHUB_OUTPUT").read_bytes().decode()
+    return done.returncode, words.read_bytes().decode().split("\0")[:-1], written
+
+
+def _program(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+def _run(step: Any, folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    files = {name: str(folder / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder / "home"), **given, **files}
+    bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]  # as GitHub calls it
+    return subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def outputs_of(written: str) -> dict[str, str]:
+    """Read a step's outputs as GitHub documents them: `name=value`, or lines between a delimiter and itself."""
+    lines, outputs = iter(written.split("\n")[:-1]), {}
+    for line in lines:
+        name, opened, delimiter = line.partition("<<")
+        if opened and "=" not in name:
+            inside = []
+            while (each := next(lines)) != delimiter:
+                inside.append(each)
+            outputs[name] = "\n".join(inside)
+        else:
+            name, _, outputs[name] = line.partition("=")
+    return outputs
 
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -85,19 +121,19 @@ def test_the_script_passes_on_what_is_given_and_nothing_else(action: Any, code: 
     found, words, outputs = run_script(action, tmp_path, code, **inputs, ARGUMENTS="--no-latency --threads 4")
     assert found == code
     assert words == [
-        "my best.pt",
-        *("--eval-data", "val; rm -rf x.yaml", "--min-retention", "97%", "--max-latency-ms", "12"),
+        *("--eval-data=val; rm -rf x.yaml", "--min-retention=97%", "--max-latency-ms=12"),
         *("--no-latency", "--threads", "4"),
-        *("--out", OUT, "--report", f"{OUT}/report.html"),
-        *("--summary", str(tmp_path / "GITHUB_STEP_SUMMARY"), "--junit", f"{OUT}/junit.xml"),
+        *(f"--out={OUT}", f"--report={OUT}/report.html"),
+        *(f"--summary={tmp_path / 'GITHUB_STEP_SUMMARY'}", f"--junit={OUT}/junit.xml"),
+        *("--", "my best.pt"),
     ]
-    assert outputs.splitlines() == [
-        f"out={OUT}",
-        f"report={OUT}/report.json",
-        f"page={OUT}/report.html",
-        f"junit={OUT}/junit.xml",
-        f"exit-code={code}",
-    ]
+    assert outputs_of(outputs) == {
+        "out": OUT,
+        "report": f"{OUT}/report.json",
+        "page": f"{OUT}/report.html",
+        "junit": f"{OUT}/junit.xml",
+        "exit-code": str(code),
+    }
 
 
 @needs_bash
@@ -118,7 +154,7 @@ def test_arguments_on_several_lines_are_all_passed_on(
     action: Any, arguments: str, words: list[str], tmp_path: Path
 ) -> None:
     code, found, _ = run_script(action, tmp_path, 0, MODEL="a.pt", ARGUMENTS=arguments)
-    assert (code, found[: found.index(OUT) - 1]) == (0, ["a.pt", *words])
+    assert (code, found[: found.index(f"--out={OUT}")]) == (0, words)
 
 
 @needs_bash
@@ -134,10 +170,72 @@ def test_a_calibration_is_used_where_it_is_and_kept_where_it_is_not(action: Any,
     inputs = {"MODEL": "a.pt", "CALIBRATION": str(kept)}
     for used in (False, True):
         _, words, _ = run_script(action, tmp_path, 0, **inputs)
-        assert ("--calibration" in words) == used
+        assert (f"--calibration={kept}" in words) == used
         assert kept.is_file()
-        (tmp_path / "python").unlink()
-    assert words[words.index("--calibration") + 1] == str(kept)
+
+
+CANARY = "$(touch canary) `touch canary`"
+DASH = f"-rf\r\nexit-code=0\nout<<x\n'\"; touch canary && touch canary | ${{HOME}} * {CANARY}\n"
+TILDE = f"~/--model\n::error::forged {CANARY} "
+INPUTS = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]
+OF_OPTIONS = {"data", "eval-data", "format", "precision", "imgsz", "config", "max-drop", "min-retention"}
+OF_OPTIONS |= {"min-fidelity", "min-speedup", "max-size", "max-latency-ms", "baseline", "out"}
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*((name, DASH) for name in INPUTS), *((name, TILDE) for name in ("model", "calibration", "out"))],
+    ids=[*INPUTS, "model at home", "calibration at home", "out at home"],
+)
+def test_an_input_is_one_value_whatever_is_in_it(action: Any, name: str, value: str, tmp_path: Path) -> None:
+    if name in OF_THE_ACTION - {"arguments"}:
+        codes = {_installs(action, tmp_path, name, value)}
+        assert codes == {2 if name == "extras" else 0}
+        return
+    inputs = {"MODEL": "a.pt", name.upper().replace("-", "_"): shlex.quote(value) if name == "arguments" else value}
+    code, words, written = run_script(action, tmp_path, 9, **inputs)
+    out = value if name == "out" else OUT
+    own = [f"--out={out}", f"--report={out}/report.html", f"--summary={tmp_path / 'GITHUB_STEP_SUMMARY'}"]
+    own += [f"--junit={out}/junit.xml", "--", value if name == "model" else "a.pt"]
+    passed = {"arguments": [value]} | {each: [f"--{each}={value}"] for each in OF_OPTIONS - {"out"}}
+    assert (code, words) == (9, [*passed.get(name, []), *own])
+    files = {"report": f"{out}/report.json", "page": f"{out}/report.html", "junit": f"{out}/junit.xml"}
+    assert outputs_of(written) == {"out": out, **files, "exit-code": "9"}
+    assert (tmp_path / out / "calibration.npz").is_file()
+    assert name != "calibration" or (tmp_path / value).is_file()
+    assert not list(tmp_path.rglob("canary"))
+
+
+def _installs(action: Any, folder: Path, name: str, value: str) -> int:
+    """Run the step that installs, with a stand-in for Python that counts its calls, and return the exit code."""
+    (step,) = (step for step in action["runs"]["steps"] if step.get("name") == "Install qexport")
+    _program(folder / "python", '#!/bin/sh\necho "$@" >> calls\n')
+    given = {"EXTRAS": "tflite, onnx", name.upper().replace("-", "_"): value, "ACTION": str(folder)}
+    done = _run(step, folder, given)
+    assert (folder / "calls").exists() == (done.returncode == 0)
+    assert done.returncode == 0 or done.stdout.startswith("::error::qexport: extras ")
+    assert not list(folder.rglob("canary"))
+    return done.returncode
+
+
+@pytest.mark.parametrize("model", ["--help", "verify"])
+def test_a_model_behind_two_dashes_is_a_model(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = main([f"--data={DATA}", f"--out={tmp_path / '-o'}", "--", model])
+    assert code == INPUT
+    assert model in one_line(code, *capsys.readouterr(), INPUT, tmp_path)
+
+
+@needs_bash
+def test_no_module_of_the_workspace_is_imported(action: Any, tmp_path: Path) -> None:
+    """Python's `-c` and `-m` look into the working directory first, where a pull request puts what it likes."""
+    for name in ("shlex", "secrets", "hashlib", "pip"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w')")
+    code, _, written = run_script(action, tmp_path, 0, MODEL="a.pt", ARGUMENTS="--nms")
+    assert (code, outputs_of(written)["out"]) == (0, OUT)
+    assert not (tmp_path / "canary").exists()
+    scripts = [step["run"] for step in action["runs"]["steps"] if "run" in step]
+    assert not [line for script in scripts for line in script.splitlines() if re.search(r"python -[cm]", line)]
 
 
 def test_packages_are_cached_by_what_is_installed(action: Any) -> None:

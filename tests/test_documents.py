@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
 DOCUMENTS = (
     ROOT / "ARCHITECTURE.md",
+    ROOT / "SECURITY.md",
     ROOT / "docs" / "combining.md",
     ROOT / "docs" / "contributing.md",
     ROOT / "docs" / "plugins.md",
@@ -20,7 +23,7 @@ DOCUMENTS = (
 )
 pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distribution has no documents")
 
-FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data")
+FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data", "locks")
 NOT_FILES = {"utils.py"}
 """Named as what must not be."""
 
@@ -36,6 +39,22 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     missing = [name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in THERE)]
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert missing + [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_promise_has_a_test_that_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [row for row in re.findall(r"^\| (.+) \|$", text, re.M) if row not in ("promise | test", "--- | ---")]
+    proofs = [re.findall(r"`(test_\w+\.py)::(test_\w+)`", row.partition(" | ")[2]) for row in rows]
+    assert len(rows) > 30
+    assert [row for row, named in zip(rows, proofs, strict=True) if not named] == []
+    assert [f"{file}::{name}" for named in proofs for file, name in named if name not in _tests_in(file)] == []
+
+
+@cache
+def _tests_in(file: str) -> set[str]:
+    path = ROOT / "tests" / file
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else ()
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
 
 
 def test_the_index_has_every_decision() -> None:

@@ -554,13 +554,38 @@ def test_networks_of_impossible_sizes(sample: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_weights_beside_a_network_that_are_no_file(kind: str, tmp_path: Path) -> None:
     NO_FILES[kind][0](tmp_path / "weights.bin")
+    assert "weights.bin" in refusal(read_file, network(tmp_path / "x.onnx", _kept_apart("weights.bin")))
+
+
+def _kept_apart(location: str, **more: str) -> Graph:
+    """A convolution whose weights are said to be somewhere else."""
     graph = _conv()
     weight = onnx.TensorProto(
         name=graph.constants[0].name, data_type=1, dims=[4, 3, 3, 3], data_location=TensorProto.EXTERNAL
     )
-    weight.external_data.add(key="location", value="weights.bin")
+    for key, value in {"location": location, **more}.items():
+        weight.external_data.add(key=key, value=value)
     graph.constants[0] = weight
-    assert "weights.bin" in refusal(read_file, network(tmp_path / "x.onnx", graph))
+    return graph
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "a/../../secret.bin", "{}/secret.bin", "link.bin", "hard.bin"])
+def test_weights_outside_the_folder_of_a_network_are_not_read(location: str, tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret.bin", tmp_path / "folder"
+    secret.write_bytes(bytes(4 * 4 * 3 * 3 * 3))
+    (folder / "a").mkdir(parents=True)
+    (folder / "link.bin").symlink_to(secret)
+    (folder / "hard.bin").hardlink_to(secret)
+    path = network(folder / "x.onnx", _kept_apart(location.format(tmp_path)))
+    assert str(path) in refusal(read_file, path)
+
+
+@pytest.mark.parametrize("key", ["offset", "length"])
+@pytest.mark.parametrize("value", ["-1", "1000000000000", "x", "1e9"])
+def test_weights_at_a_place_that_is_not_there(key: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(4 * 4 * 3 * 3 * 3))
+    path = network(tmp_path / "x.onnx", _kept_apart("weights.bin", **{key: value}))
+    assert str(path) in refusal(read_file, path)
 
 
 @pytest.mark.parametrize("side", [0, -16])

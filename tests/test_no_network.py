@@ -6,13 +6,16 @@ somewhere, so the home folder tells of that.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from elsewhere import Classifier, settled, write
 
 from qexport.compat import quiet as offline
 
@@ -120,7 +123,7 @@ def test_settings_of_the_user_are_used(kept: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
-    """Every runtime that is installed, the second process and the validator, on two images."""
+    """Every runtime that is installed, the second process, the validator, a network from elsewhere, looks at files."""
     runtimes = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert_torch"}
     formats = [name for name, module in runtimes.items() if _has(module)]
     for split in ("train", "val"):
@@ -129,14 +132,30 @@ def test_a_run_on_local_files_makes_none(tmp_path: Path) -> None:
     names = ["circle", "square", "triangle", "star", "ring", "cross"]
     data = {"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
-    code = "import sys\nfrom qexport.cli.app import main\nassert main(sys.argv[1:]) == 0"
-    quick = ("--imgsz", "64", "--no-latency", "--quiet", "--effort", "none")
-    job = (MODEL, "--int8", "--data", str(tmp_path / "data.yaml"), *quick)
-    options = ("--format", ",".join(formats), "--report", str(tmp_path / "page.html"), "--out", str(tmp_path / "out"))
-    found = Watched(code, tmp_path, *job, *options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter is deprecated
+        network = write(settled(Classifier()), tmp_path / "network.onnx")
+    code = """
+import json, sys
+from qexport.cli.app import main
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0, words
+"""
+    quick = ("--no-latency", "--quiet", "--effort", "none")
+    out, described = tmp_path / "out", ("--data", str(tmp_path / "data.yaml"))
+    job = (MODEL, "--int8", *described, "--imgsz", "64", *quick, "--format", ",".join(formats))
+    report = str(out / "report.json")
+    runs = (
+        (*job, "--report", str(tmp_path / "page.html"), "--out", str(out)),
+        ("verify", str(out / "shapes26_int8.onnx")),
+        ("diff", report, report),
+        ("report", report, "--out", str(tmp_path / "again.html")),
+        (str(network), "--int8", "--data", str(tmp_path / "train.txt"), *quick, "--out", str(tmp_path / "other")),
+    )
+    found = Watched(code, tmp_path, json.dumps(runs))
     assert (found.attempts, found.home) == ([], [])
     assert not [name for name in found.leftovers if not name.startswith("torchinductor_")]  # torch's own cache
-    assert len(list((tmp_path / "out").glob("shapes26_int8*.manifest.json"))) == len(formats)
+    assert len(list(out.glob("shapes26_int8*.manifest.json"))) == len(formats)
 
 
 def _has(module: str) -> bool:

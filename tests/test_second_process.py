@@ -59,7 +59,13 @@ def test_it_writes_the_file_that_this_process_writes(tmp_path: Path) -> None:
     assert there.seconds.keys() == {"plan_tflite_fp32", "lower_tflite_fp32", "verify_tflite_fp32"}
 
 
-def test_errors_come_back_as_what_they_are(tmp_path: Path) -> None:
+def test_errors_come_back_and_nothing_of_the_working_directory_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that came with a model may hold modules of any name."""
+    for name in ("signal", "enum", "pickle", "torch", "qexport"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"not a checkpoint")
     reading = Task(read_source, (broken, CaptureOptions()))
@@ -71,6 +77,7 @@ def test_errors_come_back_as_what_they_are(tmp_path: Path) -> None:
         # What nobody expected is a fault, which is not the user's.
         with pytest.raises(WorkerDiedError, match="failed"):
             worker.submit(Task(divmod, (1, 0))).result()
+    assert not (tmp_path / "canary").exists()
 
 
 class Noted:

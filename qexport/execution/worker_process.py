@@ -57,10 +57,11 @@ def worker_process(progress: Progress = SILENT) -> Iterator[Worker]:
 
 @contextmanager
 def _started(folder: Path, progress: Progress) -> Iterator[Worker]:
-    # The first process decides what an interrupt means. `-c` would put the working directory before all other imports.
+    # `-c` puts the working directory, which may be anybody's, before all other imports: that goes before the first one.
+    # The first process decides what an interrupt means.
     start = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {sys.path!r}; from qexport.execution.guard import end_with_parent; end_with_parent(); "
+        f"import sys; sys.path[:] = {sys.path!r}; import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "from qexport.execution.guard import end_with_parent; end_with_parent(); "
         "from qexport.execution.worker_process import serve; serve()"
     )
     words, environment = [sys.executable, "-c", start], child_environment(folder)
