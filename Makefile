@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ bench-interrupts: setup  ## interrupt the demo export every half second of its r
 
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py
+
+fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
+	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)
 
 support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
 	$(PY) benchmarks/support.py $(ROWS)
