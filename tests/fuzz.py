@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import gc
 import io
+import itertools
 import multiprocessing
 import os
 import resource
@@ -199,6 +200,13 @@ def replayed(folder: Path) -> Outcome:
         return run_case(kind, content, Watch(Path(name)), Path(name))
 
 
+def told(kind: str, done: Sequence[Outcome]) -> str:
+    """What became of the cases of a kind."""
+    codes = ", ".join(f"{code}: {count}" for code, count in sorted(Counter(one.code for one in done).items()))
+    faults, seconds = sum(bool(one.fault) for one in done), sum(one.seconds for one in done)
+    return f"{kind:15} {len(done):6} cases, {faults} with faults; exit codes {codes}; {seconds:.1f} s"
+
+
 def main() -> int:
     """Run the cases that are asked for, say what became of them, and return 1 where one did not end as it must."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,17 +221,16 @@ def main() -> int:
         print(f"exit code {found.code}: {found.fault or 'as it must be'}")
         return int(bool(found.fault))
     chosen, started = cases(given.cases, given.seed, given.kinds.split(",")), time.monotonic()
-    done, faults = {kind: list[Outcome]() for kind in KINDS}, 0
-    for case, found in outcomes(chosen):
-        done[case.kind].append(found)
-        if found.fault:
-            faults += 1
-            keep(case, found, given.kept.absolute())
-            print(f"{case.name}: {' '.join(found.fault.split())[:300]}", flush=True)
-    for kind, each in done.items():
-        codes = ", ".join(f"{code}: {count}" for code, count in sorted(Counter(one.code for one in each).items()))
-        wrong, seconds = sum(bool(one.fault) for one in each), sum(one.seconds for one in each)
-        print(f"{kind:15} {len(each):6} cases, {wrong} with faults; exit codes {codes}; {seconds:.1f} s")
+    faults = 0
+    for kind, each in itertools.groupby(outcomes(chosen), lambda one: one[0].kind):
+        done = list[Outcome]()
+        for case, found in each:
+            done.append(found)
+            if found.fault:
+                keep(case, found, given.kept.absolute())
+                print(f"{case.name}: {' '.join(found.fault.split())[:300]}", flush=True)
+        print(told(kind, done), flush=True)
+        faults += sum(bool(one.fault) for one in done)
     print(f"{len(chosen)} cases of seed {given.seed} in {time.monotonic() - started:.0f} s, {faults} with faults")
     return int(bool(faults))
 

@@ -56,7 +56,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "place 2^31 of the memory": (b"K\x01r\xff\xff\xff\x7f0ccollections\nx\n)R", "collections.x"),
     "extension of the process": (b"\x82\x01)R", "damaged"),
-    "buffer of 2^40 bytes": (b"\x96\0\0\0\0\0\x01\0\0", "damaged"),
+    "buffer of 2^40 bytes": (b"\x96\0\0\0\0\0\x01\0\0", "cut short"),
     "call of a text": (text("x") + b")R", "it calls a str"),
     "object of a number": (b"K\x01)\x81", "it makes a int"),
     "state of a list": (b"]}b", "it changes a list"),

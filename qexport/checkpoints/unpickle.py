@@ -83,7 +83,8 @@ MAX_HASHED = 5000
 """Values that one tuple or set stands for."""
 UNUSED = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
 """Operations that no checkpoint has: what a process has registered for itself, and buffers of whatever size is said."""
-_PLAIN = pickle._Unpickler.dispatch
+Operation = Callable[[Any], None]
+_PLAIN: dict[int, Operation] = dict(pickle._Unpickler.dispatch)
 
 
 class _Unpickler(pickle._Unpickler):
@@ -94,6 +95,8 @@ class _Unpickler(pickle._Unpickler):
     """
 
     room = 0
+    stack: list[Any]
+    metastack: list[list[Any]]
 
     def __init__(self, file: Any, **options: Any) -> None:
         super().__init__(file, **options)
@@ -107,7 +110,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _instantiate(self, kind: Any, arguments: list[Any]) -> None:
         _expect(_is_name(kind), "calls", kind)
-        super()._instantiate(kind, arguments)
+        self.stack.append(kind(*arguments) if arguments else kind.__new__(kind))
 
     def _reduced(self) -> None:
         _expect(_is_name(self.stack[-2]), "calls", self.stack[-2])
@@ -143,7 +146,9 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("its storages have more bytes than the file")
         _PLAIN[pickle.BINPERSID[0]](self)
 
-    dispatch = {code: run for code, run in _PLAIN.items() if code not in {each[0] for each in UNUSED}} | {
+    dispatch: ClassVar[dict[int, Operation]] = {
+        code: run for code, run in _PLAIN.items() if code not in {each[0] for each in UNUSED}
+    } | {
         pickle.REDUCE[0]: _reduced,
         pickle.NEWOBJ[0]: _made,
         pickle.NEWOBJ_EX[0]: _made_by_name,
@@ -176,13 +181,13 @@ def _storage(given: Any) -> tuple[torch.dtype, str, int]:
     raise pickle.UnpicklingError("it asks for a storage in another way than torch.save does")
 
 
-def _limited(code: int) -> Callable[[_Unpickler], None]:
+def _limited(code: int) -> Operation:
     """An operation that leaves a tuple or a set, which is refused where it stands for very many values.
 
     Each may hold another twice: what hashes or compares the outermost does so for every path to the innermost.
     """
 
-    def run(machine: _Unpickler) -> None:
+    def run(machine: Any) -> None:
         _PLAIN[code](machine)
         made = machine.stack[-1]
         size = 1 + sum(machine.sizes.get(id(each), 1) for each in made)

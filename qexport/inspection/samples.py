@@ -161,6 +161,8 @@ def _read(head: dict[str, Any], content: Any) -> Samples:
         return _earlier(head, content["images"])
     if head["schema"] != SCHEMA:
         raise ValueError("of another version")
+    if head["form"].keys() - asdict(UNIT).keys():
+        raise ValueError("of a later version")
     given = from_plain(SampleInput, head)
     images = content["images"]
     colours = images.shape[-1] if given.form == UNIT else COLOURS

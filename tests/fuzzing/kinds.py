@@ -31,6 +31,7 @@ from trained import kept, record, trained
 
 from fuzzing import archives, texts
 from fuzzing.pickles import changed, hostile, mutated
+from qexport.calibration.calibrate import described
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.cli.app import ended, main
@@ -211,9 +212,9 @@ ATTRIBUTES = (
 
 def _attributes(random: Random) -> bytes:
     model = small_model(random.choice(("Detect", "Classify", "Pose", "Segment", "OBB", "v10Detect", "RTDETRDecoder")))
-    layers = list(model.modules())
+    chosen, layers = (model, model.model[-1], model.model[0]), list(model.modules())
     for _ in range(random.choice((1, 1, 2, 3))):
-        layer = random.choice((model, model.model[-1], model.model[0], random.choice(layers)))
+        layer = random.choice((*chosen, random.choice(layers)))
         vars(layer)[random.choice(ATTRIBUTES)] = random.choice(VALUES)
     content: Any = {"model": model, "ema": None, "train_args": {"imgsz": 64}, "epoch": -1}
     for _ in range(random.choice((0, 0, 1))):
@@ -377,7 +378,7 @@ def _table() -> bytes:
 
 def _read_table(path: Path) -> None:
     table = load_table(path)
-    check_table(table, _program().fingerprint, "letterbox 8x8", path)
+    check_table(table, _program().fingerprint, "letterbox 8x8", [each.name for each in described(_program())], path)
     for ranges in RANGES.own:
         plan(_program(), table, make_target("tflite"), ranges=ranges)
 
@@ -490,16 +491,18 @@ def _other_network(random: Random) -> bytes:
     return bytes(made.SerializeToString())
 
 
+MESSAGE, TEXT, FLOATS = 11, 9, (5, 6)
+"""Protobuf's numbers: a field's type; a field's type in C++."""
+
+
 def _change_message(message: Any, random: Random) -> None:
     """Somewhere below a protobuf message, a field of another value."""
-    from google.protobuf.descriptor import FieldDescriptor
-
     fields = [(field, found) for field, found in message.ListFields()]
     if not fields:
         return
     field, found = random.choice(fields)
     repeated = not isinstance(found, str | bytes | int | float) and hasattr(found, "__len__")
-    if field.type == FieldDescriptor.TYPE_MESSAGE:
+    if field.type == MESSAGE:
         chance, inner = random.random(), random.choice(list(found)) if repeated and len(found) else found
         if chance < 0.1:
             message.ClearField(field.name)
@@ -521,13 +524,11 @@ def _change_message(message: Any, random: Random) -> None:
 
 
 def _field_value(kind: int, random: Random) -> Any:
-    from google.protobuf.descriptor import FieldDescriptor
-
-    if kind == FieldDescriptor.CPPTYPE_STRING:
+    if kind == TEXT:
         return random.choice(
             ("", "x", "images", "conv0", "Loop", "If", "Resize", "QLinearConv", "../x", "é" * 50, b"\xff")
         )
-    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+    if kind in FLOATS:
         return random.choice((0.0, -1.0, 1e30, float("nan"), float("inf")))
     return random.choice((0, 1, -1, 2, 3, 7, 16, 2**15, 2**20, 2**31 - 1, -(2**31)))
 

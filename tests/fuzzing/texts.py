@@ -98,8 +98,8 @@ def _sound() -> tuple[str, ...]:
 
 def _is_sound(text: str) -> bool:
     try:
-        return len(yaml.compose(text, yaml.SafeLoader).value) == 2
-    except (yaml.YAMLError, AttributeError):
+        return len(getattr(yaml.compose(text, yaml.SafeLoader), "value", ())) == 2
+    except yaml.YAMLError:
         return False
 
 
