@@ -113,7 +113,7 @@ def _is_right(code: int, errors: str) -> bool:
     if code in (0, 1):
         return not lines
     line = lines[0] if len(lines) == 1 else ""
-    return line.startswith(PREFIX) and not line.startswith(FAULTS) and len(line) < 3000
+    return line.startswith(PREFIX) and not line.startswith(FAULTS) and len(line) < 20_000
 
 
 def _peak() -> int:
@@ -176,10 +176,10 @@ def outcomes(given: list[Case]) -> Iterator[tuple[Case, Outcome]]:
                     yield given[done], found
                     done += 1
                     break
-                yield given[done], found
-                done += 1
                 if found.fault.startswith("the harness"):
                     raise RuntimeError(found.fault)
+                yield given[done], found
+                done += 1
             process.join()
             given = given[done:]
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -127,11 +128,15 @@ def _beside(made: bytes, random: Random) -> bytes:
     return random.choice((other + made, made + other, made[: len(made) // 2] + other + made[len(made) // 2 :]))
 
 
+@cache
+def _packed_zeros(size: int, count: int) -> bytes:
+    rows = [("x/data.pkl", b"\x80\x02}."), *((f"x/data/{number}", bytes(size)) for number in range(count))]
+    return _written(rows, lambda: zipfile.ZIP_DEFLATED)
+
+
 def bomb(random: Random) -> bytes:
     """A small archive that unpacks, or says that it unpacks, to very much."""
-    size, count = random.choice(((2**27, 2), (2**24, 12), (2**10, 4000), (2**28, 1)))
-    rows = [("x/data.pkl", b"\x80\x02}."), *((f"x/data/{number}", bytes(size)) for number in range(count))]
-    made = _written(rows, lambda: zipfile.ZIP_DEFLATED)
+    made = _packed_zeros(*random.choice(((2**27, 2), (2**24, 12), (2**10, 4000))))
     # What the directory says of one member is small: readers that believe it are shown another size than others.
     place = random.choice(list(_starts(made, CENTRAL))) + 24
     return made[:place] + struct.pack("<I", 100) + made[place + 4 :] if random.random() < 0.5 else made

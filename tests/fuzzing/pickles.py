@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from random import Random
 
@@ -75,10 +76,11 @@ def changed(content: bytes, random: Random) -> bytes:
     return mutated(made, random) if random.random() < 0.2 else made
 
 
-def operations(content: bytes) -> Iterator[bytes]:
+@lru_cache(8)
+def operations(content: bytes) -> tuple[bytes, ...]:
     """The bytes of each operation of a pickle that is whole."""
     places = [place or 0 for _, _, place in pickletools.genops(content)] + [len(content)]
-    return (content[start:end] for start, end in pairwise(places))
+    return tuple(content[start:end] for start, end in pairwise(places))
 
 
 def mutated(content: bytes, random: Random) -> bytes:

@@ -99,7 +99,7 @@ def _sound() -> tuple[str, ...]:
 def _is_sound(text: str) -> bool:
     try:
         return len(getattr(yaml.compose(text, yaml.SafeLoader), "value", ())) == 2
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return False
 
 
