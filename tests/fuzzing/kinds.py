@@ -42,6 +42,7 @@ from qexport.data.resolve import resolve_data
 from qexport.detections.agreement import Findings
 from qexport.detections.detections import Detections
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
+from qexport.inspection.run_folder import Model, companions, report_beside, run_folder
 from qexport.inspection.samples import SampleInput, Samples, load_samples, save_samples
 from qexport.job.checks import check_paths
 from qexport.job.options import make_job
@@ -55,6 +56,7 @@ from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.build import DEFAULTS, chosen_size, read_checkpoint, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
+from qexport.progress import Silent
 from qexport.reporting.baseline import compare
 from qexport.reporting.load import load_baseline, load_report
 from qexport.reporting.sensitivity_file import load_sensitivity, save_sensitivity
@@ -466,6 +468,13 @@ def _read_manifest(path: Path) -> None:
     artifact = path.with_name("x.onnx")
     recorded_names(read_manifest(artifact) or {})
     samples_of(artifact)
+    artifact.touch()
+    try:
+        report_beside(artifact)
+        with run_folder(path.parent, True, Model("x.pt", "0" * 64, "0"), Silent()):
+            companions(path.parent)
+    finally:
+        artifact.unlink()
 
 
 @cache
