@@ -459,7 +459,7 @@ def _manifest() -> dict[str, Any]:
         "weights": {"file": "x.pt", "sha256": "0" * 64},
         "program": "0",
         "calibration": {"images": 4},
-        "plan": {"file": "plan.json", "sha256": "0", "weights": {"a": ["b"]}, "merged": {"a": "b"}},
+        "plan": {"file": "plan.json", "sha256": "0", "weights": {"a": "b"}, "merged": {"a": "b"}},
         "samples": "samples.npz",
     }
 
