@@ -33,8 +33,8 @@ SCHEMA = 1
 class _File:
     """Entry of a file that an artifact was made from."""
 
-    file: str
-    sha256: str
+    file: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
