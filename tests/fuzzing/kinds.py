@@ -149,7 +149,15 @@ def _hostile_pickle(random: Random) -> bytes:
     if random.random() < 0.2:  # as versions before 1.6 wrote files: pickles one behind the other
         magic = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
         return magic + made + pickle.dumps(["0"], 2) + (16).to_bytes(8, "little") + bytes(64)
-    return _with_pickle(made)
+    return archives.packed({**_few_members(), "archive/data.pkl": made})
+
+
+@cache
+def _few_members() -> dict[str, bytes]:
+    """What there is to view beside a hostile pickle: three storages."""
+    stream = io.BytesIO()
+    torch.save([torch.zeros(count) for count in (16, 64, 4096)], stream)
+    return archives.read(stream.getvalue())
 
 
 def _other_archive(random: Random) -> bytes:
