@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from fuzzing.pickles import text
+from layer_graphs import Graph
 from small_models import archive
-from test_hostile_inputs import refusal
+from test_hostile_inputs import network, refusal
 
+from qexport.backends.artifact import manifest_path
 from qexport.backends.tflite_micro.c_array import KEYWORDS, identifier
+from qexport.calibration.calibration_table import CalibrationTable, load_table, save_table
+from qexport.calibration.statistics import BINS, Statistics
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.checkpoints.unpickle import unpickled
+from qexport.detections.layout import HeadLayout
+from qexport.inspection.manifest import read_manifest
+from qexport.inspection.run_folder import manifests_in
+from qexport.inspection.samples import SampleInput, Samples, load_samples, save_samples
+from qexport.programs.onnx.file import read_file
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 
@@ -92,3 +106,74 @@ def test_names_that_c_plus_plus_keeps_for_itself(word: str, tmp_path: Path) -> N
     subprocess.run([compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", source], check=True)
     assert (name == re.sub(r"\W", "_", word)) == (word in ("A-b", "x"))
     assert name not in KEYWORDS
+
+
+STATISTICS: dict[str, dict[str, Any]] = {
+    "histogram up to 0, which widening would never end": {"limit": 0.0},
+    "histogram up to 3": {"limit": 3.0},
+    "endless maximum": {"maximum": float("inf")},
+    "extremes the wrong way round": {"minimum": 9.0},
+    "negative number of images": {"images": -1},
+    "negative count": {"counts": np.full(BINS, -1, np.int64)},
+    "few bins": {"counts": np.ones(8, np.int64)},
+    "counts of floats": {"counts": np.ones(BINS, np.float64)},
+    "importance that is no number": {"importance": np.full(BINS, np.nan)},
+}
+
+
+@pytest.mark.parametrize("sample", STATISTICS)
+def test_statistics_that_no_observer_leaves(sample: str, tmp_path: Path) -> None:
+    counted = Statistics(-1.0, 2.0, 4.0, np.ones(BINS, np.int64), -1.0, 2.0, 1)
+    table = CalibrationTable("0", "letterbox 8x8", "0", (), (), {"a": replace(counted, **STATISTICS[sample])})
+    save_table(table, tmp_path / "x.npz")
+    assert "is not a calibration table" in refusal(load_table, tmp_path / "x.npz")
+
+
+MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
+    "plan of a list": ({"plan": ["plan.json"]}, "(plan)"),
+    "weights of a text": ({"weights": "a.pt"}, "(weights)"),
+    "names of numbers": ({"plan": {"merged": {"a": 1}}}, "(plan.merged.a)"),
+    "samples of a list": ({"samples": []}, "(samples)"),
+    "another schema": ({"schema": [1]}, "schema [1]"),
+}
+
+
+@pytest.mark.parametrize("sample", MANIFESTS)
+def test_manifests_of_other_types(sample: str, tmp_path: Path) -> None:
+    entries, words = MANIFESTS[sample]
+    artifact = tmp_path / "x.onnx"
+    artifact.touch()
+    manifest_path(artifact).write_text(json.dumps({"schema": 1, **entries}))
+    assert words in refusal(read_manifest, artifact)
+    assert bool(manifests_in(tmp_path)) == ("schema" in entries)  # of other types it is nobody's
+
+
+@pytest.mark.parametrize("kind", [-1, 99])
+def test_a_network_for_images_of_a_type_without_a_name(kind: int, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.conv(4, 3, 3)
+    proto = onnx.load_model(network(tmp_path / "x.onnx", graph))
+    proto.graph.input[0].type.tensor_type.elem_type = kind
+    (tmp_path / "x.onnx").write_bytes(proto.SerializeToString())
+    assert f"takes type {kind}" in refusal(read_file, tmp_path / "x.onnx")
+
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "no batch": {"batch": 0},
+    "batch of a text": {"batch": "1"},
+    "another preparation": {"preprocess": "x"},
+    "four means": {"form": {"mean": [0.5] * 4}},
+    "layout of a text": {"layout": "x"},
+    "levels of a text": {"layout": {"strides": "x", "imgsz": [8, 8], "classes": 1}},
+}
+
+
+@pytest.mark.parametrize("sample", INPUTS)
+def test_samples_of_another_form(sample: str, tmp_path: Path) -> None:
+    samples = Samples(HeadLayout((8,), (8, 8), 1), SampleInput(1), np.zeros((1, 8, 8, 3), np.uint8))
+    save_samples(samples, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as content:
+        arrays: dict[str, Any] = dict(content)
+    arrays["head"] = np.array(json.dumps({**json.loads(str(arrays["head"])), **INPUTS[sample]}))
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    assert "holds no samples" in refusal(load_samples, tmp_path / "x.npz")
