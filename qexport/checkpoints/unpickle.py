@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -81,8 +82,8 @@ def _standing_for(module: str, name: str) -> type[Noted]:
 
 MAX_HASHED = 5000
 """Values that one tuple or set stands for."""
-UNUSED = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
-"""Operations that no checkpoint has: what a process has registered for itself, and buffers of whatever size is said."""
+UNUSED = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+"""Operations that no file has: what a process has registered for itself, and buffers beside the pickle."""
 Operation = Callable[[Any], None]
 _PLAIN: dict[int, Operation] = dict(pickle._Unpickler.dispatch)
 
@@ -97,6 +98,7 @@ class _Unpickler(pickle._Unpickler):
     room = 0
     stack: list[Any]
     metastack: list[list[Any]]
+    read: Callable[[int], bytes]
 
     def __init__(self, file: Any, **options: Any) -> None:
         super().__init__(file, **options)
@@ -136,6 +138,10 @@ class _Unpickler(pickle._Unpickler):
         _expect(isinstance(self.metastack[-1][-1], dict | Noted), "changes", self.metastack[-1][-1])
         _PLAIN[pickle.SETITEMS[0]](self)
 
+    def _byte_array(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.stack.append(bytearray(self.read(size)))  # of what is there, where less is there
+
     def _stored(self) -> None:
         """A storage that is asked for: there as a whole, for torch makes room for it, under a key that is a text."""
         kind, key, count = _storage(self.stack[-1])
@@ -155,6 +161,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.BUILD[0]: _built,
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
+        pickle.BYTEARRAY8[0]: _byte_array,
         pickle.BINPERSID[0]: _stored,
     }
 
