@@ -19,7 +19,7 @@ import pytest
 from fuzzing.pickles import text
 from layer_graphs import Graph
 from small_models import archive
-from test_hostile_inputs import network, refusal
+from test_hostile_inputs import READERS, network, refusal
 
 from qexport.backends.artifact import manifest_path
 from qexport.backends.tflite_micro.c_array import KEYWORDS, identifier
@@ -27,6 +27,7 @@ from qexport.calibration.calibration_table import CalibrationTable, load_table, 
 from qexport.calibration.statistics import BINS, Statistics
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.checkpoints.unpickle import unpickled
+from qexport.data.dataset import image_list, load_dataset
 from qexport.detections.layout import HeadLayout
 from qexport.inspection.manifest import read_manifest
 from qexport.inspection.run_folder import manifests_in
@@ -106,6 +107,18 @@ def test_names_that_c_plus_plus_keeps_for_itself(word: str, tmp_path: Path) -> N
     subprocess.run([compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", source], check=True)
     assert (name == re.sub(r"\W", "_", word)) == (word in ("A-b", "x"))
     assert name not in KEYWORDS
+
+
+@pytest.mark.parametrize("path", ["/", "/.."])
+def test_a_split_of_the_whole_system_is_not_searched(path: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"nc: 1\ntrain: [{path}]\n")
+    assert "every file there is" in refusal(lambda file: image_list(load_dataset(file), "train"), tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["x.yaml", "config.yaml"])
+def test_a_tag_of_any_length_makes_a_short_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("a: !" + "b" * 100_000 + " x")
+    assert "constructor" in refusal(READERS[name][0], tmp_path / name, READERS[name][1])
 
 
 STATISTICS: dict[str, dict[str, Any]] = {
