@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -121,14 +121,15 @@ def _peak() -> int:
 
 
 @contextlib.contextmanager
-def ready(folder: Path) -> Iterator[Watch]:
+def ready(folder: Path, kinds: Iterable[str]) -> Iterator[Watch]:
     """A process that is watched, with little memory, no terminal and every module that readers import."""
     os.chdir(folder)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     sink = os.open("libraries.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(sink, 2)
     watch = Watch(folder)
-    for name, kind in KINDS.items():
+    for name in kinds:
+        kind = KINDS[name]
         found = run_case(replace(kind, codes=(0,)), kind.plain(), watch, folder)
         if found.code != 0:
             raise RuntimeError(f"a plain {name} is refused: {found}")
@@ -142,7 +143,7 @@ def ready(folder: Path) -> Iterator[Watch]:
 def work(given: Sequence[Case], folder: Path, results: Connection) -> None:
     """Run cases one by one and tell of each; the process that does it may die."""
     try:
-        with ready(folder) as watch, (folder / "hung.log").open("w") as log:
+        with ready(folder, dict.fromkeys(case.kind for case in given)) as watch, (folder / "hung.log").open("w") as log:
             faulthandler.enable(log)
             for case in given:
                 content = case.content

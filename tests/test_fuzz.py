@@ -35,11 +35,13 @@ from qexport.inspection.samples import SampleInput, Samples, load_samples, save_
 from qexport.programs.onnx.file import read_file
 
 FUZZ = Path(__file__).with_name("fuzz.py")
+CHEAP = "hostile pickle,archive,data,config,baseline,samples,state,training,sensitivity,manifest,image,labels,list"
+"""Kinds that nothing has to be captured, rendered or trained for."""
 
 
 def test_a_sample(tmp_path: Path) -> None:
-    """Cases of each kind, in a process of their own: one that dies takes no other test with it."""
-    command = [sys.executable, str(FUZZ), "--cases", "200", "--seed", "7", "--kept", str(tmp_path)]
+    """Cases of most kinds, in a process of their own: one that dies takes no other test with it."""
+    command = [sys.executable, str(FUZZ), "--cases", "200", "--seed", "7", "--kept", str(tmp_path), "--kinds", CHEAP]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counted = re.search(r"(\d+) cases of seed 7 in \d+ s, 0 with faults", done.stdout)
