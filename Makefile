@@ -118,6 +118,9 @@ bench-interrupts: setup  ## interrupt the demo export every half second of its r
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py
 
+fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
+	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)
+
 support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
 	$(PY) benchmarks/support.py $(ROWS)
 

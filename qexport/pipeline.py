@@ -15,7 +15,7 @@ from time import perf_counter
 from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
-from qexport.calibration.calibrate import calibrate, passes_for, preprocess_name
+from qexport.calibration.calibrate import calibrate, described, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.clock import WAITED, Clock
@@ -198,9 +198,9 @@ def has_task_metadata(job: ExportJob) -> bool:
     """
     if not job.from_onnx or not Path(job.model).is_file():
         return True
-    from qexport.programs.onnx.file import described, read_file
+    from qexport.programs.onnx import file
 
-    return described(read_file(Path(job.model)).metadata) is not None
+    return file.described(file.read_file(Path(job.model)).metadata) is not None
 
 
 def calibrated(run: Run) -> CalibrationTable | None:
@@ -208,7 +208,8 @@ def calibrated(run: Run) -> CalibrationTable | None:
     job, program, images = run.job, run.source.program, run.images.calibration
     if job.calibration and job.calibrates:
         table = load_table(job.calibration)
-        check_table(table, program.fingerprint, preprocess_name(program), job.calibration)
+        names = [value.name for value in described(program)]
+        check_table(table, program.fingerprint, preprocess_name(program), names, job.calibration)
         if images and table.images != fingerprint(images):
             raise InputError(
                 f"{job.calibration} was made from other images than --data",

@@ -104,11 +104,13 @@ def test_neither_memory_nor_file_grows_with_the_images(tmp_path: Path) -> None:
 
 def test_a_table_of_another_model_or_preprocessing_is_refused() -> None:
     table, path = made(), Path("mine.npz")
-    check_table(table, "program", "letterbox 640x640", path)
+    check_table(table, "program", "letterbox 640x640", ["images"], path)
     with pytest.raises(InputError, match=r"mine\.npz was calibrated for another model, head or image size"):
-        check_table(table, "another", "letterbox 640x640", path)
+        check_table(table, "another", "letterbox 640x640", [], path)
     with pytest.raises(InputError, match=r"with letterbox 640x640, this run uses letterbox 320x320"):
-        check_table(table, "program", "letterbox 320x320", path)
+        check_table(table, "program", "letterbox 320x320", [], path)
+    with pytest.raises(InputError, match="says nothing of model_1_conv"):
+        check_table(table, "program", "letterbox 640x640", ["images", "model_1_conv"], path)
 
 
 def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:

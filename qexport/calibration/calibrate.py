@@ -31,7 +31,7 @@ class _Watched:
     """Observers of one thread, and the program's graph that feeds them."""
 
     def __init__(self, program: Program, samples: int) -> None:
-        names = [value.name for value in _described(program) if value.operation not in UNIT_INTERVAL]
+        names = [value.name for value in described(program) if value.operation not in UNIT_INTERVAL]
         self.observers = {name: Observer(samples) for name in names}
         self.runs = 0
         self._run = program.graph.watched(names, self._see)
@@ -50,8 +50,8 @@ class _Watched:
             ) from error
 
 
-def _described(program: Program) -> Iterator[Value]:
-    """Values that the table has an entry for."""
+def described(program: Program) -> Iterator[Value]:
+    """Values that a table has an entry for."""
     body = [value for value in program.values.values() if value.region is Region.BODY]
     read = {source for value in body for name in value.inputs for source in observed_sources(program, name)}
     own = {value.name for value in body if observed_sources(program, value.name) == (value.name,)}
@@ -143,7 +143,7 @@ def _merged(program: Program, everyone: Sequence[_Watched]) -> dict[str, Statist
             return unit_interval()
         return merge(observers[value.name].statistics() for observers in active)
 
-    return {value.name: of(value) for value in _described(program)}
+    return {value.name: of(value) for value in described(program)}
 
 
 def _with_importance(

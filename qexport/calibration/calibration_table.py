@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.calibration.statistics import BINS, Statistics
+from qexport.calibration.statistics import BINS, MIN_LIMIT, Statistics
 from qexport.errors import InputError
 from qexport.system.files import write_whole
 from qexport.system.given_files import open_arrays
@@ -94,7 +95,7 @@ def _table(head: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Calibrat
         importance = dict(zip(head["important"], arrays["importance"].astype(np.float64), strict=True))
     rows = zip(head["values"], arrays["scalars"], arrays["counts"], strict=True)
     statistics = {name: _statistics(fields, row, counts, importance.get(name)) for name, row, counts in rows}
-    return CalibrationTable(
+    table = CalibrationTable(
         program=head["program"],
         preprocess=head["preprocess"],
         images=head["images"],
@@ -102,6 +103,16 @@ def _table(head: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Calibrat
         skipped=tuple((name, reason) for name, reason in head["skipped"]),
         statistics=statistics,
     )
+    texts = (
+        table.program,
+        table.preprocess,
+        table.images,
+        *table.image_names,
+        *(word for pair in table.skipped for word in pair),
+    )
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("names that are no texts")
+    return table
 
 
 def _statistics(
@@ -112,11 +123,31 @@ def _statistics(
 ) -> Statistics:
     numbers: dict[str, Any] = dict(zip(fields, map(float, scalars), strict=True))
     numbers["images"] = int(numbers.get("images", 0))
-    return Statistics(counts=counts, importance=importance, **numbers)
+    found = Statistics(counts=counts, importance=importance, **numbers)
+    _check(found)
+    return found
 
 
-def check_table(table: CalibrationTable, program: str, preprocess: str, path: Path) -> None:
+def _check(found: Statistics) -> None:
+    """Refuse numbers that no observer leaves: estimators divide by them, and widen histograms until they fit."""
+    numbers = (found.minimum, found.maximum, found.limit, found.lowest, found.highest)
+    rows = (found.counts, *([] if found.importance is None else [found.importance]))
+    if not all(map(math.isfinite, numbers)) or found.minimum > found.maximum or found.images < 0:
+        raise ValueError("extremes that no value has")
+    if math.frexp(found.limit)[0] != 0.5 or found.limit < MIN_LIMIT:
+        raise ValueError(f"a histogram up to {found.limit}, which is no power of two")
+    if found.counts.dtype != np.int64 or any(row.shape != (BINS,) for row in rows):
+        raise ValueError(f"a histogram of the shape {found.counts.shape}")
+    if not all(np.isfinite(row).all() and row.min() >= 0 for row in rows):
+        raise ValueError("a histogram with numbers below 0")
+
+
+def check_table(table: CalibrationTable, program: str, preprocess: str, values: Iterable[str], path: Path) -> None:
     """Refuse a table of another model or preprocessing.
+
+    Args:
+        program: fingerprint of the float program.
+        values: names of those that have to be in it.
 
     Raises:
         InputError: with what differs.
@@ -127,3 +158,6 @@ def check_table(table: CalibrationTable, program: str, preprocess: str, path: Pa
         raise InputError(
             f"{path} was calibrated with {table.preprocess}, this run uses {preprocess}", "run without --calibration"
         )
+    missing = next((name for name in values if name not in table.statistics), "")
+    if missing:
+        raise InputError(f"{path} says nothing of {missing}", "calibrate without it")

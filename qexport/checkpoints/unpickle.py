@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import warnings
+import zipfile
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -77,17 +80,141 @@ def _standing_for(module: str, name: str) -> type[Noted]:
     return type("Noted", (Noted,), {"module": module, "name": name})
 
 
-class _Unpickler(pickle.Unpickler):
+MAX_HASHED = 5000
+"""Values that one tuple or set stands for."""
+UNUSED = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+"""Operations that no file has: what a process has registered for itself, and buffers beside the pickle."""
+Operation = Callable[[Any], None]
+_PLAIN: dict[int, Operation] = dict(pickle._Unpickler.dispatch)
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own pickle machine, with less that it can do; the compiled one makes room for any number that it reads.
+
+    Attributes:
+        room: bytes that storages may have yet.
+    """
+
+    room = 0
+    stack: list[Any]
+    metastack: list[list[Any]]
+    read: Callable[[int], bytes]
+
+    def __init__(self, file: Any, **options: Any) -> None:
+        super().__init__(file, **options)
+        self.sizes: dict[int, int] = {}
+        self.hashable: list[Any] = []  # an id means something only as long as its object lives
+        self.keys: set[str] = set()
+
     def find_class(self, module: str, name: str) -> Any:
         # Protocol 2, which torch.save writes, has Python 2's name for it.
         return _standing_for("builtins" if module == "__builtin__" else str(module), str(name))
 
+    def _instantiate(self, kind: Any, arguments: list[Any]) -> None:
+        _expect(_is_name(kind), "calls", kind)
+        self.stack.append(kind(*arguments) if arguments else kind.__new__(kind))
 
-def _load(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
+    def _reduced(self) -> None:
+        _expect(_is_name(self.stack[-2]), "calls", self.stack[-2])
+        _PLAIN[pickle.REDUCE[0]](self)
+
+    def _made(self) -> None:
+        _expect(_is_name(self.stack[-2]), "makes", self.stack[-2])
+        _PLAIN[pickle.NEWOBJ[0]](self)
+
+    def _made_by_name(self) -> None:
+        _expect(_is_name(self.stack[-3]), "makes", self.stack[-3])
+        _PLAIN[pickle.NEWOBJ_EX[0]](self)
+
+    def _built(self) -> None:
+        _expect(isinstance(self.stack[-2], Noted), "changes", self.stack[-2])
+        _PLAIN[pickle.BUILD[0]](self)
+
+    def _set_item(self) -> None:
+        _expect(isinstance(self.stack[-3], dict | Noted), "changes", self.stack[-3])
+        _PLAIN[pickle.SETITEM[0]](self)
+
+    def _set_items(self) -> None:
+        _expect(isinstance(self.metastack[-1][-1], dict | Noted), "changes", self.metastack[-1][-1])
+        _PLAIN[pickle.SETITEMS[0]](self)
+
+    def _byte_array(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.stack.append(bytearray(self.read(size)))  # of what is there, where less is there
+
+    def _stored(self) -> None:
+        """A storage that is asked for: there as a whole, for torch makes room for it, under a key that is a text."""
+        kind, key, count = _storage(self.stack[-1])
+        if key not in self.keys:
+            self.keys.add(key)
+            self.room -= count * kind.itemsize
+        if count < 0 or self.room < 0:
+            raise pickle.UnpicklingError("its storages have more bytes than the file")
+        _PLAIN[pickle.BINPERSID[0]](self)
+
+    dispatch: ClassVar[dict[int, Operation]] = {
+        code: run for code, run in _PLAIN.items() if code not in {each[0] for each in UNUSED}
+    } | {
+        pickle.REDUCE[0]: _reduced,
+        pickle.NEWOBJ[0]: _made,
+        pickle.NEWOBJ_EX[0]: _made_by_name,
+        pickle.BUILD[0]: _built,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.BYTEARRAY8[0]: _byte_array,
+        pickle.BINPERSID[0]: _stored,
+    }
 
 
-_AS_DATA = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="pickle")
+def _expect(holds: bool, verb: str, given: Any) -> None:
+    if not holds:
+        raise pickle.UnpicklingError(f"it {verb} a {type(given).__name__}")
+
+
+def _is_name(given: Any) -> bool:
+    return type(given) is type and issubclass(given, Noted)
+
+
+def _storage(given: Any) -> tuple[torch.dtype, str, int]:
+    """What a pickle says of a storage: the type of its numbers, its key, and how many there are."""
+    kind = getattr(given[1], "dtype", None) if type(given) is tuple and len(given) > 1 else None
+    match given:
+        case ("storage", _, str(key), str(), int(count)) if isinstance(kind, torch.dtype):
+            return kind, key, count
+        case ("storage", _, str(key), str(), int(count), None | (str(), int(), int())) if isinstance(kind, torch.dtype):
+            return kind, key, count
+        case ("module", _, str(), str()):  # older files have the source of each class
+            return torch.uint8, "", 0
+    raise pickle.UnpicklingError("it asks for a storage in another way than torch.save does")
+
+
+def _limited(code: int) -> Operation:
+    """An operation that leaves a tuple or a set, which is refused where it stands for very many values.
+
+    Each may hold another twice: what hashes or compares the outermost does so for every path to the innermost.
+    """
+
+    def run(machine: Any) -> None:
+        _PLAIN[code](machine)
+        made = machine.stack[-1]
+        size = 1 + sum(machine.sizes.get(id(each), 1) for each in made)
+        machine.sizes[id(made)] = size
+        machine.hashable.append(made)
+        if size > MAX_HASHED:
+            raise pickle.UnpicklingError(f"a {type(made).__name__} in it stands for more than {MAX_HASHED:,} values")
+
+    return run
+
+
+_Unpickler.dispatch |= {
+    code: _limited(code) for (code,) in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET)
+}
+
+
+def _as_data(room: int) -> SimpleNamespace:
+    """What torch takes for the module `pickle`."""
+    kind = type("Unpickler", (_Unpickler,), {"room": room})
+    return SimpleNamespace(Unpickler=kind, load=lambda file, **options: kind(file, **options).load(), __name__="pickle")
 
 
 def unpickled(data: bytes) -> Any:
@@ -98,17 +225,27 @@ def unpickled(data: bytes) -> Any:
     """
     with warnings.catch_warnings(), without_variable(TORCH_LOADERS):
         warnings.simplefilter("ignore")  # about the sources of classes, which are not compared
-        _refuse_script(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_AS_DATA)
+        plain = _packed_again(data) if data.startswith(b"PK\x03\x04") else data
+        return torch.load(io.BytesIO(plain), map_location="cpu", weights_only=False, pickle_module=_as_data(len(plain)))
 
 
-def _refuse_script(data: bytes) -> None:
-    """Of a TorchScript archive `torch.load` would make something that runs; the reader that it asks is asked here."""
-    if (
-        data.startswith(b"PK\x03\x04")
-        and "constants.pkl" in torch._C.PyTorchFileReader(io.BytesIO(data)).get_all_records()
-    ):
-        raise pickle.UnpicklingError("it is a TorchScript archive")
+def _packed_again(data: bytes) -> bytes:
+    """The members of an archive that torch asks for, in one without anything that its reader could take otherwise.
+
+    So what was bounded is what is read: another reader may find other sizes, or other members under the same names. Of
+    a TorchScript archive, too, nothing is left that torch would make something of that runs.
+    """
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(stream, "w") as plain:
+        root = archive.namelist()[0].partition("/")[0]
+        for name in dict.fromkeys(archive.namelist()):
+            inside = name.removeprefix(f"{root}/")
+            if inside in RECORDS or inside.startswith("data/"):
+                plain.writestr(f"archive/{inside}", archive.read(name))
+    return stream.getvalue()
+
+
+RECORDS = ("data.pkl", "version", "byteorder", ".data/version", ".format_version", ".storage_alignment")
 
 
 def full_name(noted: Noted | type[Noted]) -> str:

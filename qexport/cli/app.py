@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -268,9 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
     if app is export_app and (meant := _mistyped(words[0])):
         return fail(f"{words[0]} is neither a file nor a verb: did you mean qexport {meant}", 2)
+    return ended(lambda: int(app(words, prog_name="qexport", standalone_mode=False) or 0))
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Run what a command does and return its exit code; an error becomes one line on stderr and a code of its own."""
     try:
-        code = app(words, prog_name="qexport", standalone_mode=False)
-        return int(code or 0)
+        return command()
     except typer.TyperException as error:
         return fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
     except QexportError as error:

@@ -307,6 +307,8 @@ def _wrong_kind(key: str, value: Any, expected: str, yaml: Path) -> InputError:
 
 def _images_of(source: Path, dataset: Dataset, split: str) -> list[Path]:
     if os.path.isdir(source):
+        if source.parent == source:
+            raise InputError(f"split '{split}' of {dataset.yaml} is every file there is", "give a folder of images")
         return _images_in_folder(source)
     if not os.path.exists(source):
         remedy = "correct the path in the YAML"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from qexport.system.json_form import from_plain
 from qexport.tasks import extras_of
 
 CORNERS, CENTRE, UNIT_CENTRE, ROTATED = "corners", "centre", "unit centre", "rotated"
@@ -121,10 +122,11 @@ def from_json(content: Mapping[str, Any]) -> HeadLayout:
     """Read what `to_json` gave; fields of later versions are refused.
 
     Raises:
-        TypeError, ValueError, KeyError: it is no layout.
+        ValueError: it is no layout.
     """
-    fields = {key: name for name, key in NAMES.items()}
-    values: dict[str, Any] = {
-        fields.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in content.items()
-    }
-    return HeadLayout(**values)
+    own = {key: name for name, key in NAMES.items()}
+    values = {own.get(key, key): value for key, value in content.items()}
+    unknown = values.keys() - {field.name for field in fields(HeadLayout)}
+    if unknown:
+        raise ValueError(f"a layout has no {min(unknown)}")
+    return from_plain(HeadLayout, values)

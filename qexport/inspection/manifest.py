@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from qexport.backends.artifact import SAMPLES, manifest_path
 from qexport.errors import InputError
 from qexport.system.files import write_text
 from qexport.system.given_files import read_text
-from qexport.system.json_form import parse_json
+from qexport.system.json_form import from_plain, parse_json
 from qexport.system.machine import Environment
 from qexport.verification.plan_check import WeightNames, weight_names
 from qexport.version import __version__
@@ -27,6 +27,33 @@ if TYPE_CHECKING:
     from qexport.verification.result import ArtifactResult
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class _File:
+    """Entry of a file that an artifact was made from."""
+
+    file: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Plan(_File):
+    weights: Mapping[str, str] = field(default_factory=dict)
+    merged: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of a manifest, of any version; what else is in it may be of any form."""
+
+    artifact: str = ""
+    format: str = ""
+    sha256: str = ""
+    weights: _File | None = None
+    program: str = ""
+    plan: _Plan | None = None
+    samples: str | None = None
 
 
 def make_manifest(
@@ -103,13 +130,24 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = parse_json(read_text(path))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = parsed(path)
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"schema {content.get('schema')}")
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a manifest of qexport ({error})", "remove it, or export again") from error
-    found: dict[str, Any] = content
-    return found
+    return content
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """The manifest at a path, of any version.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none; names the entry that is of another type.
+    """
+    content: dict[str, Any] = parse_json(read_text(path))
+    from_plain(_Read, content)
+    return content
 
 
 def recorded_names(manifest: Mapping[str, Any]) -> WeightNames:

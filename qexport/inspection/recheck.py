@@ -111,7 +111,7 @@ def _plan(artifact: Path, entry: ArtifactReport, backend: Backend) -> tuple[bool
     known = manifest.get("plan") or {}
     if not path.exists():
         return None, f"no {path.name} beside the file"
-    if known and hashlib.sha256(read_bytes(path)).hexdigest() != known["sha256"]:
+    if known and hashlib.sha256(read_bytes(path)).hexdigest() != known.get("sha256"):
         return False, f"{path} is not the plan that the file was made from"
     if entry.verification is None:
         return None, "only weights are integers: they were compared when the file was written"

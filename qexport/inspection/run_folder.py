@@ -17,6 +17,7 @@ from typing import Any
 
 from qexport.backends.artifact import SUFFIX
 from qexport.errors import InputError
+from qexport.inspection.manifest import parsed
 from qexport.progress import Progress
 from qexport.system.files import make_folder
 from qexport.system.given_files import read_text
@@ -98,10 +99,10 @@ def manifests_in(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         name = path.name.removesuffix(SUFFIX)
         try:
-            content = parse_json(read_text(path))
+            content = parsed(path)
         except (OSError, ValueError):  # nobody's, then
             continue
-        if isinstance(content, dict) and (folder / name).exists():
+        if (folder / name).exists():
             found[name] = content
     return found
 
@@ -158,7 +159,11 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     """A report's artifacts, none of what is no report."""
     try:
         entries = parse_json(read_text(path))["artifacts"]
-        return [each for each in entries if {"path", "format", "precision", "sha256"} <= set(each)]
+        return [
+            each
+            for each in entries
+            if isinstance(each, dict) and {"path", "format", "precision", "sha256"} <= set(each)
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

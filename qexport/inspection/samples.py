@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.artifact import SAMPLES
+from qexport.data.images import COLOURS, PREPROCESS
 from qexport.data.input_form import UNIT, InputForm
 from qexport.detections.agreement import Findings, findings
 from qexport.detections.detections import Detections
@@ -23,7 +24,7 @@ from qexport.detections.numpy_decode import detected_format
 from qexport.errors import InputError
 from qexport.system.files import write_whole
 from qexport.system.given_files import open_arrays
-from qexport.system.json_form import parse_json
+from qexport.system.json_form import from_plain, parse_json
 
 if TYPE_CHECKING:
     from qexport.backends.protocol import Runner
@@ -131,6 +132,10 @@ def _arrays(found: Sequence[Findings]) -> dict[str, Any]:
 
 def _findings(content: Mapping[str, Any], name: str, box_format: str) -> tuple[Findings, ...]:
     count, best, *parts = (content[f"{FOUND}{name}/{part}"] for part in ("count", "best", *PARTS.values()))
+    shapes, rows = [each.shape for each in parts], int(count.sum())
+    extras = shapes[-1][-1] if shapes[-1] else 0
+    if count.ndim != 1 or count.min(initial=0) < 0 or shapes != [(rows, 4), (rows,), (rows,), (rows, extras)]:
+        raise ValueError(f"detections of the shapes {', '.join(map(str, shapes))}")
     split = (np.split(part, np.cumsum(count)[:-1]) for part in parts)
     return tuple(
         Findings(Detections(boxes, scores, classes, extras, box_format), every)
@@ -156,14 +161,19 @@ def _read(head: dict[str, Any], content: Any) -> Samples:
         return _earlier(head, content["images"])
     if head["schema"] != SCHEMA:
         raise ValueError("of another version")
-    form: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in head["form"].items()
-    }
-    given = SampleInput(head["batch"], head["preprocess"], InputForm(**form))
+    if head["form"].keys() - asdict(UNIT).keys():
+        raise ValueError("of a later version")
+    given = from_plain(SampleInput, head)
+    images = content["images"]
+    colours = images.shape[-1] if given.form == UNIT else COLOURS
+    if given.batch < 1 or given.preprocess not in PREPROCESS or images.dtype != np.uint8:
+        raise ValueError("of another form of input")
+    if images.ndim != 4 or images.shape[3] != colours:
+        raise ValueError(f"images of the shape {images.shape}")
     names = dict.fromkeys(key.removeprefix(FOUND).rpartition("/")[0] for key in content.files if key.startswith(FOUND))
     layout = from_json(head["layout"])
     found = {name: _findings(content, name, detected_format(layout)) for name in names}
-    return Samples(layout, given, content["images"], found)
+    return Samples(layout, given, images, found)
 
 
 def _earlier(head: Mapping[str, Any], images: NDArray[np.uint8]) -> Samples:

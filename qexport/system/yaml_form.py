@@ -18,6 +18,8 @@ MAX_NODES = 50_000
 MAX_DEPTH = 32
 MAX_DIGITS = 64
 """Characters of a number or date."""
+MAX_REASON = 400
+"""Characters of what is wrong: PyYAML repeats tags and names, however long they are."""
 TEXT = "tag:yaml.org,2002:str"
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """What double quotes can write and no name of a file or class has."""
@@ -74,7 +76,7 @@ def parse_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(" ".join(str(error).split())[:MAX_REASON]) from error
     except ValueError:
         raise
     except Exception as error:  # of a wrong date or tag PyYAML raises anything

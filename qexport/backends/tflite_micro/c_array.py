@@ -18,6 +18,19 @@ _BREAKS = re.compile(r"\\|[?]{2}|[*]/|/[*]")
 """What takes the next line into a comment (a trigraph does, too), and the bounds of comments of the other kind."""
 
 
+_WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t char8_t class "
+    "co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype "
+    "default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int "
+    "long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register "
+    "reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template "
+    "this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t "
+    "while xor xor_eq main"
+)
+KEYWORDS = frozenset(_WORDS.split())
+"""Words of C++20 (ISO/IEC 14882:2020, table 5) and the one name that only a function may have."""
+
+
 def write_array(file: Path, path: Path, operators: Sequence[str], memory: Mapping[str, int]) -> tuple[Path, Path]:
     """Write a file's flatbuffer, without the metadata behind it, as a source file and its header; return both.
 
@@ -50,6 +63,6 @@ def comment(text: str) -> str:
 
 
 def identifier(stem: str) -> str:
-    """A C++ name for a file's stem."""
+    """A C++ name for a file's stem; one that begins with an underscore is the compiler's own."""
     name = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    return f"model_{name}" if name[:1].isdigit() else name
+    return f"model_{name}" if name in KEYWORDS or not name[:1].isalpha() else name

@@ -154,12 +154,17 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
         raise InputError(f"{path} is quantised already ({found})", "give the float model that it was made from")
     for tensor in proto.graph.initializer:
         if tensor.data_type in OTHER_FLOATS and len(tensor.dims) > 1:
-            name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            name = _type_name(tensor.data_type)
             raise InputError(f"{path} has {name} weights ({tensor.name})", "give the float32 model")
     for node in proto.graph.node:
         kind = node.op_type
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
+
+
+def _type_name(kind: int) -> str:
+    names: dict[str, int] = dict(onnx.TensorProto.DataType.items())
+    return next((name.lower() for name, number in names.items() if number == kind), f"type {kind}")
 
 
 def _quantised(proto: onnx.ModelProto) -> Iterator[str]:
@@ -169,7 +174,7 @@ def _quantised(proto: onnx.ModelProto) -> Iterator[str]:
             yield str(node.op_type)
     weights = {t.name for t in proto.graph.initializer if t.data_type in INTEGERS and len(t.dims) > 1}
     for node in proto.graph.node:
-        if node.op_type == "Cast" and node.input[0] in weights:
+        if node.op_type == "Cast" and weights.intersection(node.input[:1]):
             yield f"weights of integers, {node.input[0]}"
 
 
@@ -211,7 +216,7 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> onnx.ValueInfoProto:
     given: onnx.ValueInfoProto = inputs[0]
     kind = given.type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind).lower()
+        name = _type_name(kind)
         raise InputError(f"{path} takes {name} ({given.name})", "export it with a float32 input")
     if len(given.type.tensor_type.shape.dim) != 4:
         dimensions = len(given.type.tensor_type.shape.dim)
