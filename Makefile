@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-limits bench-training support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,9 @@ bench-gate: setup  ## run the demo export twenty times against its own first rep
 
 bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
 	$(PY) benchmarks/interrupts.py
+
+bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
+	$(PY) benchmarks/limits.py
 
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py

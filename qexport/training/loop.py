@@ -106,7 +106,7 @@ class _Course:
         self.average = {name: each.detach().clone() for name, each in self.learned.items()}
         self.best: dict[str, Tensor] = {}
         self.epochs: tuple[EpochRecord, ...] = ()
-        self.step, self.start, self.diverged = 0, math.nan, False
+        self.step, self.start, self.diverged = 0, math.nan, ""
 
     @property
     def best_epoch(self) -> EpochRecord | None:
@@ -118,7 +118,7 @@ class _Course:
     def ended(self) -> str:
         """Why there is no further epoch, "" where there is one."""
         if self.diverged:
-            return "its loss was no number: smaller rates may help"
+            return self.diverged
         if len(self.epochs) >= self.recipe.epochs:
             return "all epochs"
         best = self.best_epoch.number if self.best_epoch else 0
@@ -138,8 +138,9 @@ class _Course:
                 losses.append(self._learn(batch, pool))
                 advance()
             judged = self._judged(self._averaged(), pool)
-            if not (torch.stack(losses).isfinite().all() and math.isfinite(judged)):
-                self.diverged = True
+            numbers = torch.stack(losses).isfinite().tolist()
+            if not (all(numbers) and math.isfinite(judged)):
+                self.diverged = _diverged(number, numbers)
                 return
             done = EpochRecord(
                 number=number,
@@ -269,6 +270,14 @@ class _Course:
             device=_described(self.student.device),
             seconds=round(sum(each.seconds for each in self.epochs), 2),
         )
+
+
+def _diverged(epoch: int, finite: list[bool]) -> str:
+    """Where numbers ended: in which step of an epoch the loss, or behind all steps the distance."""
+    what = (
+        f"the loss of step {finite.index(False) + 1} of {len(finite)}" if not all(finite) else "the distance behind it"
+    )
+    return f"in epoch {epoch} {what} was no number: smaller rates may help"
 
 
 def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
