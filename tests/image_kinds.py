@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 ORIENTATION = 0x0112
-HEIGHT, WIDTH = 24, 40
+HEIGHT, WIDTH = 32, 64
+"""As wide as the network's input: Ultralytics' validator and predictor scale others to sizes that differ by a pixel."""
 
 
 def noise(*shape: int, bits: int = 8) -> Any:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 SIZE = 64, 64
 LAYOUT = HeadLayout((8, 16, 32), SIZE, 1)
 MENDED = {"no end.jpg"}
-"""Ultralytics' data sets write such a file anew, which its own `imread` does not read as it is: no run gives it them."""
+"""Ultralytics' data sets write such a file anew; its `imread` does not read it as it is: no run gives it to them."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_what_is_left_out_is_named_with_its_reason(kinds: Path) -> None:
 
 def test_a_turned_photograph_is_upright_and_an_animation_its_first_picture(kinds: Path) -> None:
     shapes = [read_image(kinds / f"turned {way}.jpg").shape[:2] for way in range(1, 9)]
-    assert shapes == [(24, 40)] * 4 + [(40, 24)] * 4
+    assert shapes == [(32, 64)] * 4 + [(64, 32)] * 4
     for still, moving in (
         ("colour.png", "animated.png"),
         ("colour.tif", "pages.tif"),

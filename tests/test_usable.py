@@ -52,7 +52,7 @@ def test_nothing_is_left_to_evaluate_on(tmp_path: Path) -> None:
 
 
 def test_what_both_lists_have_is_read_once(tmp_path: Path) -> None:
-    good, seen = demo_images("train", 2), list[None]()
+    good, seen = tuple(demo_images("train", 2)), list[None]()
     (tmp_path / "empty.jpg").touch()
     images = RunImages((*good, tmp_path / "empty.jpg"), good, overlap=good)
     found = usable(images, 3, lambda: seen.append(None))

@@ -16,10 +16,14 @@ import yaml
 
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import Dataset, class_of, label_path
+from qexport.data.images import read_image
+from qexport.errors import InputError
 from qexport.system.given_files import open_given, read_bytes
 
 JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 """Markers."""
+TIFF = (".tif", ".tiff")
+"""Files that the data sets of Ultralytics' classifiers read otherwise than its predictor, which is what users copy."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,23 @@ def _folders_of_classes(
     links: dict[str, Path] = {}
     for index, (image, number) in enumerate(zip(images, classes, strict=True)):
         name = f"{index:06d}-{image.name}"
+        if image.suffix.lower() in TIFF and (pixels := _pixels(image)):
+            name += ".png"
+            (places[number] / name).write_bytes(pixels)
+        else:
+            _link_image(image, places[number] / name)
         links[name] = image
-        _link_image(image, places[number] / name)
     return EvaluationSet(folder, links)
+
+
+def _pixels(image: Path) -> bytes:
+    """An image as a PNG, b"" of one that cannot be read."""
+    import cv2
+
+    try:
+        return cv2.imencode(".png", read_image(image))[1].tobytes()
+    except InputError:
+        return b""
 
 
 def _link_image(source: Path, target: Path) -> None:

@@ -162,7 +162,7 @@ def _refused(path: Path, encoded: bytes) -> str:
             opened.verify()
             kind, size = str(opened.format), opened.size
     except (UnidentifiedImageError, ImportError):  # Ultralytics' `Image.open` wants another decoder then
-        return "is corrupt or not an image"
+        return f"is corrupt or not an image{_decoder_missing(path)}"
     except Exception as error:  # Pillow raises anything of a damaged one
         return f"cannot be used ({first_line(error)})"
     if min(size) < MIN_SIDE:
