@@ -131,9 +131,10 @@ def _pixels(image: Path) -> bytes:
 def _link_image(source: Path, target: Path) -> None:
     """Link an image, or copy a JPEG that does not end with its last marker and append that.
 
-    Ultralytics would encode such a JPEG anew, with other pixels; decoders make the same of it with the marker.
+    Ultralytics would encode such a JPEG anew, with other pixels; decoders make the same of it with the marker, unless
+    it is cut off.
     """
-    if _lacks_end(source):
+    if _lacks_end(source) and _pixels(source):
         target.write_bytes(read_bytes(source) + JPEG_END)
     else:
         _link(source, target)

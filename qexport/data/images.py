@@ -163,8 +163,10 @@ def _refused(path: Path, encoded: bytes) -> str:
             kind, size = str(opened.format), opened.size
     except (UnidentifiedImageError, ImportError):  # Ultralytics' `Image.open` wants another decoder then
         return f"is corrupt or not an image{_decoder_missing(path)}"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return f"is too large ({first_line(error)})"
     except Exception as error:  # Pillow raises anything of a damaged one
-        return f"cannot be used ({first_line(error)})"
+        return f"is corrupt ({first_line(error)})"
     if min(size) < MIN_SIDE:
         return f"is {size[0]}x{size[1]} pixels, and data sets need {MIN_SIDE} and more"
     known = kind == "JPEG2000" or f".{kind.lower()}" in IMAGE_SUFFIXES
