@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -104,7 +105,7 @@ SAME: dict[str, Callable[[], bytes]] = {
     "in truth webp.png": lambda: saved("WEBP"),
     "in truth jpeg.bmp": lambda: saved("JPEG"),
     "something behind.jpg": lambda: saved("JPEG") + b"a maker's notes",
-    **{f"turned {way}.jpg": lambda way=way: turned("JPEG", way) for way in range(1, 9)},  # type: ignore[misc]
+    **{f"turned {way}.jpg": partial(turned, "JPEG", way) for way in range(1, 9)},
     "turned.png": lambda: turned("PNG", 6),
     "turned.webp": lambda: turned("WEBP", 6),
     "turned.tif": lambda: turned("TIFF", 6),

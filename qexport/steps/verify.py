@@ -67,8 +67,8 @@ def verify(
     try:
         return _verified(path, backend, runner, program, target, plan, [given for _, given in named], reference)
     except NotFiniteError as error:
-        names = (paths for paths, given in named if np.array_equal(given, error.batch))
-        raise error.named(str(next(names)[error.place])) if named else error from error
+        names = (str(paths[error.place]) for paths, given in named if np.array_equal(given, error.batch))
+        raise error.named(next(names, "that was generated")) from error
 
 
 def _verified(
