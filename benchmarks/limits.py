@@ -88,7 +88,7 @@ def exports(count: int, formats: str, size: int) -> list[State]:
     found = []
     with tempfile.TemporaryDirectory(prefix="limits-") as name:
         folder = Path(name)
-        data = links(folder / "images", 4)
+        data, tempfile.tempdir = links(folder / "images", 4), name  # others use the usual one
         for number in range(count):
             export_once(options(data, folder / "out", formats, size, "none"))
             found.append(state())

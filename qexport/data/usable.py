@@ -13,7 +13,7 @@ from qexport.errors import InputError
 
 MIN_USABLE = 0.5
 """Share of the images that must be readable: with fewer, something is wrong with the data set, not with a file."""
-MAX_NAMED = 3
+MAX_IN_LINE = 3
 """Images that a line names; the report has all."""
 WORKERS = 2
 """Images that are read at once."""
@@ -96,5 +96,5 @@ def check_enough(total: int, left_out: Sequence[LeftOut], least: int = 1) -> Non
 
 def named(left_out: Sequence[LeftOut]) -> str:
     """The first few images with their reasons, and how many more there are."""
-    more = f" and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
-    return ", ".join(f"{each.path.name} ({each.reason})" for each in left_out[:MAX_NAMED]) + more
+    more = f" and {len(left_out) - MAX_IN_LINE} more" if len(left_out) > MAX_IN_LINE else ""
+    return ", ".join(f"{each.path.name} ({each.reason})" for each in left_out[:MAX_IN_LINE]) + more
