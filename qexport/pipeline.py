@@ -19,6 +19,7 @@ from qexport.calibration.calibrate import calibrate, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.clock import WAITED, Clock
+from qexport.compat.one_at_a_time import TRACING
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import ImageChoice, RunImages, select_images
@@ -89,7 +90,12 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
     """
-    clock = Clock(progress)
+    with TRACING:  # torch traces what other threads run, so that runs wait for each other
+        return _exported(job, Clock(progress), command, beside)
+
+
+def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | None) -> Report:
+    progress = clock.progress
     baseline = load_baseline(job.baseline) if job.baseline else None
     run = opened(job, clock, beside)
     if baseline:
