@@ -115,6 +115,9 @@ bench-gate: setup  ## run the demo export twenty times against its own first rep
 bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
 	$(PY) benchmarks/interrupts.py
 
+bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
+	$(PY) benchmarks/limits.py
+
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py
 

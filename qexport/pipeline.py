@@ -19,9 +19,11 @@ from qexport.calibration.calibrate import calibrate, described, passes_for, prep
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.clock import WAITED, Clock
+from qexport.compat.one_at_a_time import TRACING
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import ImageChoice, RunImages, select_images
+from qexport.data.usable import check_enough, named, usable
 from qexport.errors import InputError, QexportError
 from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
@@ -88,12 +90,16 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
     """
-    clock = Clock(progress)
+    with TRACING:  # torch traces what other threads run, so that runs wait for each other
+        return _exported(job, Clock(progress), command, beside)
+
+
+def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | None) -> Report:
+    progress = clock.progress
     baseline = load_baseline(job.baseline) if job.baseline else None
-    with clock.step("read", "Reading model and data"):
-        run = read_run(job, clock, beside)
-        if baseline:
-            check_baseline(baseline, job, run.source, run.images)
+    run = opened(job, clock, beside)
+    if baseline:
+        check_baseline(baseline, job, run.source, run.images)
     checkpoint, program = run.source.checkpoint, run.source.program
     model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
@@ -120,13 +126,26 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
     Raises:
         QexportError: one of its kinds.
     """
-    clock = Clock(progress)
-    with clock.step("read", "Reading model and data"):
-        run = read_run(job, clock, None)
+    run = opened(job, Clock(progress), None)
     table = calibrated(run)
     candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
+
+
+def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
+    """Read model and data, and leave out the images that cannot be used."""
+    with clock.step("read", "Reading model and data"):
+        run = read_run(job, clock, beside)
+    images, channels = run.images, run.source.program.input.channels
+    count = len({*images.calibration, *images.evaluation})
+    if not count:
+        return run
+    with clock.step("images", "Looking at images", count + 1) as advance:
+        images = usable(images, channels, advance, job.min_images if job.calibrates else 0)
+        lost = tuple(dict.fromkeys((*images.left_out, *images.unscored)))
+        advance(f"{len(lost)} left out: {named(lost)}" if lost else "")
+    return replace(run, images=images)
 
 
 def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
@@ -215,6 +234,7 @@ def calibrated(run: Run) -> CalibrationTable | None:
                 f"{job.calibration} was made from other images than --data",
                 "leave out one of the two, or give its --calib-images and --fraction",
             )
+        check_enough(len(table.image_names), (), job.min_images)
         return table
     if not any(needs_table(_target(job, name), run.plan, run.source, job.keep_float) for name in job.format):
         return None

@@ -55,6 +55,7 @@ def run_options(job: ExportJob, command: str = "") -> RunOptions:
         eval_data=job.eval_data,
         calibration=job.calibration,
         ranges=job.range_method,
+        min_images=job.min_images,
         threads=job.threads,
         target=job.target or "",
         scored=not job.no_eval,

@@ -23,7 +23,7 @@ from qexport.job.train_job import TrainJob
 from qexport.measurement.simulated import simulated_fidelity
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.pass_record import PassRecord
-from qexport.pipeline import Run, calibrated, read_run, request
+from qexport.pipeline import Run, calibrated, opened, request
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
@@ -89,8 +89,7 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     """
     check_device(job.recipe.device)
     clock = Clock(progress)
-    with clock.step("read", "Reading model and data"):
-        run = read_run(job.export, clock, None)
+    run = opened(job.export, clock, None)
     _check_data(job, run)
     training = _Training(job, run, progress, clock, command, earlier_profiles(job, run.source.checkpoint.fingerprint))
     make_folder(job.export.folder)
@@ -237,7 +236,8 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
 def _report(training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]) -> TrainingReport:
     job, run = training.job, training.run
     checkpoint = run.source.checkpoint
-    left_out = (f"left out {path.name}: {why}" for path, why in training.skipped.items())
+    skipped = {each.path: each.reason for each in run.images.left_out} | training.skipped
+    left_out = (f"left out {path.name}: {why}" for path, why in skipped.items())
     return TrainingReport(
         model=checkpoint.path.name,
         sha256=checkpoint.fingerprint,

@@ -138,8 +138,8 @@ class Damaged(TinyDetector):
 
 def test_a_value_that_is_not_finite_is_named(tmp_path: Path) -> None:
     program = captured(seeded(Damaged()))
-    Image.new("RGB", (8, 8), (255, 255, 255)).save(tmp_path / "white.png")
-    with pytest.raises(InputError, match=r"^program_div is not finite for a calibration image: "):
+    Image.new("RGB", (16, 16), (255, 255, 255)).save(tmp_path / "white.png")
+    with pytest.raises(InputError, match=r"^program_div \(div\) is not finite for calibration image .*/white\.png: "):
         calibrate(program, [tmp_path / "white.png"], nothing)
 
 

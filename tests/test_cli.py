@@ -76,7 +76,9 @@ def test_a_refused_job_imports_nothing_heavy() -> None:
 
 def test_help_names_every_option_and_exit_code() -> None:
     shown = run(COMMAND, "--help").stdout
-    named = "--format --int8 --half --data --imgsz --batch --fraction --nms --eval-data --calib-images --out"
+    named = (
+        "--format --int8 --half --data --imgsz --batch --fraction --nms --eval-data --calib-images --min-images --out"
+    )
     ours = "--config --report --calibration --head --no-eval --no-latency --quiet --json --plan --optimise --effort"
     onnx = "--opset --dynamic --cpu --no-build --workspace --timing-cache --dla"
     gate = "--max-drop --repair --min-retention --min-fidelity --min-speedup --max-size --max-latency-ms --baseline"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,19 @@ import torch
 from conftest import captured, seeded
 from hard_numbers import SIZE, Layers, built, layers
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from qexport.backends.registry import find_class
+from qexport.data.dataset import load_folder
+from qexport.data.evaluation_set import make_evaluation_set
 from qexport.errors import InputError, UsageError, VerificationError
 from qexport.lowering.request import Lowering
+from qexport.measurement.accuracy import evaluate
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
+from qexport.steps.plan import make_target
+from qexport.steps.verify import verify
 from qexport.verification.finite import FiniteRunner, generated_input
 
 
@@ -98,6 +107,55 @@ def test_infinity_of_the_models_own_is_no_fault_of_the_file() -> None:
 
     endless: Any = Endless(program, 0.0)
     assert np.isinf(FiniteRunner(Planted(program, np.inf), endless, "onnx")(generated_input(program))[0]).sum() == 1
+
+
+def test_an_overflow_of_fp16_is_named_by_its_layer() -> None:
+    program = layers(depthwise=lambda weight, _: weight.mul_(1e8))
+    with pytest.raises(VerificationError) as found:
+        FiniteRunner(Planted(program, np.nan), program, "onnx", half=True)(generated_input(program))
+    named = r"depthwise_conv \(conv with depthwise\.weight\) reaches 5\.3e\+08, and FP16 ends at 65504"
+    assert re.search(named, str(found.value)), found.value
+    assert "--keep-float depthwise_conv, or another --precision" in str(found.value)
+
+
+class Divided(Layers):
+    """Divides by zero where a picture is white."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images / (images.amin() - 1))
+
+
+def photographs(folder: Path) -> list[Path]:
+    for name, grey in (("black.png", 0), ("grey.png", 90), ("white.png", 255)):
+        Image.new("RGB", (16, 16), (grey, grey, grey)).save(folder / name)
+    return sorted(folder.glob("*.png"))
+
+
+def test_nan_of_the_models_own_is_named_by_layer_and_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, backend = captured(seeded(Divided()), SIZE), find_class("onnx")
+    monkeypatch.setattr(backend, "runner", lambda *_: Planted(program, 0.0))
+    target = make_target("onnx", "fp32")
+    with pytest.raises(InputError) as found:
+        verify(tmp_path / "a.onnx", program, target, images=photographs(tmp_path))
+    assert str(found.value).startswith("the model itself computes NaN, first in program_div (div)")
+    assert f"(image {tmp_path / 'white.png'}): leave the image out" in str(found.value)
+
+
+def test_nan_of_an_artifact_is_named_by_the_evaluation_image(tmp_path: Path) -> None:
+    program = layers()
+
+    def runner(batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        return Planted(program, np.nan if batch.max() == 1 else 0.5)(batch)
+
+    images = photographs(tmp_path)
+    dataset = replace(load_folder(tmp_path), names={0: "cat", 1: "dog"})
+    data = make_evaluation_set(dataset, images, tmp_path / "set", labelled=False)
+    with pytest.raises(VerificationError) as found:
+        evaluate(FiniteRunner(runner, program, "onnx"), program.layout, "detect", replace(data, labelled=False))
+    assert (
+        f"onnx: 1 of 1536 numbers in the outputs are NaN or infinite, the model's are not (image {images[2]})"
+        in str(found.value)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-dynamic"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 from qexport.data.images import letterbox, read_image, stream, to_tensor
 from qexport.errors import InputError
+
+SIDE = 12
 
 
 def _noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -65,20 +68,26 @@ def test_to_tensor_divides_as_torch_does() -> None:
     np.testing.assert_array_equal(to_tensor(every), np.stack([expected] * 3))
 
 
+def tiled(pattern: list[Any]) -> NDArray[np.uint8]:
+    """A picture large enough for data sets, made of a pattern of pixels."""
+    one = np.array(pattern, np.uint8)
+    return np.tile(one, (SIDE, SIDE, *[1] * (one.ndim - 2)))[:SIDE, :SIDE]
+
+
 def test_read_image_is_bgr(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[10, 20, 30], [1, 2, 3]]], np.uint8), "RGB").save(tmp_path / "ä b.png")
+    Image.fromarray(tiled([[[10, 20, 30], [1, 2, 3]]])).save(tmp_path / "ä b.png")
     image = read_image(tmp_path / "ä b.png")
-    assert image.tolist() == [[[30, 20, 10], [3, 2, 1]]]
+    assert image[:1, :2].tolist() == [[[30, 20, 10], [3, 2, 1]]]
     assert image.dtype == np.uint8
 
 
 def test_read_image_turns_every_kind_into_three_bytes(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[9]], np.uint8), "L").save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").tolist() == [[[9, 9, 9]]]
-    Image.fromarray(np.array([[[1, 2, 3, 128]]], np.uint8), "RGBA").save(tmp_path / "alpha.png")
-    assert read_image(tmp_path / "alpha.png").tolist() == [[[3, 2, 1]]]
-    assert cv2.imwrite(str(tmp_path / "deep.png"), np.array([[0x12FF]], np.uint16))
-    assert read_image(tmp_path / "deep.png").tolist() == [[[0x12, 0x12, 0x12]]]
+    Image.fromarray(tiled([[9]])).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png")[3, 4].tolist() == [9, 9, 9]
+    Image.fromarray(tiled([[[1, 2, 3, 128]]])).save(tmp_path / "alpha.png")
+    assert read_image(tmp_path / "alpha.png")[3, 4].tolist() == [3, 2, 1]
+    assert cv2.imwrite(str(tmp_path / "deep.png"), np.full((SIDE, SIDE), 0x12FF, np.uint16))
+    assert read_image(tmp_path / "deep.png")[3, 4].tolist() == [0x12, 0x12, 0x12]
 
 
 def test_read_image_turns_by_exif(tmp_path: Path) -> None:
@@ -110,7 +119,7 @@ def test_an_unusable_image_is_named(tmp_path: Path, kind: str, capfd: pytest.Cap
 def test_stream_skips_and_names_what_it_cannot_use(tmp_path: Path) -> None:
     broken = _broken(tmp_path)
     good = tmp_path / "good.png"
-    Image.new("RGB", (4, 4), (255, 0, 51)).save(good)
+    Image.new("RGB", (SIDE, SIDE), (255, 0, 51)).save(good)
     skipped: list[tuple[Path, str]] = []
     found = list(stream([broken["text"], good, broken["gone"]], (4, 8), lambda *skip: skipped.append(skip)))
     assert [path for path, _ in skipped] == [broken["text"], broken["gone"]]
@@ -124,11 +133,11 @@ def test_stream_skips_and_names_what_it_cannot_use(tmp_path: Path) -> None:
 
 def test_stream_holds_one_image_at_a_time(tmp_path: Path) -> None:
     first, second = tmp_path / "1.png", tmp_path / "2.png"
-    Image.new("RGB", (4, 4)).save(first)
+    Image.new("RGB", (SIDE, SIDE)).save(first)
     images = stream([first, second], (4, 4), lambda path, reason: pytest.fail(f"{path}: {reason}"))
     assert next(images)[0] == first
     # Written only now, so the second image cannot have been read before it was asked for.
-    Image.new("RGB", (4, 4)).save(second)
+    Image.new("RGB", (SIDE, SIDE)).save(second)
     assert next(images)[0] == second
 
 

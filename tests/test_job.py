@@ -63,6 +63,8 @@ def test_a_job_cannot_be_changed() -> None:
         ({"fraction": -0.5}, r"--fraction -0\.5 is out of range"),
         ({"fraction": 1.01}, r"--fraction 1\.01 is out of range"),
         ({"fraction": float("nan")}, r"--fraction nan is out of range"),
+        ({"min_images": 0}, r"--min-images 0 is out of range: give 1 or more"),
+        ({"min_images": "few"}, r"--min-images cannot be 'few': give a whole number"),
         ({"calib_images": 0}, r"--calib-images 0 is out of range: give 1 or more"),
         ({"batch": 0}, r"--batch 0 is out of range: give 1 or more"),
         ({"batch": -3}, r"--batch -3 is out of range"),

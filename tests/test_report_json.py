@@ -24,7 +24,7 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
 FIDELITY = {"fidelity_ceiling", "fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
-ADDED = {"warnings_about", "training", "passes", "labelled", "likeness", "repair", *FIDELITY}
+ADDED = {"warnings_about", "training", "passes", "labelled", "likeness", "repair", "min_images", "skipped", *FIDELITY}
 REPAIR = RepairRecord(
     before=0.3,
     after=0.09,

@@ -318,7 +318,7 @@ def test_an_epoch_whose_loss_is_no_number_ends_it_and_does_not_count(tiny: Progr
     recipe = Recipe(epochs=3, damping=math.inf)
     trained = train(planned(tiny, OPENVINO), SQUARES, Judge(hold_out_of(tiny)), recipe, store, Silent())
     assert trained.record.epochs == ()
-    assert trained.record.stopped == "its loss was no number: smaller rates may help"
+    assert trained.record.stopped == "in epoch 1 the loss of step 2 of 2 was no number: smaller rates may help"
     assert store.load() is None
 
 

@@ -18,13 +18,14 @@ from qexport.calibration.statistics import Statistics, merge, unit_interval
 from qexport.data.choice import MAX_LEARNED, learned_from
 from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
+from qexport.data.selection import LeftOut
+from qexport.data.usable import check_enough
 from qexport.errors import InputError
 from qexport.programs.program import Program, Region, Value, observed_sources
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
-MIN_USABLE = 0.5
-"""Share of the images that must be readable: with fewer, something is wrong with the data set, not with a file."""
+REMEDY = "leave the image out, or repair the model"
 
 
 class _Watched:
@@ -34,20 +35,21 @@ class _Watched:
         names = [value.name for value in described(program) if value.operation not in UNIT_INTERVAL]
         self.observers = {name: Observer(samples) for name in names}
         self.runs = 0
+        self._program, self._path = program, Path()
         self._run = program.graph.watched(names, self._see)
 
-    def run(self, images: Tensor) -> None:
-        """Run the program once, in the form that it wants its input in."""
+    def run(self, images: Tensor, path: Path) -> None:
+        """Run the program once on an image file, in the form that it wants its input in."""
         self.runs += 1
+        self._path = path
         self._run(images)
 
     def _see(self, name: str, tensor: Tensor) -> None:
         try:
             self.observers[name].update(tensor)
         except ValueError as error:
-            raise InputError(
-                f"{name} is {error} for a calibration image", "the checkpoint may be damaged: try it in float"
-            ) from error
+            where = self._program.values[name].described
+            raise InputError(f"{where} is {error} for calibration image {self._path}", REMEDY) from error
 
 
 def described(program: Program) -> Iterator[Value]:
@@ -124,13 +126,13 @@ def _watched(
             for _, pixels in stream([path], wanted.imgsz, lambda _, why: reasons.append(why), *wanted.image_form):
                 # A fixed batch larger than one is filled with the same image, which changes no statistic.
                 given = torch.from_numpy(wanted.form.applied(pixels))
-                own.watched.run(given[None].expand(wanted.batch, -1, -1, -1))
+                own.watched.run(given[None].expand(wanted.batch, -1, -1, -1), path)
         on_image()
         return "".join(reasons)
 
     with ThreadPoolExecutor(workers, initializer=start) as pool:
         reasons = list(pool.map(run, images))
-    _check_usable(len(images), [(path.name, why) for path, why in zip(images, reasons, strict=True) if why])
+    check_enough(len(images), [LeftOut(path, why) for path, why in zip(images, reasons, strict=True) if why])
     return _merged(program, everyone), reasons
 
 
@@ -159,15 +161,3 @@ def _with_importance(
     }
     found = importance(program, learned_from(images), limits, on_image, workers)
     return {name: replace(each, importance=found.get(name)) for name, each in statistics.items()}
-
-
-def _check_usable(total: int, skipped: Sequence[tuple[str, str]]) -> None:
-    usable = total - len(skipped)
-    if not total:
-        raise InputError("no calibration images", "add --data with images in its train split")
-    if usable < max(1, MIN_USABLE * total):
-        name, reason = skipped[0]
-        raise InputError(
-            f"only {usable} of {total} calibration images are usable, the first that is not is {name} ({reason})",
-            "repair the data set",
-        )

@@ -79,6 +79,9 @@ def export_command(
     calib_images: Annotated[
         str | None, _option("At most this many calibration images, or all. Default: 512.", "--calib-images")
     ] = None,
+    min_images: Annotated[
+        str | None, _option("Fail where fewer calibration images are usable. Default: 1.", "--min-images")
+    ] = None,
     nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
     head: Annotated[
         str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")

@@ -77,6 +77,10 @@ def qat_command(
         str | None,
         _planning("At most this many images of the split, or all. Default: 512.", "--calib-images"),
     ] = None,
+    min_images: Annotated[
+        str | None,
+        _planning("Fail where fewer of them are usable. Default: 1.", "--min-images"),
+    ] = None,
     weights: Annotated[
         str | None,
         _learning(

@@ -7,4 +7,4 @@ thread finds those, and traces nonsense or fails.
 from threading import RLock
 
 TRACING = RLock()
-"""Held while a model is captured or a file is written."""
+"""Held while a model is captured or a file is written, and by a whole run."""

@@ -21,12 +21,24 @@ def parse_count(value: object) -> int:
         UsageError: less than 1.
         ValueError: neither.
     """
-    if value == ALL:
-        return 0
+    return 0 if value == ALL else _count(value, "calib-images", f"give 1 or more, or {ALL}")
+
+
+def parse_least(value: object) -> int:
+    """How many images a run needs, 1 or more.
+
+    Raises:
+        UsageError: less than 1.
+        ValueError: no whole number.
+    """
+    return _count(value, "min-images", "give 1 or more")
+
+
+def _count(value: object, option: str, remedy: str) -> int:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or float(value) != int(float(value)):
         raise ValueError(value)
     if float(value) < 1:
-        raise UsageError(f"--calib-images {value} is out of range", f"give 1 or more, or {ALL}")
+        raise UsageError(f"--{option} {value} is out of range", remedy)
     return int(float(value))
 
 

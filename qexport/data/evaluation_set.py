@@ -6,6 +6,7 @@ path. Links in a scratch folder leave the user's folders untouched and let two d
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,14 @@ import yaml
 
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import Dataset, class_of, label_path
+from qexport.data.images import read_image
+from qexport.errors import InputError
+from qexport.system.given_files import open_given, read_bytes
+
+JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+"""Markers."""
+TIFF = (".tif", ".tiff")
+"""Files that the data sets of Ultralytics' classifiers read otherwise than its predictor, which is what users copy."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def make_evaluation_set(
     for index, image in enumerate(images):
         name = f"{index:06d}-{image.stem}"
         links[f"{name}{image.suffix}"] = image
-        _link(image, folder / "images" / f"{name}{image.suffix}")
+        _link_image(image, folder / "images" / f"{name}{image.suffix}")
         label = label_path(image, dataset.labels)
         if labelled and label.is_file():
             _link(label, folder / "labels" / f"{name}.txt")
@@ -100,9 +109,45 @@ def _folders_of_classes(
     links: dict[str, Path] = {}
     for index, (image, number) in enumerate(zip(images, classes, strict=True)):
         name = f"{index:06d}-{image.name}"
+        if image.suffix.lower() in TIFF and (pixels := _pixels(image)):
+            name += ".png"
+            (places[number] / name).write_bytes(pixels)
+        else:
+            _link_image(image, places[number] / name)
         links[name] = image
-        _link(image, places[number] / name)
     return EvaluationSet(folder, links)
+
+
+def _pixels(image: Path) -> bytes:
+    """An image as a PNG, b"" of one that cannot be read."""
+    import cv2
+
+    try:
+        return cv2.imencode(".png", read_image(image))[1].tobytes()
+    except InputError:
+        return b""
+
+
+def _link_image(source: Path, target: Path) -> None:
+    """Link an image, or copy a JPEG that does not end with its last marker and append that.
+
+    Ultralytics would encode such a JPEG anew, with other pixels; decoders make the same of it with the marker, unless
+    it is cut off.
+    """
+    if _lacks_end(source) and _pixels(source):
+        target.write_bytes(read_bytes(source) + JPEG_END)
+    else:
+        _link(source, target)
+
+
+def _lacks_end(image: Path) -> bool:
+    try:
+        with open_given(image) as stream:
+            begins, size = stream.read(len(JPEG_BEGIN)), stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - len(JPEG_END)))
+            return begins == JPEG_BEGIN and stream.read() != JPEG_END
+    except OSError:  # whoever reads it says so
+        return False
 
 
 def _link(source: Path, target: Path) -> None:

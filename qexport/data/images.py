@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.errors import InputError
+from qexport.compat.quiet import quiet_ultralytics
+from qexport.data.dataset import IMAGE_SUFFIXES
+from qexport.errors import InputError, first_line
 from qexport.system.given_files import read_bytes
 
 MAX_ENCODED = 2**30
 """Bytes of an image file."""
+MIN_SIDE = 10
+"""Pixels: Ultralytics' data sets leave out what is smaller."""
+OWN_WAYS = (".tif", ".tiff", ".avif", ".heic", ".heif")
+"""Endings that Ultralytics' `imread` does more for than OpenCV."""
 PADDING = 114
 """The grey of what no image covers."""
 COLOURS = 3
 
 
 def read_image(path: Path, channels: int = COLOURS) -> NDArray[np.uint8]:
-    """Decode an image file to HxWxC uint8, colours in BGR order, EXIF orientation applied.
+    """Decode an image file to HxWxC uint8, colours in BGR order, as Ultralytics' data sets do.
+
+    What those leave out is refused here, too, so that calibration, training and measurement see the same images. Of an
+    animation that is the first picture; whether EXIF's orientation is applied depends on the format.
 
     Args:
         channels: 1 reads any image in grey; with others than 1 and 3 the file must have as many, such as a TIFF of
-            several bands. Those two are read by Ultralytics' own `imread`.
+            several bands.
 
     Raises:
-        InputError: the file is missing, empty, cut off or not an image.
+        InputError: the file is missing, empty, cut off, not an image, or none that Ultralytics' data sets take.
     """
     try:
-        encoded = np.frombuffer(read_bytes(path, MAX_ENCODED), np.uint8)
+        encoded = read_bytes(path, MAX_ENCODED)
     except OSError as error:
         raise InputError(f"image {path} cannot be read ({error.strerror})", "restore or remove it") from error
-    if encoded.size == 0:
-        raise InputError(f"image {path} is empty", "restore or remove it")
-    image = _decode(encoded) if channels == COLOURS else _bands(path, channels)
+    reason = _refused(path, encoded) if encoded else "is empty"
+    if reason:
+        raise InputError(f"image {path} {reason}", "restore or remove it")
+    image = _decode(path, np.frombuffer(encoded, np.uint8), channels)
     if image is None:
-        raise InputError(f"image {path} is corrupt or not an image", "restore or remove it")
+        raise InputError(f"image {path} is corrupt or not an image{_decoder_missing(path)}", "restore or remove it")
     if image.shape[2] != channels:
         raise InputError(f"image {path} has {image.shape[2]} channels, not {channels}", "restore or remove it")
     return image
@@ -139,32 +151,63 @@ def stream(
         yield path, to_tensor(PREPROCESS[preprocess](image, imgsz))
 
 
-def _decode(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+def _refused(path: Path, encoded: bytes) -> str:
+    """Why Ultralytics' data sets leave an image out before they decode it (`check_image`), "" where they do not."""
+    from PIL import Image, UnidentifiedImageError
+
+    if path.suffix.lower() in OWN_WAYS:
+        _imread()  # with its import Pillow learns of decoders
+    try:
+        with Image.open(BytesIO(encoded)) as opened:
+            opened.verify()
+            kind, size = str(opened.format), opened.size
+    except (UnidentifiedImageError, ImportError):  # Ultralytics' `Image.open` wants another decoder then
+        return f"is corrupt or not an image{_decoder_missing(path)}"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return f"is too large ({first_line(error)})"
+    except Exception as error:  # Pillow raises anything of a damaged one
+        return f"is corrupt ({first_line(error)})"
+    if min(size) < MIN_SIDE:
+        return f"is {size[0]}x{size[1]} pixels, and data sets need {MIN_SIDE} and more"
+    known = kind == "JPEG2000" or f".{kind.lower()}" in IMAGE_SUFFIXES
+    return "" if known else f"is a {kind}, which is none of Ultralytics' formats of images"
+
+
+def _decode(path: Path, encoded: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | None:
+    """The pixels, None where they cannot be read."""
     import cv2
     from cv2.utils import logging
 
+    flag = {1: cv2.IMREAD_GRAYSCALE, COLOURS: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
     # On a corrupt file OpenCV writes lines of its own across progress bars; the error names the file instead.
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    image: Any
     try:
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:
+        if channels == COLOURS and path.suffix.lower() not in OWN_WAYS:
+            image = cv2.imdecode(encoded, flag)  # all that Ultralytics does, whose import takes seconds
+        else:
+            image = _imread()(path, flag)
+    except (cv2.error, IndexError):
         return None
     finally:
         logging.setLogLevel(level)
-    return None if decoded is None else _uint8(decoded)
+    return None if image is None else _uint8(image)
 
 
-def _bands(path: Path, channels: int) -> NDArray[np.uint8] | None:
-    """An image in grey, or with every band of the file, as Ultralytics' data sets read it."""
-    import cv2
+def _imread() -> Callable[[Path, int], Any]:
+    """Ultralytics' own reader."""
+    quiet_ultralytics()
     from ultralytics.utils.patches import imread
 
-    try:
-        image: Any = imread(path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_UNCHANGED)
-    except (cv2.error, IndexError):
-        return None
-    return None if image is None else _uint8(image)
+    return imread
+
+
+def _decoder_missing(path: Path) -> str:
+    """What a reader has to know of an image that only a further package decodes."""
+    if path.suffix.lower() not in (".heic", ".heif") or find_spec("pi_heif"):
+        return ""
+    return ": HEIC needs the package pi-heif"
 
 
 def _uint8(image: Any) -> NDArray[np.uint8]:

@@ -37,6 +37,14 @@ class ImageChoice:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """An image that no step can use, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunImages:
     """The images of one run.
 
@@ -49,6 +57,7 @@ class RunImages:
         notes: what was left out of the images, in one line each.
         classes: the model's, which folders of classes are matched with; empty for the data set's own.
         labelled: the evaluation images have labels; those without a label file then show nothing that has one.
+        left_out, unscored: what `qexport.data.usable` has taken out of the calibration and the evaluation images.
     """
 
     calibration: tuple[Path, ...] = ()
@@ -60,6 +69,8 @@ class RunImages:
     notes: tuple[str, ...] = ()
     classes: Mapping[int, str] = field(default_factory=dict)
     labelled: bool = True
+    left_out: tuple[LeftOut, ...] = ()
+    unscored: tuple[LeftOut, ...] = ()
 
     @property
     def samples(self) -> tuple[Path, ...]:

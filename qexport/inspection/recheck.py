@@ -15,7 +15,8 @@ from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.dataset import Dataset, fingerprint, image_list
-from qexport.data.selection import has_labels
+from qexport.data.selection import RunImages, has_labels
+from qexport.data.usable import usable
 from qexport.detections.agreement import Agreement, compare_all
 from qexport.detections.faults import MIN_AGREEMENT, faults, remark
 from qexport.detections.layout import HeadLayout
@@ -180,7 +181,8 @@ def _accuracy(
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 
-    images, model = image_list(data, "val"), report.model
+    chosen, model = usable(RunImages(evaluation=image_list(data, "val")), data.channels), report.model
+    images = chosen.evaluation
     if not has_labels(data, images):
         return None, f"the images of {data.yaml} have no labels"
     data = replace(data, single_class=model.single_class)
@@ -188,7 +190,8 @@ def _accuracy(
         linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.names)))
         runner, layout = backend.runner(artifact, threads), _scored_layout(model)
         scored = evaluate(runner, layout, model.task or "", linked, batch=model.batch)
-    notes = accuracy_warnings(scored.images, scored.unread, 0)
+    unread = (*scored.unread, *(f"{each.path.name} ({each.reason})" for each in chosen.unscored))
+    notes = accuracy_warnings(scored.images, unread, 0)
     metric = SCORING[model.task or ""].names[0]
     assert scored.map is not None
     text = f"{scored.map:.4f} {metric} on {scored.images} images"

@@ -30,6 +30,7 @@ class ExportJob:
         device: where calibration runs; only "cpu" so far.
         fraction, calib_images: share and greatest number of the calibration images to use; 0 for all, None for
             what `qexport.data.choice.limit_of` says.
+        min_images: calibration images that must be usable.
         nms: build non-maximum suppression into the artifact.
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
         ranges: how activation ranges are chosen; None for what suits the precision, see `range_method`.
@@ -83,6 +84,7 @@ class ExportJob:
     device: str = "cpu"
     fraction: float = 1.0
     calib_images: int | None = None
+    min_images: int = 1
     nms: bool = False
     head: str | None = None
     ranges: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qexport.data.choice import ALL, parse_count
+from qexport.data.choice import ALL, parse_count, parse_least
 from qexport.errors import UsageError
 from qexport.job.units import BOUNDS
 from qexport.system.machine import choices
@@ -107,6 +107,7 @@ def _image_size(value: Any) -> tuple[int, int]:
 
 BY_NAME: Mapping[str, Callable[[Any], Any]] = {
     "calib_images": parse_count,
+    "min_images": parse_least,
     "imgsz": _image_size,
     "format": _formats,
     "cpu": _cpu,

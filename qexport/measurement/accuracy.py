@@ -88,7 +88,7 @@ def evaluate(
     recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         validator = make_validator(scoring, task, data, layout, batch, Path(folder))
-        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image, labelled)
+        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image, labelled, links)
     own = getattr(metrics, scoring.metric) if scoring.metric else None
     return Accuracy(
         map=float(own.map if own else metrics.top1) if labelled else None,

@@ -18,7 +18,8 @@ from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
-from qexport.programs.sample_inputs import sample_inputs
+from qexport.programs.sample_inputs import named_inputs, sample_inputs
+from qexport.verification.finite import FiniteRunner, NotFiniteError
 from qexport.verification.outcome import OutputFidelity
 from qexport.verification.output_fidelity import compare_outputs
 from qexport.verification.result import ArtifactResult
@@ -99,10 +100,32 @@ def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
         title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
         with attempt(run.missing, "outputs", item.artifact.path), run.clock.step(*title, len(paths)) as advance:
             reference = item.backend.runner(floats[item.backend.info.name], run.threads)
-            actual = item.backend.runner(item.artifact.path, run.threads)
-            batches = (b for p in each_batch(paths, program.input.batch) for b in sample_inputs(p, program, count=1))
-            found[item.artifact.path] = compare_outputs(program, reference, actual, batches, advance)
+            actual = _finite(item, run)
+            found[item.artifact.path] = _compared(program, reference, actual, paths, advance)
     return found
+
+
+def _compared(
+    program: Program, reference: Runner, actual: Runner, paths: Sequence[Path], advance: Callable[[], None]
+) -> tuple[OutputFidelity, ...]:
+    latest: tuple[Path, ...] = ()
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        nonlocal latest
+        for some in each_batch(paths, program.input.batch):
+            for latest, given in named_inputs(some, program, count=1):  # noqa: B007  a refusal names it
+                yield given
+
+    try:
+        return compare_outputs(program, reference, actual, batches(), advance)
+    except NotFiniteError as error:
+        raise error.named(str(latest[error.place])) from error
+
+
+def _finite(item: ArtifactResult, run: _Run) -> FiniteRunner:
+    name = "engine" if item.engine else item.backend.info.name
+    runner = item.backend.runner(item.artifact.path, run.threads)
+    return FiniteRunner(runner, run.program, name, half=item.artifact.precision == "fp16")
 
 
 def each_batch(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
@@ -198,7 +221,12 @@ def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: D
     kind = item.backend.info.name if not item.engine else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
     with run.clock.step(*title, len(data.links)) as advance:
-        runner = item.backend.runner(path, run.threads)
         return evaluate(
-            runner, program.layout, run.task, data, batch=program.input.batch, reference=reference, on_image=advance
+            _finite(item, run),
+            program.layout,
+            run.task,
+            data,
+            batch=program.input.batch,
+            reference=reference,
+            on_image=advance,
         )

@@ -7,7 +7,7 @@ format that Ultralytics cannot load is scored as well. The steps are those of `B
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,7 @@ from qexport.compat.torchvision import repair
 from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.layout import HeadLayout
 from qexport.tasks import Scoring
+from qexport.verification.finite import NotFiniteError
 
 STRIDE = 32
 """Of a head without levels; no image is padded to it."""
@@ -108,20 +109,39 @@ def make_validator(
 
 @torch.inference_mode()
 def validate(
-    validator: Any, model: Model, recorder: Recorder, on_image: Callable[[], None], labelled: bool = True
+    validator: Any,
+    model: Model,
+    recorder: Recorder,
+    on_image: Callable[[], None],
+    labelled: bool = True,
+    links: Mapping[str, Path] = {},
 ) -> Any:
     """Run the whole data set in its own order, and return the validator's metrics; those are of labelled sets only.
 
     Args:
         on_image: called after each image, for a progress bar.
+        links: file name of an image in the data set → the file that a refusal names.
+
+    Raises:
+        VerificationError: the runner refuses its outputs, as a `FiniteRunner` does.
     """
+
+    def named(batch: dict[str, Any], number: int, place: int) -> str:
+        samples = getattr(validator.dataloader.dataset, "samples", None)  # of a classifier: batches have no names
+        files = [each[0] for each in samples[number * validator.args.batch :]] if samples else batch["im_file"]
+        file = files[min(place, len(files) - 1)]  # a batch may be filled up
+        return str(links.get(Path(file).name, file))
+
     validator.names = model.names
     validator.dataloader = _in_order(validator)
     validator.init_metrics(model)
     for number, loaded in enumerate(validator.dataloader):
         validator.batch_i = number
         batch = validator.preprocess(loaded)
-        predictions = validator.postprocess(model(batch["img"]))
+        try:
+            predictions = validator.postprocess(model(batch["img"]))
+        except NotFiniteError as error:
+            raise error.named(named(batch, number, error.place)) from error
         recorder.record(validator, predictions, batch)
         if labelled:
             validator.update_metrics(predictions, batch)

@@ -65,6 +65,11 @@ class Value:
     bias: str = ""
     constants: bool = False
 
+    @property
+    def described(self) -> str:
+        """Its name with what computes it, and the layer's weight where it has one."""
+        return f"{self.name} ({self.operation}{f' with {self.weight}' if self.weight else ''})"
+
 
 @dataclass(frozen=True)
 class RawNames:

@@ -12,7 +12,7 @@ from qexport.backends.artifact import manifest_path
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.dataset import fingerprint
-from qexport.data.selection import RunImages
+from qexport.data.selection import LeftOut, RunImages
 from qexport.errors import QexportError
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
@@ -46,6 +46,7 @@ from qexport.reporting.warnings import (
     missing_warning,
     reference_warnings,
     run_warnings,
+    skipped_in,
 )
 from qexport.system.machine import Environment, cpu_kind
 from qexport.tasks import SCORING
@@ -315,8 +316,9 @@ def _calibration_info(options: RunOptions, table: CalibrationTable, images: RunI
         available=images.available or None,
         fingerprint=table.images,
         preprocess=table.preprocess,
-        skipped=tuple(SkippedImage(name, reason) for name, reason in table.skipped),
+        skipped=_skipped(skipped_in(table, images)),
         ranges=options.ranges,
+        min_images=options.min_images,
     )
 
 
@@ -329,4 +331,9 @@ def evaluation_info(options: RunOptions, task: str, images: RunImages) -> Evalua
         fingerprint=fingerprint(images.evaluation),
         also_calibrated_on=tuple(path.name for path in images.overlap),
         labelled=images.labelled,
+        skipped=_skipped(images.unscored),
     )
+
+
+def _skipped(left_out: Sequence[LeftOut]) -> tuple[SkippedImage, ...]:
+    return tuple(SkippedImage(each.path.name, each.reason) for each in left_out)

@@ -15,6 +15,7 @@ class RunOptions:
         data, eval_data: as given; the first is evaluated on where there is no second.
         calibration: the calibration.npz that was given.
         ranges: how activation ranges are chosen.
+        min_images: calibration images that had to be usable.
         threads: CPU threads of artifacts.
         target: the device, "" for none.
         scored, timed: whether accuracy and latency were asked for.
@@ -26,6 +27,7 @@ class RunOptions:
     eval_data: str | None = None
     calibration: Path | None = None
     ranges: str = ""
+    min_images: int = 1
     threads: int = 1
     target: str = ""
     scored: bool = True

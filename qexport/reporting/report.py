@@ -69,7 +69,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A calibration image that could not be used, and why."""
+    """An image that could not be used, and why."""
 
     image: str
     reason: str
@@ -84,6 +84,8 @@ class CalibrationInfo:
         images: how many were used, of as many as `available` says.
         fingerprint: of the images that were asked for.
         ranges: how ranges were chosen.
+        min_images: how many had to be usable.
+        skipped: images that were left out.
     """
 
     data: str | None = None
@@ -94,6 +96,7 @@ class CalibrationInfo:
     preprocess: str = ""
     skipped: tuple[SkippedImage, ...] = ()
     ranges: str = ""
+    min_images: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ class EvaluationInfo:
         metrics: names of the task's two figures.
         labelled: the images have labels; without, nothing but agreement with FP32 is measured.
         also_calibrated_on: names of images that calibration has seen, too.
+        skipped: images that were left out.
     """
 
     metrics: tuple[str, ...] = ()
@@ -112,6 +116,7 @@ class EvaluationInfo:
     fingerprint: str = ""
     also_calibrated_on: tuple[str, ...] = ()
     labelled: bool = True
+    skipped: tuple[SkippedImage, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import Checkpoint
 from qexport.data.classes import class_numbers
 from qexport.data.dataset import Dataset
-from qexport.data.selection import RunImages
+from qexport.data.selection import LeftOut, RunImages
+from qexport.data.usable import named
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.dataset_check import mismatch
@@ -47,9 +49,12 @@ def run_warnings(
     )
     if other:
         found.append(Warning(RUN, f"calibrated on a data set for something else: {other}"))
-    if table is not None and table.skipped:
-        named = ", ".join(f"{name} ({reason})" for name, reason in table.skipped)
-        found.append(Warning(RUN, f"{len(table.skipped)} calibration images were skipped: {named}"))
+    skipped = skipped_in(table, images)
+    if skipped:
+        found.append(Warning(RUN, f"{len(skipped)} calibration images were skipped: {named(skipped)}"))
+    if images.unscored:
+        lost = f"{len(images.unscored)} evaluation images were skipped: {named(images.unscored)}"
+        found.append(Warning(ACCURACY, lost))
     target = TARGETS.get(options.target)
     if target and options.timed and not (target.here or target.remote):
         text = f"latency was not measured: this machine's CPU ({cpu_kind()}) is not {options.target}'s ({target.cpu})"
@@ -64,6 +69,12 @@ def run_warnings(
         text = f"class names of {data.yaml.name} {reason}: accuracy assumes the same order"
         found.append(Warning(ACCURACY, text))
     return tuple(found)
+
+
+def skipped_in(table: CalibrationTable | None, images: RunImages) -> tuple[LeftOut, ...]:
+    """Calibration images that were left out: of this run, or of the one that a given table is from."""
+    earlier = table.skipped if table is not None else ()
+    return images.left_out or tuple(LeftOut(Path(name), reason) for name, reason in earlier)
 
 
 def missing_warning(missing: Unmeasured) -> Warning:

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
 from qexport.data.selection import image_files
 from qexport.lowering.request import Target
 from qexport.planning.plan import QuantPlan
 from qexport.programs.program import Program
-from qexport.programs.sample_inputs import sample_inputs
+from qexport.programs.sample_inputs import named_inputs
 from qexport.simulation.meters import metered, show, sqnr_of
 from qexport.steps.plan import computes_in_integers
 from qexport.verification.constants import check_weights
-from qexport.verification.finite import FiniteRunner, generated_input
+from qexport.verification.finite import FiniteRunner, NotFiniteError, generated_input
 from qexport.verification.outcome import Verification
 from qexport.verification.output_check import check_outputs
 from qexport.verification.result import Summary, summary_of
@@ -57,8 +61,27 @@ def verify(
     Raises:
         VerificationError: a tensor differs from the plan, or the runtime computes something else.
     """
-    path, backend, inputs = Path(path), find_backend(target.format), sample_inputs(image_files(images), program)
-    runner = FiniteRunner(backend.runner(path, threads), program, backend.info.name)
+    path, backend, named = Path(path), find_backend(target.format), named_inputs(image_files(images), program)
+    half = target.precision == "fp16"
+    runner = FiniteRunner(backend.runner(path, threads), program, backend.info.name, half)
+    try:
+        return _verified(path, backend, runner, program, target, plan, [given for _, given in named], reference)
+    except NotFiniteError as error:
+        names = (str(paths[error.place]) for paths, given in named if np.array_equal(given, error.batch))
+        raise error.named(next(names, "that was generated")) from error
+
+
+def _verified(
+    path: Path,
+    backend: Backend,
+    runner: FiniteRunner,
+    program: Program,
+    target: Target,
+    plan: QuantPlan | None,
+    inputs: Sequence[NDArray[np.float32]],
+    reference: Program | None,
+) -> Verified:
+    """The same with what is run, on batches of images."""
     if plan is not None and computes_in_integers(target):
         meters = metered(program, plan, reference) if program.graph.instrumentable else None
         stored = backend.read(path)

@@ -101,7 +101,7 @@ class _Course:
         self.average = {name: each.detach().clone() for name, each in self.learned.items()}
         self.best: dict[str, Tensor] = {}
         self.epochs: tuple[EpochRecord, ...] = ()
-        self.step, self.diverged = 0, False
+        self.step, self.diverged = 0, ""
         self.start: Judged | None = None
 
     @property
@@ -114,7 +114,7 @@ class _Course:
     def ended(self) -> str:
         """Why there is no further epoch, "" where there is one."""
         if self.diverged:
-            return "its loss was no number: smaller rates may help"
+            return self.diverged
         if len(self.epochs) >= self.recipe.epochs:
             return "all epochs"
         best = self.best_epoch.number if self.best_epoch else 0
@@ -134,8 +134,9 @@ class _Course:
                 losses.append(self._learn(batch, pool))
                 advance()
             judged = self._judged(self._averaged(), pool)
-            if not (torch.stack(losses).isfinite().all() and math.isfinite(judged.distance)):
-                self.diverged = True
+            numbers = torch.stack(losses).isfinite().tolist()
+            if not (all(numbers) and math.isfinite(judged.cost)):
+                self.diverged = _diverged(number, numbers)
                 return
             done = EpochRecord(
                 number=number,
@@ -269,6 +270,12 @@ class _Course:
             device=_described(self.student.device),
             seconds=round(sum(each.seconds for each in self.epochs), 2),
         )
+
+
+def _diverged(epoch: int, finite: list[bool]) -> str:
+    """Where numbers ended: in which step of an epoch the loss, or behind all steps what judges it."""
+    what = f"the loss of step {finite.index(False) + 1} of {len(finite)}" if not all(finite) else "what judges it"
+    return f"in epoch {epoch} {what} was no number: smaller rates may help"
 
 
 def _falling(done: float) -> float:
