@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qexport.errors import InputError
+from qexport.errors import InputError, NoRoomError
 from qexport.system.scratch import made, unfinished
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PROBE = 1 << 20
+"""Bytes: a writer that fails for lack of room leaves less."""
+
+
+def out_of_room(error: Exception, folder: Path | None = None) -> NoRoomError | None:
+    """What an error comes from where `folder`, or that for temporary files, has no room; None where both have.
+
+    Compiled libraries say something else of a full disk, or nothing: so it is looked at.
+    """
+    if isinstance(error, NoRoomError):
+        return error
+    temporary = Path(tempfile.gettempdir())
+    for place, remedy in ((folder, "choose another --out"), (temporary, "set TMPDIR to another folder")):
+        if place and (full := _write_error(place)):
+            return NoRoomError(f"{place} cannot be written ({full.strerror})", f"make room there, or {remedy}")
+    if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
+        named = error.filename if folder is None else folder
+        return NoRoomError(f"{named or temporary} cannot be written ({error.strerror})", "make room, or set TMPDIR")
+    return None
+
+
+def _write_error(folder: Path) -> OSError | None:
+    """What a full folder says to more; None where there is room, or something else is wrong with it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE))
+            probe.flush()
+    except OSError as error:
+        return error if error.errno in FULL else None
+    return None
 
 
 @contextmanager
@@ -20,7 +54,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, which some writers insist on.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to; NoRoomError, whatever the block says, where it is full.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     with unfinished(temporary):
@@ -30,7 +64,11 @@ def write_whole(path: Path) -> Iterator[Path]:
                 _replace_folder(temporary, path)
             else:
                 os.replace(temporary, path)
-        except OSError as error:
+        except Exception as error:
+            if full := out_of_room(error, path.parent):
+                raise full from error
+            if not isinstance(error, OSError):
+                raise
             raise InputError(f"{path} cannot be written ({error.strerror or error})", "choose another --out") from error
         finally:
             if temporary.is_dir():
