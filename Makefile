@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format clean
+.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-training faults support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -65,8 +65,8 @@ bench-ablation: setup  ## measure what each range estimator and each pass is wor
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py
 
-bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
-	$(PY) benchmarks/interrupts.py
+faults: setup  ## end runs by signals at each step of the walk and look at the next (fewer: TIMES=1 STEPS=onnx.lower)
+	$(PY) benchmarks/faults.py $(TIMES:%=--times %) $(STEPS:%=--steps %) $(SIGNALS:%=--signals %)
 
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py
