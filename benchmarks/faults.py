@@ -33,6 +33,8 @@ COMMAND = Path(sys.executable).with_name("qexport")
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 MODEL = str(DEMO / "shapes26.pt")
 DATA = ("--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--calib-images", "8")
+IMAGES = "images.txt"
+"""What is scored, in the folder of a run: a few images, for short steps."""
 SIGNALS = {"KILL": -9, "TERM": 143, "INT": 130}
 """Signal → exit code."""
 TOKEN = "QEXPORT_FAULTS"
@@ -88,7 +90,7 @@ class Verb:
 
 def exporting(name: str) -> Verb:
     """An export to one format."""
-    options = ("--int8", *DATA, "--optimise", "bias-correction", "--format", name)
+    options = ("--int8", *DATA, "--eval-data", IMAGES, "--optimise", "bias-correction", "--format", name)
     return Verb(
         (MODEL, *options),
         (
@@ -212,6 +214,8 @@ def undisturbed(verb: Verb) -> Whole:
 def new_place() -> Iterator[Path]:
     """A folder for one run and the next."""
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        images = sorted((DEMO / "shapes" / "images" / "val").iterdir())[:4]
+        Path(name, IMAGES).write_text("".join(f"{image}\n" for image in images))
         yield Path(name)
 
 

@@ -146,6 +146,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/system/scratch.py: _owned": "as _begun",
         "qexport/system/signals.py: at_end": "what a signal calls; `scratch` registers itself",
         "qexport/system/signals.py: stop_requests": "what a signal makes, which no object is handed to",
+        "qexport/system/signals.py: time_limits": "as stop_requests, of what the alarm says",
         "qexport/testing/program.py: program": "captured once for all checks of the contract",
     },
     "unused files": {},

@@ -78,7 +78,7 @@ def identity(source: Source, request: BuildRequest) -> str:
         "request": given,
         "plan": request.plan.fingerprint if request.plan else None,
         "candidate": _digest(request.candidate) if request.candidate else None,
-        "table": _of_table(request.table) if request.table else None,
+        "table": identity_of_table(request.table) if request.table else None,
         "images": [_of_images(each) for each in (request.images, request.samples)],
         "model": source.checkpoint.fingerprint,
         "program": [source.program.fingerprint, preprocess_name(source.program)],
@@ -97,7 +97,8 @@ def _of_images(images: tuple[Path, ...]) -> list[str]:
     return [fingerprint(images), *(image.name for image in images)]
 
 
-def _of_table(table: CalibrationTable) -> str:
+def identity_of_table(table: CalibrationTable) -> str:
+    """SHA-256 over all that a plan is made from."""
     total = hashlib.sha256(repr((table.program, table.preprocess, table.images, table.made_by)).encode())
     for name, each in table.statistics.items():
         arrays = [array.tobytes() for array in (each.counts, each.importance) if array is not None]

@@ -31,8 +31,9 @@ def out_of_room(error: Exception, folder: Path | None = None) -> NoRoomError | N
         if place and (full := _write_error(place)):
             return NoRoomError(f"{place} cannot be written ({full.strerror})", f"make room there, or {remedy}")
     if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
-        named = error.filename if folder is None else folder
-        return NoRoomError(f"{named or temporary} cannot be written ({error.strerror})", "make room, or set TMPDIR")
+        remedy = "make room there, or choose another --out" if folder else "make room, or set TMPDIR"
+        place = folder or error.filename or temporary
+        return NoRoomError(f"{place} cannot be written ({error.strerror})", remedy)
     return None
 
 
