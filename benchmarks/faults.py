@@ -112,14 +112,15 @@ VERBS = {
     "onnx": exporting("onnx"),
     "tflite": exporting("tflite"),
     "qat": Verb(
-        ("qat", MODEL, *DATA, "--optimise", "bias-correction", "--format", "onnx", "--epochs", "3", "--batch", "4"),
+        ("qat", MODEL, *DATA, "--effort", "fast", "--format", "onnx", "--epochs", "3", "--batch", "4"),
         (
             Step("read", Seen.listens),
             Step("calibrate", lambda seen: seen.said("Reading")),
             Step("plan", lambda seen: seen.wrote("calibration.npz")),
             Step("optimise", lambda seen: seen.said("Planning")),
-            Step("train", lambda seen: seen.wrote("train_*.state")),
-            Step("write", lambda seen: seen.said("Training")),
+            Step("train", lambda seen: seen.said("Measuring held-out")),
+            Step("state", lambda seen: seen.wrote("train_*.state")),
+            Step("write", lambda seen: seen.said("Training, epoch 3")),
         ),
         lambda folder: ("--resume",) if any(folder.glob("train_*.state")) else (),
     ),

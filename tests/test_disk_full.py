@@ -87,8 +87,8 @@ def test_temporary_files() -> None:
     place = tempfile.gettempdir()
     with (
         pytest.raises(NoRoomError, match=rf"{place}/qexport-run-\w+ cannot be written \(File"),
-        library_output(),
         full(),
+        library_output(),
     ):
         raise RuntimeError("cannot serialise")
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qexport.errors import InputError, NoRoomError
 from qexport.system.scratch import made, unfinished
 
+MIN_AGE = 60.0
+"""Seconds since an unfinished file was touched last."""
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}(\..+)?")
+"""Names of what `write_whole` has not finished."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE = 1 << 20
 """Bytes: a writer that fails for lack of room leaves less."""
@@ -89,6 +95,20 @@ def _replace_folder(temporary: Path, path: Path) -> None:
             os.replace(old, path)
             raise
         shutil.rmtree(old)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs have begun to write in a folder, where their notes are gone with a container.
+
+    What is a minute old is nobody's: files are built elsewhere or under the folder's lock, and written in less.
+    """
+    with suppress(OSError):
+        for path in [each for each in folder.iterdir() if _UNFINISHED.fullmatch(each.name)]:
+            if time.time() - path.lstat().st_mtime > MIN_AGE:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
