@@ -5,6 +5,7 @@ signal comes at a random moment of the step, whose length an undisturbed run has
 
 - the exit code and one line on standard error, nothing else; no process is left a second later;
 - every file in the output folder is what a whole run leaves, and a report is there with its files only;
+- with a disk that is full, one line for what it cost, exit code 3 or 7, and the same as above;
 - the next run ends with 0 and the same bytes, takes what was finished, and leaves no temporary file of either.
 
 Linux only: it looks for processes in /proc.
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -37,15 +39,18 @@ IMAGES = "images.txt"
 """What is scored, in the folder of a run: a few images, for short steps."""
 SIGNALS = {"KILL": -9, "TERM": 143, "INT": 130}
 """Signal → exit code."""
+FULL = {"20kB": 20_000, "2MB": 2_000_000}
+"""What no file of a run may exceed: a calibration's table has more than the first, a float file than the second."""
+NO_ROOM = (3, 7)
+"""Exit codes of a run that finds no room: nothing, or not all that was measured, is written."""
 TOKEN = "QEXPORT_FAULTS"
 """Environment variable that all processes of a run have, whoever their parents are by now."""
 MAX_SECONDS = 1.0
 """What a process may live on for."""
-POLL = 0.01
-PATIENCE = 900.0
+POLL, PATIENCE = 0.01, 900.0
 FINISHED = ".finished.json"
 TIMED = (".manifest.json", "report.json", "train.json", "train.html", FINISHED)
-"""Files whose bytes have times in them."""
+"""Files whose bytes have times in them; those of JSON end with a bracket and a line break."""
 
 
 @dataclass
@@ -57,7 +62,7 @@ class Seen:
     lines: list[str] = field(default_factory=list)
 
     def said(self, start: str) -> bool:
-        """Whether a step whose title begins so is over."""
+        """Whether a step is over whose title begins so."""
         return any(line.startswith(f"✓ {start}") for line in self.lines)
 
     def wrote(self, pattern: str) -> bool:
@@ -130,7 +135,8 @@ VERBS = {
 class Run:
     """A run of the command in a folder of its own, with a folder for temporary files."""
 
-    def __init__(self, place: Path, words: Sequence[str]) -> None:
+    def __init__(self, place: Path, words: Sequence[str], most: int = resource.RLIM_INFINITY) -> None:
+        """Start it; no file of it grows beyond `most` bytes, as if the disk were full then."""
         self.temporary, self.token = place / "tmp", uuid.uuid4().hex
         self.temporary.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
@@ -141,7 +147,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: _prepare(most),
         )
         self.seen = Seen(place / "out", self.process.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -186,6 +192,11 @@ class Run:
                 if state not in "ZX" and self.token.encode() in (folder / "environ").read_bytes():
                     found.append(int(folder.name))
         return found
+
+
+def _prepare(most: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
 
 @dataclass(frozen=True)
@@ -252,7 +263,7 @@ def left_wrong(folder: Path, whole: Whole, name: str) -> Iterator[str]:
         if Path(file).parts[0].startswith("."):
             if name != "KILL":  # the next run removes them
                 yield f"{file} is left"
-        elif file.endswith(".json") and not _is_json(folder / file):
+        elif file.endswith(".json") and not (folder / file).read_bytes().endswith(b"}\n"):
             yield f"{file} is half-written"
         elif file not in whole.files and not file.endswith(FINISHED):
             yield f"{file} is of no whole run"
@@ -261,14 +272,6 @@ def left_wrong(folder: Path, whole: Whole, name: str) -> Iterator[str]:
     if "report.json" in found:
         named = {Path(each["path"]).name for each in json.loads((folder / "report.json").read_text())["artifacts"]}
         yield from (f"the report has {each}, which is not there" for each in named - set(found))
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,18 @@ def interrupted(verb: Verb, step: Step, name: str, whole: Whole) -> Outcome | No
             faults += [f"{path.name} is left in TMPDIR" for path in run.temporary.iterdir()]
         taken, more = _next(place, verb, whole)
         return Outcome(at, (*faults, *more), seconds, taken)
+
+
+def starved(verb: Verb, most: int, whole: Whole) -> Outcome:
+    """Let a run find the disk full, and run once more."""
+    with new_place() as place:
+        run = Run(place, verb.words, most)
+        code, faults = run.ended(), list(left_wrong(place / "out", whole, "FULL"))
+        if code not in NO_ROOM or any("cannot be written (" not in line for line in run.errors):
+            faults.append(f"exit code {code}: {run.errors}")
+        faults += [f"{path.name} is left in TMPDIR" for path in run.temporary.iterdir()]
+        taken, more = _next(place, verb, whole)
+        return Outcome(f"{code}", (*faults, *more), 0.0, taken)
 
 
 def _end_wrong(run: Run, name: str) -> Iterator[str]:
@@ -364,15 +379,18 @@ def main() -> int:
     wanted, rows = given.steps.split(","), dict[tuple[str, str, str], list[Outcome]]()
     for word, verb in VERBS.items():
         steps = [each for each in verb.steps if word in wanted or f"{word}.{each.name}" in wanted]
-        whole = undisturbed(verb) if steps else None
+        if not steps:
+            continue
+        whole = undisturbed(verb)
         for step, name in ((step, name) for step in steps for name in given.signals.split(",")):
-            assert whole is not None
             found = rows.setdefault((word, step.name, name), [])
             while len(found) < given.times:
                 if outcome := interrupted(verb, step, name, whole):
                     found.append(outcome)
-                    told = "; ".join(outcome.faults) or "ok"
-                    print(f"{word}.{step.name} {name}: {told} ({outcome.seconds:.2f} s)", flush=True)
+                    print(f"{word}.{step.name} {name}: {'; '.join(outcome.faults) or 'ok'}", flush=True)
+        for size in FULL if word in wanted else ():
+            rows[word, "disk full", size] = [starved(verb, FULL[size], whole)]
+            print(f"{word} full at {size}: {'; '.join(rows[word, 'disk full', size][0].faults) or 'ok'}", flush=True)
     print(*table(rows), sep="\n")
     return int(not rows or any(each.faults for found in rows.values() for each in found))
 

@@ -229,9 +229,9 @@ def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
     passes = passes_for(program, len(images), weighted)
     kept = job.folder / TABLE
     with run.clock.timed("calibrate"):
-        if table := kept_table(kept, program, images, weighted):
+        if earlier := kept_table(kept, program, images, weighted):
             with run.clock.shown(f"Taking the calibration that {kept} has of an earlier run"):
-                return table
+                return earlier
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
         table = calibrate(program, images, advance, weighted=weighted)
     if keep:

@@ -121,7 +121,7 @@ def _keep(result: ArtifactResult, path: Path, wanted: str) -> None:
     files = {each.name: _digest(each) for each in beside if each}
     plain = {name: to_plain(getattr(result, name)) for name in _known_fields()}
     with suppress(TypeError):  # another package's backend tells of numbers that are none of JSON's: not kept, then
-        write_text(_record(path), json.dumps(to_plain(Finished(wanted, files, plain)), indent=1))
+        write_text(_record(path), json.dumps(to_plain(Finished(wanted, files, plain)), indent=1) + "\n")
 
 
 def _kept(request: BuildRequest, wanted: str) -> ArtifactResult | None:
