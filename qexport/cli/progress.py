@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -24,9 +24,12 @@ HEARTBEAT = 60.0
 def shown_progress(console: Console, hidden: bool, timeout: float | None = None) -> Iterator[Progress]:
     """Yield what shows the steps of a run on `console`, that of the real stderr; end it after `timeout` seconds."""
     with _shown(console, hidden) as shown:
-        progress = Followed(shown)
-        with time_limit(timeout, progress.at) if timeout else nullcontext():
-            yield progress
+        if timeout is None:
+            yield shown
+            return
+        followed = Followed(shown)
+        with time_limit(timeout, followed.at):
+            yield followed
 
 
 @contextmanager
