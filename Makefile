@@ -11,7 +11,7 @@ TOOLS := build/tools
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate bench-interrupts bench-training support lint types format lock audit sbom dist clean
+.PHONY: help setup lock audit sbom dist run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-training fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -112,8 +112,8 @@ bench-ablation: setup  ## measure what each range estimator and each pass is wor
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py
 
-bench-interrupts: setup  ## interrupt the demo export every half second of its run: 130, one line, nothing left
-	$(PY) benchmarks/interrupts.py
+faults: setup  ## end runs by signals at each step of the walk and look at the next (fewer: TIMES=1 STEPS=onnx.lower)
+	$(PY) benchmarks/faults.py $(TIMES:%=--times %) $(STEPS:%=--steps %) $(SIGNALS:%=--signals %)
 
 bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
 	$(PY) benchmarks/limits.py

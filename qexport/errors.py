@@ -3,6 +3,7 @@
 QexportError            exit 1   something failed that has no class of its own
 ├── UsageError          exit 2   the command line or the config file
 ├── InputError          exit 3   a model, data set, image or folder that cannot be used
+│   └── NoRoomError     exit 3   … because its disk is full, or must not be written
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
 │   └── PluginError     exit 4   … or is broken, or two packages claim one name
 ├── ConversionError     exit 5   a format could not be written
@@ -44,6 +45,10 @@ class InputError(QexportError):
     """A given file or folder cannot be used."""
 
     exit_code = 3
+
+
+class NoRoomError(InputError):
+    """A folder has no room for what is to be written."""
 
 
 class MissingExtraError(QexportError):

@@ -15,7 +15,7 @@ from time import perf_counter
 from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
-from qexport.calibration.calibrate import calibrate, described, passes_for, preprocess_name
+from qexport.calibration.calibrate import calibrate, described, kept_table, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.clock import WAITED, Clock
@@ -42,7 +42,8 @@ from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, build, companion_path, planned_candidate, ready
+from qexport.steps.build import BuildRequest, Built, companion_path, planned_candidate, ready
+from qexport.steps.finished import build_once, forget_finished
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
 from qexport.steps.repair import Scorer, repaired
@@ -50,6 +51,7 @@ from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
+TABLE = "calibration.npz"
 FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
 
 
@@ -106,15 +108,15 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
         table = calibrated(run)
-        if table and not job.calibration:
-            save_table(table, folder / "calibration.npz")
         run = replace(run, images=replace(run.images, notes=(*run.images.notes, *_unweighted(run, table))))
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
         begun = begin_report(inputs, written, failures, clock)
         measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
-        return publish(measured, run.job, baseline)
+        report = publish(measured, run.job, baseline)
+        forget_finished(folder)
+        return report
 
 
 def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progress: Progress = SILENT) -> Sensitivity:
@@ -127,7 +129,7 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
         QexportError: one of its kinds.
     """
     run = opened(job, Clock(progress), None)
-    table = calibrated(run)
+    table = calibrated(run, keep=False)
     candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
@@ -222,8 +224,12 @@ def has_task_metadata(job: ExportJob) -> bool:
     return file.described(file.read_file(Path(job.model)).metadata) is not None
 
 
-def calibrated(run: Run) -> CalibrationTable | None:
-    """Calibrate, or read the table that was given; None where nothing needs one."""
+def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
+    """Calibrate, or read the table that was given or that an earlier run has left; None where nothing needs one.
+
+    Args:
+        keep: one that is made is kept in the job's folder.
+    """
     job, program, images = run.job, run.source.program, run.images.calibration
     if job.calibration and job.calibrates:
         table = load_table(job.calibration)
@@ -242,8 +248,16 @@ def calibrated(run: Run) -> CalibrationTable | None:
         return None  # formats say what they lack
     weighted = run.plan is None and needs_importance(job.range_method)
     passes = passes_for(program, len(images), weighted)
+    kept = job.folder / TABLE
+    with run.clock.timed("calibrate"):
+        if earlier := kept_table(kept, program, images, weighted):
+            with run.clock.shown(f"Taking the calibration that {kept} has of an earlier run"):
+                return earlier
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
-        return calibrate(program, images, advance, weighted=weighted)
+        table = calibrate(program, images, advance, weighted=weighted)
+    if keep:
+        save_table(table, kept)
+    return table
 
 
 def _unweighted(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
@@ -251,7 +265,7 @@ def _unweighted(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
     method = run.job.range_method
     if table is None or run.plan is not None or not needs_importance(method):
         return ()
-    if any(each.importance is not None for each in table.statistics.values()):
+    if table.weighted:
         return ()
     why = "was made without" if run.job.calibration else "could not measure"
     return (f"calibration {why} what errors cost at the outputs: ranges {method} are percentiles",)
@@ -279,7 +293,7 @@ def _submit_calibrated(run: Run, table: CalibrationTable | None) -> Pending:
 
 
 def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Built]:
-    return executor.submit(Task(build, (asked,), reading, shown=True))
+    return executor.submit(Task(build_once, (asked,), reading, shown=True))
 
 
 def _target(job: ExportJob, name: str, precision: str = "") -> Target:

@@ -70,6 +70,12 @@ def _entries(group: str) -> EntryPoints:
     return entry_points(group=group)
 
 
+def packages_of(*groups: str) -> dict[str, str]:
+    """Distributions that register anything in the groups → their versions."""
+    found = (entry.dist for group in groups for entry in _entries(group))
+    return {each.name: each.version for each in found if each}
+
+
 def lookup(group: str, name: str) -> Any:
     """Load what is registered as `name`.
 

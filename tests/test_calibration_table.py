@@ -67,7 +67,8 @@ def test_the_file_holds_statistics_and_no_scales(tmp_path: Path) -> None:
         head = json.loads(str(content["head"]))
         assert content["scalars"].shape == (2, 6)
         assert content["importance"].shape == (1, BINS)
-    assert set(head) == {"schema", "program", "preprocess", "images", "image_names", "skipped", "values", "important"}
+    known = {"schema", "program", "preprocess", "images", "image_names", "skipped", "made_by", "values", "important"}
+    assert set(head) == known
 
 
 def test_a_table_of_the_first_schema_is_read(tmp_path: Path) -> None:

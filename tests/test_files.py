@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
 
 from qexport.errors import InputError
-from qexport.system.files import make_folder, write_text, write_whole
+from qexport.system.files import make_folder, remove_unfinished, write_text, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -142,3 +143,17 @@ def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> Non
 def test_text_is_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "320×320 – ü\n")
     assert (tmp_path / "a.txt").read_bytes() == "320×320 – ü\n".encode()
+
+
+def test_what_nobody_has_written_to_for_a_minute_is_removed(tmp_path: Path) -> None:
+    old, new = uuid.uuid4().hex, uuid.uuid4().hex
+    for name in (f".{old}.tflite", f".{old}", f".{new}.onnx", f".{old[1:]}.tflite", f"{old}.tflite", ".keep"):
+        (tmp_path / name).touch()
+    (tmp_path / f".{uuid.uuid4().hex}_model").mkdir()
+    (tmp_path / f".{uuid.uuid4().hex}").mkdir()
+    for path in tmp_path.iterdir():
+        if new not in path.name:
+            os.utime(path, (0, 0))
+    kept = [path for path in names(tmp_path) if path.endswith("_model")]  # no suffix that a file of ours has
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == sorted([f".{new}.onnx", f".{old[1:]}.tflite", f"{old}.tflite", ".keep", *kept])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from qexport.cli.app import main
 from qexport.cli.console import fail
-from qexport.cli.progress import Drawn, Lines, shown_progress
+from qexport.cli.progress import Drawn, Followed, Lines, shown_progress
 from qexport.progress import Silent
 
 
@@ -110,6 +110,18 @@ def test_what_suits_the_place(
     console = Console(file=terminal if on_a_terminal else io.StringIO())
     with shown_progress(console, hidden) as progress:
         assert type(progress) is kind
+
+
+def test_a_time_limit_knows_the_step_that_was_opened_last() -> None:
+    followed = Followed(Silent())
+    assert followed.at() == ""
+    with followed.step("Writing"), followed.step("Calibrating", 3):
+        assert followed.at() == "Calibrating"
+    with followed.step("Writing"):
+        with followed.step("Calibrating", 3):
+            pass
+        assert followed.at() == "Writing"
+    assert followed.at() == ""
 
 
 def test_something_moves_before_the_first_step(terminal: io.TextIOWrapper) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -12,16 +13,23 @@ import pytest
 from test_signals import living, start
 
 from qexport.system.files import write_whole
+from qexport.system.guard import run_tied
 from qexport.system.scratch import (
+    LOCK,
     NOTES,
+    PREFIX,
     VARIABLES,
     child_environment,
     clear_up,
     made,
+    own_folder,
+    remove_abandoned,
+    remove_folder,
     scratch_folder,
     undo_notes,
     unfinished,
 )
+from qexport.system.temporary import temporary_files
 
 
 @pytest.fixture(params=["table", "notes"])
@@ -123,3 +131,87 @@ with worker_process() as ask:
     while living(process.pid) and time.monotonic() < limit:
         time.sleep(0.05)
     assert living(process.pid) == []
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill -9 behind its first line; nothing that it started is left a second later."""
+    assert process.stdout
+    assert process.stdout.readline() == "there\n"
+    process.kill()
+    process.communicate()
+    limit = time.monotonic() + 20  # on an idle machine less than a tenth of a second
+    while living(process.pid) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert living(process.pid) == []
+
+
+BEGUN = """
+import time
+from pathlib import Path
+from qexport.system.files import write_whole
+from qexport.system.scratch import folder_until_exit, own_folder, scratch_folder
+folder_until_exit()
+own_folder(Path("."))
+with scratch_folder() as scratch, write_whole(Path("finished.bin")) as path:
+    path.write_text("whole")
+with scratch_folder() as scratch, write_whole(Path("a.bin")) as path, write_whole(Path("b_model")) as folder:
+    (scratch / "stderr.log").write_text("x")
+    path.write_text("half")
+    folder.mkdir()
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill(start(tmp_path, "-c", BEGUN))
+    assert len(list((tmp_path / "tmp").iterdir())) == 2
+    assert len(list(tmp_path.glob(".*"))) == 3
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with temporary_files(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["finished.bin", "tmp"]
+
+
+def test_folders_of_runs_that_live_and_of_others_stay(tmp_path: Path) -> None:
+    def other(name: str, mode: int = 0o700, lock: bool = True) -> Path:
+        folder = tmp_path / f"{PREFIX}{name}"
+        folder.mkdir(mode)
+        folder.chmod(mode)
+        (folder / (LOCK if lock else "mine")).touch()
+        return folder
+
+    hidden = own_folder(tmp_path)
+    kept = {hidden, other("readable", 0o755), other("unlocked", lock=False), other("long_name")}
+    dead, link = other("8letters"), tmp_path / f"{PREFIX}linked__"
+    link.symlink_to(other("long_name2"))
+    (tmp_path / f"{PREFIX}no_files").mkdir(0o700)
+    remove_abandoned(tmp_path)
+    assert set(tmp_path.iterdir()) == {*kept, link, link.resolve()}
+    assert not dead.exists()
+    remove_folder(hidden)
+    assert not hidden.exists()
+
+
+RUNS = """
+import threading
+from qexport.system.guard import run_tied
+threading.Timer(0.5, print, ("there",), {"flush": True}).start()
+run_tied(["/bin/sleep", "60"], 60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_a_compiler_ends_with_the_process_that_runs_it(tmp_path: Path) -> None:
+    kill(start(tmp_path, "-c", RUNS))
+
+
+def test_a_compiler_that_ends_by_itself(tmp_path: Path) -> None:
+    done = run_tied(["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], 20)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_tied(["/bin/sleep", "20"], 0.5)
+    with pytest.raises(OSError, match="cannot be run"):
+        run_tied([str(tmp_path)[1:]], 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import DEMO
 
+from qexport.cli.app import main
 from qexport.system.signals import STOPPING
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
@@ -205,6 +206,50 @@ with stop_request() as stopped:
         time.sleep(0.01)
     print("state saved", flush=True)
 """
+
+
+LIMITED = """
+from qexport.system.signals import time_limit
+with time_limit({seconds}, lambda: "Calibrating"), write_whole(Path("a.bin")) as file:
+    file.write_text("half")
+    there()
+"""
+
+
+def test_a_time_limit_ends_it_as_a_signal_does(tmp_path: Path) -> None:
+    process = start(tmp_path, "-c", script(LIMITED.format(seconds=0.3)))
+    output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (124, "there\n")
+    expected = 'error: not finished in 0.3 s in the step "Calibrating": give a longer --timeout, or less to do ('
+    assert errors.startswith(f"qexport: {expected}")
+    assert errors.count("\n") == 1
+    assert living(process.pid) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
+
+
+def test_a_time_limit_that_is_not_reached_changes_nothing(tmp_path: Path) -> None:
+    work = "from qexport.system.signals import time_limit\nwith time_limit(0.2, str):\n    pass\ntime.sleep(0.4)"
+    process = start(tmp_path, "-c", script(work))
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 0
+
+
+def test_a_run_that_is_out_of_time(tmp_path: Path) -> None:
+    words = ("--int8", "--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--timeout", "1.5")
+    process = start(tmp_path, "-m", "qexport", str(DEMO / "shapes26.pt"), *words, "--out", "out")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 124
+    (line,) = (line for line in errors.splitlines() if not line.startswith("✓ "))
+    assert line.startswith("qexport: error: not finished in 1.5 s")
+    assert living(process.pid) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_what_is_no_time_limit(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["absent.pt", "--timeout", seconds]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--timeout" in line
 
 
 def test_work_that_asks_for_it_ends_by_itself_on_the_first_interrupt(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qexport.calibration.calibration_table import CalibrationTable
+from qexport.calibration.calibration_table import CalibrationTable, load_table
 from qexport.calibration.importance import importance
 from qexport.calibration.observer import Observer, samples_each
 from qexport.calibration.statistics import Statistics, merge, unit_interval
@@ -22,6 +22,8 @@ from qexport.data.selection import LeftOut
 from qexport.data.usable import check_enough
 from qexport.errors import InputError
 from qexport.programs.program import Program, Region, Value, observed_sources
+from qexport.system.machine import environment
+from qexport.version import __version__
 
 UNIT_INTERVAL = frozenset({"sigmoid"})
 """Operations that are not watched, a quarter of all: their results lie in 0..1 whatever the images show."""
@@ -105,7 +107,28 @@ def calibrate(
         image_names=tuple(path.name for path in usable),
         skipped=tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason),
         statistics=statistics,
+        made_by=_packages(),
     )
+
+
+def kept_table(path: Path, program: Program, images: Sequence[Path], weighted: bool) -> CalibrationTable | None:
+    """The table that an earlier run has left; None unless `calibrate` would make the same one now.
+
+    Another model, preprocessing, choice of images or version makes another one, and so do other bytes of an image.
+    """
+    try:
+        table = load_table(path)
+    except InputError:  # there is none, or nothing that can be read
+        return None
+    wanted = program.fingerprint, preprocess_name(program), fingerprint(images), _packages()
+    found = table.program, table.preprocess, table.images, table.made_by
+    return table if found == wanted and table.weighted == (weighted and program.graph.instrumentable) else None
+
+
+def _packages() -> str:
+    """What decides on a table besides the program and the images."""
+    versions = {"qexport": __version__, **environment(()).packages}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _watched(

@@ -35,6 +35,7 @@ class CalibrationTable:
         image_names: file names in the order in which they passed.
         skipped: file name and reason for each image that could not be used.
         statistics: by value name.
+        made_by: packages that it depends on, with their versions; "" of a table that does not say so.
     """
 
     program: str
@@ -43,6 +44,12 @@ class CalibrationTable:
     image_names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     statistics: Mapping[str, Statistics]
+    made_by: str = ""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether importance was measured."""
+        return any(each.importance is not None for each in self.statistics.values())
 
 
 def save_table(table: CalibrationTable, path: str | Path) -> None:
@@ -55,6 +62,7 @@ def save_table(table: CalibrationTable, path: str | Path) -> None:
         "images": table.images,
         "image_names": table.image_names,
         "skipped": table.skipped,
+        "made_by": table.made_by,
         "values": names,
         "important": [name for name in names if table.statistics[name].importance is not None],
     }
@@ -102,6 +110,7 @@ def _table(head: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Calibrat
         image_names=tuple(head["image_names"]),
         skipped=tuple((name, reason) for name, reason in head["skipped"]),
         statistics=statistics,
+        made_by=str(head.get("made_by", "")),
     )
     texts = (
         table.program,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qexport.cli.console import SETTINGS, UnexpectedError, fail, library_output, unexpected
+from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
@@ -42,7 +42,7 @@ EPILOG = (
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
     "9 a figure breaks a rule of the gate or is worse than the baseline's, or --strict found outputs far from FP32's, "
-    "130 interrupted. "
+    "124 not finished in --timeout, 130 interrupted. "
     "Where a format of several fails, the others are written and its code is returned."
 )
 
@@ -174,6 +174,7 @@ def export_command(
     option: Annotated[
         str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
     ] = None,
+    timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
@@ -188,20 +189,21 @@ def export_command(
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
 
-    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_, timeout)
 
 
 @verbs_app.command()
 def demo(
     task: Annotated[str, typer.Option(help=f"{alternatives(tuple(SCORING))}.")] = "detect",
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
+    timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
 ) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.cli.demo import demo_job
 
-    return _run(demo_job(out, task), quiet, json_)
+    return _run(demo_job(out, task), quiet, json_, timeout)
 
 
 @verbs_app.command()
@@ -219,7 +221,7 @@ def formats() -> None:
             say(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
+def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
@@ -231,7 +233,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool) -> int:
     check_paths(job)
     with (
         library_output(job.folder) as terminal,
-        shown_progress(terminal, quiet or as_json) as progress,
+        shown_progress(terminal, quiet or as_json, timeout) as progress,
         worker_process(progress) if offloaded_formats(job) else nullcontext() as worker,
     ):
         from qexport.pipeline import export

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from qexport.cli.output import say
-from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, is_out_of_memory, named_reason
+from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, UsageError, is_out_of_memory, named_reason
+from qexport.system.files import out_of_room
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+MAX_SECONDS = 1e7
+"""Of a time limit: more than a hundred days."""
 
 
 def option(text: str, *names: str, **settings: Any) -> Any:
     """An option of a verb with its help, which says what the default is."""
     return typer.Option(*names, help=text, show_default=False, **settings)
+
+
+def _seconds(value: float | None) -> float | None:
+    """A time limit as it was given.
+
+    Raises:
+        UsageError: it is none, or the system has none.
+    """
+    if value is not None and not 0 < value <= MAX_SECONDS:
+        raise UsageError(f"--timeout cannot be {value:g}", f"give seconds above 0, {MAX_SECONDS:.0f} at most")
+    if value is not None and not hasattr(signal, "setitimer"):
+        raise UsageError("--timeout is not to be had on this system", "leave it out")
+    return value
+
+
+Timeout = Annotated[
+    float | None,
+    option("End the run after so many seconds: code 124.", "--timeout", metavar="SECONDS", callback=_seconds),
+]
 
 
 @contextmanager
@@ -58,14 +80,13 @@ def library_output(folder: Path = Path()) -> Iterator[Console]:
     with temporary_files(folder), captured_stderr() as (terminal, log):
         try:
             yield terminal
-        except QexportError:
+        except InputError:
             raise
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise UnexpectedError(error, log.read_text(encoding="utf-8", errors="replace")) from error
-            place = error.filename or tempfile.gettempdir()
-            raise InputError(f"{place} cannot be written ({error.strerror})", "make room, or set TMPDIR") from error
         except Exception as error:
+            if full := out_of_room(error):
+                raise full from error
+            if isinstance(error, QexportError):
+                raise
             if is_out_of_memory(error):
                 raise InputError(*OUT_OF_MEMORY) from error
             # a fault of ours: shown as one line, with the libraries' output kept
@@ -99,9 +120,6 @@ def unexpected(error: Exception, output: str) -> int:
     except OSError as gone:
         return fail(f"the working directory cannot be used ({gone.strerror}): change to another", InputError.exit_code)
     return fail(f"unexpected {named_reason(error, 200)} ({_kept(error, output)})", 1)
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _kept(error: Exception, output: str) -> str:

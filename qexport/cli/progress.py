@@ -14,14 +14,26 @@ from rich.progress import Progress as Bar
 from qexport.cli.output import say
 from qexport.progress import Advance, Progress, Silent
 from qexport.system.printable import printable
+from qexport.system.signals import time_limit
 
 HEARTBEAT = 60.0
 """Seconds after which a step in a pipe says that it is still there: CI services stop jobs that are silent for long."""
 
 
 @contextmanager
-def shown_progress(console: Console, hidden: bool) -> Iterator[Progress]:
-    """Yield what shows the steps of a run on `console`, that of the real stderr."""
+def shown_progress(console: Console, hidden: bool, timeout: float | None = None) -> Iterator[Progress]:
+    """Yield what shows the steps of a run on `console`, that of the real stderr; end it after `timeout` seconds."""
+    with _shown(console, hidden) as shown:
+        if timeout is None:
+            yield shown
+            return
+        followed = Followed(shown)
+        with time_limit(timeout, followed.at):
+            yield followed
+
+
+@contextmanager
+def _shown(console: Console, hidden: bool) -> Iterator[Progress]:
     if hidden:
         yield Silent()
     elif console.file.isatty() and not console.is_dumb_terminal:  # not `is_terminal`, which FORCE_COLOR makes true
@@ -34,6 +46,28 @@ def shown_progress(console: Console, hidden: bool) -> Iterator[Progress]:
             yield Drawn(bar)
     else:
         yield Lines(console)
+
+
+class Followed:
+    """Another progress, of which it is known which step was opened last and is not over."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._open: list[str] = []
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """Open the step there."""
+        with self._progress.step(title, total) as advance:
+            self._open.append(title)
+            try:
+                yield advance
+            finally:
+                self._open.remove(title)
+
+    def at(self) -> str:
+        """The title of that step, "" where there is none."""
+        return next(iter(self._open[-1:]), "")
 
 
 class Drawn:

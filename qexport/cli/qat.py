@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from qexport.cli.console import fail, library_output
+from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
@@ -32,7 +32,8 @@ EXAMPLES = (
     "With Ultralytics' loss and augmentation:  qexport qat yolo26n.pt --data mine.yaml --labels --epochs 20\n\n"
     "Go on after Ctrl-C or a kill:  the same command and  --resume\n\n"
     "Then:  qexport qexport_out/yolo26n_qat/yolo26n_qat.pt --format tflite,onnx --int8 --data coco128.yaml\n\n"
-    "Exit codes: 0 done, 2 usage, 3 model or data, 130 interrupted: what was learned until then is written."
+    "Exit codes: 0 done, 2 usage, 3 model or data, 130 interrupted: what was learned until then is written, "
+    "124 not finished in --timeout: --resume goes on behind the last whole epoch."
 )
 INTERRUPTED = 130
 SHARE = "--labels"
@@ -114,6 +115,7 @@ def qat_command(
     trust_checkpoint: Annotated[
         bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
     ] = None,
+    timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the record as JSON, and nothing else.", "--json")] = False,
 ) -> int:
@@ -122,7 +124,7 @@ def qat_command(
     qexport qat yolo26n.pt --data coco128.yaml --format tflite --epochs 10
     """
     given: dict[str, Any] = dict(locals(), format=format_)
-    others = ("format_", "resume", "quiet", "json_")
+    others = ("format_", "resume", "timeout", "quiet", "json_")
     from qexport.job.train_job import make_train_job
 
     job = make_train_job({name: value for name, value in given.items() if name not in others}, resume)
@@ -132,7 +134,10 @@ def qat_command(
 
     quiet_libraries()
     check_paths(job.export)
-    with library_output(job.export.folder) as terminal, shown_progress(terminal, quiet or json_) as progress:
+    with (
+        library_output(job.export.folder) as terminal,
+        shown_progress(terminal, quiet or json_, timeout) as progress,
+    ):
         from qexport.training_run import train_of
 
         report = train_of(job, progress, shlex.join(["qexport", *sys.argv[1:]]))

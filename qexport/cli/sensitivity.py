@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qexport.cli.console import library_output
+from qexport.cli.console import Timeout, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, sentence, show
 from qexport.errors import UsageError
@@ -36,6 +36,7 @@ def sensitivity_command(
     quick: Annotated[bool, _option("Blocks, and the layers of the worst ones.", "--quick")] = False,
     json_: Annotated[Path | None, _option("Write all of it as JSON.", "--json")] = None,
     page: Annotated[Path | None, _option("Write charts and all figures as a page.", "--out", "-o")] = None,
+    timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
 ) -> int:
     """Measure what each layer and each block costs: quantised alone, and left out alone.
@@ -60,7 +61,7 @@ def sensitivity_command(
 
     quiet_libraries()
     check_paths(job)
-    with library_output() as terminal, shown_progress(terminal, quiet) as progress:
+    with library_output() as terminal, shown_progress(terminal, quiet, timeout) as progress:
         from qexport.pipeline import sensitivity_of
 
         found = sensitivity_of(job, images, QUICK if quick else None, progress)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qexport.cli.console import SETTINGS, fail, library_output
+from qexport.cli.console import SETTINGS, Timeout, fail, library_output
 from qexport.cli.output import Rows, say, say_json, show
+from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ checks_app = typer.Typer(add_completion=False, no_args_is_help=True, context_set
 
 
 @checks_app.command(
-    epilog="Exit codes: 0 everything holds, 6 something does not (one line each), 2 usage, 3 a file cannot be read."
+    epilog="Exit codes: 0 everything holds, 6 something does not (one line each), 2 usage, 3 a file cannot be read, "
+    "124 not finished in --timeout."
 )
 def verify(
     file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
@@ -39,6 +41,7 @@ def verify(
     ] = None,
     images: Annotated[int, typer.Option(help="How many images to run with --runtime.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads to run the file with.")] = 2,
+    timeout: Timeout = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> int:
     """Check that a file still does what its report says: hash, plan, coverage, outputs on the stored samples, mAP."""
@@ -50,9 +53,9 @@ def verify(
         raise UsageError(f"--runtime {runtime} needs images", "add --data DATA.yaml")
     quiet_libraries()
     if runtime is not None and data is not None:
-        _cross_check(file, data, images, threads, json_)
+        _cross_check(file, data, images, threads, json_, timeout)
         return 0
-    with library_output():
+    with library_output() as terminal, shown_progress(terminal, True, timeout):
         checks = _recheck(file, report, data, threads)
     return _show_checks(file, checks, json_)
 
@@ -93,9 +96,9 @@ def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
     return code
 
 
-def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool) -> None:
+def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool, timeout: float | None) -> None:
     """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
-    with library_output():
+    with library_output() as terminal, shown_progress(terminal, True, timeout):
         from qexport.backends.artifact import check_artifact
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data

@@ -77,7 +77,7 @@ def _scratch(*variables: str) -> None:
     if not missing:
         return
     try:
-        place = folder_until_exit("qexport-home-")
+        place = folder_until_exit()
     except OSError:  # no temporary folder: libraries do as they always do
         return
     for name in missing:

@@ -22,6 +22,7 @@ from qexport.errors import QexportError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
 from qexport.execution.far_progress import Shown, StepEvent, Told
 from qexport.progress import Progress, Silent
+from qexport.system.guard import tied
 from qexport.system.scratch import child_environment, undo_notes
 
 SILENT = Silent()
@@ -57,14 +58,8 @@ def worker_process(progress: Progress = SILENT) -> Iterator[Worker]:
 
 @contextmanager
 def _started(folder: Path, progress: Progress) -> Iterator[Worker]:
-    # `-c` puts the working directory, which may be anybody's, before all other imports: that goes before the first one.
-    # The first process decides what an interrupt means.
-    start = (
-        f"import sys; sys.path[:] = {sys.path!r}; import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        "from qexport.execution.guard import end_with_parent; end_with_parent(); "
-        "from qexport.execution.worker_process import serve; serve()"
-    )
-    words, environment = [sys.executable, "-c", start], child_environment(folder)
+    words = tied("from qexport.execution.worker_process import serve; serve()")
+    environment = child_environment(folder)
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdin
     assert process.stdout

@@ -19,7 +19,7 @@ from qexport.backends.artifact import SUFFIX
 from qexport.errors import InputError
 from qexport.inspection.manifest import parsed
 from qexport.progress import Progress
-from qexport.system.files import make_folder
+from qexport.system.files import make_folder, remove_unfinished
 from qexport.system.given_files import read_text
 from qexport.system.json_form import parse_json
 
@@ -68,7 +68,7 @@ def run_folder(wanted: Path, named: bool, model: Model, progress: Progress) -> I
 
 @contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold a folder's lock for the time of the block; wait for who holds it."""
+    """Hold a folder's lock for the time of the block; wait for who holds it. What killed runs have begun there goes."""
     release = _lock(folder)
     if release is None:
         with progress.step(f"Waiting for another run that writes to {folder}"):
@@ -77,6 +77,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
                 make_folder(folder)
                 release = _lock(folder)
     try:
+        remove_unfinished(folder)
         yield
     finally:
         release()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.errors import OUT_OF_MEMORY, MeasurementError, QexportError, is_out_of_memory, named_reason
+from qexport.system.files import out_of_room
 
 VERBS = {"accuracy": "scored", "latency": "measured", "outputs": "compared", "report.json": "written"}
 MAX_REASON = 200
@@ -58,6 +59,8 @@ def _told(error: Exception) -> tuple[str, int, str]:
     """Reason, exit code and traceback of an error."""
     if isinstance(error, QexportError):
         return str(error), error.exit_code, ""
+    if full := out_of_room(error):
+        return str(full), MeasurementError.exit_code, ""
     if is_out_of_memory(error):
         return ": ".join(OUT_OF_MEMORY), MeasurementError.exit_code, ""
     return named_reason(error, MAX_REASON), MeasurementError.exit_code, "".join(traceback.format_exception(error))

@@ -21,8 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-LINES = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "terminated"), "SIGHUP": (129, "the terminal was closed")}
-"""Signal → exit code (128 and its number, as shells count) and what is said of it."""
+LINES = {
+    "SIGINT": (130, "interrupted"),
+    "SIGTERM": (143, "terminated"),
+    "SIGHUP": (129, "the terminal was closed"),
+    "SIGALRM": (124, "out of time"),
+}
+"""Signal → exit code (128 and its number, as shells count; of a time limit that of GNU `timeout`) and what is said."""
 MAX_SECONDS = 5.0
 """What clearing up may take before the process ends without it."""
 SHOW_CURSOR = "\x1b[?25h"
@@ -62,6 +67,33 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
     finally:
         stop_requests.remove(request)
+
+
+time_limits: list[tuple[float, Callable[[], str]]] = []
+"""What ends the process when it is over: seconds, and what says at which step that was."""
+
+
+@contextmanager
+def time_limit(seconds: float, doing: Callable[[], str]) -> Iterator[None]:
+    """End the process as a signal does if the block takes longer: exit code 124, one line.
+
+    Args:
+        doing: says what the process is at, in a few words, "" for nothing; called in another thread.
+    """
+    time_limits.append((seconds, doing))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        time_limits.pop()
+
+
+def _overrun() -> str:
+    """What is said of the time limit that is over."""
+    seconds, doing = time_limits[-1]
+    step = f' in the step "{at}"' if (at := doing()) else ""
+    return f"not finished in {seconds:g} s{step}: give a longer --timeout, or less to do (--calib-images, --effort)"
 
 
 class Ending:
@@ -132,7 +164,8 @@ class Ending:
         if not self._said:
             self._said = True
             start = f"\n{SHOW_CURSOR}" if os.isatty(self._terminal) else ""
-            self._write(f"error: {self._lines[number][1]}", start)
+            over = time_limits and self._lines[number] == LINES["SIGALRM"]
+            self._write(f"error: {_overrun() if over else self._lines[number][1]}", start)
 
     def _write(self, line: str, start: str = "") -> None:
         with suppress(OSError):

@@ -10,11 +10,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qexport.errors import InputError
-from qexport.system.scratch import made, unfinished
+from qexport.system.scratch import made, own_folder, remove_abandoned, remove_folder
 
 MIN_FREE = 256 << 20
 """Bytes: converters of usual models run out of room with less."""
@@ -25,24 +25,26 @@ VARIABLE = "TMPDIR"
 def temporary_files(folder: Path) -> Iterator[None]:
     """Put temporary files where there is room for them: in `folder` if nowhere else.
 
+    Those that runs which were killed have left in either are removed.
+
     Raises:
         InputError: no folder can be written.
     """
     before, chosen = os.environ.get(VARIABLE), tempfile.tempdir
     usual = _usual()
+    for place in filter(None, (usual, folder)):
+        remove_abandoned(place)
     created = [place for place in (folder, *folder.parents) if not place.exists()]
     made(folder)
     own = None if usual and _free(usual) >= MIN_FREE else _own(folder, usual)
-    place = own or usual
     try:
-        os.environ[VARIABLE] = tempfile.tempdir = str(place)
-        with unfinished(own) if own else nullcontext():
-            yield
+        os.environ[VARIABLE] = tempfile.tempdir = str(own or usual)
+        yield
     finally:
         tempfile.tempdir = chosen
         os.environ.pop(VARIABLE) if before is None else os.environ.update({VARIABLE: before})
         if own:
-            shutil.rmtree(own, ignore_errors=True)
+            remove_folder(own)
             with suppress(OSError):  # a folder with something in it stays
                 for each in created:
                     each.rmdir()
@@ -65,7 +67,7 @@ def _own(folder: Path, usual: Path | None) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         if usual and _free(folder) < MIN_FREE:
             return None
-        return Path(tempfile.mkdtemp(prefix=".qexport-", dir=folder.absolute()))
+        return own_folder(folder)
     except OSError as error:
         if usual:
             return None

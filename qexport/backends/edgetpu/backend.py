@@ -20,6 +20,7 @@ from qexport.errors import EngineNotBuiltError
 from qexport.lowering.request import Lowering
 from qexport.lowering.stored import StoredGraph
 from qexport.system.files import write_text, write_whole
+from qexport.system.guard import run_tied
 
 COMPILER = "edgetpu_compiler"
 MAX_SECONDS = 600
@@ -86,7 +87,7 @@ def _compiled(compiler: str, graph: Path, folder: Path) -> tuple[Path, str]:
     bare.write_bytes(flatbuffer_of(graph))
     words = [compiler, "--show_operations", "--out_dir", str(folder), str(bare)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=MAX_SECONDS, check=False)
+        done = run_tied(words, MAX_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineNotBuiltError(f"{COMPILER} did not finish on {graph.name}: {error}", "run it by hand") from error
     made = folder / f"{graph.stem}_edgetpu.tflite"

@@ -13,7 +13,7 @@ from qexport.errors import ConversionError, first_line, named_reason
 
 
 def convert(graph: Any, example: Any, quantised: bool, warn: Callable[[str], None]) -> Any:
-    """Return litert-torch's model of a graph, which `export` writes.
+    """Return litert-torch's model of a graph.
 
     Args:
         graph: of ATen operators; it may be changed.

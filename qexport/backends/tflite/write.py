@@ -107,7 +107,8 @@ def _example(program: Program) -> Tensor:
 def _write(request: Lowering, path: Path, graph: GraphModule, example: Tensor, quantised: bool = False) -> None:
     tag_values(graph, request.program)
     with silence():
-        convert(graph, example, quantised, request.warn).export(str(path))
+        # Its own writer takes the process with it when the disk is full.
+        path.write_bytes(convert(graph, example, quantised, request.warn).model_content())
 
 
 def _plan_of(request: Lowering) -> QuantPlan:

@@ -1,0 +1,82 @@
+"""Child processes that end with their parent, whatever both are doing. It costs nothing to import: it comes first."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from qexport.system.scratch import NOTES, undo_notes
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+POLL_MS = 1000
+"""How soon it is noticed, at the latest, that the child went first."""
+
+
+def tied(code: str) -> list[str]:
+    """The command of a Python process that runs `code` and is killed when its standard input closes.
+
+    The parent decides what an interrupt means. `-c` puts the working directory, which may be anybody's, before all
+    other imports: that goes before the first one.
+    """
+    start = (
+        f"import sys; sys.path[:] = {sys.path!r}; import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"from qexport.system.guard import end_with_parent; end_with_parent(); {code}"
+    )
+    return [sys.executable, "-c", start]
+
+
+def run_tied(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run another program to its end, which comes at the latest with this process's.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it was killed after so many seconds.
+    """
+    if not os.access(command[0], os.X_OK):
+        raise PermissionError(f"{command[0]} cannot be run")
+    code = f"import os; signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.execv({command[0]!r}, {list(command)!r})"
+    reading, writing = os.pipe()  # that of `subprocess.run` is closed at once
+    try:
+        return subprocess.run(tied(code), stdin=reading, capture_output=True, text=True, timeout=seconds, check=False)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def end_with_parent() -> None:
+    """Fork a process that kills this one when nobody holds the other end of standard input, and undoes its notes.
+
+    A thread of this process would not get a word in: converters keep the GIL for minutes.
+    """
+    child = os.getpid()
+    if not hasattr(os, "fork") or os.fork():
+        return
+    try:
+        os.dup2(STDERR, STDOUT)  # whoever reads what the child writes is to see its end
+        _wait(child)
+        if os.getppid() == child:
+            os.kill(child, signal.SIGKILL)
+            if folder := os.environ.get(NOTES):
+                undo_notes(Path(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os._exit(0)
+
+
+def _wait(child: int) -> None:
+    """Return when the parent has gone, or the child has."""
+    ends = select.poll()
+    ends.register(STDIN, 0)  # that the other end is closed is told unasked
+    if hasattr(os, "pidfd_open"):  # or whoever reads standard error to its end waits for the next look
+        with suppress(OSError):
+            ends.register(os.pidfd_open(child), select.POLLIN)
+    with suppress(OSError):
+        while os.getppid() == child and not ends.poll(POLL_MS):
+            pass
