@@ -8,74 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
 
 from qexport.backends.info import options_from
 from qexport.backends.protocol import Backend, EngineBuilder
 from qexport.backends.registry import available_formats, find_backend, find_info, formats_from_onnx
-from qexport.calibration.calibrate import calibrate, described, kept_table, passes_for, preprocess_name
-from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoints.identify import holds_learned
+from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import WAITED, Clock
 from qexport.compat.one_at_a_time import TRACING
-from qexport.data.dataset import fingerprint
-from qexport.data.resolve import resolve_model
-from qexport.data.selection import ImageChoice, RunImages, select_images
-from qexport.data.usable import check_enough, named, usable
-from qexport.errors import InputError, QexportError
-from qexport.execution.executor import Executor, Inline, Task, WorkerDiedError
+from qexport.errors import QexportError
+from qexport.execution.executor import Executor, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
-from qexport.lowering.request import Target
-from qexport.measurement.dataset_check import as_trained, check_data
-from qexport.optimisation.candidate_file import load_candidate
-from qexport.optimisation.registry import weight_pass
+from qexport.opening import Run, calibrated, opened, target_of, unweighted
 from qexport.optimisation.sensitivity_record import Sensitivity
-from qexport.planning.plan import QuantPlan, load_plan
-from qexport.planning.registry import needs_importance
-from qexport.programs.build import Source, read_source
-from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
-from qexport.steps.build import BuildRequest, Built, companion_path, planned_candidate, ready
+from qexport.steps.build import BuildRequest, Built, companion_path, planned_candidate
 from qexport.steps.finished import build_once, forget_finished
 from qexport.steps.lower import build_engine
-from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
+from qexport.steps.plan import computes_in_integers
 from qexport.steps.repair import Scorer, repaired
 from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
-TABLE = "calibration.npz"
-FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the steps of one run share.
-
-    Attributes:
-        job: with the folder that was chosen.
-        reading: the task that reads the source, which other processes have to do for themselves.
-        plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
-        progress: what steps report to that time themselves.
-        here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
-    """
-
-    job: ExportJob
-    source: Source
-    images: RunImages
-    reading: Task
-    clock: Clock
-    here: Executor
-    beside: Executor | None = None
-    plan: QuantPlan | None = None
-    progress: Progress = SILENT
 
 
 def export(job: ExportJob, progress: Progress = SILENT, command: str = "", beside: Executor | None = None) -> Report:
@@ -108,7 +69,7 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
         table = calibrated(run)
-        run = replace(run, images=replace(run.images, notes=(*run.images.notes, *_unweighted(run, table))))
+        run = replace(run, images=replace(run.images, notes=(*run.images.notes, *unweighted(run, table))))
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
@@ -133,142 +94,6 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
     candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
-
-
-def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
-    """Read model and data, and leave out the images that cannot be used."""
-    with clock.step("read", "Reading model and data"):
-        run = read_run(job, clock, beside)
-    images, channels = run.images, run.source.program.input.channels
-    count = len({*images.calibration, *images.evaluation})
-    if not count:
-        return run
-    with clock.step("images", "Looking at images", count + 1) as advance:
-        images = usable(images, channels, advance, job.min_images if job.calibrates else 0)
-        lost = tuple(dict.fromkeys((*images.left_out, *images.unscored)))
-        advance(f"{len(lost)} left out: {named(lost)}" if lost else "")
-    return replace(run, images=images)
-
-
-def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
-    """Resolve, read and capture, and refuse what cannot be done with it."""
-    choice = _image_choice(job)
-    images = select_images(choice, task_known=has_task_metadata(job))
-    path, options = resolve_model(job.model), _capture_options(job)
-    reading = Task(read_source, (path, options))
-    if beside:
-        beside.submit(Task(ready, (), reading))
-    checked: list[RunImages] = []
-    source = read_source(
-        path, options, lambda read: checked.append(check_data(read.task_spec, images, choice.compares))
-    )
-    check_request(source.program, job.precision, job.keep_float)
-    for name in job.passes:
-        weight_pass(name)  # another package's may be broken
-    images = replace(as_trained(source.checkpoint.task_spec, checked[0]), classes=source.checkpoint.names)
-    if source.checkpoint.learned and not computes_in_integers(_target(job, job.format[0])):
-        images = replace(images, notes=(*images.notes, f"{job.precision} files {FLOAT_WEIGHTS}"))
-    here = Inline({reading: source}, clock.progress)
-    return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
-
-
-def _image_choice(job: ExportJob) -> ImageChoice:
-    return ImageChoice(
-        data=job.data,
-        eval_data=job.eval_data,
-        calibrates=job.calibrates,
-        evaluates=not job.no_eval,
-        fraction=job.fraction,
-        count=job.calib_images,
-        calibrated=bool(job.calibration or job.plan or job.candidate) or holds_learned(Path(job.model)),
-        compares=job.precision != "fp32",
-    )
-
-
-def _capture_options(job: ExportJob) -> CaptureOptions:
-    return CaptureOptions(
-        imgsz=job.imgsz,
-        batch=job.batch,
-        dynamic=job.dynamic,
-        head=job.head,
-        nms=job.nms,
-        trust=job.trust_checkpoint,
-        raw_outputs=job.raw_outputs,
-        pixels=job.pixels,
-        bgr=job.bgr,
-    )
-
-
-def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
-    if job.candidate is not None:
-        candidate = load_candidate(job.candidate, source.program)
-        given, program, path, option = candidate.plan, candidate.program, job.candidate, "candidate"
-    elif job.plan is not None:
-        given, program, path, option = load_plan(job.plan), source.program, job.plan, "plan"
-    else:
-        return None
-    check_given(given, program, _target(job, job.format[0]), path, option)
-    return given
-
-
-def has_task_metadata(job: ExportJob) -> bool:
-    """Whether the model says what its outputs mean, so that labels can be compared with them.
-
-    Raises:
-        InputError: it is a file that cannot be quantised, whatever the data are.
-    """
-    if not job.from_onnx or not Path(job.model).is_file():
-        return True
-    from qexport.programs.onnx import file
-
-    return file.described(file.read_file(Path(job.model)).metadata) is not None
-
-
-def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
-    """Calibrate, or read the table that was given or that an earlier run has left; None where nothing needs one.
-
-    Args:
-        keep: one that is made is kept in the job's folder.
-    """
-    job, program, images = run.job, run.source.program, run.images.calibration
-    if job.calibration and job.calibrates:
-        table = load_table(job.calibration)
-        names = [value.name for value in described(program)]
-        check_table(table, program.fingerprint, preprocess_name(program), names, job.calibration)
-        if images and table.images != fingerprint(images):
-            raise InputError(
-                f"{job.calibration} was made from other images than --data",
-                "leave out one of the two, or give its --calib-images and --fraction",
-            )
-        check_enough(len(table.image_names), (), job.min_images)
-        return table
-    if not any(needs_table(_target(job, name), run.plan, run.source, job.keep_float) for name in job.format):
-        return None
-    if run.source.checkpoint.learned and not images:
-        return None  # formats say what they lack
-    weighted = run.plan is None and needs_importance(job.range_method)
-    passes = passes_for(program, len(images), weighted)
-    kept = job.folder / TABLE
-    with run.clock.timed("calibrate"):
-        if earlier := kept_table(kept, program, images, weighted):
-            with run.clock.shown(f"Taking the calibration that {kept} has of an earlier run"):
-                return earlier
-    with run.clock.step("calibrate", "Calibrating", passes) as advance:
-        table = calibrate(program, images, advance, weighted=weighted)
-    if keep:
-        save_table(table, kept)
-    return table
-
-
-def _unweighted(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
-    """A note where ranges are asked for that the table does not have what it takes to choose."""
-    method = run.job.range_method
-    if table is None or run.plan is not None or not needs_importance(method):
-        return ()
-    if table.weighted:
-        return ()
-    why = "was made without" if run.job.calibration else "could not measure"
-    return (f"calibration {why} what errors cost at the outputs: ranges {method} are percentiles",)
 
 
 Pending = dict[tuple[str, str], "Future[Built]"]
@@ -296,13 +121,9 @@ def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Bu
     return executor.submit(Task(build_once, (asked,), reading, shown=True))
 
 
-def _target(job: ExportJob, name: str, precision: str = "") -> Target:
-    return make_target(name, precision or job.precision, job.cpu)
-
-
 def request(run: Run, name: str, precision: str, table: CalibrationTable | None = None) -> BuildRequest:
     """What is to be built of a job for one format and precision, beside what is asked for its FP32 file."""
-    job, info, target = run.job, find_info(name), _target(run.job, name, precision)
+    job, info, target = run.job, find_info(name), target_of(run.job, name, precision)
     path, own = job.folder / f"{job.stem}_{precision}{info.suffix}", precision == job.precision
     able = formats_from_onnx() if job.from_onnx else available_formats()
     beside = target, path, job.stem, len(job.format) == 1

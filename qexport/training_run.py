@@ -21,9 +21,10 @@ from qexport.errors import InputError
 from qexport.inspection.run_folder import locked
 from qexport.job.train_job import TrainJob
 from qexport.measurement.simulated import simulated_fidelity
+from qexport.opening import Run, calibrated, opened
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.pass_record import PassRecord
-from qexport.pipeline import Run, calibrated, opened, request
+from qexport.pipeline import request
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training

@@ -51,12 +51,12 @@ FLOORS = (
     ("reporting",),
     ("inspection", "execution"),
     ("job",),
-    ("steps", "publish", "pipeline", "training_run"),
+    ("steps", "publish", "opening", "pipeline", "training_run"),
     ("cli", "testing", "__main__", ""),
 )
 """From the ground up; a module imports its own floor or a lower one. "" is `qexport/__init__.py`, the public face."""
 
-KNOW_THE_JOB = ("job", "publish", "pipeline", "training_run", "cli", "")
+KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "cli", "")
 """Where an `ExportJob` ends: everything below takes the few values that it needs."""
 
 ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")

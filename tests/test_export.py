@@ -21,6 +21,7 @@ from qexport.errors import ConversionError, EngineNotBuiltError, QexportError, V
 from qexport.execution.executor import Executor, Task, WorkerDiedError
 from qexport.job.options import ExportJob
 from qexport.measurement.measure import measure
+from qexport.opening import Run
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.steps.build import Built
@@ -56,12 +57,12 @@ def built(name: str, precision: str) -> Built:
     return Built(ArtifactResult(artifact, find_backend(name)), {f"lower_{name}_{precision}": 2.0})
 
 
-def run_of(executor: Executor, formats: Sequence[str], tmp_path: Path, **job: Any) -> pipeline.Run:
+def run_of(executor: Executor, formats: Sequence[str], tmp_path: Path, **job: Any) -> Run:
     """A run that is ready to build, without a model."""
     source: Any = SimpleNamespace(checkpoint=SimpleNamespace(trained=False, fingerprint=""), program=None)
     options = {"no_eval": True, "no_latency": True, "no_build": True, **job}
     asked = ExportJob("a.pt", tuple(formats), "int8", out=tmp_path, **options)
-    return pipeline.Run(asked, source, RunImages(), Task(print), Clock(Silent()), executor)
+    return Run(asked, source, RunImages(), Task(print), Clock(Silent()), executor)
 
 
 def outcomes(

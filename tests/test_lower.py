@@ -26,6 +26,7 @@ from qexport.job.options import ExportJob
 from qexport.measurement import measure
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.latency import Latency
+from qexport.opening import Run
 from qexport.planning.plan import QuantPlan
 from qexport.programs.build import Source
 from qexport.programs.program import Program
@@ -94,7 +95,7 @@ def test_a_refusal_says_which_formats_may_take_the_model(
 
     monkeypatch.setattr(find_class(name), "lower", refuse)
     source = Source(demo_checkpoint(), tiny)
-    run = pipeline.Run(
+    run = Run(
         ExportJob(model, format=(name,), out=tmp_path),
         source,
         RunImages(),

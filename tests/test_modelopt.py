@@ -20,6 +20,7 @@ from qexport.clock import Clock
 from qexport.data.selection import RunImages
 from qexport.execution.executor import Inline, Task
 from qexport.job.options import ExportJob
+from qexport.opening import Run
 from qexport.planning.layer_ranges import SOURCE, told, values_of_layers
 from qexport.planning.learned_ranges import LearnedRanges
 from qexport.planning.planner import make_plan
@@ -173,7 +174,7 @@ def test_an_export_takes_the_ranges_and_no_pass_takes_them_away(source: Source, 
     table = qexport.calibrate(source.program, images)
     job = ExportJob(str(source.checkpoint.path), ("onnx",), int8=True, cpu="vnni", out=tmp_path)
     here = Inline({}, Silent())
-    run = pipeline.Run(job, source, RunImages(images), Task(len, ()), Clock(Silent()), here)
+    run = Run(job, source, RunImages(images), Task(len, ()), Clock(Silent()), here)
     asked = pipeline.request(run, "onnx", "int8", table)
     assert asked.passes
     built = build(source, asked)

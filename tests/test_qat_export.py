@@ -16,9 +16,10 @@ from qexport.calibration.calibrate import calibrate
 from qexport.clock import Clock
 from qexport.inspection.recheck import recheck
 from qexport.job.options import make_job
+from qexport.opening import read_run
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate
-from qexport.pipeline import export, read_run, request
+from qexport.pipeline import export, request
 from qexport.planning.plan import load_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import OPENVINO, TFLITE, RuntimeProfile
