@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from random import Random
 
 from fuzzing.kinds import KINDS, Kind
 from fuzzing.watch import Watch
+from PIL import Image
 
 MAX_SECONDS, MAX_WAIT = 5.0, 60.0
 """Of processor time for one case; by the clock until its process is ended, on a machine that has other things to do."""
@@ -127,6 +129,8 @@ def ready(folder: Path, kinds: Iterable[str]) -> Iterator[Watch]:
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     sink = os.open("libraries.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(sink, 2)
+    warnings.simplefilter("ignore")  # as in the command
+    Image.init()  # readers of Pillow are imported when they are asked for
     watch = Watch(folder)
     for name in kinds:
         kind = KINDS[name]

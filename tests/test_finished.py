@@ -33,7 +33,7 @@ def images(tmp_path: Path) -> tuple[Path, ...]:
     (tmp_path / "images").mkdir()
     paths = tuple(tmp_path / "images" / f"{number}.png" for number in range(4))
     for number, path in enumerate(paths):
-        Image.new("RGB", (8, 8), (number, 50, 90)).save(path)
+        Image.new("RGB", (16, 16), (number, 50, 90)).save(path)
     return paths
 
 
@@ -119,7 +119,7 @@ def test_another_program_image_table_or_version_is_built(
     make()
     make(program=replace(tiny, fingerprint="another"))
     make(table=calibrate(tiny, images[:3], lambda: None))
-    Image.new("RGB", (8, 8), (200, 0, 0)).save(images[3])
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(images[3])
     make()
     monkeypatch.setattr(finished, "__version__", "another")
     make()
@@ -169,7 +169,7 @@ def test_the_calibration_of_an_earlier_run(
     with monkeypatch.context() as patch:
         patch.setattr(calibration, "__version__", "another")
         assert kept_table(path, tiny, images, weighted=True) is None
-    Image.new("RGB", (8, 8), (200, 0, 0)).save(images[0])
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(images[0])
     assert kept_table(path, tiny, images, weighted=True) is None
 
 

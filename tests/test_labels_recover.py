@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_labels_win_back_what_four_bits_lose(demo_program: Program, tmp_path: Pa
     plan = make_plan(program, calibrate(program, images[:16], lambda: None).statistics, OPENVINO)
     start = Candidate(program, four_bits(plan), program)
 
-    def with_labels(chosen: tuple[Path, ...], needed: bool) -> Images:
+    def with_labels(chosen: Sequence[Path], needed: bool) -> Images:
         folder = tmp_path / ("train" if needed else "held-out")
         return labelled(data, chosen, demo_checkpoint().task_spec, program, 8, 0, folder, needed=needed)
 

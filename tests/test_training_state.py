@@ -26,7 +26,6 @@ STATE = TrainingState(
         "mask": torch.tensor([True, False]),
         "columns": torch.arange(6.0).reshape(2, 3).t(),
     },
-    numbers={"best": 0.03125, "patience": 2, "worst": float("inf")},
     record=record("tflite"),
 )
 

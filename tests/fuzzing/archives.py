@@ -166,7 +166,11 @@ def _array(content: bytes, random: Random) -> bytes:
         head = f"{{'descr': '{kind}', 'fortran_order': {random.choice(('False', 'True', '1'))}, 'shape': {shape}, }}"
         return b"\x93NUMPY\x01\x00v\x00" + head.ljust(117).encode()[:117] + b"\n" + content[128:]
     stream = io.BytesIO()
-    np.save(stream, _other(np.load(io.BytesIO(content), allow_pickle=False), random))
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # it is mutated already, and NumPy raises anything
+        return mutated(content, random)
+    np.save(stream, _other(array, random))
     return stream.getvalue()
 
 

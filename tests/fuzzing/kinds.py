@@ -294,7 +294,7 @@ def _loaded(content: bytes) -> Any:
 @cache
 def _state() -> bytes:
     tensors = {"student/a.weight": torch.ones(2, 3), "adam step": torch.tensor(24), "mask": torch.tensor([True])}
-    state = TrainingState(2, 24, tensors, {"best": 0.5, "patience": 2}, record("tflite"))
+    state = TrainingState(2, 24, tensors, record("tflite"))
     return _content(lambda path: FileStore(path, {"model": "a"}).save(state))
 
 

@@ -25,6 +25,7 @@ LIBRARIES = frozenset(
         "ultralytics",
         "numpy",
         "PIL",
+        "pi_heif",
         "cv2",
         "yaml",
         "onnx",
@@ -69,6 +70,8 @@ class Watch:
             return not (
                 isinstance(code, CodeType) and (_is_a_librarys(code.co_filename) or _is_asked_for_by_a_library())
             )
+        if event == "marshal.loads":  # what is imported has been looked at as such
+            return not _is_importing()
         return event.startswith(FORBIDDEN) or (event in CHANGES and self._is_elsewhere(given[0]))
 
     def _writes(self, path: Any, mode: str | None, flags: int) -> bool:
@@ -87,6 +90,11 @@ class Watch:
 def _is_asked_for_by_a_library() -> bool:
     """Whether annotations are evaluated, or a graph of torch becomes a function: the program's own, not a file's."""
     return sys._getframe(3).f_code.co_filename.endswith(EVALUATING)
+
+
+def _is_importing() -> bool:
+    """Whether it is Python's import that reads compiled code."""
+    return sys._getframe(3).f_code.co_filename == "<frozen importlib._bootstrap_external>"
 
 
 def _is_a_librarys(file: str) -> bool:
