@@ -240,3 +240,10 @@ def test_a_report_is_read_with_its_hash(tmp_path: Path) -> None:
     saved = load_baseline(path)
     assert saved.report == report()
     assert saved.origin == BaselineInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("changes", [{"p50": 0.0}, {"p95": -42.0}, {"min": 0.0}], ids=lambda each: "".join(each))
+def test_what_is_no_time_is_no_report(changes: dict[str, float]) -> None:
+    timing = {"p50": 40.0, "p95": 42.0, "min": 39.0, **changes}
+    with pytest.raises(ValueError, match=r"artifacts\.0\.latency_ms is no time"):
+        report_of(content(artifact(latency_ms=timing)))

@@ -105,7 +105,7 @@ def test_what_is_finished_is_not_built_again(make: Make, builds: Builds, tmp_pat
         {"threads": 1},
         {"target": make_target("tflite", "int8", "vnni")},
     ],
-    ids=str,
+    ids=lambda changes: "".join(changes),
 )
 def test_another_request_is_built(make: Make, builds: Builds, changes: dict[str, Any]) -> None:
     make()

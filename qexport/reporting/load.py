@@ -19,6 +19,7 @@ REMEDY = "give a report.json that qexport wrote"
 IN_PLACE = " in place of "
 PARTS = ("command", "seconds", "model", "artifacts", "environment", "threads", "warnings", "failures")
 """What every report has. All else is of later versions, and empty where it is missing."""
+TIMES = ("latency_ms", "latency_float_ms")
 EMPTY: Mapping[str, Any] = {"calibration": None, "evaluation": None, "qexport": ""}
 """What a report may lack that has another value by itself, or none."""
 
@@ -81,7 +82,13 @@ def report_of(content: Mapping[str, Any]) -> Report:
     artifacts = content.get("artifacts")
     if isinstance(artifacts, list):
         artifacts = [_upgraded_artifact(each) if isinstance(each, dict) else each for each in artifacts]
-    return from_json({**EMPTY, **content, "schema": SCHEMA, "artifacts": artifacts})
+    report = from_json({**EMPTY, **content, "schema": SCHEMA, "artifacts": artifacts})
+    for number, artifact in enumerate(report.artifacts):
+        for name in TIMES:
+            timing = getattr(artifact, name)
+            if timing is not None and min(timing.min, timing.p50, timing.p95) <= 0:
+                raise ValueError(f"artifacts.{number}.{name} is no time")
+    return report
 
 
 def _upgraded_artifact(entry: Mapping[str, Any]) -> dict[str, Any]:

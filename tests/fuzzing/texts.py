@@ -188,7 +188,7 @@ def _near(old: Any, random: Random) -> Any:
     if isinstance(old, bool) or old is None:
         return not old
     if isinstance(old, int):
-        return random.choice((old + 1, -old, old * 1000, 0, 2**53, float(old)))
+        return random.choice((old + 1, -old, old * 1000, 0, 2**53, float(min(old, 2**63))))
     if isinstance(old, float):
         return random.choice((-old, old * 1e300, old / 1e300, 0.0, float("nan"), int(old) if abs(old) < 1e9 else 0))
     if isinstance(old, str):
