@@ -61,7 +61,7 @@ def failing(error: Exception, of: str = "") -> Callable[..., Any]:
     """Raises where one of its arguments names the artifact `of`; without a name always."""
 
     def fail(*arguments: Any, **_: Any) -> Any:
-        if of in str(arguments[0]):
+        if of in str(getattr(arguments[0], "runner", arguments[0])):
             raise error
         return Accuracy(0.5, 0.6, None, 4, (), {})
 
@@ -228,7 +228,7 @@ def test_a_run_with_failing_steps_leaves_everything_else(
     """One file's evaluation, the page and the samples fail; the other file is scored, and all is on disk."""
 
     def scored(runner: Runner, *given: Any, **named: Any) -> Accuracy:
-        if not isinstance(runner, OnnxRunner):
+        if not isinstance(getattr(runner, "runner", None), OnnxRunner):
             raise RuntimeError("the validator has a fault")
         return accuracy.evaluate(runner, *given, **named)
 
