@@ -198,6 +198,31 @@ SAMPLES: dict[str, tuple[Change, str]] = {
 }
 
 
+WORDS = {
+    "code": 'x" if not open("CANARY", "w") else "x',
+    "code of the other quotation mark": "x' if not open('CANARY', 'w') else 'x",
+    "a keyword": "class",
+    "a constant": "None",
+    "a letter that Python takes for others": "\ufb01",
+    "a path": "a.b",
+    "two lines": "x\ny",
+    "nothing": "",
+}
+"""Names of parts of a layer: torch writes them between quotation marks, into code."""
+
+
+@pytest.mark.parametrize("where", ["_modules", "_parameters", "_buffers", "__dict__"])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_name_is_a_word(word: str, where: str, tmp_path: Path) -> None:
+    name, model = WORDS[word].replace("CANARY", str(tmp_path / "canary")), small_model("Classify")
+    layer = model.model[0]
+    values = {"_modules": nn.Identity(), "_parameters": nn.Parameter(torch.ones(1))}
+    parts = layer.__dict__ if where == "__dict__" else getattr(layer, where)
+    parts[name] = values.get(where, torch.ones(1))
+    assert "which is no name that a layer gives" in refusal(saved(model, tmp_path / "named.pt"))
+    assert not (tmp_path / "canary").exists()
+
+
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_is_refused_and_nothing_is_called(sample: str, tmp_path: Path) -> None:
     change, word = SAMPLES[sample]

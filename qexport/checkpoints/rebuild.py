@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable
+from keyword import iskeyword
 from pathlib import PurePosixPath, PureWindowsPath
 from types import FunctionType, MethodType
 from typing import Any
@@ -32,6 +34,9 @@ MAX_VALUES = 1_000_000
 """In one list or dictionary, with all that is in what it holds."""
 VIEWED = 4
 """Times their bytes that all tensors may have of the storages that they are views of."""
+WORD = re.compile("[A-Za-z0-9_]+")
+"""Of a layer, a parameter or another attribute: not all that Python takes for a name."""
+MAX_SHOWN = 60
 MISSING = object()
 
 
@@ -189,11 +194,15 @@ class Rebuilder:
 
 
 def _check_name(kind: type[nn.Module], name: str, value: Any, what: str) -> None:
-    """An attribute may hide nothing that is called.
+    """An attribute may hide nothing that is called, and its name is a word.
+
+    torch writes a graph as Python code, the names of its layers and tensors in quotation marks, and runs that.
 
     Raises:
-        UnprovenError: it would.
+        UnprovenError: it would, or is none.
     """
+    if not WORD.fullmatch(name) or iskeyword(name):
+        raise UnprovenError(f"{what} has an attribute {name[:MAX_SHOWN]!r}, which is no name that a layer gives")
     hidden = inspect.getattr_static(kind, name, MISSING)
     if name.startswith("__"):
         raise UnprovenError(f"{what} has an attribute {name}")
