@@ -178,7 +178,7 @@ CANARY = "$(touch canary) `touch canary`"
 DASH = f"-rf\r\nexit-code=0\nout<<x\n'\"; touch canary && touch canary | ${{HOME}} * {CANARY}\n"
 TILDE = f"~/--model\n::error::forged {CANARY} "
 INPUTS = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]
-OF_OPTIONS = {"data", "eval-data", "format", "precision", "imgsz", "config", "max-drop", "min-retention"}
+OF_OPTIONS = {"data", "eval-data", "format", "precision", "imgsz", "config", "min-images", "max-drop", "min-retention"}
 OF_OPTIONS |= {"min-fidelity", "min-speedup", "max-size", "max-latency-ms", "baseline", "out"}
 
 
