@@ -10,7 +10,6 @@ import os
 import pickle
 import pickletools
 import re
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -65,6 +64,7 @@ OTHER_FILES = (
         "is a compressed archive",
         "unpack it and give the .pt file",
     ),
+    (re.compile(rb"[^\x80].{256}ustar", re.DOTALL), "is a tar archive", "unpack it and give the .pt file"),
     (re.compile(rb".{4}\0{4}\{\"", re.DOTALL), "is a safetensors file: weights without their model", GIVE),
 )
 """What files begin with → what they are, what helps."""
@@ -84,8 +84,6 @@ def refuse_other_files(data: bytes, path: Path) -> None:
     for beginning, what, remedy in OTHER_FILES:
         if beginning.match(data):
             raise InputError(f"{path} {what}", remedy)
-    if tarfile.is_tarfile(io.BytesIO(data)):
-        raise InputError(f"{path} is a tar archive", "unpack it and give the .pt file")
     if not data.startswith(PICKLE):
         raise InputError(f"{path} is not a checkpoint", f"{GIVE}; this file begins with {data[:12]!r}")
 

@@ -32,6 +32,8 @@ MAX_VALUES = 1_000_000
 """In one list or dictionary, with all that is in what it holds."""
 VIEWED = 4
 """Times their bytes that all tensors may have of the storages that they are views of."""
+MAX_PARTS = 100_000
+"""Layers, parameters and buffers of a layer, each as often as there are paths to it: so torch walks them."""
 MISSING = object()
 
 
@@ -77,16 +79,20 @@ class Rebuilder:
         return self.made[id(noted)]
 
     def _measure(self, made: Any, place: str) -> None:
-        """Refuse lists in lists whose text would fill any memory, as each is in many places."""
-        if isinstance(made, dict):
+        """Refuse lists in lists, and layers in layers, that are endless to walk, as each is in many places."""
+        most = MAX_VALUES
+        if isinstance(made, nn.Module):
+            most = MAX_PARTS
+            inside = [*made._modules.values(), *made._parameters.values(), *made._buffers.values()]
+        elif isinstance(made, dict):
             inside = [*made.keys(), *made.values()]
         elif isinstance(made, list | tuple | set | frozenset):
             inside = list(made)
         else:
             return
         self.sizes[id(made)] = size = 1 + sum(self.sizes.get(id(each), 1) for each in inside)
-        if size > MAX_VALUES:
-            raise UnprovenError(f"{place} stands for more than {MAX_VALUES:,} values")
+        if size > most:
+            raise UnprovenError(f"{place} stands for more than {most:,} values")
 
     def view(self, storage: UntypedStorage, wanted: int, place: str) -> None:
         """Count the bytes of a tensor; refuse it where all together are many times what is stored.
