@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import lzma
+import pickle
 import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import saved, small_model
+from fuzzing.pickles import text
+from small_models import archive, saved, small_model
 from test_hostile_inputs import refusal
 from torch import nn
 
@@ -76,3 +80,85 @@ def test_an_archive_is_told_by_its_first_bytes(tmp_path: Path) -> None:
     assert "is a tar archive" in refusal(load_checkpoint, tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(lzma.compress(content, lzma.FORMAT_ALONE))
     assert "is not a checkpoint" in refusal(load_checkpoint, tmp_path / "x.pt")
+
+
+def packed(path: Path, content: bytes) -> Path:
+    """A file as `archive` makes it, packed again: of a few kilobytes where its content repeats."""
+    plain = archive(path.with_suffix(".plain"), content)
+    with zipfile.ZipFile(plain) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in stored.namelist():
+            made.writestr(name, stored.read(name))
+    return path
+
+
+def colliding(count: int) -> list[bytes]:
+    """Operations for numbers that all have the hash 0, as Python's is the remainder by 2^61 - 1."""
+    numbers = [pickle.encode_long((2**61 - 1) * number) for number in range(1, count + 1)]
+    return [b"\x8a" + bytes([len(number)]) + number for number in numbers]
+
+
+def _pairs(count: int) -> bytes:
+    """Pairs for an ordered dictionary, which are hashed only where it is made."""
+    return b"(" + b"".join(each + b"N\x86" for each in colliding(count)) + b"l"
+
+
+ORDERED = b"ccollections\nOrderedDict\n"
+PICKLES: dict[str, tuple[bytes, str]] = {
+    "lists": (b"(" + b"]" * 11_000 + b"l", "more than 10,000 operations"),
+    "objects": (b"(" + ORDERED + b"q\x01" + b")Rh\x01" * 4_000 + b")Rl", "more than 10,000 operations"),
+    "copies of one tuple": (b"(" + b"N" * 4_000 + b"tq\x010(" + (ORDERED + b"h\x01R") * 3 + b"l", "10,000 operations"),
+    "copies of one dictionary": (
+        b"}("
+        + b"".join(text(f"x{each}") + b"N" for each in range(2_000))
+        + b"uq\x010("
+        + (ORDERED + b")h\x01\x92") * 3
+        + b"l",
+        "10,000 operations",
+    ),
+    "dictionaries made of one list": (
+        b"]"
+        + b"("
+        + b"".join(text("x") + b"N\x86" for each in range(2_000))
+        + b"eq\x010("
+        + (ORDERED + b"h\x01\x85R") * 7
+        + b"l",
+        "10,000 values that are copied",
+    ),
+    "object of a dictionary": (b"(" + ORDERED + b"}R" + b"l", "makes something of a dict"),
+    "object of a text": (ORDERED + text("x" * 10_000) + b"R", "makes something of a str"),
+    "dictionary of colliding numbers": (
+        b"}(" + b"".join(each + b"N" for each in colliding(2_001)) + b"u",
+        "2,000 keys",
+    ),
+    "older dictionary of such": (b"(" + b"".join(each + b"N" for each in colliding(2_001)) + b"d", "2,000 keys"),
+    "one after another": (b"}" + b"".join(each + b"Ns" for each in colliding(2_001)), "2,000 keys"),
+    "frozen set of such": (b"(" + b"".join(colliding(2_001)) + b"\x91", "2,000 keys"),
+    "set of such": (b"\x8f(" + b"".join(colliding(2_001)) + b"\x90", "2,000 keys"),
+    "tuples of such": (b"}" + b"".join(each + b"\x85Ns" for each in colliding(2_001)), "2,000 keys"),
+    "ordered dictionary of such": (ORDERED + _pairs(2_001) + b"\x85R", "2,000 keys"),
+    "long name": (b"c" + b"a" * 2_000 + b"\nb\n", "wants to load aaa"),
+}
+
+
+@pytest.mark.parametrize("sample", PICKLES)
+def test_pickles(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.checkpoints.unpickle.MAX_STEPS", 10_000)
+    monkeypatch.setattr("qexport.checkpoints.rebuild.MAX_STEPS", 10_000)
+    content, words = PICKLES[sample]
+    path = packed(tmp_path / "x.pt", b"\x80\x04}" + text("model") + content + b"s.")
+    assert words in refusal(load_checkpoint, path)
+
+
+def test_places_of_a_long_name_are_short(tmp_path: Path) -> None:
+    """300 dictionaries in each other under one key of a million characters."""
+    nested = b"}h\x01" * 300 + b"K\x01" + b"s" * 300
+    content = (
+        b"\x80\x02}" + text("model") + b"Ns" + text("train_args") + text("k" * 1_000_000) + b"q\x010" + nested + b"s."
+    )
+    path = packed(tmp_path / "x.pt", content)
+    tracemalloc.start()
+    try:
+        assert "no Ultralytics model" in refusal(load_checkpoint, path)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()

@@ -12,8 +12,10 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
+from qexport.checkpoints.bounds import MAX_NAME
 from qexport.errors import InputError
 from qexport.system.given_files import exceeded, open_given
 
@@ -26,6 +28,8 @@ TRUST = "pass --trust-checkpoint only if you trust where the file comes from: lo
 OWN_SAVE = "write it with its own save(), as YOLO(…).save('model.pt') does"
 UNPACKING = 16
 """Times its size that a checkpoint may unpack to: torch.save does not compress, but people pack files again."""
+LOOKED_AT = 200_000
+"""Operations of a pickle that are looked at for names."""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 PROJECTS = {
     "models": ("the YOLOv5 repository, or of one made from it such as YOLOv7", ONNX),
@@ -198,14 +202,15 @@ def pickled_names(data: bytes) -> tuple[list[str], bool]:
 def _names(data: bytes) -> tuple[list[str], bool]:
     found: list[str] = []
     texts: list[str] = []
-    stream = io.BytesIO(data)
+    stream, left = io.BytesIO(data), LOOKED_AT
     try:
-        while stream.tell() < len(data) and data[stream.tell() : stream.tell() + 1] == PICKLE:
-            for operation, argument, _ in pickletools.genops(stream):
+        while left and stream.tell() < len(data) and data[stream.tell() : stream.tell() + 1] == PICKLE:
+            for operation, argument, _ in islice(pickletools.genops(stream), left):
+                left -= 1
                 if operation.name in ("GLOBAL", "INST"):
-                    found.append(".".join(str(argument).split(" ")).replace("__builtin__.", "builtins."))
+                    found.append(".".join(str(argument)[:MAX_NAME].split(" ")).replace("__builtin__.", "builtins."))
                 elif operation.name == "STACK_GLOBAL":
-                    found.append(".".join(texts[-2:]))
+                    found.append(".".join(texts[-2:])[:MAX_NAME])
                 elif isinstance(argument, str):
                     texts.append(argument)
     except (ValueError, IndexError, UnicodeError) as error:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.storage import TypedStorage, UntypedStorage
 
 from qexport.checkpoints.allowed import BESIDE, DTYPE, LEFT_OUT, STORAGE, layer_class
+from qexport.checkpoints.bounds import MAX_STEPS, MAX_STRANGE_KEYS, Allowance, inside, shortened, strange_keys
 from qexport.checkpoints.model_yaml import evaluated
 from qexport.checkpoints.unpickle import Noted, full_name
 from qexport.system.given_files import ALWAYS_UNPACKED
@@ -57,6 +58,9 @@ class Rebuilder:
         self.sizes: dict[int, int] = {}
         self.storages: set[int] = set()
         self.room = ALWAYS_UNPACKED
+        self.copied: set[int] = set()
+        self.steps = Allowance(MAX_STEPS, "values that are copied", UnprovenError)
+        self.strange = Allowance(MAX_STRANGE_KEYS, "keys that are neither texts nor small numbers", UnprovenError)
 
     def value(self, noted: Any, place: str) -> Any:
         """The value that `noted` stands for.
@@ -119,18 +123,28 @@ class Rebuilder:
         raise UnprovenError(f"{place} is a {kind.__name__}")
 
     def _mapping(self, pairs: list[tuple[Any, Any]], place: str) -> dict[Any, Any]:
-        return {self.value(key, place): self.value(value, f"{place}.{key}") for key, value in pairs}
+        made = [(self.value(key, place), self.value(value, inside(place, key))) for key, value in pairs]
+        self.strange.take(strange_keys(key for key, _ in made))
+        return dict(made)
 
     def _layer_or_value(self, noted: Noted, place: str) -> Any:
         name = full_name(noted)
         if LEFT_OUT.fullmatch(name):
             return None
         if name in MAKERS:
+            self._copy(noted)
             return MAKERS[name](self, noted, place)
         kind = layer_class(name)
         if kind is None:
             raise UnprovenError(f"{place} is a {name}")
         return self._layer(kind, noted, place)
+
+    def _copy(self, noted: Noted) -> None:
+        """Count what is made of arguments that something else was made of before."""
+        for each in noted.args:
+            if isinstance(each, str | bytes | list | tuple | dict | set | frozenset):
+                self.steps.take(len(each) if id(each) in self.copied else 0)
+                self.copied.add(id(each))
 
     def _layer(self, kind: type[nn.Module], noted: Noted, place: str) -> nn.Module:
         what = f"{place} ({kind.__name__})"
@@ -151,7 +165,7 @@ class Rebuilder:
 
     def _attribute(self, kind: type[nn.Module], layer: Noted, name: str, given: Any, place: str) -> Any:
         """An attribute's value, `MISSING` where the class has a better one or nobody needs it."""
-        what, inner = f"{place} ({kind.__name__})", f"{place}.{name}"
+        what, inner = f"{place} ({kind.__name__})", inside(place, name)
         if name in ("_modules", "_parameters", "_buffers"):
             return self._parts(kind, name, given, place)
         if name == "forward":
@@ -162,7 +176,7 @@ class Rebuilder:
         _check_name(kind, name, value, what)
         if "hook" in name:
             if value:
-                raise UnprovenError(f"{what} has hooks ({name})")
+                raise UnprovenError(f"{what} has hooks ({shortened(name)})")
             return MISSING
         if name == "yaml":
             spoken = evaluated(value)
@@ -178,7 +192,7 @@ class Rebuilder:
             raise UnprovenError(f"{place} ({kind.__name__}) has {name} that are no dictionary")
         for key, part in parts.items():
             if type(key) is not str or not (part is None or isinstance(part, wanted)):
-                raise UnprovenError(f"{place}.{key} is no {wanted.__name__}")
+                raise UnprovenError(f"{inside(place, key)} is no {wanted.__name__}")
             _check_name(kind, key, part, f"{place} ({kind.__name__})")
         return dict(parts)
 
@@ -200,15 +214,15 @@ def _check_name(kind: type[nn.Module], name: str, value: Any, what: str) -> None
     Raises:
         UnprovenError: it would.
     """
-    hidden = inspect.getattr_static(kind, name, MISSING)
+    hidden, shown = inspect.getattr_static(kind, name, MISSING), shortened(name)
     if name.startswith("__"):
-        raise UnprovenError(f"{what} has an attribute {name}")
+        raise UnprovenError(f"{what} has an attribute {shown}")
     if hidden is MISSING or isinstance(hidden, property):  # a property hides what lies under its name
         return
     if name == "type" and type(value) is str:  # Ultralytics keeps the name of the layer's class there
         return
     if callable(hidden) or hasattr(hidden, "__get__") or isinstance(value, nn.Module):
-        raise UnprovenError(f"{what} has an attribute {name} in place of its class's")
+        raise UnprovenError(f"{what} has an attribute {shown} in place of its class's")
 
 
 def _is_forward_of_a_class(given: Any) -> bool:
@@ -264,8 +278,9 @@ def _ordered(builder: Rebuilder, noted: Noted, place: str) -> OrderedDict[Any, A
 
 
 def _set(builder: Rebuilder, noted: Noted, place: str) -> set[Any] | frozenset[Any]:
-    items = {builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]}
-    return items if noted.name == "set" else frozenset(items)
+    items = [builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]]
+    builder.strange.take(strange_keys(items))
+    return set(items) if noted.name == "set" else frozenset(items)
 
 
 def _namespace(builder: Rebuilder, noted: Noted, place: str) -> dict[str, Any]:
