@@ -29,7 +29,7 @@ from qexport.planning.runtime_profiles import ONNXRUNTIME, OPENVINO, TENSORRT, T
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
-from qexport.training.container import pack
+from qexport.training.container import pack, unpack
 from qexport.training.learned_candidate import learned_candidate
 from qexport.training.qat_file import Learned, Provenance, learned_profile, read_learned, save_qat, to_bytes
 from qexport.training.recipe import Recipe
@@ -304,6 +304,14 @@ def test_damaged_bytes_are_refused_in_one_line(sample: str, whole: bytes) -> Non
         read_learned(DAMAGED[sample](whole), HERE)
     assert "\n" not in str(caught.value)
     assert str(HERE) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["99999", "-1", "00", "", "1"])
+def test_parameters_of_a_runtime_that_is_not_there(number: str, whole: bytes) -> None:
+    head, arrays = unpack(whole)
+    changed = pack(head, {f"{number} {name.partition(' ')[2]}": each for name, each in arrays.items()})
+    with pytest.raises(InputError, match=f"parameters of a runtime '{number}'"):
+        read_learned(changed, HERE)
 
 
 class Called:

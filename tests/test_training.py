@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -298,6 +298,69 @@ def test_it_goes_on_where_it_was_interrupted(tiny: Program, weights: str) -> Non
     assert told(again) == told(whole)
     assert again.candidate.plan == whole.candidate.plan
     assert from_json(to_json(whole.record)) == whole.record
+
+
+def _with_tensor(state: TrainingState, change: Callable[[Tensor], Tensor], place: str = "") -> TrainingState:
+    name = next(name for name in state.tensors if name.startswith(place))
+    return replace(state, tensors={**state.tensors, name: change(state.tensors[name])})
+
+
+def _without(state: TrainingState, place: str) -> TrainingState:
+    gone = next(name for name in state.tensors if name.startswith(place))
+    return replace(state, tensors={name: each for name, each in state.tensors.items() if name != gone})
+
+
+def _with_epoch(state: TrainingState, **changed: Any) -> TrainingState:
+    assert state.record
+    first, *others = state.record.epochs
+    return replace(state, record=replace(state.record, epochs=(replace(first, **changed), *others)))
+
+
+def _worse_start(state: TrainingState) -> TrainingState:
+    """Every epoch is better than it, and none is there as the best."""
+    assert state.record
+    return replace(state, record=replace(state.record, start=1e9))
+
+
+UNFIT: dict[str, tuple[Callable[[TrainingState], TrainingState], str]] = {
+    "a weight is missing": (lambda state: _without(state, "weights/"), "is not in both"),
+    "an average is missing": (lambda state: _without(state, "average/"), "is not in both"),
+    "a moment is missing": (lambda state: _without(state, "exp_avg_sq/"), "is not in both"),
+    "one of the best is missing": (_worse_start, "best/.* is not in both"),
+    "one too many": (lambda state: replace(state, tensors={**state.tensors, "x": torch.zeros(1)}), "x is not in both"),
+    "another shape": (lambda state: _with_tensor(state, lambda each: each[None]), "other numbers"),
+    "whole numbers": (lambda state: _with_tensor(state, lambda each: each.to(torch.int8)), "other numbers"),
+    "not numbers": (lambda state: _with_tensor(state, lambda each: each * math.nan, "exp_avg/"), "other numbers"),
+    "negative squares": (lambda state: _with_tensor(state, lambda each: each - 1, "exp_avg_sq/"), "other numbers"),
+    "10^400 steps": (lambda state: replace(state, step=10**400), "other epochs or steps"),
+    "-1 steps": (lambda state: replace(state, step=-1), "other epochs or steps"),
+    "an epoch that is not told of": (lambda state: replace(state, epoch=state.epoch + 1), "other epochs or steps"),
+    "epoch of another number": (lambda state: _with_epoch(state, number=10**9), "not in order"),
+    "no distance": (lambda state: _with_epoch(state, distance=math.inf), "no numbers"),
+    "labels in one epoch": (lambda state: _with_epoch(state, labelled=0.1), "no numbers"),
+}
+
+
+@pytest.fixture(scope="module")
+def left() -> tuple[Candidate, HeldOut, Recipe, TrainingState]:
+    """What a training of two epochs leaves."""
+    given = planned(captured(seeded(TinyDetector())), TENSORRT)
+    recipe, store, held_out = Recipe(epochs=2, weights="free", patience=0), Kept(), hold_out_of(given.program)
+    train(given, SQUARES, Judge(held_out), recipe, store, Silent())
+    assert store.state
+    return given, held_out, recipe, store.state
+
+
+@pytest.mark.parametrize("sample", UNFIT)
+def test_a_state_that_the_training_cannot_have_left(
+    sample: str, left: tuple[Candidate, HeldOut, Recipe, TrainingState]
+) -> None:
+    change, words = UNFIT[sample]
+    given, held_out, recipe, state = left
+    with pytest.raises(InputError, match=words) as caught:
+        train(given, SQUARES, Judge(held_out), recipe, Kept(change(state)), Silent())
+    assert "\n" not in str(caught.value)
+    assert "--resume" in caught.value.remedy
 
 
 def test_what_is_no_better_is_not_kept(tiny: Program) -> None:

@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
+from torch.jit import ScriptModule
 from torch.nn.modules.lazy import LazyModuleMixin
 
 LAYERS = re.compile(
@@ -44,6 +46,8 @@ BESIDE = re.compile(
     r"|numpy\.ndarray|numpy\.(_core|core)\.multiarray\._reconstruct|torch\.optim\.\w+\.\w+"
 )
 """What people keep beside a model, where nothing is made of it; in a model it is refused with its place."""
+STRANGE = (LazyModuleMixin, GraphModule, ScriptModule, nn.RNNBase)
+"""Layers that setting their attributes does more with than to keep them: no YOLO has any."""
 STORAGE = re.compile(r"torch\.(storage\.)?\w+Storage")
 """What tensors are views of; torch's reader makes them itself."""
 DTYPE = re.compile(r"torch\.(u?int|float|bfloat|complex)\d+\w*|torch\.bool")
@@ -58,6 +62,6 @@ def layer_class(name: str) -> type[nn.Module] | None:
         found: Any = vars(import_module(module)).get(kind)
     except (ImportError, RuntimeError):  # torchvision beside a torch that it does not fit
         return None
-    if not isinstance(found, type) or not issubclass(found, nn.Module) or issubclass(found, LazyModuleMixin):
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or issubclass(found, STRANGE):
         return None
     return found if LAYERS.fullmatch(found.__module__) else None

@@ -10,11 +10,12 @@ import os
 import pickle
 import pickletools
 import re
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
+from qexport.checkpoints.bounds import MAX_NAME
 from qexport.errors import InputError
 from qexport.system.given_files import exceeded, open_given
 
@@ -27,6 +28,8 @@ TRUST = "pass --trust-checkpoint only if you trust where the file comes from: lo
 OWN_SAVE = "write it with its own save(), as YOLO(…).save('model.pt') does"
 UNPACKING = 16
 """Times its size that a checkpoint may unpack to: torch.save does not compress, but people pack files again."""
+LOOKED_AT = 200_000
+"""Operations of a pickle that are looked at for names."""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 PROJECTS = {
     "models": ("the YOLOv5 repository, or of one made from it such as YOLOv7", ONNX),
@@ -65,6 +68,7 @@ OTHER_FILES = (
         "is a compressed archive",
         "unpack it and give the .pt file",
     ),
+    (re.compile(rb"[^\x80].{256}ustar", re.DOTALL), "is a tar archive", "unpack it and give the .pt file"),
     (re.compile(rb".{4}\0{4}\{\"", re.DOTALL), "is a safetensors file: weights without their model", GIVE),
 )
 """What files begin with → what they are, what helps."""
@@ -84,8 +88,6 @@ def refuse_other_files(data: bytes, path: Path) -> None:
     for beginning, what, remedy in OTHER_FILES:
         if beginning.match(data):
             raise InputError(f"{path} {what}", remedy)
-    if tarfile.is_tarfile(io.BytesIO(data)):
-        raise InputError(f"{path} is a tar archive", "unpack it and give the .pt file")
     if not data.startswith(PICKLE):
         raise InputError(f"{path} is not a checkpoint", f"{GIVE}; this file begins with {data[:12]!r}")
 
@@ -200,14 +202,15 @@ def pickled_names(data: bytes) -> tuple[list[str], bool]:
 def _names(data: bytes) -> tuple[list[str], bool]:
     found: list[str] = []
     texts: list[str] = []
-    stream = io.BytesIO(data)
+    stream, left = io.BytesIO(data), LOOKED_AT
     try:
-        while stream.tell() < len(data) and data[stream.tell() : stream.tell() + 1] == PICKLE:
-            for operation, argument, _ in pickletools.genops(stream):
+        while left and stream.tell() < len(data) and data[stream.tell() : stream.tell() + 1] == PICKLE:
+            for operation, argument, _ in islice(pickletools.genops(stream), left):
+                left -= 1
                 if operation.name in ("GLOBAL", "INST"):
-                    found.append(".".join(str(argument).split(" ")).replace("__builtin__.", "builtins."))
+                    found.append(".".join(str(argument)[:MAX_NAME].split(" ")).replace("__builtin__.", "builtins."))
                 elif operation.name == "STACK_GLOBAL":
-                    found.append(".".join(texts[-2:]))
+                    found.append(".".join(texts[-2:])[:MAX_NAME])
                 elif isinstance(argument, str):
                     texts.append(argument)
     except (ValueError, IndexError, UnicodeError) as error:

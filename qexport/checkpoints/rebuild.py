@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.storage import TypedStorage, UntypedStorage
 
 from qexport.checkpoints.allowed import BESIDE, DTYPE, LEFT_OUT, STORAGE, layer_class
+from qexport.checkpoints.bounds import MAX_STEPS, MAX_STRANGE_KEYS, Allowance, inside, shortened, strange_keys
 from qexport.checkpoints.model_yaml import evaluated
 from qexport.checkpoints.unpickle import Noted, full_name
 from qexport.system.given_files import ALWAYS_UNPACKED
@@ -36,7 +37,8 @@ VIEWED = 4
 """Times their bytes that all tensors may have of the storages that they are views of."""
 WORD = re.compile("[A-Za-z0-9_]+")
 """Of a layer, a parameter or another attribute: not all that Python takes for a name."""
-MAX_SHOWN = 60
+MAX_PARTS = 100_000
+"""Layers, parameters and buffers of a layer, each as often as there are paths to it: so torch walks them."""
 MISSING = object()
 
 
@@ -60,6 +62,9 @@ class Rebuilder:
         self.sizes: dict[int, int] = {}
         self.storages: set[int] = set()
         self.room = ALWAYS_UNPACKED
+        self.copied: set[int] = set()
+        self.steps = Allowance(MAX_STEPS, "values that are copied", UnprovenError)
+        self.strange = Allowance(MAX_STRANGE_KEYS, "keys that are neither texts nor small numbers", UnprovenError)
 
     def value(self, noted: Any, place: str) -> Any:
         """The value that `noted` stands for.
@@ -82,16 +87,20 @@ class Rebuilder:
         return self.made[id(noted)]
 
     def _measure(self, made: Any, place: str) -> None:
-        """Refuse lists in lists whose text would fill any memory, as each is in many places."""
-        if isinstance(made, dict):
+        """Refuse lists in lists, and layers in layers, that are endless to walk, as each is in many places."""
+        most = MAX_VALUES
+        if isinstance(made, nn.Module):
+            most = MAX_PARTS
+            inside = [*made._modules.values(), *made._parameters.values(), *made._buffers.values()]
+        elif isinstance(made, dict):
             inside = [*made.keys(), *made.values()]
         elif isinstance(made, list | tuple | set | frozenset):
             inside = list(made)
         else:
             return
         self.sizes[id(made)] = size = 1 + sum(self.sizes.get(id(each), 1) for each in inside)
-        if size > MAX_VALUES:
-            raise UnprovenError(f"{place} stands for more than {MAX_VALUES:,} values")
+        if size > most:
+            raise UnprovenError(f"{place} stands for more than {most:,} values")
 
     def view(self, storage: UntypedStorage, wanted: int, place: str) -> None:
         """Count the bytes of a tensor; refuse it where all together are many times what is stored.
@@ -118,18 +127,28 @@ class Rebuilder:
         raise UnprovenError(f"{place} is a {kind.__name__}")
 
     def _mapping(self, pairs: list[tuple[Any, Any]], place: str) -> dict[Any, Any]:
-        return {self.value(key, place): self.value(value, f"{place}.{key}") for key, value in pairs}
+        made = [(self.value(key, place), self.value(value, inside(place, key))) for key, value in pairs]
+        self.strange.take(strange_keys(key for key, _ in made))
+        return dict(made)
 
     def _layer_or_value(self, noted: Noted, place: str) -> Any:
         name = full_name(noted)
         if LEFT_OUT.fullmatch(name):
             return None
         if name in MAKERS:
+            self._copy(noted)
             return MAKERS[name](self, noted, place)
         kind = layer_class(name)
         if kind is None:
             raise UnprovenError(f"{place} is a {name}")
         return self._layer(kind, noted, place)
+
+    def _copy(self, noted: Noted) -> None:
+        """Count what is made of arguments that something else was made of before."""
+        for each in noted.args:
+            if isinstance(each, str | bytes | list | tuple | dict | set | frozenset):
+                self.steps.take(len(each) if id(each) in self.copied else 0)
+                self.copied.add(id(each))
 
     def _layer(self, kind: type[nn.Module], noted: Noted, place: str) -> nn.Module:
         what = f"{place} ({kind.__name__})"
@@ -150,7 +169,7 @@ class Rebuilder:
 
     def _attribute(self, kind: type[nn.Module], layer: Noted, name: str, given: Any, place: str) -> Any:
         """An attribute's value, `MISSING` where the class has a better one or nobody needs it."""
-        what, inner = f"{place} ({kind.__name__})", f"{place}.{name}"
+        what, inner = f"{place} ({kind.__name__})", inside(place, name)
         if name in ("_modules", "_parameters", "_buffers"):
             return self._parts(kind, name, given, place)
         if name == "forward":
@@ -161,7 +180,7 @@ class Rebuilder:
         _check_name(kind, name, value, what)
         if "hook" in name:
             if value:
-                raise UnprovenError(f"{what} has hooks ({name})")
+                raise UnprovenError(f"{what} has hooks ({shortened(name)})")
             return MISSING
         if name == "yaml":
             spoken = evaluated(value)
@@ -177,7 +196,7 @@ class Rebuilder:
             raise UnprovenError(f"{place} ({kind.__name__}) has {name} that are no dictionary")
         for key, part in parts.items():
             if type(key) is not str or not (part is None or isinstance(part, wanted)):
-                raise UnprovenError(f"{place}.{key} is no {wanted.__name__}")
+                raise UnprovenError(f"{inside(place, key)} is no {wanted.__name__}")
             _check_name(kind, key, part, f"{place} ({kind.__name__})")
         return dict(parts)
 
@@ -201,17 +220,17 @@ def _check_name(kind: type[nn.Module], name: str, value: Any, what: str) -> None
     Raises:
         UnprovenError: it would, or is none.
     """
+    hidden, shown = inspect.getattr_static(kind, name, MISSING), shortened(name)
     if not WORD.fullmatch(name) or iskeyword(name):
-        raise UnprovenError(f"{what} has an attribute {name[:MAX_SHOWN]!r}, which is no name that a layer gives")
-    hidden = inspect.getattr_static(kind, name, MISSING)
+        raise UnprovenError(f"{what} has an attribute {shown!r}, which is no name that a layer gives")
     if name.startswith("__"):
-        raise UnprovenError(f"{what} has an attribute {name}")
+        raise UnprovenError(f"{what} has an attribute {shown}")
     if hidden is MISSING or isinstance(hidden, property):  # a property hides what lies under its name
         return
     if name == "type" and type(value) is str:  # Ultralytics keeps the name of the layer's class there
         return
     if callable(hidden) or hasattr(hidden, "__get__") or isinstance(value, nn.Module):
-        raise UnprovenError(f"{what} has an attribute {name} in place of its class's")
+        raise UnprovenError(f"{what} has an attribute {shown} in place of its class's")
 
 
 def _is_forward_of_a_class(given: Any) -> bool:
@@ -267,8 +286,9 @@ def _ordered(builder: Rebuilder, noted: Noted, place: str) -> OrderedDict[Any, A
 
 
 def _set(builder: Rebuilder, noted: Noted, place: str) -> set[Any] | frozenset[Any]:
-    items = {builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]}
-    return items if noted.name == "set" else frozenset(items)
+    items = [builder.value(each, place) for each in [*(noted.args[0] if noted.args else ()), *noted.items]]
+    builder.strange.take(strange_keys(items))
+    return set(items) if noted.name == "set" else frozenset(items)
 
 
 def _namespace(builder: Rebuilder, noted: Noted, place: str) -> dict[str, Any]:

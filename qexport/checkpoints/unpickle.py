@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from qexport.checkpoints.bounds import MAX_NAME, MAX_STEPS, MAX_STRANGE_KEYS, Allowance, strange_keys
 from qexport.compat.patches import TORCH_LOADERS, without_variable
 
 
@@ -93,6 +94,8 @@ class _Unpickler(pickle._Unpickler):
 
     Attributes:
         room: bytes that storages may have yet.
+        steps: operations, and values that they copy.
+        strange: keys of dictionaries and items of sets whose hash the file can choose.
     """
 
     room = 0
@@ -105,8 +108,14 @@ class _Unpickler(pickle._Unpickler):
         self.sizes: dict[int, int] = {}
         self.hashable: list[Any] = []  # an id means something only as long as its object lives
         self.keys: set[str] = set()
+        self.steps = Allowance(MAX_STEPS, "operations", pickle.UnpicklingError)
+        self.strange = Allowance(
+            MAX_STRANGE_KEYS, "keys that are neither texts nor small numbers", pickle.UnpicklingError
+        )
 
     def find_class(self, module: str, name: str) -> Any:
+        if len(module) + len(name) > MAX_NAME:
+            raise pickle.UnpicklingError(f"a name in it has {len(module) + len(name):,} characters")
         # Protocol 2, which torch.save writes, has Python 2's name for it.
         return _standing_for("builtins" if module == "__builtin__" else str(module), str(name))
 
@@ -116,14 +125,19 @@ class _Unpickler(pickle._Unpickler):
 
     def _reduced(self) -> None:
         _expect(_is_name(self.stack[-2]), "calls", self.stack[-2])
+        self._copied(self.stack[-1])
         _PLAIN[pickle.REDUCE[0]](self)
 
     def _made(self) -> None:
         _expect(_is_name(self.stack[-2]), "makes", self.stack[-2])
+        self._copied(self.stack[-1])
         _PLAIN[pickle.NEWOBJ[0]](self)
 
     def _made_by_name(self) -> None:
         _expect(_is_name(self.stack[-3]), "makes", self.stack[-3])
+        self._copied(self.stack[-2])
+        _expect(type(self.stack[-1]) is dict, "makes something of", self.stack[-1])
+        self.steps.take(len(self.stack[-1]))
         _PLAIN[pickle.NEWOBJ_EX[0]](self)
 
     def _built(self) -> None:
@@ -132,11 +146,27 @@ class _Unpickler(pickle._Unpickler):
 
     def _set_item(self) -> None:
         _expect(isinstance(self.stack[-3], dict | Noted), "changes", self.stack[-3])
+        self.strange.take(strange_keys(self.stack[-2:-1]))
         _PLAIN[pickle.SETITEM[0]](self)
 
     def _set_items(self) -> None:
         _expect(isinstance(self.metastack[-1][-1], dict | Noted), "changes", self.metastack[-1][-1])
+        self.strange.take(strange_keys(self.stack[::2]))
         _PLAIN[pickle.SETITEMS[0]](self)
+
+    def _dictionary(self) -> None:
+        self.strange.take(strange_keys(self.stack[::2]))
+        _PLAIN[pickle.DICT[0]](self)
+
+    def _added(self) -> None:
+        _expect(isinstance(self.metastack[-1][-1], set | Noted), "changes", self.metastack[-1][-1])
+        self.strange.take(strange_keys(self.stack))
+        _PLAIN[pickle.ADDITEMS[0]](self)
+
+    def _copied(self, arguments: Any) -> None:
+        """Arguments are copied by every call: one tuple may be those of many."""
+        _expect(type(arguments) is tuple, "makes something of", arguments)
+        self.steps.take(len(arguments))
 
     def _byte_array(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
@@ -161,6 +191,8 @@ class _Unpickler(pickle._Unpickler):
         pickle.BUILD[0]: _built,
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dictionary,
+        pickle.ADDITEMS[0]: _added,
         pickle.BYTEARRAY8[0]: _byte_array,
         pickle.BINPERSID[0]: _stored,
     }
@@ -195,6 +227,8 @@ def _limited(code: int) -> Operation:
     """
 
     def run(machine: Any) -> None:
+        if code == pickle.FROZENSET[0]:
+            machine.strange.take(strange_keys(machine.stack))
         _PLAIN[code](machine)
         made = machine.stack[-1]
         size = 1 + sum(machine.sizes.get(id(each), 1) for each in made)
@@ -209,6 +243,19 @@ def _limited(code: int) -> Operation:
 _Unpickler.dispatch |= {
     code: _limited(code) for (code,) in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET)
 }
+
+
+def _counted(run: Operation) -> Operation:
+    """An operation that is counted."""
+
+    def counted(machine: Any) -> None:
+        machine.steps.take(1)
+        run(machine)
+
+    return counted
+
+
+_Unpickler.dispatch |= {code: _counted(run) for code, run in _Unpickler.dispatch.items()}
 
 
 def _as_data(room: int) -> SimpleNamespace:

@@ -22,7 +22,7 @@ from qexport.training.judge import Judge
 from qexport.training.losses import loss
 from qexport.training.recipe import Recipe
 from qexport.training.record import INTERRUPTED, EpochRecord, Judged, TrainingRecord
-from qexport.training.state import Store, TrainingState
+from qexport.training.state import Store, TrainingState, require_fitting
 from qexport.training.student import Student
 
 BETAS = (0.9, 0.99)
@@ -237,10 +237,18 @@ class _Course:
         return TrainingState(len(self.epochs), self.step, held, self._record("under way"))
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            InputError: this training cannot have left it.
+        """
         self.step, record = state.step, state.record
         if record:
             self.start, self.epochs = Judged(record.start, record.start_labelled), record.epochs
+        places = ("", AVERAGE, *(f"{each}/" for each in MOMENTS), *([BEST] if self.best_epoch else []))
+        own = self.student.state()
+        expected = {place + name: each for place in places for name, each in own.items()}
+        require_fitting(state, expected, len(self.images))
         self.student.load(state.tensors)
         for name, parameter in self.learned.items():
             self.average[name].copy_(state.tensors[AVERAGE + name])

@@ -123,11 +123,14 @@ def read_learned(data: bytes, path: Path) -> Learned:
 
 def _learned(head: Mapping[str, Any], arrays: Mapping[str, Array], path: Path) -> Learned:
     parameters: list[dict[str, Tensor]] = [{} for _ in head["profiles"]]
+    numbers = {str(number): each for number, each in enumerate(parameters)}
     for key, array in arrays.items():
         number, _, name = key.partition(" ")
         if array.dtype != "float32":
             raise TypeError(f"{name} is {array.dtype}")
-        parameters[int(number)][name] = torch.from_numpy(array)
+        if number not in numbers:
+            raise ValueError(f"it has parameters of a runtime {number[:20]!r}, which it has no plan of")
+        numbers[number][name] = torch.from_numpy(array)
     rows = zip(head["profiles"], parameters, strict=True)
     profiles = tuple(
         LearnedProfile(plan_from_json(row["plan"], path), trained, from_json(row["record"])) for row, trained in rows

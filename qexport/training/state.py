@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from qexport.training.container import Array, pack, unpack
 from qexport.training.record import TrainingRecord, from_json, to_json
 
 SCHEMA = 3
+SQUARES = "exp_avg_sq/"
+"""How names of means of squares begin."""
 REMEDY = "leave out --resume to train from the beginning"
 
 
@@ -127,6 +130,47 @@ def _differing(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What of a training is not as it was begun, in words; "" for nothing."""
     names = [name for name in dict.fromkeys((*now, *begun)) if begun.get(name) != now.get(name)]
     return ", ".join(f"{name} {begun.get(name)}" if name.startswith("-") else f"another {name}" for name in names)
+
+
+def require_fitting(state: TrainingState, expected: Mapping[str, Tensor], steps: int) -> None:
+    """Check that a training can go on from a state.
+
+    Args:
+        expected: tensors of the names, shapes and types that it has to have.
+        steps: of an epoch.
+
+    Raises:
+        InputError: it cannot.
+    """
+    done = len(state.record.epochs) if state.record else 0
+    unfit = next((name for name in (*expected, *state.tensors) if not _fits(state.tensors, expected, name)), None)
+    if state.epoch != done or state.step != done * steps:
+        reason = "it counts other epochs or steps than it has had"
+    elif state.record and not _is_whole(state.record):
+        reason = "its epochs are not in order, or their figures no numbers"
+    elif unfit is not None:
+        reason = f"{unfit[:100]} is not in both, or of other numbers"
+    else:
+        return
+    raise InputError(f"the state of the earlier training does not fit this one ({reason})", REMEDY)
+
+
+def _fits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a tensor is of the expected shape and type, and of finite numbers; squares are not negative."""
+    if name not in given or name not in expected:
+        return False
+    found, wanted = given[name], expected[name]
+    if found.shape != wanted.shape or found.dtype != wanted.dtype or not bool(found.isfinite().all()):
+        return False
+    return not (name.startswith(SQUARES) and bool((found < 0).any()))
+
+
+def _is_whole(record: TrainingRecord) -> bool:
+    figures = [(record.start, record.start_labelled), *((each.distance, each.labelled) for each in record.epochs)]
+    numbers = [each for pair in figures for each in pair if each is not None] + [each.seconds for each in record.epochs]
+    alike = len({labelled is None for _, labelled in figures}) == 1
+    in_order = [each.number for each in record.epochs] == list(range(1, len(record.epochs) + 1))
+    return alike and in_order and all(map(math.isfinite, numbers))
 
 
 def _state(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> TrainingState:
