@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
-from test_hostile_inputs import refusal
+from PIL import Image
+from test_hostile_inputs import no_hang, refusal
 
+from qexport.data import images
+from qexport.data.dataset import image_list, load_dataset, load_folder
+from qexport.data.images import read_image
 from qexport.programs.onnx.file import described, read_file
 
 IMAGES = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
@@ -162,8 +167,64 @@ def test_plain_metadata_are_read() -> None:
         2: "back\\slash",
         3: "ünï: [x]",
         4: "4006381333931",
-        **dict.fromkeys(range(5, 50_000), "n"),
+        **dict.fromkeys(range(5, 20_000), "n"),
     }
     said = described(GOOD | {"names": repr(names)})
     assert said is not None
     assert said.names == names
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.zeros((16, 16, 3), np.uint8))
+
+
+def test_folders_linked_in_a_circle_are_walked_once(tmp_path: Path) -> None:
+    for name in ("a.jpg", "deep/b.jpg", ".hidden/c.jpg", "deep/.d.jpg"):
+        picture(tmp_path / "data" / name)
+    picture(tmp_path / "pool" / "e.jpg")
+    for name, to in (("x", "."), ("y", "."), ("deep/up", ".."), ("z", "../pool"), ("a", "deep")):
+        (tmp_path / "data" / name).symlink_to(to)
+    with no_hang():
+        found = image_list(load_folder(tmp_path / "data"), "train")
+    assert [image.relative_to(tmp_path / "data").as_posix() for image in found] == ["a.jpg", "deep/b.jpg", "z/e.jpg"]
+
+
+@pytest.mark.parametrize("place", ["/proc", "/sys", "/dev", "link"])
+def test_folders_of_the_system_are_not_walked(place: str, tmp_path: Path) -> None:
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "inside").symlink_to("/proc")
+    yaml = tmp_path / "x.yaml"
+    yaml.write_text(f"train: {place}\nnames: [a]\n")
+    assert "of the system" in refusal(lambda path: image_list(load_dataset(path), "train"), yaml)
+
+
+def test_folders_of_too_many_files_are_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.data.layout.MAX_ENTRIES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}").touch()
+    assert str(tmp_path) in refusal(load_folder, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_pages_of_an_image_count_together(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    small, page = Image.new("L", (16, 16)), Image.new("L", (64, 64))
+    small.save(tmp_path / "x.tif", save_all=True, append_images=[page] * 2, compression="tiff_deflate")
+    assert "pages" in refusal(lambda path: read_image(path, channels), tmp_path / "x.tif")
+    small.save(tmp_path / "x.tif", save_all=True, append_images=[small] * 11, compression="tiff_deflate")
+    assert read_image(tmp_path / "x.tif", channels).shape == (16, 16, channels)
+
+
+def test_the_bytes_that_were_checked_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = images._refused
+
+    def exchanged(path: Path, encoded: bytes) -> str:
+        said = checked(path, encoded)
+        path.unlink()
+        path.mkdir()
+        return said
+
+    Image.new("RGB", (16, 12), (0, 0, 255)).save(tmp_path / "x.tif")
+    monkeypatch.setattr(images, "_refused", exchanged)
+    assert (read_image(tmp_path / "x.tif") == (255, 0, 0)).all()

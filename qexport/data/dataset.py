@@ -6,7 +6,6 @@ key is never acted on.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from qexport.data.dataset_yaml import read_mapping
-from qexport.data.layout import class_folders, image_folders, is_foreign, own_folders, without_masks, yaml_in
+from qexport.data.layout import (
+    class_folders,
+    files_below,
+    image_folders,
+    is_foreign,
+    own_folders,
+    without_masks,
+    yaml_in,
+)
 from qexport.errors import InputError
 from qexport.system.given_files import UnfitFileError, open_given, read_text, special_kind
 
@@ -321,9 +328,7 @@ def _images_of(source: Path, dataset: Dataset, split: str) -> list[Path]:
 
 
 def _images_in_folder(folder: Path) -> list[Path]:
-    # glob as Ultralytics uses it follows linked folders and leaves hidden files out; Path.rglob does neither.
-    found = glob.iglob(str(Path(glob.escape(str(folder))) / "**" / "*.*"), recursive=True)
-    images = (Path(name) for name in found if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    images = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     return list(without_masks(images, folder))
 
 
