@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,10 @@ from PIL import Image
 from test_hostile_inputs import no_hang, refusal
 
 from qexport.data import images
-from qexport.data.dataset import image_list, load_dataset, load_folder
+from qexport.data.dataset import image_list, load_dataset, load_folder, load_list
 from qexport.data.images import read_image
 from qexport.programs.onnx.file import described, read_file
+from qexport.system import given_files
 
 IMAGES = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
 NUMBERS = 1024
@@ -172,6 +174,34 @@ def test_plain_metadata_are_read() -> None:
     said = described(GOOD | {"names": repr(names)})
     assert said is not None
     assert said.names == names
+
+
+@pytest.mark.parametrize("outputs", [["z"], []])
+def test_a_constant_of_nothing(outputs: list[str], tmp_path: Path) -> None:
+    value = {"value": ones()} if not outputs else {}
+    made = network([helper.make_node("Constant", [], outputs, **value)])
+    made.opset_import[0].version = 7
+    (tmp_path / "x.onnx").write_bytes(made.SerializeToString())
+    assert "without a value" in refusal(read_file, tmp_path / "x.onnx")
+
+
+def test_a_file_that_grows_is_read_no_further_than_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO(bytes(100))
+    monkeypatch.setattr(given_files, "open_given", lambda *_: stream)
+    monkeypatch.setattr(stream, "close", lambda: None)
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        given_files.read_bytes(tmp_path / "x", 10)
+    assert stream.tell() == 11
+
+
+@pytest.mark.parametrize("text", ["path: {}\ntrain: x", "train: {}", "train: [x, {}]"])
+@pytest.mark.parametrize("times", [1000, 50_000])
+def test_long_paths_are_not_repeated(text: str, times: int, tmp_path: Path) -> None:
+    yaml, listing = tmp_path / "x.yaml", tmp_path / "x.txt"
+    yaml.write_text(f"{text.format('a/' * times)}\nnames: [a]\n")
+    listing.write_text(f"{'a/' * times}x.jpg")
+    refusal(lambda path: image_list(load_dataset(path), "train"), yaml)
+    refusal(lambda path: image_list(load_list(path), "train"), listing)
 
 
 def picture(path: Path) -> None:

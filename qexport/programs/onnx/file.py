@@ -167,6 +167,8 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
             raise InputError(f"{path} has {name} weights ({tensor.name})", "give the float32 model")
     for node in proto.graph.node:
         kind = node.op_type
+        if kind == "Constant" and not (node.attribute and node.output):
+            raise InputError(f"{path} has a Constant without a value ({node.name[:60]})", "export it again")
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
 
