@@ -6,7 +6,6 @@ key is never acted on.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from qexport.data.dataset_yaml import read_mapping
-from qexport.data.layout import class_folders, image_folders, is_foreign, own_folders, without_masks, yaml_in
+from qexport.data.layout import (
+    class_folders,
+    files_below,
+    image_folders,
+    is_foreign,
+    own_folders,
+    without_masks,
+    yaml_in,
+)
 from qexport.errors import InputError
 from qexport.system.given_files import UnfitFileError, open_given, read_text, special_kind
 
@@ -25,6 +32,8 @@ _FORMATS = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS)
 MAX_CLASSES = 50_000
 """More than twice as many as any public data set has."""
+MAX_PATH, MAX_SHOWN = 4096, 300
+"""Characters that a path may be written with, and those of it that an error repeats."""
 MAX_CHANNELS, MAX_POINTS = 1024, 10_000
 _BLOCK = 1 << 20
 
@@ -215,7 +224,7 @@ def fingerprint(images: Sequence[Path]) -> str:
 def _root(value: Any, yaml: Path, datasets_dir: Path | None) -> Path:
     if not value:
         return yaml.parent
-    if not isinstance(value, str):
+    if not _is_path(value):
         raise _wrong_kind("path", value, "a folder", yaml)
     given = Path(value)
     candidates = [yaml.parent / given, Path.cwd() / given]
@@ -233,10 +242,19 @@ def _splits(content: Mapping[str, Any], root: Path, yaml: Path) -> dict[str, tup
         if not value:
             continue
         sources = [value] if isinstance(value, str) else value
-        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+        if not isinstance(sources, list) or not all(map(_is_path, sources)):
             raise _wrong_kind(key, value, "a path or a list of paths", yaml)
         splits[split] = tuple(_source(source, root) for source in sources)
     return splits
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_PATH
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}…{text[-MAX_SHOWN // 2 :]}"
 
 
 def _source(text: str, root: Path) -> Path:
@@ -314,16 +332,14 @@ def _images_of(source: Path, dataset: Dataset, split: str) -> list[Path]:
         remedy = "correct the path in the YAML"
         if dataset.download:
             remedy += " or fetch the data yourself (its 'download:' key is never run)"
-        raise InputError(f"split '{split}' of {dataset.yaml}: {source} does not exist", remedy)
+        raise InputError(f"split '{split}' of {dataset.yaml}: {_shown(source)} does not exist", remedy)
     if source.suffix.lower() in IMAGE_SUFFIXES:
         return [source]
     return _images_in_list(source, dataset.root)
 
 
 def _images_in_folder(folder: Path) -> list[Path]:
-    # glob as Ultralytics uses it follows linked folders and leaves hidden files out; Path.rglob does neither.
-    found = glob.iglob(str(Path(glob.escape(str(folder))) / "**" / "*.*"), recursive=True)
-    images = (Path(name) for name in found if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    images = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     return list(without_masks(images, folder))
 
 
@@ -338,7 +354,7 @@ def _images_in_list(listing: Path, root: Path) -> list[Path]:
     missing = [image for image in images if not os.path.isfile(image)]
     if missing:
         raise InputError(
-            f"{listing} names {len(missing)} images that do not exist, the first is {missing[0]}",
+            f"{listing} names {len(missing)} images that do not exist, the first is {_shown(missing[0])}",
             "correct the list",
         )
     return images

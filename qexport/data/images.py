@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from io import BytesIO
@@ -22,6 +23,9 @@ MIN_SIDE = 10
 """Pixels: Ultralytics' data sets leave out what is smaller."""
 OWN_WAYS = (".tif", ".tiff", ".avif", ".heic", ".heif")
 """Endings that Ultralytics' `imread` does more for than OpenCV."""
+ALL_PAGES = (".tif", ".tiff")
+"""Endings of files whose pages are all decoded, whichever of them is used."""
+MAX_PIXELS, MAX_PAGES = 2**27, 10_000
 PADDING = 114
 """The grey of what no image covers."""
 COLOURS = 3
@@ -161,6 +165,8 @@ def _refused(path: Path, encoded: bytes) -> str:
         with Image.open(BytesIO(encoded)) as opened:
             opened.verify()
             kind, size = str(opened.format), opened.size
+        if path.suffix.lower() in ALL_PAGES and (pixels := _pixels_of_pages(encoded)):
+            return f"is too large (its pages have more than {pixels:,} pixels)"
     except (UnidentifiedImageError, ImportError):  # Ultralytics' `Image.open` wants another decoder then
         return f"is corrupt or not an image{_decoder_missing(path)}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -171,6 +177,19 @@ def _refused(path: Path, encoded: bytes) -> str:
         return f"is {size[0]}x{size[1]} pixels, and data sets need {MIN_SIDE} and more"
     known = kind == "JPEG2000" or f".{kind.lower()}" in IMAGE_SUFFIXES
     return "" if known else f"is a {kind}, which is none of Ultralytics' formats of images"
+
+
+def _pixels_of_pages(encoded: bytes) -> int:
+    """What one image may have in pixels where the pages of a file have more together, else 0."""
+    from PIL import Image, ImageSequence
+
+    most, total = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS), 0  # Pillow refuses one of twice as many as it warns of
+    with Image.open(BytesIO(encoded)) as opened:
+        for number, page in enumerate(ImageSequence.Iterator(opened), 1):
+            total += page.size[0] * page.size[1]
+            if total > most or number > MAX_PAGES:
+                return most
+    return 0
 
 
 def _decode(path: Path, encoded: NDArray[np.uint8], channels: int) -> NDArray[np.uint8] | None:
@@ -187,12 +206,20 @@ def _decode(path: Path, encoded: NDArray[np.uint8], channels: int) -> NDArray[np
         if channels == COLOURS and path.suffix.lower() not in OWN_WAYS:
             image = cv2.imdecode(encoded, flag)  # all that Ultralytics does, whose import takes seconds
         else:
-            image = _imread()(path, flag)
+            image = _read_as_ultralytics(path.suffix, encoded, flag)
     except (cv2.error, IndexError):
         return None
     finally:
         logging.setLogLevel(level)
     return None if image is None else _uint8(image)
+
+
+def _read_as_ultralytics(suffix: str, encoded: NDArray[np.uint8], flag: int) -> Any:
+    """Ultralytics' reader takes names: it gets the bytes that were checked, whatever has become of their file."""
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        checked = Path(scratch) / f"image{suffix}"
+        checked.write_bytes(encoded)
+        return _imread()(checked, flag)
 
 
 def _imread() -> Callable[[Path, int], Any]:

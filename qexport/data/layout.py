@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from qexport.errors import InputError
 from qexport.system.given_files import open_given
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +23,10 @@ MASK_ENDINGS = ("_mask", "-mask", ".mask")
 """Of the name of a mask that lies beside its image."""
 MASK_MODES = ("1", "L", "P", "I", "I;16")
 """Pillow's names of images with one number a pixel."""
+MAX_ENTRIES = 2_000_000
+"""Files and folders below one: more than the largest public data set has."""
+SYSTEMS_OWN = ("/proc", "/sys", "/dev")
+"""Folders whose files are made as they are read, without end."""
 YAMLS = (".yaml", ".yml")
 
 
@@ -66,6 +71,47 @@ def yaml_in(folder: Path) -> tuple[Path, ...]:
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAMLS and path.is_file())
     usual = [path for path in found if path.stem in ("data", "dataset")]
     return tuple(usual[:1] or found)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and in those below it, linked ones too, each folder once; hidden ones are left out.
+
+    Raises:
+        InputError: there are more than `MAX_ENTRIES`, or a folder is the system's own (`SYSTEMS_OWN`).
+    """
+    own = _devices_of_system()
+    seen: set[tuple[int, int]] = set()
+    entries = 0
+    # Ultralytics' glob follows linked folders, too, but goes round in them without end.
+    for place, folders, files in os.walk(folder, followlinks=True):
+        entries += len(folders) + len(files)
+        if entries > MAX_ENTRIES:
+            raise InputError(f"{folder} has more than {MAX_ENTRIES:,} files below it", "give a folder of images")
+        state = _state(place)
+        if state is None or (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        if state.st_dev in own:
+            raise InputError(f"{place} is of the system, no folder of images", "give a folder of images")
+        seen.add((state.st_dev, state.st_ino))
+        shown = [name for name in folders if not name.startswith(".")]
+        # A folder that is also linked to has its own name.
+        folders[:] = sorted(shown, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        yield from (Path(place, name) for name in files if not name.startswith("."))
+
+
+def _devices_of_system() -> set[int]:
+    """Numbers of the file systems that are no files on any medium; what else is mounted below them is not meant."""
+    states = [_state(place) for place in (*SYSTEMS_OWN, os.sep)]
+    *own, root = (state.st_dev if state else -1 for state in states)
+    return set(own) - {root, -1}
+
+
+def _state(place: str) -> os.stat_result | None:
+    try:
+        return os.stat(place)
+    except OSError:
+        return None
 
 
 def without_masks(images: Iterable[Path], root: Path) -> Iterator[Path]:

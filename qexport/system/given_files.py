@@ -77,7 +77,7 @@ def read_bytes(path: str | Path, most: int = MAX_BYTES) -> bytes:
         OSError: as `open_given`.
     """
     with open_given(path, most) as stream:
-        data = stream.read()
+        data = stream.read(most + 1)
     if len(data) > most:  # it grows
         raise UnfitFileError(_too_large(most))
     return data

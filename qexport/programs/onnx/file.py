@@ -15,6 +15,7 @@ import onnx
 
 from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
+from qexport.programs.onnx.bounds import MAX_PROTO, bound_weights, check_expansion
 from qexport.system.given_files import UnfitFileError, read_bytes
 from qexport.tasks import SCORING, extras_of
 
@@ -28,11 +29,17 @@ OTHER_FLOATS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, o
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+LITERAL_TOKEN = re.compile(
+    r"""([\[({])|[\])},:\s]|-?[0-9]{1,9}(?:\.[0-9]{0,9})?(?![\w.-])|(?:True|False|None)(?!\w)"""
+    r"""|[bu]?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?=\s*(?:[,:\])}]|$))""",
+    re.DOTALL,
+)
+"""What names and sizes are written of: short numbers, because long ones can be chosen to collide in a dictionary."""
+MAX_LITERAL, MAX_TOKENS, MAX_BRACKETS = 2**20, 400_000, 100
+"""Characters, words and signs, and lists in a literal of metadata: names of 50,000 classes have less."""
 COLOURS = 3
 MAX_SIDE, MAX_NUMBERS = 2**15, 2**30
 """Of an input: pixels or images, and numbers in all."""
-MAX_PROTO = 2**31
-"""Bytes that Protocol Buffers read."""
 OLDEST = 7
 """The first operator set that ONNX Runtime has kernels for."""
 CONSTANTS_APART = 4
@@ -92,6 +99,7 @@ def read_file(path: Path) -> OnnxFile:
         InputError: it is not, with the reason.
     """
     proto = parsed(path)
+    check_expansion(path, proto)
     fingerprint = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     _check_operators(path, proto)
     _separate_constants(proto)
@@ -118,7 +126,7 @@ def parsed(path: Path) -> onnx.ModelProto:
     """Parse a file, and read its weights where they lie in another file beside it.
 
     Raises:
-        InputError: it is not ONNX, cut short, or its weights are missing.
+        InputError: it is not ONNX, cut short, or its weights are missing or larger than their files.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -132,6 +140,7 @@ def parsed(path: Path) -> onnx.ModelProto:
         ) from error
     if not proto.graph.node or not proto.graph.output:
         raise InputError(f"{path} has no ONNX graph in it", "it may be cut short, or not ONNX at all")
+    bound_weights(path, proto)
     try:
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -158,6 +167,8 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
             raise InputError(f"{path} has {name} weights ({tensor.name})", "give the float32 model")
     for node in proto.graph.node:
         kind = node.op_type
+        if kind == "Constant" and not (node.attribute and node.output):
+            raise InputError(f"{path} has a Constant without a value ({node.name[:60]})", "export it again")
         if node.domain not in ("", "ai.onnx", "com.microsoft") and (node.domain, kind) not in local:
             raise InputError(f"{path} has the operator {node.domain}.{kind}", "export it with ONNX's own operators")
 
@@ -256,4 +267,13 @@ def _count(value: Any) -> int:
 
 
 def _literal(text: str) -> Any:
+    """The value of a literal; of one that nobody writes for names or sizes, whose parsing never ends, a ValueError."""
+    rest = 0 if len(text) <= MAX_LITERAL else -1
+    tokens = brackets = 0
+    for token in LITERAL_TOKEN.finditer(text):
+        if token.start() != rest or tokens > MAX_TOKENS or brackets > MAX_BRACKETS:
+            break
+        rest, tokens, brackets = token.end(), tokens + 1, brackets + (token[1] is not None)
+    if rest != len(text) or brackets > MAX_BRACKETS:
+        raise ValueError("no plain literal")
     return ast.literal_eval(text)
