@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def apart(name: str, numbers: int, location: str = "x.onnx", **more: str) -> Ten
 
 def doubled(kind: str, first: str, times: int = 39) -> list[NodeProto]:
     steps = [first, *(f"s{step}" for step in range(1, times + 1))]
-    options = {"axis": 0} if kind == "Concat" else {}
+    options: dict[str, Any] = {"axis": 0} if kind == "Concat" else {}
     return [helper.make_node(kind, [a, a], [b], **options) for a, b in pairwise(steps)]
 
 
@@ -94,7 +95,7 @@ def sparse() -> onnx.ModelProto:
     return made
 
 
-TEXT = helper.make_tensor("text", TensorProto.STRING, [1], [b"ab"])
+TEXT = numpy_helper.from_array(np.array(["ab"], object), "text")
 SHAPE = numpy_helper.from_array(np.array([2**20, 2**20]), "shape")
 EXPANDING: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "weights in one another": (
@@ -178,7 +179,7 @@ def test_plain_metadata_are_read() -> None:
 
 @pytest.mark.parametrize("outputs", [["z"], []])
 def test_a_constant_of_nothing(outputs: list[str], tmp_path: Path) -> None:
-    value = {"value": ones()} if not outputs else {}
+    value: dict[str, Any] = {"value": ones()} if not outputs else {}
     made = network([helper.make_node("Constant", [], outputs, **value)])
     made.opset_import[0].version = 7
     (tmp_path / "x.onnx").write_bytes(made.SerializeToString())

@@ -218,7 +218,7 @@ def _read_as_ultralytics(suffix: str, encoded: NDArray[np.uint8], flag: int) -> 
     """Ultralytics' reader takes names: it gets the bytes that were checked, whatever has become of their file."""
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         checked = Path(scratch) / f"image{suffix}"
-        checked.write_bytes(encoded)
+        checked.write_bytes(encoded.data)
         return _imread()(checked, flag)
 
 

@@ -130,12 +130,13 @@ def _texts(path: Path, name: str) -> InputError:
 
 def _stored_bytes(path: Path, tensor: TensorProto) -> int:
     try:
-        size = ir.DataType(tensor.data_type).itemsize  # 0.5 of two numbers in a byte
+        size = float(ir.DataType(tensor.data_type).itemsize)  # 0.5 of two numbers in a byte
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} has weights of an unknown type ({tensor.name[:60]})", "export it again") from error
     if min(tensor.dims, default=0) < 0:
         raise InputError(f"{path} has weights of no size ({tensor.name[:60]})", "export it again")
-    return math.ceil(math.prod(tensor.dims) * size)
+    stored: int = math.ceil(math.prod(tensor.dims) * size)
+    return stored
 
 
 def _note_size(file: Path, files: dict[tuple[int, int], int]) -> bool:
