@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**32
 """Of any file: the largest YOLO with its optimiser has half of it."""
+CHUNK = 2**20
 MAX_TEXT = 2**26
 """Bytes of JSON and of lists: a hundred times what a report with pictures has."""
 MAX_ENTRIES = 100_000
@@ -76,11 +77,13 @@ def read_bytes(path: str | Path, most: int = MAX_BYTES) -> bytes:
     Raises:
         OSError: as `open_given`.
     """
+    data = bytearray()
     with open_given(path, most) as stream:
-        data = stream.read(most + 1)
-    if len(data) > most:  # it grows
-        raise UnfitFileError(_too_large(most))
-    return data
+        while part := stream.read(min(CHUNK, most + 1 - len(data))):  # makes room for all that is asked for
+            data += part
+            if len(data) > most:  # it grows
+                raise UnfitFileError(_too_large(most))
+    return bytes(data)
 
 
 def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict", most: int = MAX_TEXT) -> str:
