@@ -75,7 +75,7 @@ def test_the_page_has_the_figures_and_loads_nothing(tmp_path: Path) -> None:
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
     for figure in ("0.05 by post-training quantisation", "0.0375 behind epoch 2", "0.941 before training, 0.962 now"):
         assert figure in words
-    assert "no epoch was nearer" in words  # of the other profile
+    assert "no epoch was better" in words  # of the other profile
     assert "a&lt;b.pt" in text
     assert "left out b.jpg" in text
     assert not re.search(r"(src|href)=\"(?!#)", text)
