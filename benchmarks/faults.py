@@ -93,15 +93,20 @@ class Verb:
     resume: Callable[[Path], tuple[str, ...]] = lambda _: ()
 
 
+BEGINNING = (
+    Step("read", Seen.listens),
+    Step("calibrate", lambda seen: seen.said("Reading")),
+    Step("plan", lambda seen: seen.wrote("calibration.npz")),
+)
+
+
 def exporting(name: str) -> Verb:
     """An export to one format."""
     options = ("--int8", *DATA, "--eval-data", IMAGES, "--optimise", "bias-correction", "--format", name)
     return Verb(
         (MODEL, *options),
         (
-            Step("read", Seen.listens),
-            Step("calibrate", lambda seen: seen.said("Reading")),
-            Step("plan", lambda seen: seen.wrote("calibration.npz")),
+            *BEGINNING,
             Step("optimise", lambda seen: seen.said("measuring held-out")),
             Step("simulate", lambda seen: seen.said("judging")),
             Step("lower", lambda seen: seen.wrote("plan.json")),
@@ -119,9 +124,7 @@ VERBS = {
     "qat": Verb(
         ("qat", MODEL, *DATA, "--effort", "fast", "--format", "onnx", "--epochs", "3", "--batch", "4"),
         (
-            Step("read", Seen.listens),
-            Step("calibrate", lambda seen: seen.said("Reading")),
-            Step("plan", lambda seen: seen.wrote("calibration.npz")),
+            *BEGINNING,
             Step("optimise", lambda seen: seen.said("Planning")),
             Step("train", lambda seen: seen.said("Measuring held-out")),
             Step("state", lambda seen: seen.wrote("train_*.state")),

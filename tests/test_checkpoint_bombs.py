@@ -22,11 +22,12 @@ from qexport.checkpoints.checkpoint import load_checkpoint
 
 def _shared(levels: int) -> nn.Module:
     """Each layer holds the two before it, so that paths double with every second level."""
-    last, before = nn.Identity(), nn.Identity()
+    last: nn.Module = nn.Identity()
+    before: nn.Module = nn.Identity()
     for _ in range(levels):
         layer = nn.Module()
         layer._modules.update(a=last, b=before)
-        last, before = layer, last  # type: ignore[assignment]
+        last, before = layer, last
     return last
 
 

@@ -71,7 +71,7 @@ def write_whole(path: Path) -> Iterator[Path]:
                 _replace_folder(temporary, path)
             else:
                 os.replace(temporary, path)
-        except Exception as error:
+        except Exception as error:  # the block is a library's writer, which raises anything
             if full := out_of_room(error, path.parent):
                 raise full from error
             if not isinstance(error, OSError):

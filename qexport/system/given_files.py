@@ -124,7 +124,7 @@ def open_arrays(path: str | Path) -> Iterator[NpzFile]:
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as content:
                 yield content
-        except Exception as error:
+        except Exception as error:  # of a damaged archive zipfile, zlib and NumPy raise anything
             raise _as_value_error(error) from error
 
 
