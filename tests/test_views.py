@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import demo_images, synthetic_statistics
+from conftest import TinyDetector, captured, demo_images, seeded, synthetic_statistics
 from numpy.typing import NDArray
 
 from qexport.calibration.calibrate import calibrate, passes_for
@@ -21,7 +21,6 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.passes import optimise
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import OPENVINO
-from qexport.programs.program import Program
 from qexport.progress import Progress, Silent
 
 SQUARE = InputSpec((48, 64))
@@ -60,6 +59,10 @@ def test_enough_images_are_seen_as_they_are() -> None:
         assert (given, none) == (tuple(enough), ())
 
 
+def test_a_network_smaller_than_any_image_has_no_views() -> None:
+    assert len(pictures(FEW, InputSpec((8, 64)))) == len(FEW)
+
+
 def test_what_cannot_be_read_has_no_views(tmp_path: Path) -> None:
     broken = tmp_path / "a.jpg"
     broken.write_bytes(b"no image")
@@ -84,8 +87,9 @@ def test_every_band_of_an_image_is_in_its_views(channels: int, tmp_path: Path) -
         assert brightest[-1] > 114 or brightest[0] <= 114
 
 
-def test_calibration_sees_views_and_counts_images(tiny: Program, tmp_path: Path) -> None:
+def test_calibration_sees_views_and_counts_images(tmp_path: Path) -> None:
     """The statistics are those of a folder with the images and their views, and a saved table says so."""
+    tiny = captured(seeded(TinyDetector()), (16, 16))
     steps: list[None] = []
     table = calibrate(tiny, FEW, lambda: steps.append(None), weighted=True, views=True)
     assert len(steps) == passes_for(tiny, len(FEW), True, True) == 64
@@ -123,10 +127,11 @@ class Watching:
         return ""
 
 
-def test_passes_never_see_a_view_of_an_image_that_they_are_judged_on(tiny: Program, tmp_path: Path) -> None:
+def test_passes_never_see_a_view_of_an_image_that_they_are_judged_on(tmp_path: Path) -> None:
     """Every second image is red, and kept for judging; a view of a grey one is grey, whatever is done to colours."""
     grey, red = (60, 60, 60), (0, 0, 250)
     images = [painted(tmp_path / f"{number}.png", grey if number % 2 else red) for number in range(4)]
+    tiny = captured(seeded(TinyDetector()), (16, 16))
     plan = make_plan(tiny, synthetic_statistics(tiny.values), OPENVINO)
     for views, seen in ((True, 32), (False, 2)):
         watching = Watching()

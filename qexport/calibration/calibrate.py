@@ -74,7 +74,7 @@ def preprocess_name(program: Program) -> str:
 
 def passes_for(program: Program, images: int, weighted: bool = False, views: bool = False) -> int:
     """How often `calibrate` calls its `on_image`, where every image can be read."""
-    images += view_count(images) if views else 0
+    images += view_count(images, program.input) if views else 0
     return images + (min(images, MAX_LEARNED) if weighted and program.graph.instrumentable else 0)
 
 
@@ -133,7 +133,7 @@ def kept_table(
         table = load_table(path)
     except InputError:  # there is none, or nothing that can be read
         return None
-    more = view_count(len(images)) if views else 0
+    more = view_count(len(images), program.input) if views else 0
     wanted = program.fingerprint, preprocess_name(program), fingerprint(images), more, _packages()
     found = table.program, table.preprocess, table.images, table.views, table.made_by
     return table if found == wanted and table.weighted == (weighted and program.graph.instrumentable) else None

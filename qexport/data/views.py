@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from qexport.data.augmentation import Augmentation, Pixels, augment
-from qexport.data.images import COLOURS, read_image
+from qexport.data.images import COLOURS, MIN_SIDE, read_image
 from qexport.data.input_form import InputSpec
 from qexport.errors import InputError
 
@@ -35,17 +35,17 @@ def with_views(images: Sequence[Path], wanted: InputSpec, enough: int = ENOUGH) 
     A view is one image mirrored, scaled, cut, in other colours, or a mosaic of them, of the network's size. They
     depend on the images alone, in whatever order those are given, and are there as long as the block runs.
     """
-    given = tuple(images)
-    if not given or len(given) >= enough:
+    given, count = tuple(images), view_count(len(images), wanted, enough)
+    if not count:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
-        yield (*given, *_views(given, wanted, enough - len(given), Path(folder)))
+        yield (*given, *_views(given, wanted, count, Path(folder)))
 
 
-def view_count(images: int, enough: int = ENOUGH) -> int:
-    """How many views are made of so many images, where all can be read."""
-    return max(enough - images, 0) if images else 0
+def view_count(images: int, wanted: InputSpec, enough: int = ENOUGH) -> int:
+    """How many views are made of so many images, where all can be read; none of a size that no image may have."""
+    return max(enough - images, 0) if images and min(wanted.imgsz) >= MIN_SIDE else 0
 
 
 def _views(images: Sequence[Path], wanted: InputSpec, count: int, folder: Path) -> list[Path]:
