@@ -96,7 +96,9 @@ class OpenVINOBackend:
             content = convolution_model(stack, precision).SerializeToString()
             model = _compiled(core, core.read_model(content, b""), threads, exact)
             done = executed_macs(model, stack.macs)
-            found.setdefault(max(done, key=done.__getitem__), partial(model.create_infer_request().infer, stack.batch()))
+            found.setdefault(
+                max(done, key=done.__getitem__), partial(model.create_infer_request().infer, stack.batch())
+            )
         return found
 
 

@@ -34,9 +34,7 @@ def convolution_model(stack: ConvolutionStack, precision: str) -> onnx.ModelProt
         value = graph.add("Relu", [value])
     value = graph.pair(value) if precision == "int8" else value
     graph.add("Cast", [value], OUTPUT, to=TensorProto.FLOAT)
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, stack.batch().shape) for name in (INPUT, OUTPUT)
-    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, stack.batch().shape) for name in (INPUT, OUTPUT)]
     made = helper.make_graph(graph.nodes, "convolutions", ends[:1], ends[1:], graph.constants)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
