@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,8 +41,12 @@ def keep_peaks(peaks: Peaks) -> Path | None:
 def kept_peaks(threads: int) -> Peaks | None:
     """What was measured of this machine with so many threads; None where nothing was, or it cannot be read."""
     path = _path(threads)
+    if path is None:
+        return None
     with suppress(OSError, InputError):
-        return load_record(Peaks, SCHEMA, path, "record of peaks", REMEDY) if path else None
+        found = load_record(Peaks, SCHEMA, path, "record of peaks", REMEDY)
+        figures = [figure for each in found.runtimes for figure in each.peaks.values()]
+        return found if all(0 < figure < math.inf for figure in figures) else None
     return None
 
 

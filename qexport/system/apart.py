@@ -11,6 +11,8 @@ from pathlib import Path
 from qexport.errors import named_reason
 from qexport.system.guard import run_code
 
+TRACEBACK = "Traceback (most recent call last):"
+"""What stands before the lines of code, which are indented, and the error."""
 MAX_REASON = 160
 """Characters of what a process said last."""
 
@@ -47,8 +49,9 @@ def text_from(function: Callable[..., str], *arguments: object, seconds: float) 
 
 
 def _ending(done: subprocess.CompletedProcess[str]) -> str:
-    """How a process ended that did not answer: by a signal, or with the last line of its traceback."""
+    """How a process ended that did not answer: by a signal, or with what it raised, the first line of that."""
     if done.returncode < 0:
         return f"it was killed by {signal.Signals(-done.returncode).name}"
-    lines = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
-    return lines[-1][:MAX_REASON]
+    raised = done.stderr.rpartition(TRACEBACK)[2].splitlines()
+    told = (line for line in raised if line.strip() and not line.startswith(" "))
+    return next(told, f"it ended with exit code {done.returncode}")[:MAX_REASON]
