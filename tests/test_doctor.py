@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from qexport.measurement import peaks as measuring
 from qexport.measurement.peaks import Peaks, RuntimePeaks
 from qexport.plugins import BACKENDS
 from qexport.reporting.diagnosis import Diagnosis, Fit, to_json
-from qexport.system import packages
+from qexport.system import load, packages
 from qexport.system.capabilities import Capabilities, Gpu, control_group_limits, cpu_features, gpu_of
+from qexport.system.load import seconds_of_others
 from qexport.system.machine import ARM, Environment, cpu_kind
 from qexport.system.packages import Misfit, misfits, wanted_range
 from qexport.testing import FakeBackend, registered
@@ -250,6 +252,7 @@ def test_a_runtime_that_fails_does_not_end_the_command(
     }
     monkeypatch.setattr(measuring, "measurable", lambda _: tuple(made))
     monkeypatch.setattr(measuring, "peaks_apart", lambda name, _: made[name])
+    monkeypatch.setattr(load, "seconds_of_others", lambda: 3.0)
     monkeypatch.setattr(doctor, "_torchvision", lambda _: Fit("operator nms does not exist", "pip install both"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -282,7 +285,7 @@ FULL = Diagnosis(
     ),
     (Misfit("ultralytics", "8.5.1", "ultralytics>=8.4.190,<8.5"),),
     Fit("operator torchvision::nms does not exist", "pip install " + "long-" * 30),
-    Peaks(2, (RuntimePeaks("onnx", {"FP32": 4.04e10, "FP16": 8e10, "INT8": 4.2e10}),), load=6.0),
+    Peaks(2, (RuntimePeaks("onnx", {"FP32": 4.04e10, "FP16": 8e10, "INT8": 4.2e10}),), load=7.5),
 )
 
 
@@ -330,5 +333,33 @@ def test_a_real_runtime_is_timed_in_a_process_of_its_own(
     assert errors == ""
     assert {"FP32", "INT8"} <= runtime["peaks"].keys()
     assert (found["peaks"]["threads"], found["torchvision"]) == (1, {"fault": "", "remedy": ""})
-    assert Path(found["kept"]).is_relative_to(tmp_path / "cache" / "qexport")
+    kept = [each for each in (tmp_path / "cache").rglob("*") if each.is_file()]  # none where the machine was busy
+    assert kept == ([Path(found["kept"])] if found["kept"] else [])
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_cpu_seconds_that_others_have_had(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    columns = [30, 20, 10, 9000, 900, 5, 3, 2, 30, 0]  # idle and waiting for disks is not busy, guests are users
+    (tmp_path / "stat").write_text(f"cpu  {' '.join(str(each * ticks) for each in columns)}\ncpu0 1 2 3\n")
+    found = seconds_of_others(tmp_path / "stat")
+    assert found is not None
+    assert found + sum(os.times()[:4]) == pytest.approx(70, abs=0.5)
+    (tmp_path / "stat").write_text("cpu 1 2\n")
+    assert seconds_of_others(tmp_path / "stat") is None
+    assert seconds_of_others(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "busy", "crowded"),
+    [
+        (2, 2, 0.1, False),
+        (2, 2, 0.5, True),
+        (2, 8, 5.0, False),
+        (2, 8, 7.0, True),
+        (4, 2, 0.1, False),
+        (2, 2, None, False),
+    ],
+)
+def test_threads_that_waited_for_cores(threads: int, cores: int, busy: float | None, crowded: bool) -> None:
+    assert Peaks(threads, (), busy).crowded(cores) is crowded

@@ -197,8 +197,8 @@ def test_where_int8_loses_the_warning_says_what_doctor_measured() -> None:
     peaks = RuntimePeaks("openvino", {"FP32": 2e10, "INT8": 2.2e10})
     (told,) = [each.text for each in entries(40.0, None, peaks)[0].warned("latency")]
     assert told == (
-        "openvino runs float32 files faster than int8 on this CPU: INT8 alone is 1.10× as fast as FP32 in it, "
-        "by qexport doctor"
+        "openvino runs float32 files faster than int8 on this CPU; bare convolutions in INT8 are 1.10× as fast as "
+        "in FP32 there, by qexport doctor"
     )
     (told,) = [each.text for each in entries(40.0, None)[0].warned("latency")]
     assert told == "openvino runs float32 files faster than int8 on this CPU"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,14 +67,17 @@ def _timed(found: Diagnosis, threads: int, progress: Progress) -> Diagnosis:
     """Time the runtimes that are here, keep the figures, and try torchvision beside torch."""
     from qexport.measurement.peaks import Peaks, measurable, peaks_apart
     from qexport.reporting.kept_peaks import keep_peaks
+    from qexport.system.load import seconds_of_others
 
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    timed = []
+    timed, started, before = [], time.perf_counter(), seconds_of_others()
     for name in measurable(each.format for each in found.formats if not each.problem):
         with progress.step(f"Timing {name}"):
             timed.append(peaks_apart(name, threads))
+    after, seconds = seconds_of_others(), time.perf_counter() - started
+    load = None if before is None or after is None else max(0.0, round((after - before) / seconds, 2))
     peaks = Peaks(threads, tuple(timed), load)
-    kept = keep_peaks(peaks) if any(each.peaks for each in timed) else None
+    whole = any(each.peaks for each in timed) and not peaks.crowded(found.capabilities.cores)
+    kept = keep_peaks(peaks) if whole else None
     found = replace(found, peaks=peaks, kept=str(kept) if kept else None)
     return found if found.lacking else replace(found, torchvision=_torchvision(progress))
 

@@ -162,7 +162,7 @@ def _gist(found: Diagnosis) -> Iterator[str]:
     if integers:
         best = max(integers, key=integers.__getitem__)
         yield f"Fastest in INT8 here: {best}. A model reaches a part of it: few of its layers are as large."
-    if found.crowded:
-        yield "Other processes were busy: figures are too low. Run it again when the machine is idle."
-    if integers and found.kept is None:
+    if found.peaks.crowded(found.capabilities.cores):
+        yield "Other processes were busy: figures are too low, and not kept. Run it again when the machine is idle."
+    elif integers and found.kept is None:
         yield "Reports will not know these figures: no cache folder can be written."

@@ -25,6 +25,8 @@ SECONDS = 1.5
 MIN_ROUNDS, MAX_ROUNDS = 2, 6
 HANGING = 60
 """Seconds after which a runtime is given up."""
+MAX_LACK = 0.25
+"""Cores that others may take from the threads that are timed."""
 FP32, INT8 = "FP32", "INT8"
 
 
@@ -60,7 +62,7 @@ class Peaks:
     Attributes:
         threads: CPU threads of each.
         runtimes: by the names of their formats.
-        load: processes that wanted a core before, on average over a minute; None where the system does not say.
+        load: cores that other processes kept busy meanwhile, on average; None where the system does not say.
     """
 
     threads: int
@@ -70,6 +72,10 @@ class Peaks:
     def of(self, name: str) -> RuntimePeaks | None:
         """Those of a format's runtime; None where nothing was measured."""
         return next((each for each in self.runtimes if each.format == name and each.peaks), None)
+
+    def crowded(self, cores: int) -> bool:
+        """Whether threads had to wait for cores, of which there are so many: figures are too low then."""
+        return self.load is not None and self.load + self.threads > max(cores, self.threads) + MAX_LACK
 
 
 def measurable(formats: Iterable[str]) -> tuple[str, ...]:

@@ -17,8 +17,6 @@ from qexport.version import __version__
 SCHEMA = 1
 MIN_GAIN = 1.25
 """INT8 over FP32 below which quantising is hardly worth its loss."""
-MAX_LOAD = 0.5
-"""Processes for each core that others may have running."""
 DOT_PRODUCTS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "dotprod", "i8mm")
 """Features of CPUs whose kernels add four products of bytes at once, without which integers gain little."""
 
@@ -60,12 +58,6 @@ class Diagnosis:
     def lacking(self) -> tuple[Misfit, ...]:
         """Packages without which nothing can be written."""
         return tuple(each for each in self.misfits if each.version is None)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether others wanted most of the cores while runtimes were timed, so that figures are low."""
-        load = self.peaks.load if self.peaks else None
-        return load is not None and load > MAX_LOAD * self.capabilities.cores
 
 
 def to_json(found: Diagnosis) -> str:
