@@ -125,7 +125,7 @@ def test_slow_runtimes_get_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None
 
         return run
 
-    monkeypatch.setattr(peaks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     quick, middle, slow = (peaks._rounds([taking(seconds)]) for seconds in (0.001, 0.1, 5.0))  # type: ignore[list-item]
     assert (quick, slow) == (peaks.MAX_ROUNDS, peaks.MIN_ROUNDS)
     assert middle == 2  # 1.5 s for rounds of a pause and four runs, one round of them to warm up

@@ -47,7 +47,7 @@ def print_diagnosis(found: Diagnosis, console: Console) -> None:
     """Show all of it."""
     for title, lines in (
         ("This machine", _machine(found)),
-        ("Packages that every export needs", _packages(found)),
+        ("Packages", _packages(found)),
         ("Formats", (line for each in found.formats for line in _format(each))),
     ):
         show(console, sentence(title, "bold"))
@@ -131,7 +131,8 @@ def _format(state: FormatState) -> Iterator[Line]:
     if state.engine is None or state.engine.found:
         yield _signed(GOOD, state.format, runtime)
         return
-    yield _signed(PART, state.format, f"{runtime}; written, but not built for its device: no {state.engine.builder}")
+    lacking = f"{state.engine.builder} is not installed"
+    yield _signed(PART, state.format, f"{runtime}; writes the file, builds no engine: {lacking}")
     yield Line("", state.engine.remedy, command=True)
 
 
