@@ -33,6 +33,7 @@ from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
 from qexport.reporting.baseline import compare, refuse_other
 from qexport.reporting.gate import check
+from qexport.reporting.kept_peaks import kept_peaks
 from qexport.reporting.likeness import strict_outcomes
 from qexport.reporting.load import Baseline
 from qexport.reporting.options import Places, RunOptions
@@ -138,7 +139,8 @@ def measure_run(
     of_run = [each for each in missing if not each.artifact]
     of_artifacts = [each for each in missing if each.artifact]
     inputs = inputs_of(job, report.command, source, table, images)
-    measured = Measured(written, figures, evidence, missing=of_artifacts)
+    peaks = kept_peaks(job.threads) if job.measures_latency else None
+    measured = Measured(written, figures, evidence, of_artifacts, peaks)
     return _with_missing(with_artifacts(report, measured, inputs, clock.seconds), of_run)
 
 

@@ -42,6 +42,15 @@ def run_tied(command: Sequence[str], seconds: float) -> subprocess.CompletedProc
     if not os.access(command[0], os.X_OK):
         raise PermissionError(f"{command[0]} cannot be run")
     code = f"import os; signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.execv({command[0]!r}, {list(command)!r})"
+    return run_code(code, seconds)
+
+
+def run_code(code: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own to its end, which comes at the latest with this process's.
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed after so many seconds.
+    """
     reading, writing = os.pipe()  # that of `subprocess.run` is closed at once
     try:
         return subprocess.run(tied(code), stdin=reading, capture_output=True, text=True, timeout=seconds, check=False)
