@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fuzzing.pickles import text
 from small_models import archive, saved, small_model
 from test_hostile_inputs import refusal
@@ -37,7 +38,30 @@ def _endless_layers() -> nn.Module:
     return layer
 
 
+def _attention(**attributes: Any) -> nn.Module:
+    """An attention of 2025, whose class computes `all_head_dim` when it is loaded."""
+    from ultralytics.nn.modules.block import AAttn
+
+    layer = AAttn(8, 1)
+    del layer.all_head_dim
+    layer.__dict__.update(attributes)
+    return layer
+
+
+def _buffer_of_many(count: int) -> nn.Module:
+    """Layers that have one buffer of 16 bits, which each makes one of 32 bits of."""
+    layer, shared = nn.Module(), torch.zeros(2**21, dtype=torch.float16)
+    for number in range(count):
+        layer._modules[f"part{number}"] = part = nn.Module()
+        part._buffers["shared"] = shared
+    return layer
+
+
 LAYERS: dict[str, tuple[Any, str]] = {
+    "a list times a number": (lambda: _attention(head_dim=10**11, num_heads=[0]), "its class computes with"),
+    "a text times a number": (lambda: _attention(head_dim=10**11, num_heads="x"), "its class computes with"),
+    "numbers of a million digits": (lambda: _attention(head_dim=1 << 3_000_000), "a number of 3,000,001 bits"),
+    "a buffer of many layers": (lambda: _buffer_of_many(100), "of many times the bytes"),
     "10^12 paths to 60 layers": (lambda: _shared(60), "stands for more than 100,000"),
     "10^12 layers of a recurrent one": (_endless_layers, "torch.nn.modules.rnn.RNN"),
 }
@@ -49,6 +73,20 @@ def test_layers(sample: str, tmp_path: Path) -> None:
     model = small_model("Classify")
     model.model[0]._modules["extra"] = make()
     assert words in refusal(load_checkpoint, saved(model, tmp_path / "x.pt"))
+
+
+def test_what_a_class_computes_for_older_files(tmp_path: Path) -> None:
+    model = small_model("Classify")
+    model.model[0]._modules["extra"] = _attention()
+    loaded = load_checkpoint(saved(model, tmp_path / "x.pt")).module.model[0].extra
+    assert (loaded.all_head_dim, loaded.num_heads) == (8, 1)
+    assert list(loaded._modules) == ["qkv", "proj", "pe"]
+
+
+def test_names_that_repeat_one_text(tmp_path: Path) -> None:
+    model = small_model()
+    model.names = dict.fromkeys(range(4), "x" * 2**21)
+    assert "names of 8,388,608 characters" in refusal(load_checkpoint, saved(model, tmp_path / "x.pt"))
 
 
 def test_few_paths_to_a_shared_layer(tmp_path: Path) -> None:
