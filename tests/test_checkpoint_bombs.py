@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import nn
 
 from qexport.checkpoints.allowed import layer_class
 from qexport.checkpoints.checkpoint import load_checkpoint
+from qexport.errors import ConversionError, InputError
+from qexport.programs.build import read_source
 
 
 def _shared(levels: int) -> nn.Module:
@@ -73,6 +76,53 @@ def test_layers(sample: str, tmp_path: Path) -> None:
     model = small_model("Classify")
     model.model[0]._modules["extra"] = make()
     assert words in refusal(load_checkpoint, saved(model, tmp_path / "x.pt"))
+
+
+def _set(where: str, **attributes: Any) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        layer = model.model[-1] if where == "head" else model.model[0].conv
+        vars(layer).update(attributes)
+
+    return change
+
+
+def _activation(layer: Callable[[], nn.Module]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.model[0]._modules["act"] = layer()
+
+    return change
+
+
+def _endless_pooling() -> nn.Module:
+    from ultralytics.nn.modules.block import SPPF
+
+    layer = SPPF(8, 8)
+    layer.n = 10**12
+    return layer
+
+
+RUNS: dict[str, tuple[str, Callable[[Any], None], str]] = {
+    "bins": ("Detect", _set("head", reg_max=3 * 10**8), "1,200,000,000 bytes"),
+    "padding": ("Classify", _set("conv", padding=(30_000, 30_000)), "more than networks do (aten.convolution"),
+    "upsampling": ("Classify", _activation(lambda: nn.Upsample(scale_factor=1000.0)), "aten.upsample_nearest2d"),
+    "operations": ("Classify", _activation(_endless_pooling), "more than 1,000 operations"),
+    "stride": ("Detect", _set("head", stride=torch.tensor([0.5, 8, 16])), "cannot be captured"),
+    "keypoints": ("Pose", _set("head", kpt_shape=[10**9, 3]), "cannot be captured"),
+    "coefficients": ("Segment", _set("head", nm=10**9), "its head computes 8"),
+}
+
+
+@pytest.mark.parametrize("sample", RUNS)
+def test_what_a_model_computes(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.programs.bounded_run.MAX_OPERATIONS", 1000)
+    head, change, words = RUNS[sample]
+    model = small_model(head)
+    change(model)
+    path = saved(model, tmp_path / "x.pt")
+    with pytest.raises((InputError, ConversionError)) as caught:
+        read_source(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 def test_what_a_class_computes_for_older_files(tmp_path: Path) -> None:

@@ -105,7 +105,17 @@ def test_names_that_belong_to_other_artifacts_are_not_taken(tmp_path: Path) -> N
     assert companions(tmp_path) == {"plan.json", "samples.npz"}
 
 
-FOREIGN = ("../plan.json", "/etc/plan.json", "x/../../plan.json", "..", ".", "notes.txt", "best.pt", "plan.json/", "a\0b")
+FOREIGN = (
+    "../plan.json",
+    "/etc/plan.json",
+    "x/../../plan.json",
+    "..",
+    ".",
+    "notes.txt",
+    "best.pt",
+    "plan.json/",
+    "a\0b",
+)
 """Names in a stranger's manifest: of files outside of the folder, or that no run has written."""
 
 
