@@ -123,8 +123,8 @@ FOREIGN = (
 def test_files_that_no_run_has_written_are_neither_removed_nor_written(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for key in ("plan", "candidate", "samples"):
-        entry = name if key == "samples" else {"file": name}
-        leave(folder, OWN, **{key: entry})
+        entry: dict[str, Any] = {key: name if key == "samples" else {"file": name}}
+        leave(folder, OWN, **entry)
         for each in ("notes.txt", "best.pt", "../plan.json"):
             (folder / each).touch()
         assert companions(folder) == set()

@@ -35,7 +35,7 @@ class Bounded(TorchDispatchMode):
 
     def __init__(self, images: int) -> None:
         """Bound the block by what images of so many bytes take."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.most = largest(images)
         self.room = max(MAX_BYTES_IN_ALL, MAX_TIMES_IN_ALL * images)
         self.left = MAX_OPERATIONS

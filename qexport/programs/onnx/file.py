@@ -39,7 +39,9 @@ MAX_LITERAL, MAX_TOKENS, MAX_BRACKETS = 2**20, 400_000, 100
 """Characters, words and signs, and lists in a literal of metadata: names of 50,000 classes have less."""
 OWN = frozenset({"task", "names", "imgsz", "stride"})
 """What all metadata of Ultralytics have."""
-UNREADABLE = "what the file says of its task, classes, stride and image size cannot be read: it is taken for a file without"
+UNREADABLE = (
+    "what the file says of its task, classes, stride and image size cannot be read: it is taken for a file without"
+)
 COLOURS = 3
 MAX_SIDE, MAX_NUMBERS = 2**15, 2**30
 """Of an input: pixels or images, and numbers in all."""
