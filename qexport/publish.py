@@ -21,7 +21,7 @@ from qexport.data.selection import RunImages
 from qexport.detections.agreement import Findings
 from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
-from qexport.inspection.run_folder import REPORT, companions, free_name, keep_report, manifests_in
+from qexport.inspection.run_folder import REPORT, companion, companions, free_name, keep_report, manifests_in
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
 from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
@@ -186,9 +186,9 @@ def _save_samples(
 def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[str, tuple[Findings, ...]]]:
     """Name of the file for samples, and what others' artifacts found in the same images, which are in it already."""
     others = {name: each for name, each in manifests_in(folder).items() if name not in names}
-    for name in sorted({str(each["samples"]) for each in others.values() if each.get("samples")}):
+    for name in sorted({companion(each, "samples") for each in others.values()} - {""}):
         with suppress(InputError):
-            kept = load_samples(folder / Path(name).name)
+            kept = load_samples(folder / name)
             same = kept.layout == samples.layout and kept.input == samples.input
             if same and np.array_equal(kept.images, samples.images):
                 return name, {artifact: found for artifact, found in kept.found.items() if artifact in others}
