@@ -124,7 +124,7 @@ bench-training: setup  ## measure a step of quantisation-aware training on the r
 fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
 	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)
 
-support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
+support: setup  ## export untrained models of every architecture and write the table of docs/architectures.md (of some: ROWS=…)
 	$(PY) benchmarks/support.py $(ROWS)
 
 lint: setup  ## style
