@@ -19,16 +19,18 @@ from qexport.cli.app import VERBS, export_app
 from qexport.cli.verify import checks_app
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
-from qexport.planning.registry import RANGES
+from qexport.planning.registry import DEFAULT_RANGES, RANGES
 from qexport.targets import TARGETS
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, PRECISION_ALIASES, PRECISIONS
 
 PAGE = Path(__file__).resolve().parent / "reference.md"
 HEAD = """# Reference
 
-Made from the program by `make reference`. What to know besides of an export's options: [options](options.md); of training's:
-[training](training.md#options). Every verb has `--help`.
+Made from the program by `make reference`. What to know besides: [options](options.md) of an export, and
+[those of training](training.md#options). Every verb has `--help`.
 """
+FORMAT_HEADS = ("format", "also called", "precisions", "open batch", "from ONNX", "pip installs", "runs here with")
+TARGET_HEADS = ("target", "device", "also called", "formats", "runs there, too", "precision", "CPU", "threads")
 KINDS: dict[Any, str] = {int: "whole number", float: "number", Path: "path"}
 """Type of an option → what it takes; all others take text."""
 
@@ -76,23 +78,22 @@ def _takes(option: Any) -> str:
 
 def _names() -> Iterator[str]:
     yield "## Formats\n"
-    heads = ("format", "also called", "precisions", "open batch", "from ONNX", "pip installs", "verified and timed with")
-    yield _table(heads, [_format(info) for info in _own()]) + "\n"
-    yield "Options of single formats, given as `--option NAME=VALUE` where they have none of their own:\n"
-    options = [(info, option) for info in _own() for option in info.options]
-    yield _table(("format", "option", "takes", "meaning"), [_option(*each) for each in options]) + "\n"
+    yield _table(FORMAT_HEADS, [_format(info) for info in _own()]) + "\n"
+    yield "Options of single formats, given as above where there is such an option, else as `--option NAME=VALUE`:\n"
+    options = [_option(info, option) for info in _own() for option in info.options]
+    yield _table(("format", "option", "takes", "meaning"), options) + "\n"
     yield "## Precisions and CPUs\n"
     rows = [[f"`{name}`", _listed(PRECISION_ALIASES[name])] for name in PRECISIONS]
     yield _table(("precision", "also called"), rows) + "\n"
     cpus = [[f"`{name}`", _listed(others)] for name, others in CPU_ALIASES.items()]
     yield _table(("--cpu", "also called"), cpus) + "\n"
     yield "## Targets\n"
-    heads = ("target", "device", "also called", "formats", "runs there, too", "precision", "CPU", "threads")
-    yield _table(heads, [_target(name) for name in TARGETS]) + "\n"
+    yield _table(TARGET_HEADS, [_target(name) for name in TARGETS]) + "\n"
     yield "## Efforts, passes and ranges\n"
-    efforts = [[f"`{each.name}`", f"`{each.ranges or 'percentile'}`", _listed(each.passes)] for each in EFFORTS.values()]
+    efforts = [[f"`{one.name}`", f"`{one.ranges or DEFAULT_RANGES}`", _listed(one.passes)] for one in EFFORTS.values()]
     yield _table(("effort", "ranges", "passes"), efforts) + "\n"
-    yield f"The default is `{DEFAULT_EFFORT}`. All passes: {_listed(PASSES.own)}. All range estimators: {_listed(RANGES.own)}.\n"
+    yield f"The default is `{DEFAULT_EFFORT}`.\n\nAll passes: {_listed(PASSES.own)}.\n"
+    yield f"All range estimators: {_listed(RANGES.own)}.\n"
 
 
 def _own() -> list[BackendInfo]:

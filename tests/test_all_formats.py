@@ -143,7 +143,7 @@ def test_the_documented_code_finds_what_is_in_an_image(every: Run, capsys: pytes
     names: dict[str, Any] = {}
     exec(tools, names)
     exec(suppress, names)
-    pixels, factor, left, top = names["letterbox"](str(image), 160, 192)
+    pixels, *_ = names["letterbox"](str(image), 160, 192)
     np.testing.assert_array_equal(pixels[0], to_tensor(letterbox(read_image(image), (160, 192))))
     # Two boxes of one class that overlap, one of another class, one that is unlikely; margins and factor by hand.
     output = np.array([[[50, 52, 50, 80], [50, 50, 50, 40], [20, 20, 20, 8], [40, 40, 40, 8], *[[0.0] * 4] * 2]])

@@ -14,7 +14,9 @@ TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "action.ym
 """Of the repository's top level; links to them from docs/ begin with ../, and those from them with docs/."""
 FROM_DOCS = re.compile(rf"\]\((?:\.\./)+({'|'.join(map(re.escape, TOP))})(?=[#)])")
 FROM_TOP = re.compile(r"(\]\(|src=\")docs/")
-ELSEWHERE = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*\bhref=\"?(?:https?:)?//")
+ELSEWHERE = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*\bhref=\"?(?:https?:)?//"
+)
 """What a browser would fetch from another place; a canonical address is none, and is not written."""
 
 
