@@ -92,9 +92,10 @@ dist: $(TOOLS)/.ready  ## build dist/*.whl and dist/*.tar.gz of the last commit,
 	rm -rf build/source && mkdir -p build/source && git archive HEAD | tar -x -C build/source
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --no-isolation --outdir dist build/source
 
-# Warnings are errors: a dead link, a page that is in no menu, an argument that a docstring names and a function lacks.
+# Warnings are errors: a dead link, a page that is in no menu, an argument that a docstring names and a function lacks. With
+# --quiet none would be counted.
 docs: $(SITE)/.ready  ## build the documentation as a site in build/site
-	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --config-file docs/site/mkdocs.yml
 	@echo "wrote build/site/index.html"
 
 reference: setup  ## write docs/reference.md from the options of every verb
