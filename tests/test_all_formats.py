@@ -136,10 +136,13 @@ def test_the_documented_thresholds_are_the_reports(every: Run) -> None:
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
-def test_the_documented_code_finds_what_is_in_an_image(every: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_code_finds_what_is_in_an_image(
+    every: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With each plain runtime: the pixels of the calibration, and the objects of the label file."""
+    monkeypatch.chdir(tmp_path)
     image = demo_images("val", 1)[0]
-    tools, suppress, *runtimes, _ = documented(every, "formats.md", image)
+    tools, suppress, *runtimes, draw, _ = documented(every, "formats.md", image)
     names: dict[str, Any] = {}
     exec(tools, names)
     exec(suppress, names)
@@ -159,6 +162,10 @@ def test_the_documented_code_finds_what_is_in_an_image(every: Run, capsys: pytes
         capsys.readouterr()
         exec(code, names)
         _like_the_labels(image, names, capsys.readouterr().out)
+    exec(draw, names)
+    edge = names["y1"], (names["x1"] + names["x2"]) // 2  # of the last box
+    assert tuple(names["image"][edge]) == (0, 255, 0) != tuple(read_image(image)[edge])
+    assert read_image(Path("found.jpg")).shape == read_image(image).shape
 
 
 def _like_the_labels(image: Path, names: dict[str, Any], printed: str) -> None:

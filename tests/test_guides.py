@@ -26,7 +26,7 @@ LANGUAGES = {"sh", "python", "toml"}
 RUN_BY: Mapping[str, tuple[str, ...]] = {
     "accuracy.md": ("test_all_formats.py",),
     "combining.md": ("test_combining.py",) * 2,
-    "formats.md": (*("test_all_formats.py",) * 5, "test_precisions.py"),
+    "formats.md": (*("test_all_formats.py",) * 6, "test_precisions.py"),
     "plugins.md": ("test_outside_package.py",) * 4,
     "python.md": ("test_public_face.py",) * 2,
     "training.md": ("test_guides.py",),
