@@ -15,8 +15,19 @@ import pytest
 import typer
 from guides import DOCS, FENCE, GUIDES, README, ROOT, blocks, commands, page
 
+from qexport.calibration import calibration_table
 from qexport.cli.app import export_app, main
+from qexport.errors import InputError, QexportError
+from qexport.inspection import manifest, samples
+from qexport.optimisation import candidate_file
+from qexport.optimisation.effort import EFFORTS
+from qexport.planning import plan
+from qexport.planning.registry import RANGES
+from qexport.reporting import report, training_report
+from qexport.reporting.gate import RULES
+from qexport.targets import TARGETS
 from qexport.testing import FakeBackend, registered
+from qexport.vocabulary import PRECISIONS
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
 sys.path.append(str(DOCS))
@@ -126,6 +137,25 @@ def test_every_option_of_an_export_is_explained() -> None:
     text = page("options.md")
     assert len(options) > 50
     assert [each for each in options if each != "--version" and f"`{each}" not in text] == []
+
+
+def test_tables_name_what_the_code_has() -> None:
+    """Targets, rules of the gate, exit codes, precisions, efforts, range estimators and files with a schema."""
+    ci, concepts = page("ci.md"), page("concepts.md")
+    codes = {each.exit_code for each in (QexportError, *QexportError.__subclasses__(), *InputError.__subclasses__())}
+    assert codes == set(map(int, re.findall(r"^\| (\d+) \|", ci, re.M))) - {0, 124}
+    assert [rule.name for rule in RULES if f"`--{rule.name} " not in ci] == []
+    assert [name for name in TARGETS if f"`{name}`" not in page("devices.md").partition("## Raspberry Pi")[0]] == []
+    assert [name for name in (*PRECISIONS[1:], *RANGES.own) if f"| `{name}` |" not in concepts] == []
+    assert [name for name in EFFORTS if f"| `{name}` |" not in page("accuracy.md")] == []
+    schemas = {"report.json": report.SCHEMA, "plan.json": plan.SCHEMA, "calibration.npz": calibration_table.SCHEMA}
+    schemas |= {
+        "candidate.npz": candidate_file.SCHEMA,
+        "samples.npz": samples.SCHEMA,
+        "train.json": training_report.SCHEMA,
+    }
+    for file, schema in (*schemas.items(), ("<artifact>.manifest.json", manifest.SCHEMA)):
+        assert f"| `{file}` | {schema} |" in page("files.md"), file
 
 
 def test_the_front_page_is_short() -> None:
