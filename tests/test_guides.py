@@ -142,7 +142,8 @@ def test_every_option_of_an_export_is_explained() -> None:
 def test_tables_name_what_the_code_has() -> None:
     """Targets, rules of the gate, exit codes, precisions, efforts, range estimators and files with a schema."""
     ci, concepts = page("ci.md"), page("concepts.md")
-    codes = {each.exit_code for each in (QexportError, *QexportError.__subclasses__(), *InputError.__subclasses__())}
+    errors: list[type[QexportError]] = [QexportError, *QexportError.__subclasses__(), *InputError.__subclasses__()]
+    codes = {each.exit_code for each in errors}
     assert codes == set(map(int, re.findall(r"^\| (\d+) \|", ci, re.M))) - {0, 124}
     assert [rule.name for rule in RULES if f"`--{rule.name} " not in ci] == []
     assert [name for name in TARGETS if f"`{name}`" not in page("devices.md").partition("## Raspberry Pi")[0]] == []
