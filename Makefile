@@ -1,4 +1,4 @@
-# Everything runs in .venv, which `make setup` installs; lock, audit, sbom and dist have tools of their own in build/.
+# Everything runs in .venv, which `make setup` installs; lock, audit, sbom, dist and docs have tools of their own in build/.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -7,11 +7,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TOOLS := build/tools
+SITE := build/site-tools
 
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup lock audit sbom dist run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-training fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-training fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,6 +54,11 @@ $(TOOLS)/.ready: locks/tools.txt
 	$(TOOLS)/bin/python $(LOCKED) locks/tools.txt
 	@touch $@
 
+$(SITE)/.ready: locks/docs.txt
+	$(call create_environment,$(SITE))
+	$(SITE)/bin/python $(LOCKED) locks/docs.txt
+	@touch $@
+
 # Hashes of every file of each version, so that any of the platforms in `tool.uv` finds its own. What is there is kept
 # where it may be: for newer tools remove locks/tools.txt first.
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --only-binary :all: \
@@ -62,6 +68,7 @@ lock: $(TOOLS)/.ready  ## write locks/ anew, from pyproject.toml and constraints
 	$(COMPILE) --universal pyproject.toml --all-extras --group build -c constraints.txt --no-emit-package torch \
 	  --no-emit-package torchvision -o locks/qexport.txt
 	$(COMPILE) --universal --group tools -o locks/tools.txt
+	$(COMPILE) --universal --group docs -o locks/docs.txt
 	$(COMPILE) --no-deps --group tflite-micro -o locks/tflite-micro.txt
 
 # torch and torchvision are in the constraints alone. What the service does not know was not audited: that fails, too.
@@ -71,6 +78,7 @@ audit: $(TOOLS)/.ready  ## ask PyPI's service whether what is locked has known v
 	@grep -hoE '^[A-Za-z0-9._-]+==[^ ]+' locks/qexport.txt > build/audited.txt && grep -E '^torch(vision)?==' constraints.txt >> build/audited.txt
 	$(AUDIT) build/audited.txt
 	$(AUDIT) locks/tools.txt
+	$(AUDIT) locks/docs.txt
 
 # The tool takes no version out of another file, where pyproject.toml has it.
 sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all that it was tested with, licences included (CycloneDX)
@@ -83,6 +91,15 @@ sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all tha
 dist: $(TOOLS)/.ready  ## build dist/*.whl and dist/*.tar.gz of the last commit, the same bytes each time
 	rm -rf build/source && mkdir -p build/source && git archive HEAD | tar -x -C build/source
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --no-isolation --outdir dist build/source
+
+# Warnings are errors: a dead link, a page that is in no menu, an argument that a docstring names and a function lacks. With
+# --quiet none would be counted.
+docs: $(SITE)/.ready  ## build the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo "wrote build/site/index.html"
+
+reference: setup  ## write docs/reference.md from the options of every verb
+	$(PY) docs/reference.py
 
 run: setup  ## the main job on the embedded default: model, data set and report
 	$(VENV)/bin/qexport demo
@@ -124,7 +141,7 @@ bench-training: setup  ## measure a step of quantisation-aware training on the r
 fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
 	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)
 
-support: setup  ## export untrained models of every architecture and write the README's table of them (of some: ROWS=…)
+support: setup  ## export untrained models of every architecture and write the table of docs/architectures.md (of some: ROWS=…)
 	$(PY) benchmarks/support.py $(ROWS)
 
 lint: setup  ## style

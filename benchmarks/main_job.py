@@ -1,4 +1,4 @@
-"""Measure the main job on the real YOLO26n and print the table of the README.
+"""Measure the main job on the real YOLO26n and print the table of docs/measured.md.
 
     make bench            (or: .venv/bin/python benchmarks/main_job.py [--shared DIR])
 

@@ -1,4 +1,4 @@
-"""Measure TFLite's precisions on the real YOLO26n and print the table of the README.
+"""Measure TFLite's precisions on the real YOLO26n and print the table of docs/measured.md.
 
     make bench-precisions    (or: .venv/bin/python benchmarks/precisions.py [--shared DIR] [PRECISION …])
 

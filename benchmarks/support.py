@@ -1,4 +1,4 @@
-"""Export freshly built models of every architecture and write what came of it into the README.
+"""Export freshly built models of every architecture and write what came of it into docs/architectures.md.
 
     make support    (or, of a few: make support ROWS="yolov6n.yaml yolov3-tiny.yaml+Mish --kinds onnx")
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from untrained import INPLACE
 
 ROOT = Path(__file__).resolve().parents[1]
-README, KEPT = ROOT / "README.md", ROOT / "benchmarks" / "support.json"
+PAGE, KEPT = ROOT / "docs" / "architectures.md", ROOT / "benchmarks" / "support.json"
 IMAGES = ROOT / "calibration_data" / "shapes" / "images" / "train"
 BEGIN, END = "<!-- support: made by `make support` -->", "<!-- /support -->"
 SIZE, COUNT = 96, 4
@@ -84,7 +84,7 @@ def main() -> int:
             kept = stored()
             kept.setdefault(name, {})[kind] = result
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
+            PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
     kept = stored()
     tried_now = [(name, kind) for name in given.models for kind in given.kinds]
     broken = [f"{name} {kind}" for name, kind in tried_now if name in REQUIRED[kind] and kept[name][kind]]
@@ -127,7 +127,7 @@ def tried(name: str, kind: str, size: int = SIZE, effort: str = "balanced") -> s
 
 
 def with_table(text: str, results: Mapping[str, Mapping[str, str]]) -> str:
-    """The README with the table of these results between its markers."""
+    """The page with the table of these results between its markers."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     lines = [*_rows(results), "", *_variants(results), "", *_refusals(results), *_versions()]

@@ -1,4 +1,4 @@
-"""Measure INT8 of every task on the demo models of the repository and print the table of the README.
+"""Measure INT8 of every task on the demo models of the repository and print the table of docs/measured.md.
 
     make bench-tasks    (or: .venv/bin/python benchmarks/tasks.py [TASK …])
 

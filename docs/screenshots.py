@@ -1,4 +1,4 @@
-"""Take the README's pictures of the page, from the report.json of a real run.
+"""Take the documentation's pictures of the page, from the report.json of a real run.
 
     .venv/bin/python docs/screenshots.py REPORT.json     (needs Chromium and Playwright's Python package)
 

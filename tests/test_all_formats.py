@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import demo_images
+from guides import DOCS, blocks, page
 from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASURED
 
 from qexport.backends.registry import find_backend
+from qexport.data.images import letterbox, read_image, to_tensor
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 QUICK = ("--imgsz", "192", "--effort", "none")
@@ -114,6 +116,72 @@ def test_all_formats_share_one_calibration(every: Run) -> None:
             f"{step}_{name}_{precision}" for step in ("lower", "verify", "evaluate") for precision in ("int8", "fp32")
         }
         assert steps <= set(report["seconds"])
+
+
+def documented(every: Run, name: str, image: Path = Path()) -> list[str]:
+    """The Python blocks of a page, for the files of a run and an image of the demo data."""
+    parts = blocks(page(name), "python")
+    return [
+        each.replace("yolo26n_int8", f"{every.folder}/shapes26_int8").replace("bus.jpg", str(image)) for each in parts
+    ]
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
+def test_the_documented_thresholds_are_the_reports(every: Run) -> None:
+    (code,) = documented(every, "accuracy.md")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    told = every.artifact("onnx", "int8")["likeness"]["thresholds"]
+    assert found["threshold"] == told["classes"].get("0", told["everything"])
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
+def test_the_documented_code_finds_what_is_in_an_image(
+    every: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With each plain runtime: the pixels of the calibration, and the objects of the label file."""
+    monkeypatch.chdir(tmp_path)
+    image = demo_images("val", 1)[0]
+    tools, suppress, *runtimes, draw, _ = documented(every, "formats.md", image)
+    names: dict[str, Any] = {}
+    exec(tools, names)
+    exec(suppress, names)
+    pixels, *_ = names["letterbox"](str(image), 160, 192)
+    np.testing.assert_array_equal(pixels[0], to_tensor(letterbox(read_image(image), (160, 192))))
+    # Two boxes of one class that overlap, one of another class, one that is unlikely; margins and factor by hand.
+    output = np.array([[[50, 52, 50, 80], [50, 50, 50, 40], [20, 20, 20, 8], [40, 40, 40, 8], *[[0.0] * 4] * 2]])
+    output[0, 4:] = [[0.9, 0.8, 0.1, 0.2], [0.1, 0.1, 0.6, 0.1]]
+    rows = names["suppressed"](output)
+    assert [(row[5], row[4]) for row in rows[0]] == [(0, 0.9), (1, 0.6)]
+    assert names["found"](rows, ["a", "b"], 0.5, 10, 20) == [
+        ("a", 0.9, [60, 20, 100, 100]),
+        ("b", 0.6, [60, 20, 100, 100]),
+    ]
+    assert len(runtimes) == 3
+    for code in runtimes:
+        capsys.readouterr()
+        exec(code, names)
+        _like_the_labels(image, names, capsys.readouterr().out)
+    exec(draw, names)
+    edge = names["y1"], (names["x1"] + names["x2"]) // 2  # of the last box
+    assert tuple(names["image"][edge]) == (0, 255, 0) != tuple(read_image(image)[edge])
+    assert read_image(Path("found.jpg")).shape == read_image(image).shape
+
+
+def _like_the_labels(image: Path, names: dict[str, Any], printed: str) -> None:
+    """Whatever is found is an object of its class, and lies there: in the image's own pixels."""
+    text = Path(str(image).replace("images", "labels")).with_suffix(".txt").read_text()
+    height, width = read_image(image).shape[:2]
+    labels = np.array([line.split() for line in text.splitlines()], float)
+    centres, sizes = labels[:, 1:3] * (width, height), labels[:, 3:] * (width, height)
+    wanted = np.hstack([centres - sizes / 2, centres + sizes / 2])
+    found = names["found"](*(names[each] for each in ("rows", "names", "factor", "left", "top")))
+    assert len(printed.splitlines()) == len(found) > 0
+    for name, score, box in found:
+        assert f"{name} {score:.2f} {box}" in printed
+        errors = np.abs(wanted - box).max(axis=1)
+        assert name == names["names"][int(labels[errors.argmin(), 0])]
+        assert errors.min() < 0.1 * sizes[errors.argmin()].max()
 
 
 @pytest.mark.parametrize("name", ALL)

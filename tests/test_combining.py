@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from guides import DOCS, ROOT, blocks, commands, page
 
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.cli.app import main
@@ -17,13 +16,7 @@ from qexport.compat.torchvision import repair
 from qexport.planning.plan import load_plan
 from qexport.reporting.load import load_report
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "combining.md"
-pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="a source distribution has no documents")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.+?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
 
 
 def test_the_examples_run_on_the_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,22 +25,22 @@ def test_the_examples_run_on_the_demo_model(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     repair()
     names: dict[str, Any] = {}
-    for block in blocks("python"):
-        exec(compile(block, str(PAGE), "exec"), names)
+    for block in blocks(page("combining.md"), "python"):
+        exec(compile(block, "combining.md", "exec"), names)
     assert names["losses"][-1] < names["losses"][0]
     for file in ("pruned.pt", "distilled.pt"):
         weights = [each.weight for each in load_checkpoint(Path(file)).module.modules() if hasattr(each, "groups")]
         fours = [each.movedim(1, -1).reshape(-1, 4) for each in weights if each.shape[1] % 4 == 0]
         assert max(int((each != 0).sum(dim=1).max()) for each in fours) == 2
         assert len(fours) > 50
-    commands = [shlex.split(line)[1:] for block in blocks("sh") for line in block.splitlines()]
-    assert [words[0] for words in commands] == [
+    given = [words[1:] for words in commands(page("combining.md"))]
+    assert [words[0] for words in given] == [
         "pruned.pt",
         "distilled.pt",
         "qat",
         "qexport_out/distilled_qat/distilled_qat.pt",
     ]
-    for words in commands:
+    for words in given:
         assert main([*words, "--quiet"]) == 0
     for file in ("pruned/pruned_int8-dynamic.onnx", "distilled_qat/distilled_qat_int8.onnx"):
         made = onnx.load(f"qexport_out/{file}").graph.initializer

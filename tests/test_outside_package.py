@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import DEMO
+from guides import blocks, page
 
 import qexport
 from qexport import BackendInfo, Quantiser, Statistics
@@ -135,9 +136,9 @@ def test_its_pass_is_found_and_reverted_as_it_improves_nothing(installed: None, 
 
 
 def test_the_recipes_in_the_documentation_run(installed: None, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    text = page("plugins.md")
     code: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for block in blocks(text, "python"):
         exec(block, code)
     assert outcome_of(code["Idle"](), tmp_path).reason.startswith("reverted")
     assert isinstance(code["ArchiveBackend"].info, BackendInfo)

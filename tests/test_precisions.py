@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import demo_checkpoint, demo_image, demo_images, lowering
+from guides import DOCS, blocks, page
 
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
 from qexport.calibration.calibrate import calibrate
-from qexport.detections.layout import layout_of
-from qexport.detections.numpy_decode import dequantised, detections
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
@@ -145,8 +144,9 @@ def test_the_file_does_what_the_simulated_program_does(integer: tuple[Program, Q
         np.testing.assert_allclose(actual[0, :2, 4], expected[0, :2, 4], atol=0.15)
 
 
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
 def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program, QuantPlan, Path]) -> None:
-    """As the README shows it, with nothing but an interpreter, NumPy and `qexport.decode`; on the clearest image."""
+    """As the page has it, with nothing but an interpreter, NumPy and `qexport.decode`; on the clearest image."""
     from ultralytics.utils.nms import non_max_suppression
 
     program, _, path = integer
@@ -158,12 +158,10 @@ def test_the_documented_walk_from_integers_to_detections(integer: tuple[Program,
         (rows,) = non_max_suppression(output, conf_thres=0.01, iou_thres=0.7, end2end=program.layout.end2end)
         if len(rows) and rows[:, 4].max() > clearest[0, 4]:
             clearest, pixels = rows[rows[:, 4].argmax()][None], candidate
-    loaded = interpreter(path)
-    integers = (np.rint(pixels * 255) - 128).astype(np.int8).transpose(0, 2, 3, 1)
-    loaded.set_tensor(loaded.get_input_details()[0]["index"], integers)
-    loaded.invoke()
-    raw = [dequantised(loaded.get_tensor(o["index"]), *o["quantization"]) for o in loaded.get_output_details()]
-    (found,) = detections(raw, layout_of(read_metadata(path)), confidence=0.01)
+    code = blocks(page("formats.md"), "python")[-1]
+    names: dict[str, Any] = {"pixels": np.rint(pixels * 255).astype(np.uint8).transpose(0, 2, 3, 1)}
+    exec(code.replace("yolo26n_int8-full.tflite", str(path)).replace("confidence=0.25", "confidence=0.01"), names)
+    found = names["found"]
     assert clearest[0, 4] > 0.1
     assert found.classes[0] == int(clearest[0, 5])
     np.testing.assert_allclose(found.boxes[0], clearest[0, :4].numpy(), atol=6)

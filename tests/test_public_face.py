@@ -1,8 +1,7 @@
-"""What `import qexport` offers: its names, that it is light, and that README's example of it runs."""
+"""What `import qexport` offers: its names, that it is light, and that the examples of docs/python.md run."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import DEMO, synthetic_statistics
+from guides import DOCS, blocks, page
 from reports import report as saved_report
 
 import qexport
@@ -64,16 +64,14 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert (Path(qexport.__file__).parent / "py.typed").is_file()
 
 
-def test_readmes_example_runs(
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
+def test_the_examples_of_the_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
     pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("### From Python") :]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code
-    assert len([line for line in code[1].splitlines() if line.strip()]) <= 12
+    steps, whole = blocks(page("python.md"), "python")
+    assert len([line for line in steps.splitlines() if line.strip()]) <= 12
     monkeypatch.chdir(tmp_path)
     (tmp_path / "calibration_data").symlink_to(ROOT / "calibration_data")
     saved = tmp_path / "qexport_out" / "demo" / "report.json"
@@ -81,11 +79,13 @@ def test_readmes_example_runs(
     saved.write_text(to_json(saved_report()), encoding="utf-8")
     found: dict[str, Any] = {}
     capfd.readouterr()
-    exec(code[1], found)
+    exec(steps, found)
+    exec(whole, found)
     # Nothing but the example's own two lines is printed.
     printed = capfd.readouterr().out.splitlines()
     assert [line.partition("(")[0] for line in printed] == ["Verification", "Verification"]
     assert isinstance(found["report"], Report)
+    assert (found["job"].precision, found["job"].folder) == ("int8", Path("qexport_out/yolo26n"))
     import onnx
 
     stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load("shapes26_int8.onnx").graph.initializer}

@@ -1,4 +1,4 @@
-"""The README's table of architectures: what is kept of real runs, and a few of them once more."""
+"""The table of architectures: what is kept of real runs, and a few of them once more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ support = pytest.importorskip("support")
 
 
 def test_the_table_is_that_of_the_kept_results() -> None:
-    text = support.README.read_text(encoding="utf-8")
+    text = support.PAGE.read_text(encoding="utf-8")
     table = text.split(support.BEGIN)[1].split(support.END)[0]
     rows = support._rows(support.stored()) + support._variants(support.stored())
     assert [line for line in table.splitlines() if line.startswith("|")] == rows

@@ -51,7 +51,7 @@ FIDELITY_NOISE = 0.01
 MIN_NOISE = 0.002
 """Kernels of another CPU or version round differently; an interval may have no width at all."""
 MIN_SLOWDOWN = 1.25
-"""The same files' speed-up was seen to move by a fifth between quiet runs of one machine (README, bench-formats)."""
+"""The same files' speed-up was seen to move by a fifth between quiet runs of one machine (docs/measured.md)."""
 MAX_SIZE_GROWTH = 1.01
 MAX_COVERAGE_LOSS = 0.005
 SAME = ("task", "head", "nms", "imgsz", "batch")

@@ -73,7 +73,8 @@ def calibrate(
     Args:
         images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
         on_image: called after each image.
-        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+        fraction: share of a data set's images, evenly chosen.
+        count: the greatest number of them; None for 512, 0 for all.
         importance: measure how much the outputs depend on each value, too, for ranges "weighted-mse" and "auto".
         views: see fewer than 32 images mirrored, scaled, cut and in mosaics, too, until there are 32 pictures.
 

@@ -36,7 +36,8 @@ def optimise(
     Args:
         passes: names, such as "bias-correction", or passes of your own.
         images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
-        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+        fraction: share of a data set's images, evenly chosen.
+        count: the greatest number of them; None for 512, 0 for all.
         replan: plans the candidate's program once more with values in float, name → why; without it passes that would
             change what is quantised are not run.
         views: see fewer than 32 images in other pictures, too, on either side: `qexport.calibrate` says which.

@@ -81,7 +81,8 @@ def train(
         labelled: makes batches with labels; None for augmented images and no labels.
         stopped: asked after each batch; where it says so, training ends as by an interrupt.
         on_skip: takes images that cannot be read, and why.
-        fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
+        fraction: share of a data set's images, evenly chosen.
+        count: the greatest number of them; None for 512, 0 for all.
 
     Raises:
         InputError: images are missing, or errors inside of the program cannot be measured.
