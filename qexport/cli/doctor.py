@@ -36,7 +36,9 @@ def doctor_command(
     if threads < 1:
         raise UsageError(f"--threads {threads} is out of range", "give 1 or more")
     from qexport.cli.progress import shown_progress
+    from qexport.compat.quiet import quiet_libraries
 
+    quiet_libraries()
     found = _looked_at()
     if not no_benchmark:
         with library_output() as terminal, shown_progress(terminal, json_) as progress:

@@ -13,7 +13,7 @@ from qexport.system.guard import run_code
 
 TRACEBACK = "Traceback (most recent call last):"
 """What stands before the lines of code, which are indented, and the error."""
-MAX_REASON = 160
+MAX_TOLD = 160
 """Characters of what a process said last."""
 
 
@@ -42,7 +42,7 @@ def text_from(function: Callable[..., str], *arguments: object, seconds: float) 
         except subprocess.TimeoutExpired as error:
             raise ApartError(f"it did not finish in {seconds:g} s") from error
         except OSError as error:
-            raise ApartError(named_reason(error, MAX_REASON)) from error
+            raise ApartError(named_reason(error, MAX_TOLD)) from error
         if done.returncode or not answer.is_file():
             raise ApartError(_ending(done))
         return answer.read_text(encoding="utf-8")
@@ -54,4 +54,4 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
         return f"it was killed by {signal.Signals(-done.returncode).name}"
     raised = done.stderr.rpartition(TRACEBACK)[2].splitlines()
     told = (line for line in raised if line.strip() and not line.startswith(" "))
-    return next(told, f"it ended with exit code {done.returncode}")[:MAX_REASON]
+    return next(told, f"it ended with exit code {done.returncode}")[:MAX_TOLD]
