@@ -307,6 +307,8 @@ def interrupted(verb: Verb, step: Step, name: str, whole: Whole) -> Outcome | No
         at = [each.name for each in verb.steps if run.has_begun(each)][-1]
         sent = time.monotonic()
         (os.killpg if name == "INT" else os.kill)(run.process.pid, number)
+        if run.ended() == 0 and contents(out) == whole.files:  # it was on its way out
+            return None
         faults = list(_end_wrong(run, name))
         seconds = time.monotonic() - sent
         faults += left_wrong(out, whole, name)
