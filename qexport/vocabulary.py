@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from qexport.errors import UsageError
 from qexport.system.machine import ARM, AVX2, VNNI
 
 FORMAT_ALIASES = {
@@ -43,6 +44,11 @@ CPU_ALIASES = {
 }
 
 
+def listed(words: Sequence[str]) -> str:
+    """A, B and C."""
+    return " and ".join(", ".join(words).rsplit(", ", 1))
+
+
 def alternatives(words: Sequence[str]) -> str:
     """A, B or C."""
     return " or ".join(", ".join(words).rsplit(", ", 1))
@@ -64,6 +70,23 @@ def canonical(word: str, aliases: Mapping[str, Iterable[str]], names: Iterable[s
     known = {plain(name): name for name in (*aliases, *names)}
     known |= {alias: name for name, others in aliases.items() for alias in others}
     return known.get(plain(word), word)
+
+
+def unknown(
+    option: str, word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None
+) -> UsageError:
+    """What is said of a word that an option does not have, with the one that was probably meant.
+
+    Args:
+        option: as it is given: "--effort fastt", or "--cpu onnx=armm".
+    """
+    return UsageError(f"{option} is out of range", f"give {alternatives(names)}{guess(word, names, aliases)}")
+
+
+def guess(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:
+    """What goes behind a list of alternatives: "; did you mean int8", "" if none is near."""
+    meant = closest(word, names, aliases)
+    return f"; did you mean {meant}" if meant else ""
 
 
 def closest(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:

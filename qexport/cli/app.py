@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, unexpected
+from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, tell, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
@@ -228,9 +228,12 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
     from qexport.execution.worker_process import worker_process
     from qexport.job.checks import check_paths
     from qexport.job.offload import offloaded_formats
+    from qexport.job.wording import announced
 
     quiet_libraries()
     check_paths(job)
+    if not (quiet or as_json):
+        tell(announced(job))
     with (
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json, timeout) as progress,

@@ -110,6 +110,11 @@ def fail(line: str, code: int) -> int:
     return code
 
 
+def tell(line: str) -> None:
+    """Print one line on stderr that says what is going to happen, wrapped between words on a terminal."""
+    say(f"→ {line}", sys.stderr, wrapped=True)
+
+
 def unexpected(error: Exception, output: str) -> int:
     """A fault of ours: keep the traceback and the libraries' output in a file, show one line.
 

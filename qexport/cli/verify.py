@@ -14,6 +14,7 @@ from qexport.cli.console import SETTINGS, Timeout, fail, library_output
 from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
+from qexport.vocabulary import unknown
 
 if TYPE_CHECKING:
     from qexport.inspection.difference import Row
@@ -48,7 +49,7 @@ def verify(
     from qexport.compat.quiet import quiet_libraries
 
     if runtime is not None and runtime not in RUNTIMES:
-        raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
+        raise unknown(f"--runtime {runtime}", runtime, RUNTIMES)
     if runtime is not None and data is None:
         raise UsageError(f"--runtime {runtime} needs images", "add --data DATA.yaml")
     quiet_libraries()

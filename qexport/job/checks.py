@@ -13,6 +13,7 @@ from qexport.backends.registry import display_name, find_backend, find_info, for
 from qexport.checkpoints.identify import holds_learned
 from qexport.errors import InputError, UsageError
 from qexport.job.export_job import ExportJob
+from qexport.job.wording import example
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
@@ -22,7 +23,7 @@ from qexport.system.given_files import special_kind
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
-from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, PRECISIONS, alternatives, closest
+from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, PRECISIONS, alternatives, guess, listed, unknown
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -107,9 +108,7 @@ class Choice:
         given = _given(job, self.option)
         for value in given if isinstance(given, tuple) else (given,):
             if value is not None and value not in self.words:
-                meant = closest(value, self.words, self.aliases)
-                guess = f"; did you mean {meant}" if meant else ""
-                raise UsageError(f"--{self.option} {value} is out of range", f"give {alternatives(self.words)}{guess}")
+                raise unknown(f"--{self.option} {value}", value, self.words, self.aliases)
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,12 @@ def _derived(job: ExportJob) -> dict[str, str]:
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(display_name(name) for name in runs).rsplit(", ", 1)),
+        "files": listed([display_name(name) for name in runs]),
         "runs": ",".join(runs),
-        "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
+        "formats": listed(job.format),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
+        "example": example(job),
         "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
         "same_files": " and ".join(same),
@@ -296,14 +296,9 @@ CONFLICTS = (
     Conflict(
         lambda job: job.calibrates and not job.data and not (job.eval_data and _has_ranges(job)),
         "{asked} needs images to calibrate with and to verify on",
-        "add --data DATA.yaml",
+        "add --data DATA.yaml, for example: {example}",
     ),
     Conflict(lambda job: job.optimise and not job.data, "--optimise needs calibration images", "add --data DATA.yaml"),
-    Conflict(
-        lambda job: not job.no_eval and not (job.data or job.eval_data),
-        "accuracy needs a data set",
-        "add --data or --eval-data, or --no-eval",
-    ),
 )
 
 
@@ -330,9 +325,7 @@ def _check_cpu(job: ExportJob) -> None:
     kinds = ("auto", *KINDS)
     for name, kind in choices(job.cpu).items():
         if kind not in kinds:
-            meant = closest(kind, kinds, CPU_ALIASES)
-            guess = f"; did you mean {meant}" if meant else ""
-            raise UsageError(f"--cpu {job.cpu} is out of range", f"give {alternatives(kinds)}{guess}")
+            raise unknown(f"--cpu {job.cpu}", kind, kinds, CPU_ALIASES)
         if name and name not in job.format:
             written = ", ".join(job.format)
             raise UsageError(f"--cpu is for {name}, which is not written", f"the formats are {written}: see --format")
@@ -387,7 +380,7 @@ def _check_options(job: ExportJob) -> None:
     for text in job.option:
         name, equals, _ = text.partition("=")
         if not equals or name not in free:
-            able = f"give {alternatives(free)} as NAME=VALUE" if free else "leave it out"
+            able = f"give {alternatives(free)} as NAME=VALUE{guess(name, free)}" if free else "leave it out"
             raise UsageError(f"--option {text} is none of format {', '.join(job.format)}", able)
 
 
