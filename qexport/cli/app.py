@@ -19,7 +19,8 @@ from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
-from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, is_out_of_memory
+from qexport.cli.spelling import is_pair, known_to, spell
+from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import DEFAULT_RANGES, RANGES
@@ -178,6 +179,8 @@ def export_command(
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
     version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
+    *,
+    context: typer.Context,
 ) -> int:
     """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost.
 
@@ -189,7 +192,7 @@ def export_command(
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
 
-    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_, timeout)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), context.obj, quiet, json_, timeout)
 
 
 @verbs_app.command()
@@ -199,11 +202,13 @@ def demo(
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+    *,
+    context: typer.Context,
 ) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.cli.demo import demo_job
 
-    return _run(demo_job(out, task), quiet, json_, timeout)
+    return _run(demo_job(out, task), context.obj, quiet, json_, timeout)
 
 
 @verbs_app.command()
@@ -221,7 +226,7 @@ def formats() -> None:
             say(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> int:
+def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
@@ -241,7 +246,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), worker)
+        report = export(job, progress, shlex.join(["qexport", *words]), worker)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 
@@ -267,16 +272,50 @@ verbs_app.command("sensitivity")(sensitivity_command)
 verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
 VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity"), verbs_app)
 CHECKS = ("verify", "diff")
+SAME = {"list": "formats"}
+ELSEWHERE = {"train": "qat", "val": "verify"}
+"""Modes of Ultralytics, and the verb here that is nearest."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
-    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
-    words = with_share(words) if words[0] == "qat" else words
+    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
+    return ended(lambda: _command(verb_first(words)))
+
+
+def _command(words: list[str]) -> int:
+    """Run a command line that begins with a verb, or with what belongs to an export."""
     app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
     if app is export_app and (meant := _mistyped(words[0])):
-        return fail(f"{words[0]} is neither a file nor a verb: did you mean qexport {meant}", 2)
-    return ended(lambda: int(app(words, prog_name="qexport", standalone_mode=False) or 0))
+        raise UsageError(f"{words[0]} is neither a file nor a verb", f"did you mean qexport {meant}")
+    words = with_share(words) if words[0] == "qat" else words
+    if any(map(is_pair, words)):
+        words = _understood(app, words)
+    return int(app(words, prog_name="qexport", standalone_mode=False, obj=words) or 0)
+
+
+def verb_first(words: list[str]) -> list[str]:
+    """What a command line means whose first words say no more than `qexport` does, or ask for help."""
+    if words[1:2] == ["export"] and words[0] in SCORING:  # as in `yolo detect export`
+        words = words[1:]
+    if words[:1] == ["export"]:
+        words = words[1:]
+    if words[:1] == ["help"]:
+        verb = words[1:2] if words[1:2] != ["export"] else []
+        words = [*verb, "--help"]
+    return [SAME.get(words[0], words[0]), *words[1:]] if words else ["--help"]
+
+
+def _understood(app: typer.Typer, words: list[str]) -> list[str]:
+    """Words of Ultralytics' spelling in those of this command line, which are shown unless nobody is there to read."""
+    verb = words[: int(app is not export_app)]
+    spelled = spell(words[len(verb) :], known_to(app, "".join(verb)), verb)
+    understood = [*verb, *spelled.words]
+    if not {"--quiet", "-q", "--json"} & {*understood}:
+        for note in spelled.notes:
+            tell(note)
+        tell(shlex.join(["qexport", *understood]))
+    return understood
 
 
 def ended(command: Callable[[], int]) -> int:
@@ -299,9 +338,11 @@ def ended(command: Callable[[], int]) -> int:
 
 def _mistyped(word: str) -> str | None:
     """The verb that a first word nearly is, where it is neither a file's name nor an option."""
-    if Path(word).suffix or word.startswith("-") or Path(word).exists():
+    if Path(word).suffix or word.startswith("-") or "=" in word or Path(word).exists():
         return None
-    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS), 1, 0.75)), None)
+    if word in ELSEWHERE:
+        return ELSEWHERE[word]
+    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS, *SAME, "export", "help"), 1, 0.75)), None)
 
 
 def _checks() -> typer.Typer:
