@@ -39,10 +39,7 @@ def sensitivity_command(
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
 ) -> int:
-    """Measure what each layer and each block costs: quantised alone, and left out alone.
-
-    qexport sensitivity yolo26n.pt --data coco8.yaml --format onnx
-    """
+    """Measure what each layer and each block costs: quantised alone, and left out alone."""
     from qexport.job.checks import PLANLESS
     from qexport.job.options import make_job
 

@@ -40,7 +40,7 @@ NEEDLESS = {
 }
 """What changes nothing here, and why: it is said, and the run goes on."""
 INSTEAD = {
-    "keras": "TFLite files are written without Keras: leave it out",
+    "keras": "leave it out, as TFLite files are written without Keras",
     "project": "give --out FOLDER",
     "name": "give --out FOLDER, or --target DEVICE",
     "save_dir": "give --out FOLDER",

@@ -100,7 +100,11 @@ def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> I
     elif found.map_float is not None and found.map_float < MIN_MEANINGFUL_MAP:
         yield DOUBTFUL, "FP32 itself finds next to nothing in these images: is it trained, on such data?", ""
     elif retention < MIN_RETENTION and not rules & {"max-drop", "min-retention"}:
-        yield DOUBTFUL, f"loses more than {100 * (1 - MIN_RETENTION):.0f} % of FP32's accuracy", _nearer(artifact, report)
+        yield (
+            DOUBTFUL,
+            f"loses more than {100 * (1 - MIN_RETENTION):.0f} % of FP32's accuracy",
+            _nearer(artifact, report),
+        )
     elif doubts := _doubts(artifact, report):
         yield DOUBTFUL, f"looks fit to ship, but {doubts}", _again(report, "--eval-data", None)
     elif any(each.about == ACCURACY for each in (*report.warnings, *artifact.warnings)):
