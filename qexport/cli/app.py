@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qexport.cli import completion
 from qexport.cli import help as texts
 from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, tell, unexpected
 from qexport.cli.console import option as _option
@@ -35,6 +37,7 @@ from qexport.vocabulary import PRECISIONS, alternatives, unknown
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
 
+MODEL = "Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file."
 _what = partial(_option, rich_help_panel="What to export")
 _data = partial(_option, rich_help_panel="Data")
 _output = partial(_option, rich_help_panel="Output")
@@ -43,15 +46,13 @@ _gate = partial(_option, rich_help_panel="Gate: exit code 9 where a figure break
 _runtime = partial(_option, rich_help_panel="Runtimes and devices")
 _onnx = partial(_option, rich_help_panel="ONNX files")
 _other = partial(_option, rich_help_panel=texts.OTHER)
-export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+export_app = typer.Typer(rich_markup_mode="rich")
+verbs_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
 
 
 @export_app.command(cls=texts.Command, epilog=texts.EXPORT, context_settings=SETTINGS, no_args_is_help=True)
 def export_command(
-    model: Annotated[
-        str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL, autocompletion=completion.verb_or_model)] = None,
     format_: Annotated[
         str | None, _what(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
     ] = None,
@@ -192,7 +193,7 @@ def export_command(
 
 @verbs_app.command(cls=texts.Command, epilog=texts.DEMO)
 def demo(
-    task: Annotated[str, typer.Option(help=f"{alternatives(tuple(SCORING))}.")] = "detect",
+    task: Annotated[str, _option(f"{alternatives(tuple(SCORING))}. Default: detect.", "--task")] = "detect",
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
@@ -274,6 +275,8 @@ ELSEWHERE = {"train": "qat", "val": "verify"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
+    if completion.VARIABLE in os.environ:
+        return _completed()
     words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
     return ended(lambda: _command(verb_first(words)))
 
@@ -287,6 +290,16 @@ def _command(words: list[str]) -> int:
     if any(map(is_pair, words)):
         words = _understood(app, words)
     return int(app(words, prog_name="qexport", standalone_mode=False, obj=words) or 0)
+
+
+def _completed() -> int:
+    """Tell a shell what the line may become that it asks about."""
+    verb = completion.typed_verb()
+    if verb == "export":
+        verbs_app.command(verb)(export_command)
+    app = _checks() if verb in CHECKS else verbs_app if verb in (*VERBS, "export") else export_app
+    app(prog_name="qexport")
+    return 0
 
 
 def verb_first(words: list[str]) -> list[str]:

@@ -33,7 +33,7 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> Any:
         """Its options, as they are shown and parsed."""
-        options = super().get_params(ctx)
+        options: Any = super().get_params(ctx)
         panels = any(getattr(each, "rich_help_panel", None) for each in options)
         for each in options:
             if each.param_type_name == "option":
@@ -43,7 +43,7 @@ class Command(TyperCommand):
         return options
 
 
-def _rows(title: str, texts: Mapping[object, str]) -> str:
+def _rows(title: str, texts: Mapping[Any, str]) -> str:
     """A title, and a line for each name with its text."""
     width = max(len(str(name)) for name in texts)
     return "\n".join([f"[bold]{title}[/bold]", *(f"  {name!s:{width}}  {text}" for name, text in texts.items())])
@@ -130,7 +130,7 @@ REPORT = _epilog(
 VERIFY = _epilog(
     _examples(
         "qexport verify qexport_out/yolo26n/yolo26n_int8.tflite",
-        "qexport verify yolo26n_int8-full.tflite --runtime tensorflow --data coco8.yaml",
+        "qexport verify m_int8.tflite --runtime tensorflow --data coco8.yaml",
     ),
     _rows(
         "Exit codes",

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from qexport.cli.completion import model_path
 from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
@@ -33,7 +34,9 @@ SHARE = "--labels"
 
 
 def qat_command(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows.", autocompletion=model_path)
+    ],
     data: Annotated[str | None, _training("Data set YAML: train is trained on.", "--data")] = None,
     epochs: Annotated[
         int | None,

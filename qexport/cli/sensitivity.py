@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from qexport.cli.completion import model_path
 from qexport.cli.console import Timeout, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, sentence, show
@@ -23,7 +24,12 @@ QUICK = 150
 
 
 def sensitivity_command(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx.", autocompletion=model_path
+        ),
+    ],
     data: Annotated[str | None, _option("Data set YAML: its train split calibrates and measures.", "--data")] = None,
     format_: Annotated[str, _option("Format whose plan is looked at. Default: tflite.", "--format", "-f")] = "tflite",
     precision: Annotated[str, _option("Precision of the plan. Default: int8.", "--precision")] = "int8",

@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from qexport.cli.completion import MODELS
 from qexport.errors import UsageError
 from qexport.vocabulary import alternatives
 
@@ -214,7 +215,8 @@ def _unknown(
 ) -> UsageError:
     """What is said of a key that is none: the one that was probably meant, and the line to type."""
     what = f"{key}={value} is neither a file nor an option"
-    near = difflib.get_close_matches(key.replace("-", "_"), known.names, 1)
+    names = ("model",) if value.endswith(MODELS) else known.names
+    near = difflib.get_close_matches(key.replace("-", "_"), names, 1)
     if not near:
         return UsageError(what, f"see {shlex.join(['qexport', *verb, '--help'])}")
     try:

@@ -25,7 +25,7 @@ RUNTIMES = ("tensorflow",)
 DIFFERENT = 1
 SIGNS = {True: "ok", False: "FAILED", None: "–"}
 
-checks_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+checks_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
 
 
 @checks_app.command(cls=texts.Command, epilog=texts.VERIFY)

@@ -23,7 +23,16 @@ from qexport.system.given_files import special_kind
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
-from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, PRECISIONS, alternatives, guess, listed, unknown
+from qexport.vocabulary import (
+    CPU_ALIASES,
+    IO_TYPES,
+    PRECISION_ALIASES,
+    PRECISIONS,
+    alternatives,
+    guess,
+    listed,
+    unknown,
+)
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -34,7 +43,6 @@ NOTHING_KEPT = {
     "int8-full": "it has no float: use --precision int8",
 }
 PLANLESS = ("fp32", "fp16")
-IO_TYPES = ("int8", "uint8")
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
