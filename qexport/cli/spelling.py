@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,8 +157,11 @@ def known_to(app: typer.Typer, verb: str) -> Vocabulary:
     options = [each for each in (command.commands[verb] if verb else command).params if each.opts[0].startswith("-")]
     flags = {name for each in options if each.is_flag for name in each.opts}
     others = {name for each in options if not each.is_flag for name in each.opts}
-    long = ({name[2:] for name in names if name.startswith("--")} for names in (flags, others))
-    return Vocabulary(*map(frozenset, long), frozenset(others), "train" if verb == "qat" else "export")
+    return Vocabulary(_long(flags), _long(others), frozenset(others), "train" if verb == "qat" else "export")
+
+
+def _long(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name[2:] for name in names if name.startswith("--"))
 
 
 def is_pair(word: str) -> bool:
