@@ -227,8 +227,8 @@ def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeo
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.execution.worker_process import worker_process
-    from qexport.job.checks import check_paths
     from qexport.job.offload import offloaded_formats
+    from qexport.job.places import check_paths
     from qexport.job.wording import announced
 
     quiet_libraries()

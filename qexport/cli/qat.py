@@ -123,7 +123,7 @@ def qat_command(
     job = make_train_job({name: value for name, value in given.items() if name not in others}, resume)
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.job.checks import check_paths
+    from qexport.job.places import check_paths
 
     quiet_libraries()
     check_paths(job.export)

@@ -60,7 +60,7 @@ def sensitivity_command(
         raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.job.checks import check_paths
+    from qexport.job.places import check_paths
 
     quiet_libraries()
     check_paths(job)

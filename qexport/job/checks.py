@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any
 from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.checkpoints.identify import holds_learned
-from qexport.errors import InputError, UsageError
+from qexport.errors import UsageError
 from qexport.job.export_job import ExportJob
+from qexport.job.places import check_places
 from qexport.job.wording import example
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
 from qexport.programs.options import HEADS
-from qexport.system.files import check_folder
-from qexport.system.given_files import special_kind
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
@@ -68,7 +66,7 @@ def check_job(job: ExportJob) -> None:
     _check_cpu(job)
     for conflict in CONFLICTS:
         conflict.check(job)
-    _check_places(job)
+    check_places(job)
     _check_source(job)
     _check_size(job)
     _check_options(job)
@@ -310,25 +308,6 @@ CONFLICTS = (
 )
 
 
-def check_paths(job: ExportJob) -> None:
-    """Refuse files that are not there or are none, before anything slow is imported; bare names are resolved later.
-
-    Raises:
-        InputError: a path does not exist, or leads to a pipe or a device.
-    """
-    options: dict[str, str | Path | None]
-    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
-    files = {"--calibration": job.calibration, "--plan": job.plan, "--candidate": job.candidate}
-    files |= {"--baseline": job.baseline}
-    for option, given in {**options, **files}.items():
-        path = Path(given) if given else None
-        if path and not os.path.exists(path) and (option in files or path.name != str(given)):
-            raise InputError(f"{option} {given} does not exist", "check the path")
-        kind = special_kind(path) if path else ""
-        if path and (kind or (option in files and path.is_dir())):
-            raise InputError(f"{option} {given} is {kind or 'a folder'}, not a file", "check the path")
-
-
 def _check_cpu(job: ExportJob) -> None:
     kinds = ("auto", *KINDS)
     for name, kind in choices(job.cpu).items():
@@ -337,20 +316,6 @@ def _check_cpu(job: ExportJob) -> None:
         if name and name not in job.format:
             written = ", ".join(job.format)
             raise UsageError(f"--cpu is for {name}, which is not written", f"the formats are {written}: see --format")
-
-
-def _check_places(job: ExportJob) -> None:
-    check_folder(job.folder)
-    for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
-        if path and not _can_be_made(path, job.folder.absolute()):
-            raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
-
-
-def _can_be_made(path: Path, out: Path) -> bool:
-    try:
-        return not path.is_dir() and (path.absolute().parent.is_dir() or path.absolute().parent == out)
-    except OSError:  # a name that no system takes
-        return False
 
 
 def _check_size(job: ExportJob) -> None:
