@@ -99,7 +99,7 @@ QAT = _epilog(
         "qexport qat yolo26n.pt --data coco128.yaml --format tflite,onnx",
         "qexport qat yolo26n.pt --data mine.yaml --labels --epochs 20",
         "qexport qat yolo26n.pt --data mine.yaml --labels --epochs 20 --resume",
-        "qexport qexport_out/yolo26n_qat/yolo26n_qat.pt --int8 --data coco128.yaml",
+        "qexport yolo26n_qat.pt --format tflite,onnx --int8 --data coco128.yaml",
     ),
     "Without --labels any images will do: the FP32 model teaches.",
     _rows(
