@@ -98,7 +98,7 @@ def _image_choice(job: ExportJob) -> ImageChoice:
         data=job.data,
         eval_data=job.eval_data,
         calibrates=job.calibrates,
-        evaluates=not job.no_eval,
+        evaluates=job.evaluates,
         fraction=job.fraction,
         count=job.calib_images,
         calibrated=bool(job.calibration or job.plan or job.candidate) or holds_learned(Path(job.model)),

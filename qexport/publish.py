@@ -59,7 +59,7 @@ def run_options(job: ExportJob, command: str = "") -> RunOptions:
         min_images=job.min_images,
         threads=job.threads,
         target=job.target or "",
-        scored=not job.no_eval,
+        scored=job.evaluates,
         timed=not job.no_latency,
         saved=str(job.report_json),
     )
@@ -77,7 +77,7 @@ def check_baseline(baseline: Baseline, job: ExportJob, source: Source, images: R
         InputError: see `qexport.reporting.baseline.refuse_other`.
     """
     checkpoint = source.checkpoint
-    evaluation = None if job.no_eval else evaluation_info(run_options(job), checkpoint.task, images)
+    evaluation = evaluation_info(run_options(job), checkpoint.task, images) if job.evaluates else None
     refuse_other(baseline, job.format, job.precision, model_info(checkpoint, source.program), evaluation)
 
 
@@ -124,7 +124,7 @@ def measure_run(
         images,
         written,
         threads=job.threads,
-        accuracy=not job.no_eval,
+        accuracy=job.evaluates,
         latency=job.measures_latency,
         clock=clock,
         missing=missing,

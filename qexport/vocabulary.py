@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from qexport.errors import UsageError
 from qexport.system.machine import ARM, AVX2, VNNI
 
 FORMAT_ALIASES = {
@@ -26,6 +27,9 @@ OTHER_FORMATS = (
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
 """What formats are asked for; one of another package may have more."""
 
+IO_TYPES = ("int8", "uint8")
+"""Of what goes in and out of integer-only files."""
+
 PRECISION_ALIASES = {
     "fp32": ("float32", "f32", "float", "single", "32"),
     "fp16": ("float16", "f16", "half", "16"),
@@ -41,6 +45,11 @@ CPU_ALIASES = {
     AVX2: ("avx-2",),
     ARM: ("arm64", "aarch64", "armv8", "neon"),
 }
+
+
+def listed(words: Sequence[str]) -> str:
+    """A, B and C."""
+    return " and ".join(", ".join(words).rsplit(", ", 1))
 
 
 def alternatives(words: Sequence[str]) -> str:
@@ -64,6 +73,23 @@ def canonical(word: str, aliases: Mapping[str, Iterable[str]], names: Iterable[s
     known = {plain(name): name for name in (*aliases, *names)}
     known |= {alias: name for name, others in aliases.items() for alias in others}
     return known.get(plain(word), word)
+
+
+def unknown(
+    option: str, word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None
+) -> UsageError:
+    """What is said of a word that an option does not have, with the one that was probably meant.
+
+    Args:
+        option: as it is given: "--effort fastt", or "--cpu onnx=armm".
+    """
+    return UsageError(f"{option} is out of range", f"give {alternatives(names)}{guess(word, names, aliases)}")
+
+
+def guess(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:
+    """What goes behind a list of alternatives: "; did you mean int8", "" if none is near."""
+    meant = closest(word, names, aliases)
+    return f"; did you mean {meant}" if meant else ""
 
 
 def closest(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:

@@ -17,8 +17,8 @@ SHAPES = ROOT / "calibration_data" / "shapes"
 DATA = str(SHAPES / "shapes.yaml")
 USAGE, INPUT, CONVERSION, NOT_BUILT = 2, 3, 5, 8  # as documented in qexport/errors.py
 PREFIX = "qexport: error: "
-STEP = "✓ "
-"""What a line begins with that says that a step has ended."""
+TOLD = ("→ ", "✓ ")
+"""What lines begin with that say what a run is going to do, and that a step has ended."""
 UNMEASURED = ("--no-eval", "--no-latency")
 FLOAT = (str(MODEL), *UNMEASURED)
 INT8 = (*FLOAT, "--int8", "--imgsz", "96", "--effort", "none")
@@ -42,7 +42,7 @@ def one_line(found: int, output: str, errors: str, code: int, out: Path) -> str:
     """Return the message after checking exit code, streams and folder."""
     assert found == code, errors
     assert output == ""
-    lines = [line for line in errors.splitlines() if not line.startswith(STEP)]
+    lines = [line for line in errors.splitlines() if not line.startswith(TOLD)]
     assert len(lines) == 1, errors
     assert lines[0].startswith(PREFIX)
     assert "unexpected" not in lines[0]

@@ -58,7 +58,7 @@ def run(folder: Path, *words: str, code: int = 0) -> Run:
     command = [COMMAND, str(MODEL), *QUICK, *words, "--out", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder.parent, timeout=500)
     assert done.returncode == code, done.stderr
-    errors = "".join(line for line in done.stderr.splitlines(True) if not line.startswith(("✓ ", "… ")))  # steps
+    errors = "".join(line for line in done.stderr.splitlines(True) if not line.startswith(("→ ", "✓ ", "… ")))  # steps
     return Run(folder, done.stdout, errors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -97,16 +98,47 @@ def test_help_names_every_option_and_exit_code() -> None:
         assert code in joined
 
 
-@pytest.mark.parametrize("verb", ["demo", "doctor", "formats", "report", "verify", "diff", "sensitivity"])
-def test_every_verb_has_help(verb: str) -> None:
-    done = run(COMMAND, verb, "--help")
-    assert done.returncode == 0
-    assert f"qexport {verb}" in done.stdout
-    assert verb in run(COMMAND, "--help").stdout
+VERBS = ("demo", "doctor", "formats", "qat", "report", "sensitivity", "verify", "diff")
 
 
-def test_the_help_of_a_verb_fits_80_columns() -> None:
-    assert max(len(line) for line in run(COMMAND, "--help").stdout.splitlines()) <= 80
+@pytest.mark.parametrize("words", [("--help",), *((verb, "--help") for verb in VERBS), ("help", "qat")], ids=" ".join)
+def test_help_is_readable_at_80_columns(
+    words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+    assert not re.search("<bool>|<str>(?!.* (Checkpoint|a float))|<int>|<float>", shown)
+    (verb,) = {*words} & {*VERBS} or {""}
+    assert f"Usage: qexport {verb}".rstrip() in shown
+    if verb != "formats":  # it has no options
+        assert re.search(r"^ *Examples *\n +qexport ", shown, re.MULTILINE)
+        assert "Exit codes" in shown
+
+
+def test_the_help_of_an_export_is_in_panels_with_verbs_and_codes_below(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    panels = re.findall(r"^╭─ (.+?) ─+╮$", shown, re.MULTILINE)
+    assert panels == [
+        "Arguments",
+        "What to export",
+        "Data",
+        "Output",
+        "Nearer to FP32",
+        "Gate: exit code 9 where a figure breaks a bound",
+        "Runtimes and devices",
+        "ONNX files",
+        "Other",
+    ]
+    assert {verb for verb in VERBS if re.search(rf"^   {verb} +\w", shown, re.MULTILINE)} == {*VERBS}
+    codes = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 124, 130)
+    assert [code for code in codes if re.search(rf"^   {code} +\w", shown, re.MULTILINE)] == [*codes]
 
 
 @pytest.mark.parametrize("command", [(COMMAND,), MODULE], ids=["installed", "python -m"])

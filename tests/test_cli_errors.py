@@ -77,7 +77,7 @@ def model_without_end2end(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--cpu", "sparc", *FLOAT), ("--cpu sparc", "vnni", "avx2", "arm")),
         (("--workspace", "0", *FLOAT), ("--workspace 0", "more than 0")),
         (("--dla", "-1", *FLOAT), ("--dla -1", "0 or more")),
-        ((str(MODEL),), ("--data", "--no-eval")),
+        ((str(MODEL), "--half", "--min-retention", "97%"), ("--min-retention needs images", "--data DATA.yaml")),
         (("--config", "missing.yaml", *FLOAT), ("missing.yaml", "YAML")),
     ],
     ids=lambda value: " ".join(value[:3])[:40] if isinstance(value, tuple) else None,

@@ -96,7 +96,7 @@ def test_what_is_too_far_apart_is_an_error() -> None:
     [
         (("missing.tflite", *TENSORFLOW), 3, "missing.tflite does not exist: give an artifact that qexport wrote"),
         ((__file__, *TENSORFLOW), 3, "is not a .tflite file with metadata"),
-        ((__file__, "--data", DATA, "--runtime", "caffe"), 2, "--runtime caffe is not known: give tensorflow"),
+        ((__file__, "--data", DATA, "--runtime", "caffe"), 2, "--runtime caffe is out of range: give tensorflow"),
         ((__file__, "--runtime", "tensorflow"), 2, "--runtime tensorflow needs images: add --data DATA.yaml"),
     ],
 )

@@ -253,7 +253,9 @@ def command(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str]
     line += ["--effort", "none"]
     line += ["--no-eval", "--no-latency", "--out", str(folder), *words]
     done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
-    done.stderr = "".join(each for each in done.stderr.splitlines(True) if not each.startswith(("✓ ", "… ")))  # steps
+    done.stderr = "".join(
+        each for each in done.stderr.splitlines(True) if not each.startswith(("→ ", "✓ ", "… "))
+    )  # steps
     return done, json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 

@@ -232,7 +232,7 @@ def test_the_terminal_shows_the_figures_of_the_report_in_80_columns(demo: Run) -
 
 
 def test_no_library_talks_on_stderr(demo: Run) -> None:
-    strange = [line for line in demo.errors.splitlines() if line.strip() and not line.startswith(("✓ ", "… "))]
+    strange = [line for line in demo.errors.splitlines() if line.strip() and not line.startswith(("→ ", "✓ ", "… "))]
     assert strange == []
 
 

@@ -92,7 +92,7 @@ def test_a_job_cannot_be_changed() -> None:
             r"--int8 needs images to calibrate with and to verify on: add --data",
         ),
         ({"data": None, "calibration": "c.npz", "no_eval": True}, r"--int8 needs images to calibrate with and"),
-        ({"data": None, "int8": False}, r"accuracy needs a data set: add --data or --eval-data, or --no-eval"),
+        ({"data": None, "int8": False, "half": True, "min_fidelity": 0.9}, r"--min-fidelity needs images to measure"),
         ({"format": []}, r"--format names no format"),
         ({"nms": True, "head": "end2end"}, r"--nms and --head end2end exclude each other"),
         ({"format": "tensorrtx"}, r"unknown format tensorrtx: choose from .*tflite"),

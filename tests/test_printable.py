@@ -231,7 +231,8 @@ def test_a_model_whose_name_has_escapes_is_one_line(capfd: pytest.CaptureFixture
     assert main([name, "--no-eval", "--no-latency"]) == 3
     output, errors = capfd.readouterr()
     assert output == ""
-    (line,) = errors.splitlines()
+    told, line = errors.splitlines()
+    assert told.startswith(r"→ a\x1b[2K\nqexport: error: forged\u202e.pt to ")
     assert line.startswith(r"qexport: error: model a\x1b[2K\nqexport: error: forged\u202e.pt")
 
 

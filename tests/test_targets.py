@@ -125,7 +125,7 @@ def test_a_config_counts_as_given(tmp_path: Path) -> None:
         (
             {"target": "jetson-orin", "data": None, "no_eval": True},
             "--target jetson-orin, which is int8, needs images to calibrate with and to verify on: "
-            "add --data DATA.yaml",
+            "add --data DATA.yaml, for example: qexport m.pt --target jetson-orin --data DATA.yaml",
         ),
         (
             {"target": "raspberrypi5", "max_latency_ms": 5},

@@ -14,7 +14,7 @@ from qexport.backends.protocol import Backend, DeviceChecker
 from qexport.errors import PluginError, UsageError
 from qexport.plugins import BACKENDS, check_modules, lookup, names
 from qexport.targets import TARGETS
-from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, closest, plain
+from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, guess, plain
 
 
 def available_formats() -> tuple[str, ...]:
@@ -118,7 +118,6 @@ def unknown_format(name: str) -> UsageError:
     formats = available_formats()
     if plain(name) in OTHER_FORMATS:
         return UsageError(f"format {name} has no backend in qexport", f"choose from {', '.join(formats)}")
-    meant = closest(name, formats, FORMAT_ALIASES)
     return UsageError(
-        f"unknown format {name}", f"choose from {', '.join(formats)}" + (f"; did you mean {meant}" if meant else "")
+        f"unknown format {name}", f"choose from {', '.join(formats)}{guess(name, formats, FORMAT_ALIASES)}"
     )

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, unexpected
+from qexport.cli import completion
+from qexport.cli import help as texts
+from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, tell, unexpected
 from qexport.cli.console import option as _option
-from qexport.cli.doctor import EPILOG as DOCTOR
 from qexport.cli.doctor import doctor_command
 from qexport.cli.output import say, say_json
-from qexport.cli.qat import EXAMPLES, qat_command, with_share
+from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
-from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, is_out_of_memory
+from qexport.cli.spelling import is_pair, known_to, spell
+from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import DEFAULT_RANGES, RANGES
@@ -29,187 +33,182 @@ from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
 from qexport.tasks import SCORING
 from qexport.version import __version__
-from qexport.vocabulary import PRECISIONS, alternatives
+from qexport.vocabulary import PRECISIONS, alternatives, unknown
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
 
-EPILOG = (
-    "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
-    "'qexport doctor' says what this machine can do and what is missing, "
-    "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
-    "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
-    "'qexport sensitivity' measures what each layer costs, "
-    "'qexport qat' trains with the rounding in place. "
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
-    "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
-    "8 engine not built (TensorRT, Edge TPU), "
-    "9 a figure breaks a rule of the gate or is worse than the baseline's, or --strict found outputs far from FP32's, "
-    "124 not finished in --timeout, 130 interrupted. "
-    "Where a format of several fails, the others are written and its code is returned."
-)
-
-export_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-verbs_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+MODEL = "Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file."
+_what = partial(_option, rich_help_panel="What to export")
+_data = partial(_option, rich_help_panel="Data")
+_output = partial(_option, rich_help_panel="Output")
+_accuracy = partial(_option, rich_help_panel="Nearer to FP32")
+_gate = partial(_option, rich_help_panel="Gate: exit code 9 where a figure breaks a bound")
+_runtime = partial(_option, rich_help_panel="Runtimes and devices")
+_onnx = partial(_option, rich_help_panel="ONNX files")
+_other = partial(_option, rich_help_panel=texts.OTHER)
+export_app = typer.Typer(rich_markup_mode="rich")
+verbs_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
 
 
-@export_app.command(epilog=EPILOG, context_settings=SETTINGS, no_args_is_help=True)
+@export_app.command(cls=texts.Command, epilog=texts.EXPORT, context_settings=SETTINGS, no_args_is_help=True)
 def export_command(
-    model: Annotated[
-        str | None, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx file.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL, autocompletion=completion.verb_or_model)] = None,
     format_: Annotated[
-        str | None, _option(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
+        str | None, _what(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
     ] = None,
+    int8: Annotated[bool | None, _what("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
+    half: Annotated[bool | None, _what("Short for --precision fp16.", "--half")] = None,
     precision: Annotated[
         str | None,
-        _option(f"{', '.join(PRECISIONS)}. Default: fp32, or the target's.", "--precision"),
+        _what(f"{', '.join(PRECISIONS)}. Default: fp32, or the target's.", "--precision"),
     ] = None,
-    int8: Annotated[bool | None, _option("Short for --precision int8 (int8-full for devices).", "--int8")] = None,
-    half: Annotated[bool | None, _option("Short for --precision fp16.", "--half")] = None,
-    target: Annotated[str | None, _option(f"Device to write for: {', '.join(TARGETS)}.", "--target")] = None,
-    io: Annotated[str | None, _option("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")] = None,
-    data: Annotated[str | None, _option("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
+    target: Annotated[str | None, _what(f"Device to write for: {', '.join(TARGETS)}.", "--target")] = None,
+    imgsz: Annotated[str | None, _what("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
+    head: Annotated[
+        str | None, _what("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
+    ] = None,
+    nms: Annotated[bool | None, _what("Build NMS into the artifact.", "--nms")] = None,
+    batch: Annotated[int | None, _what("Images in one run of the artifact. Default: 1.", "--batch")] = None,
+    dynamic: Annotated[bool | None, _what("Leave the number of images in a run open.", "--dynamic")] = None,
+    data: Annotated[str | None, _data("Data set YAML: train calibrates, val evaluates.", "--data")] = None,
     eval_data: Annotated[
-        str | None, _option("Evaluate on this YAML instead, or on a folder or list of images.", "--eval-data")
-    ] = None,
-    imgsz: Annotated[str | None, _option("Image size: 640, or height and width: 480 640.", "--imgsz")] = None,
-    batch: Annotated[int | None, _option("Images in one run of the artifact. Default: 1.", "--batch")] = None,
-    device: Annotated[str | None, _option("Where calibration runs: cpu.", "--device", hidden=True)] = None,
-    fraction: Annotated[
-        float | None, _option("Share of the train split to calibrate with. Default: 1.", "--fraction")
+        str | None, _data("Evaluate on this YAML instead, or on a folder or list of images.", "--eval-data")
     ] = None,
     calib_images: Annotated[
-        str | None, _option("At most this many calibration images, or all. Default: 512.", "--calib-images")
+        str | None, _data("At most this many calibration images, or all. Default: 512.", "--calib-images")
+    ] = None,
+    fraction: Annotated[
+        float | None, _data("Share of the train split to calibrate with. Default: 1.", "--fraction")
     ] = None,
     min_images: Annotated[
-        str | None, _option("Fail where fewer calibration images are usable. Default: 1.", "--min-images")
+        str | None, _data("Fail where fewer calibration images are usable. Default: 1.", "--min-images")
     ] = None,
-    nms: Annotated[bool | None, _option("Build NMS into the artifact.", "--nms")] = None,
-    head: Annotated[
-        str | None, _option("end2end (no NMS) or one2many. Default: end2end where there is one.", "--head")
+    calibration: Annotated[Path | None, _data("Reuse a calibration.npz.", "--calibration")] = None,
+    out: Annotated[Path | None, _output("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
+    report: Annotated[
+        Path | None, _output("Another place for report.json; NAME.html: a page, too.", "--report")
+    ] = None,
+    summary: Annotated[
+        Path | None, _output("Write Markdown; added to the end of $GITHUB_STEP_SUMMARY.", "--summary")
+    ] = None,
+    junit: Annotated[Path | None, _output("Write rules and verifications as JUnit XML.", "--junit")] = None,
+    config: Annotated[Path | None, _output("YAML with these options; the command line wins.", "--config")] = None,
+    no_eval: Annotated[bool | None, _output("Do not measure accuracy.", "--no-eval")] = None,
+    no_latency: Annotated[bool | None, _output("Do not measure latency.", "--no-latency")] = None,
+    quiet: Annotated[bool, _output("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _output("Print the report as JSON, and nothing else.", "--json")] = False,
+    effort: Annotated[
+        str | None,
+        _accuracy(
+            f"How much to do so that INT8 loses less: {', '.join(EFFORTS)}. Default: {DEFAULT_EFFORT}.", "--effort"
+        ),
+    ] = None,
+    repair: Annotated[
+        bool | None, _accuracy("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
+    ] = None,
+    optimise: Annotated[
+        str | None,
+        _accuracy(f"Passes over the weights instead, comma-separated: {', '.join(PASSES.own)}.", "--optimise"),
     ] = None,
     ranges: Annotated[
         str | None,
-        _option(
+        _accuracy(
             f"{alternatives((*RANGES.own, 'one of a plug-in'))}. "
             f"Default: auto; {DEFAULT_RANGES} with --effort none, minmax for w8a16.",
             "--ranges",
         ),
     ] = None,
-    threads: Annotated[
-        int | None, _option("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
-    ] = None,
-    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL.", "--out", "-o")] = None,
-    report: Annotated[
-        Path | None, _option("Another place for report.json; NAME.html: a page, too.", "--report")
-    ] = None,
-    calibration: Annotated[Path | None, _option("Reuse a calibration.npz.", "--calibration")] = None,
-    plan: Annotated[Path | None, _option("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
-    effort: Annotated[
-        str | None,
-        _option(
-            f"How much to do so that INT8 loses less: {', '.join(EFFORTS)}. Default: {DEFAULT_EFFORT}.", "--effort"
-        ),
-    ] = None,
-    optimise: Annotated[
-        str | None,
-        _option(f"Passes over the weights instead, comma-separated: {', '.join(PASSES.own)}.", "--optimise"),
-    ] = None,
-    candidate: Annotated[
-        Path | None, _option("Obey a candidate.npz instead of planning and optimising.", "--candidate")
+    keep_float: Annotated[
+        str | None, _accuracy("Values or ONNX outputs to keep float, comma-separated.", "--keep-float")
     ] = None,
     densify: Annotated[
-        bool | None, _option("Let passes fill zeros of pruned weights, which they keep otherwise.", "--densify")
+        bool | None, _accuracy("Let passes fill zeros of pruned weights, which they keep otherwise.", "--densify")
     ] = None,
-    config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
-    no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
-    no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
+    plan: Annotated[Path | None, _accuracy("Obey a plan.json, edited or not, instead of planning.", "--plan")] = None,
+    candidate: Annotated[
+        Path | None, _accuracy("Obey a candidate.npz instead of planning and optimising.", "--candidate")
+    ] = None,
     max_drop: Annotated[
-        str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
-    ] = None,
-    repair: Annotated[
-        bool | None, _option("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
+        str | None, _gate("Most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
     ] = None,
     min_retention: Annotated[
-        str | None, _option("Gate: least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
+        str | None, _gate("Least share of FP32's mAP kept: 0.97 or 97%.", "--min-retention")
     ] = None,
-    min_fidelity: Annotated[str | None, _option("Gate: least fidelity, 0 to 1.", "--min-fidelity")] = None,
-    min_speedup: Annotated[str | None, _option("Gate: least speed-up against FP32.", "--min-speedup")] = None,
-    max_size: Annotated[str | None, _option("Gate: most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
-    max_latency_ms: Annotated[str | None, _option("Gate: most milliseconds (p50).", "--max-latency-ms")] = None,
+    min_fidelity: Annotated[str | None, _gate("Least fidelity, 0 to 1.", "--min-fidelity")] = None,
+    min_speedup: Annotated[str | None, _gate("Least speed-up against FP32.", "--min-speedup")] = None,
+    max_latency_ms: Annotated[str | None, _gate("Most milliseconds (p50).", "--max-latency-ms")] = None,
+    max_size: Annotated[str | None, _gate("Most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
     strict: Annotated[
-        bool | None, _option("Gate: fail where outputs are far from FP32's, which is a warning otherwise.", "--strict")
+        bool | None, _gate("Fail where outputs are far from FP32's, which is a warning otherwise.", "--strict")
     ] = None,
     baseline: Annotated[
         Path | None,
-        _option("Gate: an earlier report.json; fail where this run is worse by more than noise.", "--baseline"),
+        _gate("An earlier report.json; fail where this run is worse by more than noise.", "--baseline"),
     ] = None,
-    summary: Annotated[
-        Path | None, _option("Write Markdown; added to the end of $GITHUB_STEP_SUMMARY.", "--summary")
+    threads: Annotated[
+        int | None, _runtime("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
     ] = None,
-    junit: Annotated[Path | None, _option("Write rules and verifications as JUnit XML.", "--junit")] = None,
-    trust_checkpoint: Annotated[
-        bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
-    ] = None,
-    opset: Annotated[int | None, _option("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
-    dynamic: Annotated[bool | None, _option("Leave the number of images in a run open.", "--dynamic")] = None,
     cpu: Annotated[
         str | None,
-        _option("CPU to plan for: vnni, avx2, arm; onnx=arm,openvino=vnni. Default: target's, this one.", "--cpu"),
+        _runtime("CPU to plan for: vnni, avx2, arm; onnx=arm,openvino=vnni. Default: target's, this one.", "--cpu"),
     ] = None,
+    io: Annotated[
+        str | None, _runtime("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")
+    ] = None,
+    opset: Annotated[int | None, _runtime("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
     no_build: Annotated[
-        bool | None, _option("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")
+        bool | None, _runtime("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")
     ] = None,
-    workspace: Annotated[float | None, _option("GiB for TensorRT's builder.", "--workspace")] = None,
-    timing_cache: Annotated[Path | None, _option("File for TensorRT's kernel timings.", "--timing-cache")] = None,
-    dla: Annotated[int | None, _option("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,
-    keep_float: Annotated[
-        str | None, _option("Values or ONNX outputs to keep float, comma-separated.", "--keep-float")
-    ] = None,
-    raw_outputs: Annotated[
-        str | None, _option("ONNX files: everything behind these tensors stays float. Default: found.", "--raw-outputs")
-    ] = None,
-    pixels: Annotated[
-        str | None, _option("ONNX files: 0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
-    ] = None,
-    bgr: Annotated[bool | None, _option("ONNX files: blue comes first.", "--bgr")] = None,
+    workspace: Annotated[float | None, _runtime("GiB for TensorRT's builder.", "--workspace")] = None,
+    timing_cache: Annotated[Path | None, _runtime("File for TensorRT's kernel timings.", "--timing-cache")] = None,
+    dla: Annotated[int | None, _runtime("DLA core of a Jetson (TensorRT 10).", "--dla")] = None,
     option: Annotated[
-        str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
+        str | None, _runtime("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
+    ] = None,
+    device: Annotated[str | None, _runtime("Where calibration runs: cpu.", "--device", hidden=True)] = None,
+    pixels: Annotated[
+        str | None, _onnx("0..1, 0..255, imagenet, or means and deviations. Default: 0..1.", "--pixels")
+    ] = None,
+    bgr: Annotated[bool | None, _onnx("Blue comes first.", "--bgr")] = None,
+    raw_outputs: Annotated[
+        str | None, _onnx("Everything behind these tensors stays float. Default: found.", "--raw-outputs")
     ] = None,
     timeout: Timeout = None,
-    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
-    json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
-    version: Annotated[bool, _option("Print the version and stop.", "--version")] = False,
+    trust_checkpoint: Annotated[
+        bool | None, _other("Unpickle any class: runs code from the file.", "--trust-checkpoint")
+    ] = None,
+    version: Annotated[bool, _other("Print the version and stop.", "--version")] = False,
+    *,
+    context: typer.Context,
 ) -> int:
-    """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost.
-
-    qexport yolo26n.pt --format tflite --int8 --data coco8.yaml
-    """
+    """Turn a YOLO checkpoint into a verified edge artifact, with a report of what it gained and lost."""
     if version:
         say(__version__)
         return 0
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
 
-    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_, timeout)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), context.obj, quiet, json_, timeout)
 
 
-@verbs_app.command()
+@verbs_app.command(cls=texts.Command, epilog=texts.DEMO)
 def demo(
-    task: Annotated[str, typer.Option(help=f"{alternatives(tuple(SCORING))}.")] = "detect",
+    task: Annotated[str, _option(f"{alternatives(tuple(SCORING))}. Default: detect.", "--task")] = "detect",
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
+    *,
+    context: typer.Context,
 ) -> int:
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.cli.demo import demo_job
 
-    return _run(demo_job(out, task), quiet, json_, timeout)
+    return _run(demo_job(out, task), context.obj, quiet, json_, timeout)
 
 
-@verbs_app.command()
+@verbs_app.command(cls=texts.Command)
 def formats() -> None:
     """List the formats, their precisions, and whether this installation can write them."""
     from qexport.backends.registry import available_formats, find_backend
@@ -224,16 +223,19 @@ def formats() -> None:
             say(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> int:
+def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.execution.worker_process import worker_process
-    from qexport.job.checks import check_paths
     from qexport.job.offload import offloaded_formats
+    from qexport.job.places import check_paths
+    from qexport.job.wording import announced
 
     quiet_libraries()
     check_paths(job)
+    if not (quiet or as_json):
+        tell(announced(job))
     with (
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json, timeout) as progress,
@@ -241,7 +243,7 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), worker)
+        report = export(job, progress, shlex.join(["qexport", *words]), worker)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 
@@ -262,22 +264,70 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
     return next(iter(codes), 0)
 
 
-verbs_app.command("doctor", epilog=DOCTOR)(doctor_command)
-verbs_app.command("report")(report_command)
-verbs_app.command("sensitivity")(sensitivity_command)
-verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
+verbs_app.command("doctor", cls=texts.Command, epilog=texts.DOCTOR)(doctor_command)
+verbs_app.command("report", cls=texts.Command, epilog=texts.REPORT)(report_command)
+verbs_app.command("sensitivity", cls=texts.Command, epilog=texts.SENSITIVITY)(sensitivity_command)
+verbs_app.command("qat", cls=texts.Command, epilog=texts.QAT)(qat_command)
 VERBS = dict.fromkeys(("demo", "doctor", "formats", "qat", "report", "sensitivity"), verbs_app)
 CHECKS = ("verify", "diff")
+SAME = {"list": "formats"}
+ELSEWHERE = {"train": "qat", "val": "verify"}
+"""Modes of Ultralytics, and the verb here that is nearest."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
-    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments)) or ["--help"]
-    words = with_share(words) if words[0] == "qat" else words
+    if completion.VARIABLE in os.environ:
+        return _completed()
+    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
+    return ended(lambda: _command(verb_first(words)))
+
+
+def _command(words: list[str]) -> int:
+    """Run a command line that begins with a verb, or with what belongs to an export."""
     app = _checks() if words[0] in CHECKS else VERBS.get(words[0], export_app)
     if app is export_app and (meant := _mistyped(words[0])):
-        return fail(f"{words[0]} is neither a file nor a verb: did you mean qexport {meant}", 2)
-    return ended(lambda: int(app(words, prog_name="qexport", standalone_mode=False) or 0))
+        raise UsageError(f"{words[0]} is neither a file nor a verb", f"did you mean qexport {meant}")
+    words = with_share(words) if words[0] == "qat" else words
+    if any(map(is_pair, words)):
+        words = _understood(app, words)
+    return int(app(words, prog_name="qexport", standalone_mode=False, obj=words) or 0)
+
+
+def _completed() -> int:
+    """Tell a shell what the line may become that it asks about."""
+    verb = completion.typed_verb()
+    if verb == "export":
+        verbs_app.command(verb)(export_command)
+    app = _checks() if verb in CHECKS else verbs_app if verb in (*VERBS, "export") else export_app
+    app(prog_name="qexport")
+    return 0
+
+
+def verb_first(words: list[str]) -> list[str]:
+    """What a command line means whose first words say no more than `qexport` does, or ask for help."""
+    if words[1:2] == ["export"] and words[0] in SCORING:  # as in `yolo detect export`
+        words = words[1:]
+    if words[:1] == ["export"]:
+        words = words[1:]
+    if words[:1] == ["help"]:
+        verb = [SAME.get(word, word) for word in words[1:2] if word != "export"]
+        if verb and verb[0] not in (*VERBS, *CHECKS):
+            raise unknown(f"help {verb[0]}", verb[0], ("export", *VERBS, *CHECKS))
+        words = [*verb, "--help"]
+    return [SAME.get(words[0], words[0]), *words[1:]] if words else ["--help"]
+
+
+def _understood(app: typer.Typer, words: list[str]) -> list[str]:
+    """Words of Ultralytics' spelling in those of this command line, which are shown unless nobody is there to read."""
+    verb = words[: int(app is not export_app)]
+    spelled = spell(words[len(verb) :], known_to(app, "".join(verb)), verb)
+    understood = [*verb, *spelled.words]
+    if not {"--quiet", "-q", "--json"} & {*understood}:
+        for note in spelled.notes:
+            tell(note)
+        tell(shlex.join(["qexport", *understood]))
+    return understood
 
 
 def ended(command: Callable[[], int]) -> int:
@@ -300,9 +350,11 @@ def ended(command: Callable[[], int]) -> int:
 
 def _mistyped(word: str) -> str | None:
     """The verb that a first word nearly is, where it is neither a file's name nor an option."""
-    if Path(word).suffix or word.startswith("-") or Path(word).exists():
+    if Path(word).suffix or word.startswith("-") or "=" in word or Path(word).exists():
         return None
-    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS), 1, 0.75)), None)
+    if word in ELSEWHERE:
+        return ELSEWHERE[word]
+    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS, *SAME, "export", "help"), 1, 0.75)), None)
 
 
 def _checks() -> typer.Typer:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from qexport.cli.completion import WORDS
 from qexport.cli.output import say
 from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, UsageError, is_out_of_memory, named_reason
 from qexport.system.files import out_of_room
@@ -28,7 +29,7 @@ MAX_SECONDS = 1e7
 
 def option(text: str, *names: str, **settings: Any) -> Any:
     """An option of a verb with its help, which says what the default is."""
-    return typer.Option(*names, help=text, show_default=False, **settings)
+    return typer.Option(*names, help=text, show_default=False, autocompletion=WORDS.get(names[0]), **settings)
 
 
 def _seconds(value: float | None) -> float | None:
@@ -46,7 +47,7 @@ def _seconds(value: float | None) -> float | None:
 
 Timeout = Annotated[
     float | None,
-    option("End the run after so many seconds: code 124.", "--timeout", metavar="SECONDS", callback=_seconds),
+    option("End the run after so many seconds: code 124.", "--timeout", metavar="SEC", callback=_seconds),
 ]
 
 
@@ -108,6 +109,11 @@ def fail(line: str, code: int) -> int:
         sys.stdout.flush()
     say(f"qexport: error: {line}", sys.stderr, wrapped=True)
     return code
+
+
+def tell(line: str) -> None:
+    """Print one line on stderr that says what is going to happen, wrapped between words on a terminal."""
+    say(f"→ {line}", sys.stderr, wrapped=True)
 
 
 def unexpected(error: Exception, output: str) -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qexport
-from qexport.errors import InputError, UsageError
+from qexport.errors import InputError
 from qexport.job.options import ExportJob, make_job
+from qexport.vocabulary import unknown
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def demo_job(out: Path | None = None, task: str = "detect") -> ExportJob:
         UsageError: no such task.
     """
     if task not in DEMOS:
-        raise UsageError(f"--task {task} is not known", f"give {', '.join(DEMOS)}")
+        raise unknown(f"--task {task}", task, tuple(DEMOS))
     folder, demo = demo_folder(), DEMOS[task]
     options = {
         "model": str(folder / demo.model),

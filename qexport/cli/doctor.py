@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from qexport.progress import Progress
     from qexport.reporting.diagnosis import Diagnosis, Fit
 
-EPILOG = "Exit codes: 0 at least one format can be written, 2 usage, 4 none can."
 THREADS = 2
 """As many as an export runs artifacts with."""
 MAX_TRYING = 120

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from qexport.cli.completion import model_path
 from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
@@ -27,20 +28,15 @@ DEFAULTS = Recipe()
 _training = partial(_option, rich_help_panel="Training")
 _planning = partial(_option, rich_help_panel="What is trained for")
 _learning = partial(_option, rich_help_panel="How it learns")
-EXAMPLES = (
-    "Without labels, any images will do:  qexport qat yolo26n.pt --data coco128.yaml --format tflite,onnx\n\n"
-    "With Ultralytics' loss and augmentation:  qexport qat yolo26n.pt --data mine.yaml --labels --epochs 20\n\n"
-    "Go on after Ctrl-C or a kill:  the same command and  --resume\n\n"
-    "Then:  qexport qexport_out/yolo26n_qat/yolo26n_qat.pt --format tflite,onnx --int8 --data coco128.yaml\n\n"
-    "Exit codes: 0 done, 2 usage, 3 model or data, 130 interrupted: what was learned until then is written, "
-    "124 not finished in --timeout: --resume goes on behind the last whole epoch."
-)
+_output = partial(_option, rich_help_panel="Output")
 INTERRUPTED = 130
 SHARE = "--labels"
 
 
 def qat_command(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows.", autocompletion=model_path)
+    ],
     data: Annotated[str | None, _training("Data set YAML: train is trained on.", "--data")] = None,
     epochs: Annotated[
         int | None,
@@ -109,20 +105,17 @@ def qat_command(
         _learning(f"Epochs without gain before it ends, 0: never. Default: {DEFAULTS.patience}.", "--patience"),
     ] = None,
     eval_data: Annotated[
-        str | None, _option("Measure fidelity on this YAML, folder or list of images.", "--eval-data")
+        str | None, _training("Measure fidelity on this YAML, folder or list of images.", "--eval-data")
     ] = None,
-    out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/MODEL_qat.", "--out", "-o")] = None,
+    out: Annotated[Path | None, _output("Folder for all files. Default: qexport_out/MODEL_qat.", "--out", "-o")] = None,
     trust_checkpoint: Annotated[
         bool | None, _option("Unpickle any class: runs code from the file.", "--trust-checkpoint")
     ] = None,
     timeout: Timeout = None,
-    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
-    json_: Annotated[bool, _option("Print the record as JSON, and nothing else.", "--json")] = False,
+    quiet: Annotated[bool, _output("Print errors only.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _output("Print the record as JSON, and nothing else.", "--json")] = False,
 ) -> int:
-    """Train with the rounding of INT8 in place, and write a checkpoint that exports to every format.
-
-    qexport qat yolo26n.pt --data coco128.yaml --format tflite --epochs 10
-    """
+    """Train with the rounding of INT8 in place, and write a checkpoint that exports to every format."""
     given: dict[str, Any] = dict(locals(), format=format_)
     others = ("format_", "resume", "timeout", "quiet", "json_")
     from qexport.job.train_job import make_train_job
@@ -130,7 +123,7 @@ def qat_command(
     job = make_train_job({name: value for name, value in given.items() if name not in others}, resume)
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.job.checks import check_paths
+    from qexport.job.places import check_paths
 
     quiet_libraries()
     check_paths(job.export)

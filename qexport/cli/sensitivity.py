@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from qexport.cli.completion import model_path
 from qexport.cli.console import Timeout, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, sentence, show
@@ -23,7 +24,12 @@ QUICK = 150
 
 
 def sensitivity_command(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx.", autocompletion=model_path
+        ),
+    ],
     data: Annotated[str | None, _option("Data set YAML: its train split calibrates and measures.", "--data")] = None,
     format_: Annotated[str, _option("Format whose plan is looked at. Default: tflite.", "--format", "-f")] = "tflite",
     precision: Annotated[str, _option("Precision of the plan. Default: int8.", "--precision")] = "int8",
@@ -39,10 +45,7 @@ def sensitivity_command(
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
 ) -> int:
-    """Measure what each layer and each block costs: quantised alone, and left out alone.
-
-    qexport sensitivity yolo26n.pt --data coco8.yaml --format onnx
-    """
+    """Measure what each layer and each block costs: quantised alone, and left out alone."""
     from qexport.job.checks import PLANLESS
     from qexport.job.options import make_job
 
@@ -57,7 +60,7 @@ def sensitivity_command(
         raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
-    from qexport.job.checks import check_paths
+    from qexport.job.places import check_paths
 
     quiet_libraries()
     check_paths(job)

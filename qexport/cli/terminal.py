@@ -9,14 +9,17 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from qexport.backends.device_fit import DeviceFit
+from qexport.backends.registry import display_name
 from qexport.cli.output import Rows, sentence, show
 from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.fidelity_text import fidelity_text, with_interval
+from qexport.reporting.names import precision_name
 from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.reporting.thresholds import advice
+from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
 from qexport.reporting.warning_list import list_warnings
 from qexport.system.machine import ANY
 from qexport.verification.outcome import OutputFidelity
@@ -32,6 +35,7 @@ FAILED = "✗"
 COLUMNS = ("drop and intervals", "drop", "")
 """What is shown of the loss of accuracy, as far as there is room; what the table leaves out stands below it."""
 INTERVAL = "95 % interval"
+STYLES = {FIT: "green", DOUBTFUL: "yellow", UNFIT: "red"}
 
 
 def render(report: Report, saved: Path, console: Console) -> Group:
@@ -201,7 +205,15 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     if taken := listed_seconds(report):
         lines.append(sentence(f"took {taken}"))
     lines.append(sentence(f"report: {saved}"))
+    for verdict in verdicts(report, _in_words):
+        lines.append(sentence(f"verdict: {verdict.text}", style=f"bold {STYLES[verdict.kind]}"))
+        lines += [sentence(f"try: {verdict.then}")] if verdict.then else []
     return lines
+
+
+def _in_words(artifact: ArtifactReport) -> str:
+    engine = " engine" if artifact.engine else ""
+    return f"{precision_name(artifact.precision)} {display_name(artifact.format)}{engine}"
 
 
 def saved_in(report: Report) -> Path:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qexport.cli import help as texts
 from qexport.cli.console import SETTINGS, Timeout, fail, library_output
 from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
+from qexport.vocabulary import unknown
 
 if TYPE_CHECKING:
     from qexport.inspection.difference import Row
@@ -23,13 +25,10 @@ RUNTIMES = ("tensorflow",)
 DIFFERENT = 1
 SIGNS = {True: "ok", False: "FAILED", None: "–"}
 
-checks_app = typer.Typer(add_completion=False, no_args_is_help=True, context_settings=SETTINGS)
+checks_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
 
 
-@checks_app.command(
-    epilog="Exit codes: 0 everything holds, 6 something does not (one line each), 2 usage, 3 a file cannot be read, "
-    "124 not finished in --timeout."
-)
+@checks_app.command(cls=texts.Command, epilog=texts.VERIFY)
 def verify(
     file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
     report: Annotated[Path | None, typer.Option(help="Its report. Default: the one beside it.")] = None,
@@ -48,7 +47,7 @@ def verify(
     from qexport.compat.quiet import quiet_libraries
 
     if runtime is not None and runtime not in RUNTIMES:
-        raise UsageError(f"--runtime {runtime} is not known", f"give {' or '.join(RUNTIMES)}")
+        raise unknown(f"--runtime {runtime}", runtime, RUNTIMES)
     if runtime is not None and data is None:
         raise UsageError(f"--runtime {runtime} needs images", "add --data DATA.yaml")
     quiet_libraries()
@@ -118,10 +117,7 @@ def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool
     found.check()
 
 
-@checks_app.command(
-    epilog="Exit codes, as those of 'git diff --no-index': 0 equal but for times, 1 different, 2 usage, "
-    "3 a file cannot be read."
-)
+@checks_app.command(cls=texts.Command, epilog=texts.DIFF)
 def diff(
     a: Annotated[Path, typer.Argument(help="An artifact, or a report.json.")],
     b: Annotated[Path, typer.Argument(help="Another of the same kind.")],

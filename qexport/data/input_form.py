@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.errors import UsageError
+from qexport.vocabulary import guess
 
 Triple = tuple[float, float, float]
 
@@ -105,7 +106,8 @@ def pixel_form(pixels: str) -> tuple[Triple, Triple]:
     if len(numbers) != 6 or not all(np.isfinite(numbers)) or min(numbers[3:]) <= 0:
         raise UsageError(
             f"--pixels {pixels} is not known",
-            f"give {', '.join(PIXELS)}, or three means and three deviations of channels in 0..1, comma-separated",
+            f"give {', '.join(PIXELS)}, or three means and three deviations of channels in 0..1, comma-separated"
+            f"{guess(pixels, tuple(PIXELS))}",
         )
     (a, b, c), (d, e, f) = numbers[:3], numbers[3:]
     return (a, b, c), (d, e, f)

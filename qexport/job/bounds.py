@@ -28,6 +28,8 @@ def check_measured(job: ExportJob) -> None:
             )
         if rule.of == ACCURACY and job.no_eval:
             raise UsageError(f"--{rule.name} and --no-eval exclude each other", "leave out one of them")
+        if rule.of == ACCURACY and not job.evaluates:
+            raise UsageError(f"--{rule.name} needs images to measure accuracy on", "add --data DATA.yaml")
         if rule.of == LATENCY:
             _check_timed(rule.name, job)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,27 @@ from typing import Any
 from qexport.backends.info import check_precision, options_from
 from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
 from qexport.checkpoints.identify import holds_learned
-from qexport.errors import InputError, UsageError
+from qexport.errors import UsageError
 from qexport.job.export_job import ExportJob
+from qexport.job.places import check_places
+from qexport.job.wording import example
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
 from qexport.planning.registry import RANGES
 from qexport.programs.options import HEADS
-from qexport.system.files import check_folder
-from qexport.system.given_files import special_kind
 from qexport.system.machine import ANY, KINDS, choices, kind_for
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
-from qexport.vocabulary import CPU_ALIASES, PRECISION_ALIASES, PRECISIONS, alternatives, closest
+from qexport.vocabulary import (
+    CPU_ALIASES,
+    IO_TYPES,
+    PRECISION_ALIASES,
+    PRECISIONS,
+    alternatives,
+    guess,
+    listed,
+    unknown,
+)
 
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
@@ -33,7 +41,6 @@ NOTHING_KEPT = {
     "int8-full": "it has no float: use --precision int8",
 }
 PLANLESS = ("fp32", "fp16")
-IO_TYPES = ("int8", "uint8")
 ONNX_ONLY: Mapping[str, Any] = {"raw_outputs": (), "bgr": False, "pixels": "0..1"}
 """Options that only make sense for ONNX files, and what they are where they are not given."""
 
@@ -59,7 +66,7 @@ def check_job(job: ExportJob) -> None:
     _check_cpu(job)
     for conflict in CONFLICTS:
         conflict.check(job)
-    _check_places(job)
+    check_places(job)
     _check_source(job)
     _check_size(job)
     _check_options(job)
@@ -107,9 +114,7 @@ class Choice:
         given = _given(job, self.option)
         for value in given if isinstance(given, tuple) else (given,):
             if value is not None and value not in self.words:
-                meant = closest(value, self.words, self.aliases)
-                guess = f"; did you mean {meant}" if meant else ""
-                raise UsageError(f"--{self.option} {value} is out of range", f"give {alternatives(self.words)}{guess}")
+                raise unknown(f"--{self.option} {value}", value, self.words, self.aliases)
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,12 @@ def _derived(job: ExportJob) -> dict[str, str]:
     other = (f"{name}={each}" if name else each for name, each in choices(job.cpu).items() if each != kind)
     return {
         "nothing_kept": NOTHING_KEPT.get(job.precision, ""),
-        "files": " and ".join(", ".join(display_name(name) for name in runs).rsplit(", ", 1)),
+        "files": listed([display_name(name) for name in runs]),
         "runs": ",".join(runs),
-        "formats": " and ".join(", ".join(job.format).rsplit(", ", 1)),
+        "formats": listed(job.format),
         "target_cpu": kind,
         "other_cpu": ",".join(other),
+        "example": example(job),
         "asked": "--int8" if job.int8 else option,
         "short": next((name for name in short if getattr(job, name)), ""),
         "same_files": " and ".join(same),
@@ -296,60 +302,20 @@ CONFLICTS = (
     Conflict(
         lambda job: job.calibrates and not job.data and not (job.eval_data and _has_ranges(job)),
         "{asked} needs images to calibrate with and to verify on",
-        "add --data DATA.yaml",
+        "add --data DATA.yaml, for example: {example}",
     ),
     Conflict(lambda job: job.optimise and not job.data, "--optimise needs calibration images", "add --data DATA.yaml"),
-    Conflict(
-        lambda job: not job.no_eval and not (job.data or job.eval_data),
-        "accuracy needs a data set",
-        "add --data or --eval-data, or --no-eval",
-    ),
 )
-
-
-def check_paths(job: ExportJob) -> None:
-    """Refuse files that are not there or are none, before anything slow is imported; bare names are resolved later.
-
-    Raises:
-        InputError: a path does not exist, or leads to a pipe or a device.
-    """
-    options: dict[str, str | Path | None]
-    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
-    files = {"--calibration": job.calibration, "--plan": job.plan, "--candidate": job.candidate}
-    files |= {"--baseline": job.baseline}
-    for option, given in {**options, **files}.items():
-        path = Path(given) if given else None
-        if path and not os.path.exists(path) and (option in files or path.name != str(given)):
-            raise InputError(f"{option} {given} does not exist", "check the path")
-        kind = special_kind(path) if path else ""
-        if path and (kind or (option in files and path.is_dir())):
-            raise InputError(f"{option} {given} is {kind or 'a folder'}, not a file", "check the path")
 
 
 def _check_cpu(job: ExportJob) -> None:
     kinds = ("auto", *KINDS)
     for name, kind in choices(job.cpu).items():
         if kind not in kinds:
-            meant = closest(kind, kinds, CPU_ALIASES)
-            guess = f"; did you mean {meant}" if meant else ""
-            raise UsageError(f"--cpu {job.cpu} is out of range", f"give {alternatives(kinds)}{guess}")
+            raise unknown(f"--cpu {job.cpu}", kind, kinds, CPU_ALIASES)
         if name and name not in job.format:
             written = ", ".join(job.format)
             raise UsageError(f"--cpu is for {name}, which is not written", f"the formats are {written}: see --format")
-
-
-def _check_places(job: ExportJob) -> None:
-    check_folder(job.folder)
-    for option, path in {"report": job.report, "summary": job.summary, "junit": job.junit}.items():
-        if path and not _can_be_made(path, job.folder.absolute()):
-            raise InputError(f"--{option} {path} cannot be written", "give a file in a folder that exists")
-
-
-def _can_be_made(path: Path, out: Path) -> bool:
-    try:
-        return not path.is_dir() and (path.absolute().parent.is_dir() or path.absolute().parent == out)
-    except OSError:  # a name that no system takes
-        return False
 
 
 def _check_size(job: ExportJob) -> None:
@@ -387,7 +353,7 @@ def _check_options(job: ExportJob) -> None:
     for text in job.option:
         name, equals, _ = text.partition("=")
         if not equals or name not in free:
-            able = f"give {alternatives(free)} as NAME=VALUE" if free else "leave it out"
+            able = f"give {alternatives(free)} as NAME=VALUE{guess(name, free)}" if free else "leave it out"
             raise UsageError(f"--option {text} is none of format {', '.join(job.format)}", able)
 
 

@@ -184,7 +184,12 @@ class ExportJob:
 
     def needs_float_counterpart(self, timed: bool) -> bool:
         """Whether a format's FP32 file is needed beside what is asked for; `timed`: its latency can be measured."""
-        return self.precision != "fp32" and (not self.no_eval or (timed and self.measures_latency))
+        return self.precision != "fp32" and (self.evaluates or (timed and self.measures_latency))
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether accuracy is measured: where there is something to measure it on, unless nobody wants it."""
+        return not self.no_eval and bool(self.data or self.eval_data)
 
     @property
     def measures_latency(self) -> bool:

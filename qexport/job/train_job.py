@@ -14,10 +14,9 @@ from qexport.job.checks import Choice, Range
 from qexport.job.export_job import ExportJob
 from qexport.job.options import FIELDS, make_job
 from qexport.job.parsing import converted
-from qexport.training.recipe import Recipe
+from qexport.training.recipe import WEIGHTS, Recipe
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
-WEIGHTS = ("within-step", "free")
 RECIPE = {field.name: field for field in fields(Recipe)}
 
 

@@ -12,17 +12,19 @@ from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.thresholds import advice
+from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
 from qexport.reporting.warning_list import list_warnings
 
 NOTHING = "–"
 MARK = "⚠️"
 """Behind every figure that a warning concerns."""
+SIGNS = {FIT: "✅", DOUBTFUL: MARK, UNFIT: "❌"}
 PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 
 
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
-    parts = [_title(report), _table(report), _legend(report), _warnings(report), _failures(report)]
+    parts = [_title(report), _verdicts(report), _table(report), _legend(report), _warnings(report), _failures(report)]
     parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _gate(report)]
     parts.append(_origin(report))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -44,6 +46,14 @@ def _sign(report: Report) -> str:
     if report.failures or report.unmeasured or (gate and not gate.passed):
         return "❌ "
     return "✅ " if gate else ""
+
+
+def _verdicts(report: Report) -> str:
+    """What the report comes to, and what to type next."""
+    lines = (
+        (SIGNS[each.kind], as_text(each.text), each.then) for each in verdicts(report, lambda artifact: artifact.label)
+    )
+    return "\n".join(f"- {sign} {text}{f'; try {as_code(then)}' if then else ''}" for sign, text, then in lines)
 
 
 def _table(report: Report) -> str:

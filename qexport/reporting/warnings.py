@@ -16,14 +16,12 @@ from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.dataset_check import mismatch
 from qexport.measurement.latency import Latency
+from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP
 from qexport.reporting.options import RunOptions
 from qexport.reporting.report import ACCURACY, ARTIFACT, LATENCY, RUN, Warning
 from qexport.system.machine import ANY, cpu_kind
 from qexport.targets import TARGETS
 
-MIN_EVALUATION_IMAGES = 50
-MIN_MEANINGFUL_MAP = 0.01
-"""FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
 WIDE_SPREAD = 0.20
 
 

@@ -44,8 +44,8 @@ from qexport.detections.detections import Detections
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.run_folder import Model, companions, report_beside, run_folder
 from qexport.inspection.samples import SampleInput, Samples, load_samples, save_samples
-from qexport.job.checks import check_paths
 from qexport.job.options import make_job
+from qexport.job.places import check_paths
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.sensitivity_record import Sensitivity, SensitivityRow

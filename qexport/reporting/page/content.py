@@ -23,6 +23,7 @@ from qexport.reporting.report import (
 from qexport.reporting.thresholds import furthest, thresholds_of
 from qexport.reporting.warning_list import ListedWarning, list_warnings
 from qexport.tasks import SCORING
+from qexport.vocabulary import listed
 
 BESIDE = (ACCURACY, LATENCY, ARTIFACT)
 """What warnings are about that stand beside something on the page; those of the run stand above."""
@@ -182,11 +183,6 @@ def _elsewhere(checked: Sequence[Entry]) -> str:
     if len(away) == len(checked) == 1:
         return f", {away[0].origin}"
     return "".join(f"; {each.format} {each.origin}" for each in away)
-
-
-def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def subject(report: Report) -> str:

@@ -13,6 +13,7 @@ from qexport.reporting.page.pareto import pareto
 from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.report import Report, file_name
+from qexport.reporting.verdict import verdicts
 
 
 def render(report: Report) -> str:
@@ -43,6 +44,7 @@ def render(report: Report) -> str:
         paired=any(each.scored("drop_interval") for each in asked),
         resamples=next((f"{each.at}.accuracy.resamples" for each in asked if each.scored("resamples")), ""),
         gallery=gallery.make_gallery(asked),
+        verdicts=verdicts(report, content.title_of),
         warnings=content.warnings_of(report),
     )
 
