@@ -28,10 +28,7 @@ def doctor_command(
     threads: Annotated[int, _option(f"CPU threads to time with. Default: {THREADS}.", "--threads")] = THREADS,
     json_: Annotated[bool, _option("Print one JSON object, and nothing else.", "--json")] = False,
 ) -> int:
-    """Say what this machine has, what each format lacks and how to add it, and what INT8 is worth here.
-
-    qexport doctor
-    """
+    """Say what this machine has, what each format lacks and how to add it, and what INT8 is worth here."""
     if threads < 1:
         raise UsageError(f"--threads {threads} is out of range", "give 1 or more")
     from qexport.cli.progress import shown_progress
