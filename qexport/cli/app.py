@@ -297,9 +297,11 @@ def _command(words: list[str]) -> int:
 def _completed() -> int:
     """Tell a shell what the line may become that it asks about."""
     verb = completion.typed_verb()
-    if verb == "export":
-        verbs_app.command(verb)(export_command)
-    app = _checks() if verb in CHECKS else verbs_app if verb in (*VERBS, "export") else export_app
+    app = _checks() if verb in CHECKS else verbs_app if verb in VERBS else export_app
+    if verb == "export":  # a word of its own there, and not the model
+        app = typer.Typer(context_settings=SETTINGS)
+        app.registered_commands = list(verbs_app.registered_commands)
+        app.command(verb)(export_command)
     app(prog_name="qexport")
     return 0
 
