@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import whole_run
 from PIL import Image
+from qexport.steps.finished import SUFFIX, build_once, forget_finished
 from refusals import MODEL
 
 from qexport import pipeline
@@ -22,7 +23,6 @@ from qexport.cli.app import main
 from qexport.programs.program import Program
 from qexport.steps import finished
 from qexport.steps.build import BuildRequest, Built
-from qexport.steps.finished import SUFFIX, build_once, forget_finished
 from qexport.steps.plan import make_target
 from qexport.verification.likeness import Likeness
 from qexport.verification.result import ArtifactResult

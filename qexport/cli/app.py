@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qexport.cli.cache import cache_command
 from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.output import say, say_json
@@ -36,6 +37,7 @@ EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
+    "'qexport cache' shows what runs leave for later ones, "
     "'qexport sensitivity' measures what each layer costs, "
     "'qexport qat' trains with the rounding in place. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
@@ -122,6 +124,9 @@ def export_command(
     config: Annotated[Path | None, _option("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _option("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _option("Do not measure latency.", "--no-latency")] = None,
+    no_cache: Annotated[
+        bool | None, _option("Take nothing of earlier runs, leave nothing for later.", "--no-cache")
+    ] = None,
     max_drop: Annotated[
         str | None, _option("Gate: most percent of FP32's mAP lost, 100 × (1 − retention).", "--max-drop")
     ] = None,
@@ -259,10 +264,11 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
     return next(iter(codes), 0)
 
 
+verbs_app.command("cache")(cache_command)
 verbs_app.command("report")(report_command)
 verbs_app.command("sensitivity")(sensitivity_command)
 verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
-VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity"), verbs_app)
+VERBS = dict.fromkeys(("cache", "demo", "formats", "qat", "report", "sensitivity"), verbs_app)
 CHECKS = ("verify", "diff")
 
 

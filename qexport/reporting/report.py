@@ -86,6 +86,7 @@ class CalibrationInfo:
         ranges: how ranges were chosen.
         min_images: how many had to be usable.
         skipped: images that were left out.
+        taken: when the earlier run was that calibrated, in UTC; "" where this one did.
     """
 
     data: str | None = None
@@ -97,6 +98,7 @@ class CalibrationInfo:
     skipped: tuple[SkippedImage, ...] = ()
     ranges: str = ""
     min_images: int = 1
+    taken: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +205,7 @@ class ArtifactReport:
         passes: over the weights, in the order in which they were tried.
         likeness: to FP32 on calibration images; its thresholds are those of the file's metadata.
         repair: what was kept in float to meet `--max-drop`.
+        taken: what is an earlier run's, "file", "accuracy", "latency" or "outputs" → when that made it, in UTC.
     """
 
     path: str
@@ -235,6 +238,7 @@ class ArtifactReport:
     passes: tuple[PassRecord, ...] = ()
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:

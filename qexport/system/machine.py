@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ANY, VNNI, AVX2, ARM = "any", "vnni", "avx2", "arm"
 KINDS = (VNNI, AVX2, ARM)
@@ -52,6 +54,14 @@ def choices(text: str) -> dict[str, str]:
 PACKAGES = ("torch", "ultralytics", "numpy")
 """What every run needs."""
 
+BESIDE = ("torchvision", "torchao", "opencv-python", "opencv-python-headless", "pillow", "scipy")
+"""What pixels and figures depend on, too."""
+VARIABLES = (
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_", "PYTORCH_"),
+    *("TF_", "XNNPACK_", "ORT_", "OV_", "OPENVINO_", "CUDA_", "OPENCV_"),
+)
+"""How the names of environment variables begin by which libraries choose kernels and threads."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -85,6 +95,32 @@ def environment(packages: Iterable[str] = ()) -> Environment:
         cores=os.cpu_count(),
         packages={name: found for name in (*PACKAGES, *packages) if (found := _version(name))},
     )
+
+
+def conditions(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """What bytes and figures depend on that are made here, whatever they are made from, as JSON's types.
+
+    This package counts by its code, so that it may be changed where it lies; others by their versions.
+
+    Args:
+        packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+    """
+    machine = environment((*BESIDE, *packages))
+    return {
+        "qexport": _code(),
+        "packages": dict(machine.packages),
+        "machine": [machine.python, machine.system, machine.processor, machine.cpu_kind, cores()],
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
+    }
+
+
+def _code() -> str:
+    """SHA-256 over this package's modules."""
+    root, total = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
+    return total.hexdigest()
 
 
 def _version(package: str) -> str | None:
