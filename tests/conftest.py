@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -33,7 +34,9 @@ from qexport.planning.plan import QuantPlan
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program
+from qexport.system.cache import VARIABLE as CACHE
 
+os.environ[CACHE] = os.devnull  # no test takes what another has left, unless it says where
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"

@@ -163,8 +163,7 @@ def artifact_report(
         names: of the model's classes.
     """
     artifact, latency, behind = item.artifact, figures.latency, evidence or Evidence()
-    float_latency = reference.latency if reference else None
-    exact = reference.accuracy if reference else None
+    float_latency, exact = (reference.latency, reference.accuracy) if reference else (None, None)
     return ArtifactReport(
         path=str(artifact.path),
         format=artifact.format,
@@ -196,8 +195,13 @@ def artifact_report(
         passes=item.passes,
         likeness=item.likeness,
         repair=item.repair,
-        taken={**({"file": item.taken} if item.taken else {}), **figures.taken},
+        taken=_taken(item, figures),
     )
+
+
+def _taken(item: ArtifactResult, figures: Figures) -> dict[str, str]:
+    """What of it is an earlier run's; see `ArtifactReport`."""
+    return {**({"file": item.taken} if item.taken else {}), **figures.taken}
 
 
 def _artifact_warnings(

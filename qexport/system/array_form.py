@@ -42,14 +42,15 @@ def unpacked(kind: type[Noun], content: Any, block: bytes) -> Noun:
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
             return (
-                _array(*value[ARRAY], block) if ARRAY in value else {name: filled(each) for name, each in value.items()}
+                _array(value[ARRAY], block) if ARRAY in value else {name: filled(each) for name, each in value.items()}
             )
         return [filled(each) for each in value] if isinstance(value, list) else value
 
     return from_plain(kind, filled(content))
 
 
-def _array(dtype: str, shape: list[int], start: int, block: bytes) -> Any:
+def _array(written: Any, block: bytes) -> Any:
+    dtype, shape, start = written
     kind, sizes = np.dtype(str(dtype)), [int(each) for each in shape]
     if kind.kind not in KINDS or min(sizes, default=0) < 0 or start < 0:
         raise ValueError("an array that nothing writes")
