@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,14 @@ def packages_of(*groups: str) -> dict[str, str]:
     """Distributions that register anything in the groups → their versions."""
     found = (entry.dist for group in groups for entry in _entries(group))
     return {each.name: each.version for each in found if each}
+
+
+def places_of(*groups: str) -> tuple[Path, ...]:
+    """Folders and modules of other packages that register anything in the groups; nothing is imported."""
+    tops = {entry.value.partition(":")[0].partition(".")[0] for group in groups for entry in _entries(group)}
+    specs = filter(None, map(find_spec, sorted(tops - {__name__.partition(".")[0]})))
+    found = (each.submodule_search_locations or [each.origin] for each in specs)
+    return tuple(path for each in found for path in map(Path, filter(None, each)) if path.exists())
 
 
 def lookup(group: str, name: str) -> Any:

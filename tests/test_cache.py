@@ -214,7 +214,7 @@ def test_conditions_change_with_code_packages_machine_and_variables(
         ("processor_name", lambda: "another"),
         ("cpu_kind", lambda: "another"),
         ("cores", lambda: 999),
-        ("__file__", str(tmp_path / "qexport" / "system" / "machine.py")),
+        ("__file__", str(tmp_path / "system" / "machine.py")),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(machine, name, value)

@@ -28,7 +28,15 @@ from qexport.programs.program import Program
 from qexport.steps import reuse
 from qexport.steps.build import BuildRequest, Built
 from qexport.steps.plan import make_target
-from qexport.steps.reuse import artifact_key, build_once, calibration_key, identity_of_table, keep_table, kept_table
+from qexport.steps.reuse import (
+    artifact_key,
+    build_once,
+    calibration_key,
+    identity_of_table,
+    keep_table,
+    kept_table,
+    open_cache,
+)
 from qexport.system.cache import Cache
 from qexport.verification.likeness import Likeness
 from qexport.verification.result import ArtifactResult
@@ -294,3 +302,23 @@ def test_another_gate_measures_nothing_again(
     names = ("shapes26_int8.onnx", "shapes26_fp32.onnx", "plan.json", "calibration.npz", "samples.npz")
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_other_packages_count_by_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in is edited where it lies while it is written."""
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+    package, info = tmp_path / "theirs_of_cache", tmp_path / "theirs_of_cache-1.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit\n")  # nothing is imported
+    (package / "ranges.py").write_text("one = 1\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs-of-cache\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[qexport.ranges]\ntheirs = theirs_of_cache.ranges:one\n")
+    without = open_cache().conditions
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = open_cache().conditions
+    assert before["packages"]["theirs-of-cache"] == "1"
+    (package / "ranges.py").write_text("one = 2\n")
+    after = open_cache().conditions
+    assert len({json.dumps(each) for each in (without, before, after)}) == 3
+    assert open_cache(wanted=False).folder is None

@@ -21,7 +21,7 @@ from qexport.calibration.calibrate import preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, load_table, save_table
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import RANGES
-from qexport.plugins import BACKENDS, packages_of
+from qexport.plugins import BACKENDS, packages_of, places_of
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.progress import Progress, Silent
@@ -60,7 +60,7 @@ def open_cache(wanted: bool = True) -> Cache:
     folder = cache_folder() if wanted else None
     if folder is None:
         return Cache()
-    known = conditions(reported_packages())
+    known = conditions(reported_packages(), places_of(*GROUPS))
     return Cache(folder, {**known, "packages": {**known["packages"], **packages_of(*GROUPS)}})
 
 

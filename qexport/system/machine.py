@@ -97,29 +97,30 @@ def environment(packages: Iterable[str] = ()) -> Environment:
     )
 
 
-def conditions(packages: Iterable[str] = ()) -> dict[str, Any]:
+def conditions(packages: Iterable[str] = (), places: Iterable[Path] = ()) -> dict[str, Any]:
     """What bytes and figures depend on that are made here, whatever they are made from, as JSON's types.
 
     This package counts by its code, so that it may be changed where it lies; others by their versions.
 
     Args:
         packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+        places: folders and modules of other packages that count by their code, too.
     """
     machine = environment((*BESIDE, *packages))
     return {
-        "qexport": _code(),
+        "code": [_code(each) for each in (Path(__file__).resolve().parents[1], *places)],
         "packages": dict(machine.packages),
         "machine": [machine.python, machine.system, machine.processor, machine.cpu_kind, cores()],
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }
 
 
-def _code() -> str:
-    """SHA-256 over this package's modules."""
-    root, total = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+def _code(place: Path) -> str:
+    """SHA-256 over a module, or those of a package."""
+    total = hashlib.sha256()
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         content = path.read_bytes()
-        total.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
+        total.update(f"{path.relative_to(place).as_posix()} {len(content)} ".encode() + content)
     return total.hexdigest()
 
 
