@@ -115,14 +115,18 @@ def metered(
             with graph.graph.inserting_after(real[node] if node.op == "call_function" else last):
                 graph.graph.call_module(f"meter_{node.name}", (real[node], last))
     if both:
-        output = graph.graph.output_node()
-        exact = map_arg(module_of(reference).graph.output_node().args[0], lambda node: real[node])
-        output.args = ((exact, output.args[0]),)
-        graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds one program's outputs into their form
+        _end_at_both(graph, reference, real)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _end_at_both(graph: GraphModule, reference: Program, real: Mapping[Node, Node]) -> None:
+    output = graph.graph.output_node()
+    exact = map_arg(module_of(reference).graph.output_node().args[0], lambda node: real[node])
+    output.args = ((exact, output.args[0]),)
+    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds one program's outputs into their form
 
 
 def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:
