@@ -89,7 +89,7 @@ def places_of(*groups: str) -> tuple[Path, ...]:
     """Folders and modules of other packages that register anything in the groups; nothing is imported."""
     tops = {entry.value.partition(":")[0].partition(".")[0] for group in groups for entry in _entries(group)}
     specs = filter(None, map(find_spec, sorted(tops - {__name__.partition(".")[0]})))
-    found = (each.submodule_search_locations or [each.origin] for each in specs)
+    found = (each.submodule_search_locations or [each.origin or ""] for each in specs)
     return tuple(path for each in found for path in map(Path, filter(None, each)) if path.exists())
 
 

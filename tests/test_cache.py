@@ -239,3 +239,14 @@ def test_the_verb_shows_and_clears_it(
 
 def test_the_option_reaches_the_job() -> None:
     assert make_job({"model": "m.pt", "no_eval": True, "no_cache": True}).no_cache
+
+
+def test_what_a_killed_run_has_begun_is_no_entry_and_goes(cache: Cache, tmp_path: Path) -> None:
+    cache.keep(KEY, {"a": b"bytes"})
+    begun = [place(cache).with_name(f".{letter * 32}{SUFFIX}") for letter in "ab"]
+    for path in begun:
+        path.write_bytes(b"half")
+    os.utime(begun[0], (0, 0))  # the other one may be another run's, which is writing it
+    assert cache.size()[0] == 1
+    cache.keep(KEY, {"a": b"bytes"})
+    assert [path.exists() for path in begun] == [False, True]
