@@ -140,7 +140,7 @@ def test_two_processes_write_and_read_at_once(tmp_path: Path) -> None:
 from pathlib import Path
 from qexport.system.cache import Cache
 cache, seen = Cache(Path({str(tmp_path / "c")!r}), limit=3_000_000), 0
-for number in range(150):
+for number in range(60):
     key = f"figure-{{number % 7:064d}}"
     cache.keep(key, {{"a": bytes([number % 7]) * 500_000}})
     found = cache.read(key, lambda entry: entry.read("a"))

@@ -23,7 +23,10 @@ from qexport.calibration.calibrate import calibrate
 from qexport.calibration.calibration_table import save_table
 from qexport.cli.app import main
 from qexport.data.dataset import fingerprint
+from qexport.job import offload
 from qexport.measurement import measure
+from qexport.programs.build import Source
+from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.steps import reuse
 from qexport.steps.build import BuildRequest, Built
@@ -245,63 +248,66 @@ def test_the_calibration_of_an_earlier_run(
 def test_a_run_that_ended_behind_its_artifacts_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Whole runs of the demo model: the second one builds nothing, the third one, with a gate, measures nothing."""
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
-    words = [str(MODEL), "--format", "onnx", "--no-eval", "--imgsz", "64", "--no-latency", "--out"]
+    monkeypatch.setattr(offload, "cores", lambda: 1)  # no second process, whose builds nothing here would see
+    _read_once(monkeypatch)
+    few = sorted((DEMO / "shapes" / "images" / "val").glob("*"))[:3]
+    (tmp_path / "few.txt").write_text("\n".join(map(str, few)), encoding="utf-8")
+    words = [str(MODEL), "--format", "onnx", "--int8", "--effort", "none", "--calib-images", "2", "--threads", "1"]
+    words += ["--data", str(DEMO / "shapes" / "shapes.yaml"), "--eval-data", str(tmp_path / "few.txt"), "--imgsz", "64"]
+    begun, first, second = (tmp_path / name for name in ("begun", "first", "second"))
 
-    def killed(*_: Any, **__: Any) -> None:
+    def ends(*_: Any, **__: Any) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "measure_run", killed)
+        patch.setattr(pipeline, "measure_run", ends)
         with pytest.raises(SystemExit):
-            main([*words, str(tmp_path / "first")])
-    artifact = (tmp_path / "first" / "shapes26_fp32.onnx").read_bytes()
+            main([*words, "--out", str(begun)])
+    monkeypatch.setattr(reuse, "build", ends)
+    monkeypatch.setattr(opening, "calibrate", ends)
     capfd.readouterr()
-    monkeypatch.setattr(reuse, "build", killed)
-    assert main([*words, str(tmp_path / "second")]) == 0
+    assert main([*words, "--out", str(first)]) == 0
     shown = capfd.readouterr()
     assert "Taking shapes26_fp32.onnx of the run of 20" in shown.err
     assert "taken from the cache: shapes26_fp32.onnx: file of 20" in " ".join(shown.out.split())
-    assert (tmp_path / "second" / "shapes26_fp32.onnx").read_bytes() == artifact
+    monkeypatch.setattr(measure, "evaluate", ends)
+    monkeypatch.setattr(measure, "measure_latency", ends)
+    assert main([*words, "--max-size", "1kB", "--out", str(second)]) == 9, capfd.readouterr().err
     with pytest.raises(SystemExit):
-        main([*words, str(tmp_path / "third"), "--no-cache"])
+        main([*words, "--no-cache", "--out", str(tmp_path / "third")])
+    for name in ("shapes26_int8.onnx", "shapes26_fp32.onnx", "plan.json", "calibration.npz"):
+        assert len({(folder / name).read_bytes() for folder in (begun, first, second)}) == 1, name
+    assert (first / "samples.npz").read_bytes() == (second / "samples.npz").read_bytes()
+    _compare(*(json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in (first, second)))
 
 
-def test_another_gate_measures_nothing_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Whole runs of the demo model: the second one has the figures of the first, and says of when they are."""
-    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "few.txt").write_text("\n".join(map(str, sorted((DEMO / "shapes" / "images" / "val").glob("*"))[:4])))
-    words = [str(MODEL), "--format", "onnx", "--int8", "--effort", "none", "--calib-images", "2", "--threads", "1"]
-    words += ["--data", str(DEMO / "shapes" / "shapes.yaml"), "--eval-data", str(tmp_path / "few.txt"), "--imgsz", "64"]
-    folders = tmp_path / "first", tmp_path / "second"
-    assert main([*words, "--out", str(folders[0])]) == 0
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a test share the model that they read, for the time that it takes."""
+    read, sources = opening.read_source, list[Source]()
 
-    def not_again(*_: Any, **__: Any) -> None:
-        raise AssertionError("again")
+    def once(path: Path, options: CaptureOptions, check: Callable[[Any], None]) -> Source:
+        if sources:
+            check(sources[0].checkpoint)
+        else:
+            sources.append(read(path, options, check))
+        return sources[0]
 
-    for name in ("evaluate", "measure_latency"):
-        monkeypatch.setattr(measure, name, not_again)
-    monkeypatch.setattr(reuse, "build", not_again)
-    monkeypatch.setattr(opening, "calibrate", not_again)
-    assert main([*words, "--max-size", "1kB", "--out", str(folders[1])]) == 9, capfd.readouterr().err
-    one, other = (json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in folders)
-    whens = [
-        other["calibration"].pop("taken"),
-        *(when for each in other["artifacts"] for when in each["taken"].values()),
-    ]
+    monkeypatch.setattr(opening, "read_source", once)
+
+
+def _compare(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Reports of a run that has measured and of one that has taken all of it."""
+    assert one["calibration"] == other["calibration"]
+    whens = [one["calibration"]["taken"], *(when for each in other["artifacts"] for when in each["taken"].values())]
     assert len(whens) == 7
     assert all(datetime.fromisoformat(each) <= datetime.now(UTC) for each in whens)
-    assert {tuple(sorted(each.pop("taken"))) for each in other["artifacts"]} == {("accuracy", "file", "latency")}
-    assert one["calibration"].pop("taken") == ""
-    for each in one["artifacts"]:
-        assert each.pop("taken") == {}
-        each["path"], each["plan"] = (name and name.replace("first", "second") for name in (each["path"], each["plan"]))
-    assert (one["artifacts"], one["calibration"]) == (other["artifacts"], other["calibration"])
-    names = ("shapes26_int8.onnx", "shapes26_fp32.onnx", "plan.json", "calibration.npz", "samples.npz")
-    for name in names:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    for now, before in zip(other["artifacts"], one["artifacts"], strict=True):
+        assert (set(before.pop("taken")), set(now.pop("taken"))) == ({"file"}, {"accuracy", "file", "latency"})
+        before["path"] = before["path"].replace("first", "second")
+        before["plan"] = before["plan"] and before["plan"].replace("first", "second")
+        assert now == before
 
 
 def test_other_packages_count_by_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
