@@ -25,7 +25,7 @@ from qexport.cli.app import main
 from qexport.data.dataset import fingerprint
 from qexport.job import offload
 from qexport.measurement import measure
-from qexport.programs.build import Source
+from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
 from qexport.steps import reuse
@@ -285,13 +285,13 @@ def test_a_run_that_ended_behind_its_artifacts_is_gone_on_with(
 
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs of a test share the model that they read, for the time that it takes."""
-    read, sources = opening.read_source, list[Source]()
+    sources = list[Source]()
 
     def once(path: Path, options: CaptureOptions, check: Callable[[Any], None]) -> Source:
         if sources:
             check(sources[0].checkpoint)
         else:
-            sources.append(read(path, options, check))
+            sources.append(read_source(path, options, check))
         return sources[0]
 
     monkeypatch.setattr(opening, "read_source", once)
