@@ -12,6 +12,9 @@ SITE := build/site-tools
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
 
+# What is measured is not taken from an earlier run.
+bench bench-%: export QEXPORT_CACHE := /dev/null
+
 .PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-training fuzz support lint types format clean
 
 help:  ## list the targets

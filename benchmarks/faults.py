@@ -48,8 +48,9 @@ TOKEN = "QEXPORT_FAULTS"
 MAX_SECONDS = 1.0
 """What a process may live on for."""
 POLL, PATIENCE = 0.01, 900.0
-FINISHED = ".finished.json"
-TIMED = (".manifest.json", "report.json", "train.json", "train.html", FINISHED)
+CACHE = "cache"
+"""Folder that the runs of one place keep what they share in."""
+TIMED = (".manifest.json", "report.json", "train.json", "train.html")
 """Files whose bytes have times in them; those of JSON end with a bracket and a line break."""
 
 
@@ -145,7 +146,7 @@ class Run:
         self.process = subprocess.Popen(
             [COMMAND, *words, "--out", "out"],
             cwd=place,
-            env={**os.environ, "TMPDIR": str(self.temporary), TOKEN: self.token},
+            env={**os.environ, "TMPDIR": str(self.temporary), "QEXPORT_CACHE": str(place / CACHE), TOKEN: self.token},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -268,7 +269,7 @@ def left_wrong(folder: Path, whole: Whole, name: str) -> Iterator[str]:
                 yield f"{file} is left"
         elif file.endswith(".json") and not (folder / file).read_bytes().endswith(b"}\n"):
             yield f"{file} is half-written"
-        elif file not in whole.files and not file.endswith(FINISHED):
+        elif file not in whole.files:
             yield f"{file} is of no whole run"
         elif digest and digest != whole.files[file] and not file.endswith(".pt"):  # an interrupt ends training early
             yield f"{file} is half-written"
@@ -347,7 +348,8 @@ def _end_wrong(run: Run, name: str) -> Iterator[str]:
 def _next(place: Path, verb: Verb, whole: Whole) -> tuple[tuple[str, ...], list[str]]:
     """Run once more; what that took of the run before, and what is wrong with it."""
     out, faults = place / "out", list[str]()
-    reusable = [path.name for path in out.glob("*") if path.name.endswith(("calibration.npz", FINISHED, ".state"))]
+    kept = [path.name for kind in ("calibration", "artifact") for path in (place / CACHE).glob(f"{kind}-*")]
+    resumable = tuple(path.name for path in out.glob("*.state"))
     run = Run(place, (*verb.words, *verb.resume(out)))
     if code := run.ended():
         faults.append(f"the next run ends with {code}: {run.errors}")
@@ -356,10 +358,9 @@ def _next(place: Path, verb: Verb, whole: Whole) -> tuple[tuple[str, ...], list[
     faults += [f"the next run has no {name}" for name in whole.files if name not in found]
     faults += [f"{path.name} is left in TMPDIR by the next run" for path in run.temporary.iterdir()]
     taken = tuple(line for line in run.seen.lines if line.startswith("✓ Taking"))
-    kept = [name for name in reusable if not name.endswith(".state")]
     if len(taken) < len(kept):
         faults.append(f"of {', '.join(kept)} the next run took {len(taken)}")
-    return (*taken, *(name for name in reusable if name not in kept)), faults
+    return (*taken, *resumable), faults
 
 
 def table(rows: Mapping[tuple[str, str, str], Sequence[Outcome]]) -> Iterator[str]:

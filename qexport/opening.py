@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache as remembered
 from pathlib import Path
 
-from qexport.calibration.calibrate import calibrate, described, kept_table, passes_for, preprocess_name
+from qexport.calibration.calibrate import calibrate, described, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
 from qexport.checkpoints.identify import holds_learned
 from qexport.clock import Clock
@@ -27,8 +28,11 @@ from qexport.programs.options import CaptureOptions
 from qexport.progress import Progress, Silent
 from qexport.steps.build import ready
 from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
+from qexport.steps.reuse import Fingerprint, calibration_key, keep_table, kept_table, open_cache
+from qexport.system.cache import Cache
 
 SILENT = Silent()
+NO_CACHE = Cache()
 TABLE = "calibration.npz"
 FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
 
@@ -43,6 +47,8 @@ class Run:
         plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
         progress: what steps report to that time themselves.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
+        cache: what earlier runs have left.
+        fingerprint: of the run's images, each found out once.
     """
 
     job: ExportJob
@@ -54,6 +60,8 @@ class Run:
     beside: Executor | None = None
     plan: QuantPlan | None = None
     progress: Progress = SILENT
+    cache: Cache = NO_CACHE
+    fingerprint: Fingerprint = field(default_factory=lambda: remembered(fingerprint))
 
 
 def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
@@ -90,7 +98,8 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     if source.checkpoint.learned and not computes_in_integers(target_of(job, job.format[0])):
         images = replace(images, notes=(*images.notes, f"{job.precision} files {FLOAT_WEIGHTS}"))
     here = Inline({reading: source}, clock.progress)
-    return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
+    plan, cache = _given_plan(job, source), open_cache(not job.no_cache)
+    return Run(job, source, images, reading, clock, here, beside, plan, cache=cache)
 
 
 def _image_choice(job: ExportJob) -> ImageChoice:
@@ -145,11 +154,14 @@ def has_task_metadata(job: ExportJob) -> bool:
     return file.described(file.read_file(Path(job.model)).metadata) is not None
 
 
-def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
-    """Calibrate, or read the table that was given or that an earlier run has left; None where nothing needs one.
+def calibrated(run: Run, keep: bool = True) -> tuple[CalibrationTable | None, str]:
+    """Calibrate, or take the table that was given or of an earlier run; None where nothing needs one.
 
     Args:
-        keep: one that is made is kept in the job's folder.
+        keep: it is saved in the job's folder, too, unless it was given.
+
+    Returns:
+        The table, and when the earlier run made it that it is of; "" where there was none.
     """
     job, program, images = run.job, run.source.program, run.images.calibration
     if job.calibration and job.calibrates:
@@ -162,23 +174,29 @@ def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
                 "leave out one of the two, or give its --calib-images and --fraction",
             )
         check_enough(len(table.image_names), (), job.min_images)
-        return table
+        return table, ""
     if not any(needs_table(target_of(job, name), run.plan, run.source, job.keep_float) for name in job.format):
-        return None
+        return None, ""
     if run.source.checkpoint.learned and not images:
-        return None  # formats say what they lack
+        return None, ""  # formats say what they lack
     weighted = run.plan is None and needs_importance(job.range_method)
-    passes = passes_for(program, len(images), weighted, job.views)
-    kept = job.folder / TABLE
     with run.clock.timed("calibrate"):
-        if earlier := kept_table(kept, program, images, weighted, job.views):
-            with run.clock.shown(f"Taking the calibration that {kept} has of an earlier run"):
-                return earlier
-    with run.clock.step("calibrate", "Calibrating", passes) as advance:
-        table = calibrate(program, images, advance, weighted=weighted, views=job.views)
+        table, taken = _calibrated_once(run, weighted)
     if keep:
-        save_table(table, kept)
-    return table
+        save_table(table, job.folder / TABLE)
+    return table, taken
+
+
+def _calibrated_once(run: Run, weighted: bool) -> tuple[CalibrationTable, str]:
+    program, images, cache = run.source.program, run.images.calibration, run.cache
+    key = calibration_key(cache, program, images, weighted, run.job.views, run.fingerprint)
+    if earlier := kept_table(cache, key):
+        with run.clock.shown(f"Taking the calibration of the run of {earlier[1]}"):
+            return earlier
+    with run.clock.progress.step("Calibrating", passes_for(program, len(images), weighted, run.job.views)) as advance:
+        table = calibrate(program, images, advance, weighted=weighted, views=run.job.views)
+    keep_table(cache, key, table)
+    return table, ""
 
 
 def table_notes(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:

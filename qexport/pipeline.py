@@ -5,7 +5,7 @@ Nothing below knows of a job: what a step needs of it is given as a noun.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -29,10 +29,10 @@ from qexport.publish import begin_report, check_baseline, inputs_of, measure_run
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
 from qexport.steps.build import BuildRequest, Built, companion_path, planned_candidate
-from qexport.steps.finished import build_once, forget_finished
 from qexport.steps.lower import build_engine
 from qexport.steps.plan import computes_in_integers
 from qexport.steps.repair import Scorer, repaired
+from qexport.steps.reuse import artifact_key, build_once
 from qexport.steps.sensitivity import sensitivity
 from qexport.verification.result import ArtifactResult
 
@@ -68,16 +68,14 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
     with run_folder(job.folder, job.out is not None, model, progress) as folder:
         run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
-        table = calibrated(run)
+        table, taken = calibrated(run)
         run = replace(run, images=replace(run.images, notes=(*run.images.notes, *table_notes(run, table))))
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
-        inputs = inputs_of(run.job, command, run.source, table, run.images)
+        inputs = inputs_of(run.job, command, run.source, table, run.images, taken)
         begun = begin_report(inputs, written, failures, clock)
-        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock)
-        report = publish(measured, run.job, baseline)
-        forget_finished(folder)
-        return report
+        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock, run.cache)
+        return publish(measured, run.job, baseline)
 
 
 def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progress: Progress = SILENT) -> Sensitivity:
@@ -90,7 +88,7 @@ def sensitivity_of(job: ExportJob, count: int, max_settings: int | None, progres
         QexportError: one of its kinds.
     """
     run = opened(job, Clock(progress), None)
-    table = calibrated(run, keep=False)
+    table, _ = calibrated(run, keep=False)
     candidate, _ = planned_candidate(run.source, request(run, job.format[0], job.precision, table))
     assert candidate is not None  # of precisions that have a plan
     return sensitivity(candidate, run.images.calibration, progress, count=count, max_settings=max_settings)
@@ -106,19 +104,28 @@ def _submit_float(run: Run) -> Pending:
     if beside is None:
         return {}
     wanted = [name for name in offloaded_formats(job) if job.needs_float_counterpart(find_info(name).timed)]
-    return {(name, "fp32"): _submit(beside, run.reading, request(run, name, "fp32")) for name in wanted}
+    return _submitted(run, beside, [request(run, name, "fp32") for name in wanted])
 
 
 def _submit_calibrated(run: Run, table: CalibrationTable | None) -> Pending:
     job, beside = run.job, run.beside
     if beside is None or len(job.format) == 1:
         return {}
-    asked = {name: request(run, name, job.precision, table) for name in offloaded_formats(job)}
-    return {(name, job.precision): _submit(beside, run.reading, each) for name, each in asked.items()}
+    return _submitted(run, beside, [request(run, name, job.precision, table) for name in offloaded_formats(job)])
 
 
-def _submit(executor: Executor, reading: Task, asked: BuildRequest) -> Future[Built]:
-    return executor.submit(Task(build_once, (asked,), reading, shown=True))
+def _submitted(run: Run, beside: Executor, asked: Sequence[BuildRequest]) -> Pending:
+    """What is built beside; files of an earlier run are not waited for: this process takes them when it gets there."""
+    keys = [artifact_key(run.cache, run.source, each, run.fingerprint) for each in asked]
+    return {
+        (each.target.format, each.target.precision): _submit(run, beside, each, key)
+        for each, key in zip(asked, keys, strict=True)
+        if not run.cache.holds(key)
+    }
+
+
+def _submit(run: Run, executor: Executor, asked: BuildRequest, key: str) -> Future[Built]:
+    return executor.submit(Task(build_once, (asked, run.cache, key), run.reading, shown=True))
 
 
 def request(run: Run, name: str, precision: str, table: CalibrationTable | None = None) -> BuildRequest:
@@ -206,7 +213,7 @@ def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: Arti
     if not asked.runs_here or job.max_drop is None:
         return asked
     task, images = source.checkpoint.task, run.images
-    score = Scorer(source.program, task, images, exact, job.threads, job.measures_latency, clock)
+    score = Scorer(source.program, task, images, exact, job.threads, job.measures_latency, clock, run.cache)
     wanted = replace(wanted, images=images.calibration)
 
     def build_again(given: BuildRequest) -> ArtifactResult:
@@ -230,6 +237,7 @@ def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:
                 built = reply.result()
                 clock.add({f"{WAITED}{target.format}_{target.precision}": perf_counter() - started, **built.seconds})
                 return built.result
-        built = _submit(run.here, run.reading, asked).result()
+        key = artifact_key(run.cache, run.source, asked, run.fingerprint)
+        built = _submit(run, run.here, asked, key).result()
         clock.add(built.seconds)
         return built.result

@@ -41,9 +41,11 @@ from qexport.reporting.page import write_page
 from qexport.reporting.renderings import save_report, write_junit, write_summary
 from qexport.reporting.report import RUN, Gate, Report, Warning
 from qexport.reporting.warnings import missing_warning
+from qexport.system.cache import Cache
 from qexport.system.machine import environment
 from qexport.verification.result import ArtifactResult
 
+NO_CACHE = Cache()
 UNFINISHED = "the run ended before everything was measured"
 """Warning of a report that no later one has replaced."""
 
@@ -82,10 +84,19 @@ def check_baseline(baseline: Baseline, job: ExportJob, source: Source, images: R
 
 
 def inputs_of(
-    job: ExportJob, command: str, source: Source, table: CalibrationTable | None, images: RunImages
+    job: ExportJob,
+    command: str,
+    source: Source,
+    table: CalibrationTable | None,
+    images: RunImages,
+    taken: str = "",
 ) -> Inputs:
-    """What went into a run, as its report says it."""
-    return Inputs(run_options(job, command), source.checkpoint, source.program, table, images)
+    """What went into a run, as its report says it.
+
+    Args:
+        taken: when an earlier run made the table, "" where this one did.
+    """
+    return Inputs(run_options(job, command), source.checkpoint, source.program, table, images, taken)
 
 
 def begin_report(
@@ -107,6 +118,7 @@ def measure_run(
     written: Sequence[ArtifactResult],
     report: Report,
     clock: Clock,
+    cache: Cache = NO_CACHE,
 ) -> Report:
     """Measure everything that was written, and keep samples of it; return the report with all figures."""
     missing: list[Unmeasured] = []
@@ -128,6 +140,7 @@ def measure_run(
         latency=job.measures_latency,
         clock=clock,
         missing=missing,
+        cache=cache,
     )
     evidence = gather(source.program, task, table, written, figures, clock, missing)
     samples = None

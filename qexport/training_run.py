@@ -95,7 +95,7 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     training = _Training(job, run, progress, clock, command, earlier_profiles(job, run.source.checkpoint.fingerprint))
     make_folder(job.export.folder)
     with locked(job.export.folder, progress):
-        table = calibrated(run)
+        table, _ = calibrated(run)
         profiles, trained = _profiles(training, table), list[Trained]()
         with stop_request() as stopped:
             for profile in profiles:

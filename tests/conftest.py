@@ -6,6 +6,7 @@ import copy
 import gc
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -34,9 +35,11 @@ from qexport.planning.plan import QuantPlan
 from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program
+from qexport.system.cache import VARIABLE as CACHE
 
 # The default looks through a million objects of torch and its like every few hundred allocations: a tenth of the suite.
 gc.set_threshold(100_000, 20, 20)
+os.environ[CACHE] = os.devnull  # no test takes what another has left, unless it says where
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"

@@ -73,7 +73,7 @@ SIMULATED = "testing"
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "torch": (*TORCH, SIMULATED),
-    "torchao": ("simulation", "backends/tflite", SIMULATED),
+    "torchao": ("backends/tflite", SIMULATED),
     "torchvision": ("compat",),
     "ultralytics": ("checkpoints", "programs", "data", "training", "measurement", "compat"),
     "litert_torch": ("backends/tflite",),
@@ -140,6 +140,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/compat/patches.py: _uses": "which thread sees a replaced function: patches are process-wide by nature",
         "qexport/compat/patches.py: _values": "as _uses, of environment variables",
         "qexport/compat/torchvision.py: _kept_alive": "torch.library.Library unregisters its operators when collected",
+        "qexport/plugins.py: _installed": "distributions on a path do not change while a process runs",
         "qexport/system/json_form.py: _hints": "annotations of a class do not change, and are read for every entry",
         "qexport/system/scratch.py: _begun": "what a signal has to remove, at any moment and from another thread",
         "qexport/system/scratch.py: _made": "as _begun",

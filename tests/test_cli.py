@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +20,23 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 MODULE = (sys.executable, "-m", "qexport")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-HEAVY = ("jinja2", "matplotlib", "torch", "ultralytics", "numpy", "cv2", "ai_edge_litert", "litert_torch", "tensorflow")
+HEAVY = (
+    "jinja2",
+    "matplotlib",
+    "torch",
+    "ultralytics",
+    "numpy",
+    "cv2",
+    "ai_edge_litert",
+    "litert_torch",
+    "tensorflow",
+    "yaml",
+    "PIL",
+    "onnx",
+    "openvino",
+    "torchvision",
+    "sympy",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,19 +62,14 @@ def options(name: str) -> dict[str, object]:
     return read_config(ROOT / "configs" / name)
 
 
-def test_help_is_there_at_once() -> None:
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        assert run(COMMAND, "--help").returncode == 0
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5
-
-
-def test_help_imports_nothing_heavy() -> None:
-    loaded = imported_by("from qexport.cli.app import main\nassert main(['--help']) == 0")
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_it_is_there_at_once(word: str) -> None:
+    """Time is another machine's, modules are counted: a fifth of a second on two cores of a server."""
+    loaded = imported_by(f"from qexport.cli.app import main\nassert main(['{word}']) == 0")
     assert "qexport.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
+    assert len(loaded) < 600
+    assert len([name for name in loaded if name.startswith("qexport")]) < 40
 
 
 def test_the_command_is_interruptible_before_anything_is_imported() -> None:

@@ -1,4 +1,4 @@
-"""A run on local files never asks for the network, and leaves the home folder as it is.
+"""A run on local files never asks for the network, and leaves nothing in the home folder but qexport's own cache.
 
 What compiled code asks for no hook of Python sees. But whatever reports to its maker keeps an identity or a queue
 somewhere, so the home folder tells of that.
@@ -18,6 +18,7 @@ import yaml
 from elsewhere import Classifier, settled, write
 
 from qexport.compat import quiet as offline
+from qexport.system.cache import SUFFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = str(ROOT / "calibration_data" / "shapes26.pt")
@@ -153,7 +154,9 @@ for words in json.loads(sys.argv[1]):
         (str(network), "--int8", "--data", str(tmp_path / "train.txt"), *quick, "--out", str(tmp_path / "other")),
     )
     found = Watched(code, tmp_path, json.dumps(runs))
-    assert (found.attempts, found.home) == ([], [])
+    assert found.attempts == []
+    assert {".cache/qexport", *found.home[:2]} == {".cache", ".cache/qexport"}
+    assert all(each.endswith(SUFFIX) for each in found.home[2:])
     assert not [name for name in found.leftovers if not name.startswith("torchinductor_")]  # torch's own cache
     assert len(list(out.glob("shapes26_int8*.manifest.json"))) == len(formats)
 

@@ -24,7 +24,18 @@ from qexport.reporting.report import BaselineInfo, Report, Warning, to_json
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 """What the last version before reports were typed wrote of the same run."""
 FIDELITY = {"fidelity_ceiling", "fidelity_interval", "fidelity50", "fidelity50_interval", "matched_boxes"}
-ADDED = {"warnings_about", "training", "passes", "labelled", "likeness", "repair", "min_images", "skipped", *FIDELITY}
+ADDED = {
+    "warnings_about",
+    "training",
+    "passes",
+    "labelled",
+    "likeness",
+    "repair",
+    "min_images",
+    "skipped",
+    "taken",
+    *FIDELITY,
+}
 REPAIR = RepairRecord(
     before=0.3,
     after=0.09,
@@ -89,7 +100,8 @@ def test_nothing_that_was_written_has_changed(made: Report) -> None:
 def test_what_is_read_is_what_was_written(made: Report, tmp_path: Path) -> None:
     passes = (PassRecord("bias correction", True, 0.25, 0.125, 8, 3.5, "less noise"), PassRecord("another", False))
     first, *others = made.artifacts
-    report = replace(made, artifacts=(replace(first, passes=passes, repair=REPAIR), *others))
+    first = replace(first, passes=passes, repair=REPAIR, taken={"latency": "2026-01-02T03:04:05+00:00"})
+    report = replace(made, artifacts=(first, *others))
     path = tmp_path / "report.json"
     path.write_text(to_json(report), encoding="utf-8")
     assert load_report(path) == report

@@ -12,7 +12,9 @@ from reports import FEW, RESTLESS, accuracy, artifact, content, report
 from qexport.reporting.gate import check
 from qexport.reporting.junit import to_junit
 from qexport.reporting.load import report_of
+from qexport.reporting.markdown import as_text
 from qexport.reporting.page.render import render
+from qexport.reporting.provenance import taken_lines
 from qexport.reporting.renderings import STEP_SUMMARY, write_junit, write_summary
 from qexport.reporting.report import Report
 from qexport.reporting.summary import MARK, to_markdown
@@ -287,6 +289,20 @@ def test_steps_that_took_long_are_named_and_the_others_counted() -> None:
     told = to_markdown(report(seconds=many)).replace("\\", "")
     assert "took 90.8 s: read 10.0, plan onnx int8 80.0, 2 others 0.8</sub>" in told
     assert "took" not in to_markdown(report(seconds={}))
+
+
+def test_what_earlier_runs_have_left_is_said_with_its_time() -> None:
+    entry = artifact(taken={"file": "2026-01-02T03:04:05+00:00", "latency": "2026-02-03T04:05:06+00:00"})
+    made = report_of(content(entry, calibration={"images": 4, "taken": "2025-12-31T23:59:59+00:00"}))
+    lines = [
+        "calibration: of 2025-12-31 23:59 UTC",
+        "yolo26n_int8.onnx: file of 2026-01-02 03:04 UTC, latency of 2026-02-03 04:05 UTC",
+    ]
+    assert taken_lines(made) == lines
+    for line in lines:
+        assert f"- taken from the cache: {as_text(line)}" in to_markdown(made).splitlines()
+        assert f"<li>{line}</li>" in render(made)
+    assert "cache" not in to_markdown(report())
 
 
 def test_the_step_summary_is_added_to_and_another_file_replaced(

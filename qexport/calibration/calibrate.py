@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qexport.calibration.calibration_table import CalibrationTable, load_table
+from qexport.calibration.calibration_table import CalibrationTable
 from qexport.calibration.importance import importance
 from qexport.calibration.observer import Observer, samples_each
 from qexport.calibration.statistics import Statistics, merge, unit_interval
@@ -120,23 +120,6 @@ def calibrate(
         made_by=_packages(),
         views=len(seen) - len(images),
     )
-
-
-def kept_table(
-    path: Path, program: Program, images: Sequence[Path], weighted: bool, views: bool = False
-) -> CalibrationTable | None:
-    """The table that an earlier run has left; None unless `calibrate` would make the same one now.
-
-    Another model, preprocessing, choice of images or version makes another one, and so do other bytes of an image.
-    """
-    try:
-        table = load_table(path)
-    except InputError:  # there is none, or nothing that can be read
-        return None
-    more = view_count(len(images), program.input) if views else 0
-    wanted = program.fingerprint, preprocess_name(program), fingerprint(images), more, _packages()
-    found = table.program, table.preprocess, table.images, table.views, table.made_by
-    return table if found == wanted and table.weighted == (weighted and program.graph.instrumentable) else None
 
 
 def _packages() -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from qexport.cli import completion
 from qexport.cli import help as texts
+from qexport.cli.cache import cache_command
 from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, tell, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.doctor import doctor_command
@@ -96,6 +97,9 @@ def export_command(
     config: Annotated[Path | None, _output("YAML with these options; the command line wins.", "--config")] = None,
     no_eval: Annotated[bool | None, _output("Do not measure accuracy.", "--no-eval")] = None,
     no_latency: Annotated[bool | None, _output("Do not measure latency.", "--no-latency")] = None,
+    no_cache: Annotated[
+        bool | None, _output("Take nothing of earlier runs, leave nothing for later.", "--no-cache")
+    ] = None,
     quiet: Annotated[bool, _output("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _output("Print the report as JSON, and nothing else.", "--json")] = False,
     effort: Annotated[
@@ -264,11 +268,12 @@ def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeo
     return next(iter(codes), 0)
 
 
+verbs_app.command("cache", cls=texts.Command, epilog=texts.CACHE)(cache_command)
 verbs_app.command("doctor", cls=texts.Command, epilog=texts.DOCTOR)(doctor_command)
 verbs_app.command("report", cls=texts.Command, epilog=texts.REPORT)(report_command)
 verbs_app.command("sensitivity", cls=texts.Command, epilog=texts.SENSITIVITY)(sensitivity_command)
 verbs_app.command("qat", cls=texts.Command, epilog=texts.QAT)(qat_command)
-VERBS = dict.fromkeys(("demo", "doctor", "formats", "qat", "report", "sensitivity"), verbs_app)
+VERBS = dict.fromkeys(("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity"), verbs_app)
 CHECKS = ("verify", "diff")
 SAME = {"list": "formats"}
 ELSEWHERE = {"train": "qat", "val": "verify"}

@@ -60,6 +60,7 @@ def _epilog(*parts: str) -> str:
 
 VERBS = {
     "demo": "run it all offline, on a small model that comes with qexport",
+    "cache": "what runs leave for later ones, and how to remove it",
     "doctor": "what this machine can do, what is missing, what INT8 is worth",
     "formats": "formats, their precisions, and whether they can be written here",
     "qat": "train with the rounding in place",
@@ -123,6 +124,10 @@ SENSITIVITY = _epilog(
 )
 DEMO = _epilog(
     _examples("qexport demo", "qexport demo --task segment"), "Exit codes are those of an export: qexport --help."
+)
+CACHE = _epilog(
+    _examples("qexport cache", "qexport cache --clear"),
+    _rows("Exit codes", {0: "done", 2: "usage", 3: "an entry cannot be removed"}),
 )
 DOCTOR = _epilog(
     _examples("qexport doctor", "qexport doctor --no-benchmark --json"),

@@ -40,6 +40,7 @@ def sensitivity_command(
     candidate: Annotated[Path | None, _option("Look at this candidate.npz.", "--candidate")] = None,
     images: Annotated[int, _option("How many images to measure on. Default: 16.", "--images")] = 16,
     quick: Annotated[bool, _option("Blocks, and the layers of the worst ones.", "--quick")] = False,
+    no_cache: Annotated[bool, _option("Take no calibration of an earlier run, leave none.", "--no-cache")] = False,
     json_: Annotated[Path | None, _option("Write all of it as JSON.", "--json")] = None,
     page: Annotated[Path | None, _option("Write charts and all figures as a page.", "--out", "-o")] = None,
     timeout: Timeout = None,
@@ -55,6 +56,7 @@ def sensitivity_command(
         raise UsageError("sensitivity needs images to measure on", "add --data DATA.yaml")
     given: dict[str, Any] = {"model": model, "data": data, "format": format_, "precision": precision, "no_eval": True}
     given |= {"imgsz": imgsz, "ranges": ranges, "calibration": calibration, "plan": plan, "candidate": candidate}
+    given["no_cache"] = no_cache
     job = make_job(given)
     if job.precision in PLANLESS:
         raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")

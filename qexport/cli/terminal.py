@@ -15,7 +15,7 @@ from qexport.optimisation.repair_record import RepairRecord
 from qexport.reporting.fidelity_text import fidelity_text, with_interval
 from qexport.reporting.names import precision_name
 from qexport.reporting.pass_lines import pass_lines
-from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
+from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, taken_lines, verified
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.reporting.thresholds import advice
@@ -202,6 +202,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     rules = report.gate.rules if report.gate else ()
     lines += [sentence(f"passed: {rule.rule}: {rule.text}", "green") for rule in rules if rule.passed]
     lines.append(sentence(f"wrote {', '.join(a.file_name for a in report.artifacts)} to {saved_in(report)}"))
+    lines += [sentence(f"taken from the cache: {line}") for line in taken_lines(report)]
     if taken := listed_seconds(report):
         lines.append(sentence(f"took {taken}"))
     lines.append(sentence(f"report: {saved}"))

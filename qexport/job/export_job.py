@@ -53,6 +53,7 @@ class ExportJob:
         candidate: a candidate.npz to obey in place of planning and optimising.
         densify: let passes make something else of the zeros of pruned weights.
         no_eval, no_latency: leave out accuracy, latency.
+        no_cache: take nothing of earlier runs, and leave nothing for later ones: see `qexport.system.cache`.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
         repair: keep in float what it takes to meet `max_drop`.
         min_retention, min_fidelity: gate: least share, 0..1.
@@ -106,6 +107,7 @@ class ExportJob:
     densify: bool = False
     no_eval: bool = False
     no_latency: bool = False
+    no_cache: bool = False
     max_drop: float | None = None
     repair: bool = False
     min_retention: float | None = None

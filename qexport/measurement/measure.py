@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
+from qexport.data.dataset import fingerprint
 from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
 from qexport.data.selection import RunImages
 from qexport.measurement.accuracy import Accuracy, Detections, evaluate
 from qexport.measurement.attempt import Unmeasured, attempt
+from qexport.measurement.kept import (
+    Compared,
+    Timing,
+    Timings,
+    identity,
+    keep,
+    keep_accuracy,
+    kept,
+    kept_accuracy,
+    set_digest,
+    timing_key,
+    unchanged,
+)
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import named_inputs, sample_inputs
+from qexport.system.cache import Cache
 from qexport.verification.finite import FiniteRunner, NotFiniteError
 from qexport.verification.outcome import OutputFidelity
 from qexport.verification.output_fidelity import compare_outputs
 from qexport.verification.result import ArtifactResult
 
+NO_CACHE = Cache()
 MAX_COMPARED = 128
 """Runs that outputs are compared on."""
 Timed = tuple[Path, str]
@@ -35,13 +52,15 @@ class Figures:
     """What was measured of one artifact; None where it was not asked for.
 
     `outputs` is what is measured in place of accuracy where nobody knows what they mean, `by_default` an FP32 file's
-    latency where its runtime would compute it in less than FP32 if nobody asked, as (type, latency).
+    latency where its runtime would compute it in less than FP32 if nobody asked, as (type, latency). `taken` has those
+    that an earlier run has measured, "accuracy", "latency" or "outputs" → when, in UTC.
     """
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     outputs: tuple[OutputFidelity, ...] = ()
     by_default: tuple[str, Latency] | None = None
+    taken: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -55,6 +74,7 @@ def measure(
     latency: bool,
     clock: Clock,
     missing: list[Unmeasured] | None = None,
+    cache: Cache = NO_CACHE,
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them.
 
@@ -63,22 +83,29 @@ def measure(
         images: with `evaluation_data` where accuracy is asked for and there is a task.
         threads: CPU threads of runners.
         missing: gains what could not be measured; what else can be is.
+        cache: figures of earlier runs.
     """
     lost = [] if missing is None else missing
-    run = _Run(program, task, images, results, threads, clock, lost)
+    run = _Run(program, task, images, results, threads, clock, lost, cache)
     latencies, lowered = _latencies(run) if latency else ({}, {})
     accuracies = _accuracies(run) if task and accuracy else {}
     outputs = _outputs(run) if not task and accuracy else {}
     paths = [item.artifact.path for item in results]
     return {
-        path: Figures(accuracies.get(path), latencies.get(path), outputs.get(path, ()), lowered.get(path))
+        path: Figures(
+            accuracies.get(path),
+            latencies.get(path),
+            outputs.get(path, ()),
+            lowered.get(path),
+            {what: when for (each, what), when in run.taken.items() if each == path},
+        )
         for path in paths
     }
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is measured, and with what."""
+    """What is measured, and with what; `taken` gains when an earlier run has measured what of an artifact."""
 
     program: Program
     task: str
@@ -87,22 +114,41 @@ class _Run:
     threads: int
     clock: Clock
     missing: list[Unmeasured]
+    cache: Cache
+    taken: dict[tuple[Path, str], str] = field(default_factory=dict)
 
 
 def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
     """Compare every artifact's outputs with those of the FP32 file of its runtime."""
     program, results = run.program, run.results
-    floats = {item.backend.info.name: item.artifact.path for item in results if item.artifact.precision == "fp32"}
+    floats = {item.backend.info.name: item for item in results if item.artifact.precision == "fp32"}
     found: dict[Path, tuple[OutputFidelity, ...]] = {}
     others = (r for r in results if r.runs_here and r.artifact.precision != "fp32")
     for item in (other for other in others if other.backend.info.name in floats):
+        path, exact = item.artifact.path, floats[item.backend.info.name]
         paths = run.images.evaluation[: MAX_COMPARED * program.input.batch]
-        title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {item.artifact.path.name}"
-        with attempt(run.missing, "outputs", item.artifact.path), run.clock.step(*title, len(paths)) as advance:
-            reference = item.backend.runner(floats[item.backend.info.name], run.threads)
-            actual = _finite(item, run)
-            found[item.artifact.path] = _compared(program, reference, actual, paths, advance)
+        title = f"compare_{item.backend.info.name}_{item.artifact.precision}", f"Comparing {path.name}"
+        with attempt(run.missing, "outputs", path):
+            key = _key(run, "outputs", item, {"reference": identity(exact)}, fingerprint(paths))
+            if earlier := kept(run.cache, key, Compared):
+                found[path], run.taken[path, "outputs"] = earlier[0].outputs, earlier[1]
+                continue
+            with run.clock.step(*title, len(paths)) as advance:
+                reference = item.backend.runner(exact.artifact.path, run.threads)
+                found[path] = _compared(program, reference, _finite(item, run), paths, advance)
+            if unchanged((item, exact)):
+                keep(run.cache, key, Compared(found[path]))
     return found
+
+
+def _key(run: _Run, kind: str, item: ArtifactResult, parts: Mapping[str, Any], data: str) -> str:
+    """Key of what a file computes on some data; "" where nothing is kept, as of engines, whose GPU nobody knows."""
+    if run.cache.folder is None or item.engine:
+        return ""
+    program = run.program
+    of_program = {"program": program.fingerprint, "input": repr(program.input), "layout": repr(program.layout)}
+    given = {"file": identity(item), "task": run.task, "threads": run.threads, "data": data}
+    return run.cache.key(kind, {**of_program, **given, **parts})
 
 
 def _compared(
@@ -144,14 +190,30 @@ def _latencies(run: _Run) -> tuple[dict[Path, Latency], dict[Path, tuple[str, La
         batch = next(iter(sample_inputs(run.images.samples, program, count=1)), grey)
         # One runtime at a time: in one loop, who runs behind another runtime's session was seen to be slower.
         for name in dict.fromkeys(item.backend.info.name for item in timed):
-            runners: dict[Timed, Runner] = {}
-            for item in (item for item in timed if item.backend.info.name == name):
-                with attempt(missing, "latency", item.artifact.path):
-                    runners |= _runners(item, run.threads)
-            with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
-                found |= _timed(runners, batch, advance, missing)
+            found |= _timed_once(run, name, [item for item in timed if item.backend.info.name == name], batch)
     own = {path: latency for (path, kind), latency in found.items() if not kind}
     return own, {path: (kind, latency) for (path, kind), latency in found.items() if kind}
+
+
+def _timed_once(
+    run: _Run, name: str, items: Sequence[ArtifactResult], batch: NDArray[np.float32]
+) -> dict[Timed, Latency]:
+    """Latencies of a runtime's files, timed in turns now, or all of them by one earlier run."""
+    key, before = timing_key(run.cache, items, batch, run.threads), len(run.missing)
+    if earlier := kept(run.cache, key, Timings):
+        run.taken.update({(item.artifact.path, "latency"): earlier[1] for item in items})
+        return {(items[row.artifact].artifact.path, row.kind): row.latency for row in earlier[0].rows}
+    runners: dict[Timed, Runner] = {}
+    for item in items:
+        with attempt(run.missing, "latency", item.artifact.path):
+            runners |= _runners(item, run.threads)
+    with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
+        found = _timed(runners, batch, advance, run.missing)
+    if len(run.missing) == before and unchanged(items):
+        places = {item.artifact.path: number for number, item in enumerate(items)}
+        rows = (Timing(places[path], kind, latency) for (path, kind), latency in found.items())
+        keep(run.cache, key, Timings(tuple(rows)))
+    return found
 
 
 def _runners(item: ArtifactResult, threads: int) -> dict[Timed, Runner]:
@@ -186,7 +248,7 @@ def _timed(
 
 def _accuracies(run: _Run) -> dict[Path, Accuracy]:
     found: dict[Path, Accuracy] = {}
-    references: dict[str, Detections] = {}
+    references: dict[str, tuple[Detections, str]] = {}
     scored = sorted((r for r in run.results if r.runs_here), key=lambda r: r.artifact.precision != "fp32")
     with (
         attempt(run.missing, "accuracy", *(item.artifact.path for item in scored)),
@@ -194,12 +256,20 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
     ):
         place = Path(scratch) / "data"
         data = evaluation_set(run.program, run.task, run.images, place)
+        digest = set_digest(data) if run.cache.folder else ""
         for item in scored:
-            path = item.artifact.path
+            path, name = item.artifact.path, item.backend.info.name
             with attempt(run.missing, "accuracy", path):
-                found[path] = _accuracy(run, item, data, references.get(item.backend.info.name))
+                detections, of_reference = references.get(name, (None, ""))
+                key = _key(run, "accuracy", item, {"reference": of_reference}, digest)
+                if earlier := kept_accuracy(run.cache, key, data.links):
+                    found[path], run.taken[path, "accuracy"] = earlier
+                else:
+                    found[path] = _accuracy(run, item, data, detections)
+                    if key and unchanged((item,)) and set_digest(data) == digest:
+                        keep_accuracy(run.cache, key, found[path])
                 if item.artifact.precision == "fp32":
-                    references[item.backend.info.name] = found[path].detections
+                    references[name] = found[path].detections, key
     return found
 
 

@@ -69,6 +69,7 @@ class Inputs:
 
     Attributes:
         table: None where nothing is calibrated.
+        taken: when an earlier run made the table, in UTC; "" where this one did.
     """
 
     options: RunOptions
@@ -76,6 +77,7 @@ class Inputs:
     program: Program
     table: CalibrationTable | None
     images: RunImages
+    taken: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def make_report(
     return Report(
         command=options.command,
         model=model_info(checkpoint, inputs.program),
-        calibration=_calibration_info(options, inputs.table, images) if inputs.table else None,
+        calibration=_calibration_info(inputs, inputs.table) if inputs.table else None,
         evaluation=evaluation_info(options, checkpoint.task, images) if options.scored else None,
         artifacts=(),
         seconds={},
@@ -205,7 +207,13 @@ def artifact_report(
         likeness=item.likeness,
         repair=item.repair,
         peak_share=peak_share(item, figures, peaks),
+        taken=_taken(item, figures),
     )
+
+
+def _taken(item: ArtifactResult, figures: Figures) -> dict[str, str]:
+    """What of it is an earlier run's; see `ArtifactReport`."""
+    return {**({"file": item.taken} if item.taken else {}), **figures.taken}
 
 
 def _artifact_warnings(
@@ -322,7 +330,8 @@ def model_info(checkpoint: Checkpoint, program: Program) -> ModelInfo:
     )
 
 
-def _calibration_info(options: RunOptions, table: CalibrationTable, images: RunImages) -> CalibrationInfo:
+def _calibration_info(inputs: Inputs, table: CalibrationTable) -> CalibrationInfo:
+    options, images = inputs.options, inputs.images
     return CalibrationInfo(
         data=options.data,
         table=str(options.calibration) if options.calibration else None,
@@ -333,6 +342,7 @@ def _calibration_info(options: RunOptions, table: CalibrationTable, images: RunI
         skipped=_skipped(skipped_in(table, images)),
         ranges=options.ranges,
         min_images=options.min_images,
+        taken=inputs.taken,
     )
 
 

@@ -63,6 +63,24 @@ def _likeness(checked: Verification) -> str:
     return f"{checked.agreement:.0%} of the detections on {images} images as simulated{passes}"
 
 
+def taken_lines(report: Report) -> list[str]:
+    """What earlier runs have left, and when they made it: a line for the calibration, and one for each artifact."""
+    lines = (
+        [f"calibration: of {_time(report.calibration.taken)}"]
+        if report.calibration and report.calibration.taken
+        else []
+    )
+    for artifact in report.artifacts:
+        parts = [f"{what} of {_time(when)}" for what, when in artifact.taken.items()]
+        lines += [f"{artifact.file_name}: {', '.join(parts)}"] if parts else []
+    return lines
+
+
+def _time(when: str) -> str:
+    """A moment in UTC without its seconds."""
+    return f"{when[:16].replace('T', ' ')} UTC"
+
+
 def listed_seconds(report: Report) -> str:
     """What a run took, and which steps took it, in their order: 38.2 s: read 4.1, calibrate 11.9, 5 others 0.3."""
     total = report.elapsed

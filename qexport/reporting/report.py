@@ -86,6 +86,7 @@ class CalibrationInfo:
         ranges: how ranges were chosen.
         min_images: how many had to be usable.
         skipped: images that were left out.
+        taken: when the earlier run was that calibrated, in UTC; "" where this one did.
     """
 
     data: str | None = None
@@ -97,6 +98,7 @@ class CalibrationInfo:
     skipped: tuple[SkippedImage, ...] = ()
     ranges: str = ""
     min_images: int = 1
+    taken: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,7 @@ class ArtifactReport:
         peak_share: what its multiply-accumulates alone would take at the peaks that `qexport doctor` has measured here
             with as many threads, each in the type that it is computed in, as a share of the median run: 1 is the peak.
             None where nothing of this machine is kept.
+        taken: what is an earlier run's, "file", "accuracy", "latency" or "outputs" → when that made it, in UTC.
     """
 
     path: str
@@ -239,6 +242,7 @@ class ArtifactReport:
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
     peak_share: float | None = field(default=None, metadata=beside("peak_share"))
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:

@@ -9,7 +9,7 @@ from qexport.reporting.fidelity_text import fidelity_text
 from qexport.reporting.gate import NumberFormat
 from qexport.reporting.markdown import as_code, as_text
 from qexport.reporting.pass_lines import pass_lines
-from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, verified
+from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, taken_lines, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.thresholds import advice
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
@@ -25,7 +25,7 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _verdicts(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _gate(report)]
+    parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _taken(report), _gate(report)]
     parts.append(_origin(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -152,6 +152,10 @@ def _verified(report: Report) -> str:
 def _passes(report: Report) -> str:
     lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
     return "\n".join(f"- {as_code(artifact.file_name)}: {as_text(line)}" for artifact, line in lines)
+
+
+def _taken(report: Report) -> str:
+    return "\n".join(f"- taken from the cache: {as_text(line)}" for line in taken_lines(report))
 
 
 def _thresholds(report: Report) -> str:

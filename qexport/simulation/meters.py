@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
+from torch.fx.node import map_arg
 
 from qexport.planning.plan import QuantPlan
 from qexport.planning.ranges import LOGIT_FLOOR
@@ -31,27 +33,32 @@ MAX_DB = 150.0
 
 
 class _Meter(nn.Module):
-    """Adds up the power of a value and of its error, in constant memory; what is below `floor` counts as that."""
+    """Notes the power of a value and of its error in each run; what is below `floor` counts as that.
+
+    Runs may be in several threads: whichever comes first, their exact sum is the same.
+    """
 
     _is_impure = True  # torch.fx keeps its calls, though nothing reads a result
 
     def __init__(self, name: str, floor: float) -> None:
         super().__init__()
-        self.name, self.floor, self.signal, self.noise = name, floor, 0.0, 0.0
+        self.name, self.floor = name, floor
+        self.signals, self.noises = list[float](), list[float]()
 
     def forward(self, real: Tensor, approximate: Tensor) -> None:
-        """Add one run's value and its approximation, of one shape."""
+        """Note one run's value and its approximation, of one shape."""
         if self.floor > -math.inf:
             real, approximate = real.clamp(min=self.floor), approximate.clamp(min=self.floor)
-        self.signal += _power(real)
-        self.noise += _power(real - approximate)
+        self.signals.append(_power(real))
+        self.noises.append(_power(real - approximate))
 
     @property
     def decibels(self) -> float | None:
         """None where nothing was seen but zeros."""
-        if not self.signal:
+        signal, noise = math.fsum(self.signals), math.fsum(self.noises)
+        if not signal:
             return None
-        return MAX_DB if not self.noise else min(MAX_DB, 10 * math.log10(self.signal / self.noise))
+        return MAX_DB if not noise else min(MAX_DB, 10 * math.log10(signal / noise))
 
 
 def _power(values: Tensor) -> float:
@@ -70,11 +77,12 @@ def metered(
     reference: Program | None = None,
     floors: Mapping[str, float] | None = None,
     make: Make = Pair,
+    both: bool = False,
 ) -> GraphModule:
     """Return `insert(program, plan, make)` with a float program beside it, value by value, and a meter on each pair.
 
     It is called like the simulated program and gives its outputs. Both halves advance together, so that no value is
-    kept for longer than something reads it, and the simulated half is not run twice.
+    kept for longer than something reads it, and neither half is run twice.
 
     Args:
         reference: the float program to measure against, of the same values; `program` itself where its weights are
@@ -82,6 +90,7 @@ def metered(
         floors: values to measure, each with the number below which nothing is told apart (-inf: all is); every value
             by default.
         make: what stands behind a quantised tensor, for `insert`.
+        both: it gives two tuples, the float program's outputs and the simulated one's.
     """
     reference = reference or program
     graph = insert(program, plan, make)
@@ -105,10 +114,19 @@ def metered(
             graph.add_module(f"meter_{node.name}", _Meter(node.name, measurable[node.name]))
             with graph.graph.inserting_after(real[node] if node.op == "call_function" else last):
                 graph.graph.call_module(f"meter_{node.name}", (real[node], last))
+    if both:
+        _end_at_both(graph, reference, real)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def _end_at_both(graph: GraphModule, reference: Program, real: Mapping[Node, Node]) -> None:
+    output = graph.graph.output_node()
+    exact = map_arg(module_of(reference).graph.output_node().args[0], lambda node: real[node])
+    output.args = ((exact, output.args[0]),)
+    graph.graph.set_codegen(CodeGen())  # what torch.export wrote folds one program's outputs into their form
 
 
 def _own(graph: GraphModule, reference: GraphModule, twin: Node) -> Node:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decomposed operators)
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 

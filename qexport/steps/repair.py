@@ -30,6 +30,7 @@ from qexport.planning.plan import load_plan
 from qexport.programs.program import Program
 from qexport.progress import Progress
 from qexport.steps.build import BuildRequest, replanner
+from qexport.system.cache import Cache
 from qexport.verification.result import ArtifactResult
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1 / 2)
@@ -219,6 +220,7 @@ class Scorer:
     Attributes:
         reference: the FP32 file of the same format.
         latency: whether latency is measured, too.
+        cache: figures of earlier runs.
         exact: the FP32 file's accuracy, once it is known.
     """
 
@@ -229,6 +231,7 @@ class Scorer:
     threads: int
     latency: bool
     clock: Clock
+    cache: Cache
     exact: Accuracy | None = None
 
     def __call__(self, item: ArtifactResult) -> Score:
@@ -243,6 +246,7 @@ class Scorer:
             accuracy=True,
             latency=self.latency,
             clock=self.clock,
+            cache=self.cache,
         )
         if not labelled:
             self.exact = figures[self.reference.artifact.path].accuracy

@@ -91,6 +91,7 @@ def _read(kind: Any, value: Any, at: str) -> Any:
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
         _expect(isinstance(value, Mapping), at)
         return {key: _read(get_args(kind)[1], each, f"{at}.{key}") for key, each in value.items()}
+    kind = get_origin(kind) or kind  # an array's type says what its elements are
     return value if kind is Any else _word(kind, value, at)
 
 

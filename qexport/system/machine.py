@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ANY, VNNI, AVX2, ARM = "any", "vnni", "avx2", "arm"
 KINDS = (VNNI, AVX2, ARM)
@@ -57,6 +59,14 @@ def choices(text: str) -> dict[str, str]:
 PACKAGES = ("torch", "ultralytics", "numpy")
 """What every run needs."""
 
+BESIDE = ("torchvision", "torchao", "opencv-python", "opencv-python-headless", "pillow", "scipy")
+"""What pixels and figures depend on, too."""
+VARIABLES = (
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_", "PYTORCH_"),
+    *("TF_", "XNNPACK_", "ORT_", "OV_", "OPENVINO_", "CUDA_", "OPENCV_"),
+)
+"""How the names of environment variables begin by which libraries choose kernels and threads."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -90,6 +100,33 @@ def environment(packages: Iterable[str] = ()) -> Environment:
         cores=os.cpu_count(),
         packages={name: found for name in (*PACKAGES, *packages) if (found := version_of(name))},
     )
+
+
+def conditions(packages: Iterable[str] = (), places: Iterable[Path] = ()) -> dict[str, Any]:
+    """What bytes and figures depend on that are made here, whatever they are made from, as JSON's types.
+
+    This package counts by its code, so that it may be changed where it lies; others by their versions.
+
+    Args:
+        packages: those of the formats, see `qexport.backends.registry.reported_packages`.
+        places: folders and modules of other packages that count by their code, too.
+    """
+    machine = environment((*BESIDE, *packages))
+    return {
+        "code": [_code(each) for each in (Path(__file__).resolve().parents[1], *places)],
+        "packages": dict(machine.packages),
+        "machine": [machine.python, machine.system, machine.processor, machine.cpu_kind, cores()],
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
+    }
+
+
+def _code(place: Path) -> str:
+    """SHA-256 over a module, or those of a package."""
+    total = hashlib.sha256()
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(place).as_posix()} {len(content)} ".encode() + content)
+    return total.hexdigest()
 
 
 def version_of(package: str) -> str | None:

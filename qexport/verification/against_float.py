@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from qexport.verification.output_fidelity import comparisons
 
 MAX_IMAGES = 24
 """Calibration images that are compared on, evenly chosen."""
+WORKERS = 2
+"""Batches that are computed at once, each by one thread: see `qexport.calibration.calibrate`."""
 SILENT = Silent()
 Outputs = list[NDArray[np.float32]]
 
@@ -41,7 +44,8 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
     program, layout = candidate.program, candidate.program.layout
     floors = raw_floors(program)
     plan, reference = candidate.plan, candidate.reference
-    meters = metered(program, plan, reference, floors, Fused) if candidate.measurable else None
+    whole = program.graph.whole
+    meters = metered(program, plan, reference, floors, Fused, both=whole) if candidate.measurable else None
     run = _run(candidate, meters)
     compared = comparisons(program) if layout.head == "unknown" and not meters else []
     real, own, count = list[Findings](), list[Findings](), 0
@@ -61,7 +65,7 @@ def likeness(candidate: Candidate, images: Sequence[Path], progress: Progress = 
 
 
 def _run(candidate: Candidate, meters: GraphModule | None) -> Run:
-    """What gives the quantised program's outputs, and feeds the meters, if there are any, as well."""
+    """What gives the float program's outputs and the quantised one's, and feeds the meters, if there are any."""
     if meters is not None and candidate.program.graph.whole:
         return meters
     whole = simulation(candidate.program, candidate.plan)
@@ -69,7 +73,7 @@ def _run(candidate: Candidate, meters: GraphModule | None) -> Run:
     def both(batch: Tensor) -> Any:
         if meters is not None:  # they end where the body does
             meters(batch)
-        return whole(batch)
+        return candidate.reference.graph(batch), whole(batch)
 
     return both
 
@@ -79,16 +83,24 @@ def _outputs(
 ) -> Iterator[tuple[Outputs, Outputs, int]]:
     """Outputs of the float program and of the simulation for each batch, and how many images it is of."""
     size = candidate.program.input.batch
-    for start in range(0, len(images), size):
-        paths = images[start : start + size]
-        for batch in batches(candidate.program, paths):
-            with torch.no_grad():
-                exact, rounded = (
-                    [output.numpy() for output in every_output(each(batch))]
-                    for each in (candidate.reference.graph, run)
-                )
-            yield exact, rounded, len(paths)
-        advance()
+
+    def computed(start: int) -> list[tuple[Outputs, Outputs, int]]:
+        torch.set_num_threads(1)
+        paths, found = images[start : start + size], []
+        with torch.no_grad():
+            for batch in batches(candidate.program, paths):
+                exact, rounded = ([output.numpy() for output in every_output(each)] for each in run(batch))
+                found.append((exact, rounded, len(paths)))
+        return found
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(WORKERS if candidate.measurable else 1) as pool:
+            for found in pool.map(computed, range(0, len(images), size)):  # in order, whoever is first
+                yield from found
+                advance()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _summary(

@@ -55,6 +55,7 @@ class ArtifactResult:
         likeness: to FP32 on calibration images; None without those, and where activations are float.
         repair: what was kept in float for it to meet a budget, None where nothing was asked for or had to be.
         engine: it was built from a graph, for one machine or device.
+        taken: when the earlier run built it that it is taken from, in UTC; "" where this run has built it.
     """
 
     artifact: Artifact
@@ -71,6 +72,7 @@ class ArtifactResult:
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
     engine: bool = False
+    taken: str = ""
 
     @property
     def runtime_here(self) -> str | None:

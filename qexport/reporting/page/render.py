@@ -12,6 +12,7 @@ from qexport.reporting.page.environment import environment
 from qexport.reporting.page.pareto import pareto
 from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
+from qexport.reporting.provenance import taken_lines
 from qexport.reporting.report import Report, file_name
 from qexport.reporting.verdict import verdicts
 
@@ -46,6 +47,7 @@ def render(report: Report) -> str:
         gallery=gallery.make_gallery(asked),
         verdicts=verdicts(report, content.title_of),
         warnings=content.warnings_of(report),
+        taken=taken_lines(report),
     )
 
 

@@ -1,0 +1,142 @@
+"""Figures of earlier runs, which are taken for exactly the bytes that they were measured of.
+
+What a figure depends on is its key: the file's bytes, those of every image and label as the validator reads them, the
+float file that fidelity refers to, threads, packages and machine; latency also what it was timed beside, and the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qexport.backends.artifact import describe_artifact
+from qexport.data.evaluation_set import EvaluationSet
+from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.latency import Latency
+from qexport.system.array_form import packed, unpacked
+from qexport.system.cache import Cache, Entry, read_json, written_json
+from qexport.system.given_files import read_bytes
+from qexport.verification.outcome import OutputFidelity
+from qexport.verification.result import ArtifactResult
+
+Noun = TypeVar("Noun")
+NOUN, ARRAYS = "noun.json", "arrays.bin"
+"""Files of entries."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An accuracy; its detections, which are tensors there, as arrays."""
+
+    accuracy: Accuracy
+    detections: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One latency: place of the artifact among those that are timed, the type that it is computed in, see `Timed`."""
+
+    artifact: int
+    kind: str
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was timed in turns."""
+
+    rows: tuple[Timing, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Outputs of a file beside those of its float file."""
+
+    outputs: tuple[OutputFidelity, ...]
+
+
+def kept(cache: Cache, key: str, kind: type[Noun]) -> tuple[Noun, str] | None:
+    """What is kept and when it was made, in UTC; None where nothing is."""
+
+    def read(entry: Entry) -> tuple[Noun, str]:
+        return unpacked(kind, read_json(entry, NOUN), entry.read(ARRAYS, cache.limit)), entry.made
+
+    return cache.read(key, read) if key else None
+
+
+def keep(cache: Cache, key: str, noun: Any) -> None:
+    """Keep figures."""
+    if key:
+        plain, block = packed(noun)
+        cache.keep(key, {NOUN: written_json(plain), ARRAYS: block})
+
+
+def kept_accuracy(cache: Cache, key: str, links: Mapping[str, Path]) -> tuple[Accuracy, str] | None:
+    """An accuracy of an earlier run and when it was measured.
+
+    Args:
+        links: file name in the evaluation set → the image, which may have lain elsewhere then.
+    """
+    found = kept(cache, key, Scored)
+    if found is None:
+        return None
+    scored, made = found
+    accuracy = scored.accuracy
+    known = [*scored.detections, *accuracy.found, *accuracy.scores, *accuracy.fidelity_scores]
+    if not set(known) <= set(links):
+        return None
+    tensors = {
+        name: (torch.from_numpy(boxes), torch.from_numpy(classes))
+        for name, (boxes, classes) in scored.detections.items()
+    }
+    images = {name: replace(each, path=links[name]) for name, each in accuracy.found.items()}
+    return replace(accuracy, detections=tensors, found=images), made
+
+
+def keep_accuracy(cache: Cache, key: str, accuracy: Accuracy) -> None:
+    """Keep an accuracy, without where its images lie."""
+    detections = {name: (boxes.numpy(), classes.numpy()) for name, (boxes, classes) in accuracy.detections.items()}
+    found = {name: replace(each, path=Path(each.path.name)) for name, each in accuracy.found.items()}
+    keep(cache, key, Scored(replace(accuracy, detections={}, found=found), detections))
+
+
+def identity(item: ArtifactResult) -> dict[str, str]:
+    """Which file it is, by its bytes, and what runs it."""
+    artifact = item.artifact
+    return {"sha256": artifact.sha256, "format": artifact.format, "precision": artifact.precision}
+
+
+def unchanged(items: Sequence[ArtifactResult]) -> bool:
+    """Whether files still have the bytes that were measured."""
+    files = (item.artifact for item in items)
+    return all(describe_artifact(each.path, each.format, each.precision) == each for each in files)
+
+
+def timing_key(cache: Cache, items: Sequence[ArtifactResult], batch: NDArray[np.float32], threads: int) -> str:
+    """Key of the latencies of what is timed in turns; "" where none are kept, as of engines, whose GPU nobody knows."""
+    if cache.folder is None or any(item.engine for item in items):
+        return ""
+    parts = {"files": [identity(item) for item in items], "batch": hashlib.sha256(batch.tobytes()).hexdigest()}
+    return cache.key("latency", {**parts, "shape": batch.shape, "threads": threads, "host": platform.node()})
+
+
+def set_digest(data: EvaluationSet) -> str:
+    """SHA-256 over what a validator reads of an evaluation set: names, images, labels, classes; not where it lies."""
+    root, total = data.yaml if data.yaml.is_dir() else data.yaml.parent, hashlib.sha256()
+    total.update(repr((list(data.links), data.single_class, data.labelled)).encode("utf-8", "surrogateescape"))
+    # Validators leave what they have read of the labels in files of their own.
+    for path in sorted(each for each in root.rglob("*") if each.is_file() and each.suffix != ".cache"):
+        content = read_bytes(path)
+        if path == data.yaml:
+            content = content.replace(str(root).encode(), b"")
+        name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+        total.update(name + b"\0" + hashlib.sha256(content).digest())
+    return total.hexdigest()
