@@ -324,6 +324,7 @@ def test_a_real_runtime_is_timed_in_a_process_of_its_own(
     monkeypatch.setattr(measuring, "measurable", lambda _: ("onnx",))
     monkeypatch.setattr(doctor, "_torchvision", lambda _: Fit())
     (tmp_path / "tmp").mkdir()
+    monkeypatch.delenv("QEXPORT_CACHE")
     for name, folder in (("TMPDIR", "tmp"), ("XDG_CACHE_HOME", "cache")):
         monkeypatch.setenv(name, str(tmp_path / folder))
     assert main(["doctor", "--json", "--threads", "1"]) == 0

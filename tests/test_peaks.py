@@ -176,6 +176,7 @@ def test_what_int8_is_worth_is_a_plain_sentence(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("QEXPORT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -215,6 +216,7 @@ def test_a_damaged_file_counts_as_none(content: str, cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_or_is_nowhere_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("QEXPORT_CACHE")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
     assert (keep_peaks(FOUND), kept_peaks(2)) == (None, None)

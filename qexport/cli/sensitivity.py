@@ -27,7 +27,7 @@ def sensitivity_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint (.pt) or name that Ultralytics knows, or a float .onnx.", autocompletion=model_path
+            help="Checkpoint (.pt), name that Ultralytics knows, or float .onnx.", autocompletion=model_path
         ),
     ],
     data: Annotated[str | None, _option("Data set YAML: its train split calibrates and measures.", "--data")] = None,

@@ -167,10 +167,9 @@ def artifact_report(
     names: Mapping[int, str] | None = None,
     peaks: RuntimePeaks | None = None,
 ) -> ArtifactReport:
-    """One artifact's figures, beside those of the float artifact of the same runtime.
+    """One artifact's figures, beside those of `reference`, the float artifact of the same runtime.
 
     Args:
-        reference: the float artifact's figures.
         overlap: evaluation images that were calibrated on.
         names, peaks: of the model's classes; of the runtime on this machine.
     """
