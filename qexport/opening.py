@@ -73,7 +73,7 @@ def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
 
 def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
-    choice = _image_choice(job)
+    choice = image_choice(job)
     images = select_images(choice, task_known=has_task_metadata(job))
     path, options = resolve_model(job.model), _capture_options(job)
     reading = Task(read_source, (path, options))
@@ -93,7 +93,8 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
 
-def _image_choice(job: ExportJob) -> ImageChoice:
+def image_choice(job: ExportJob) -> ImageChoice:
+    """Which images a job calibrates with and evaluates on."""
     return ImageChoice(
         data=job.data,
         eval_data=job.eval_data,

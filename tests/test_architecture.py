@@ -50,13 +50,14 @@ FLOORS = (
     ("measurement",),
     ("reporting",),
     ("inspection", "execution"),
+    ("sweeps",),
     ("job",),
-    ("steps", "publish", "opening", "pipeline", "training_run"),
+    ("steps", "publish", "opening", "pipeline", "training_run", "sweep_run"),
     ("cli", "testing", "__main__", ""),
 )
 """From the ground up; a module imports its own floor or a lower one. "" is `qexport/__init__.py`, the public face."""
 
-KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "cli", "")
+KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "sweep_run", "cli", "")
 """Where an `ExportJob` ends: everything below takes the few values that it needs."""
 
 ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
@@ -92,6 +93,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "matplotlib": ("reporting/page",),
     "jinja2": ("reporting/page",),
     "markupsafe": ("reporting/page",),
+    "ray": ("execution/ray",),
     "rich": ("cli",),
     "typer": ("cli",),
 }
@@ -140,6 +142,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/compat/patches.py: _uses": "which thread sees a replaced function: patches are process-wide by nature",
         "qexport/compat/patches.py: _values": "as _uses, of environment variables",
         "qexport/compat/torchvision.py: _kept_alive": "torch.library.Library unregisters its operators when collected",
+        "qexport/plugins.py: _installed": "what is installed does not change, and is read for every option",
         "qexport/system/json_form.py: _hints": "annotations of a class do not change, and are read for every entry",
         "qexport/system/scratch.py: _begun": "what a signal has to remove, at any moment and from another thread",
         "qexport/system/scratch.py: _made": "as _begun",

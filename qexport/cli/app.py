@@ -19,6 +19,8 @@ from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
+from qexport.cli.sweep import EXAMPLES as OF_SWEEPS
+from qexport.cli.sweep import sweep_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
@@ -37,7 +39,8 @@ EPILOG = (
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
     "'qexport sensitivity' measures what each layer costs, "
-    "'qexport qat' trains with the rounding in place. "
+    "'qexport qat' trains with the rounding in place, "
+    "'qexport sweep' exports every combination of models, formats and options. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
     "4 package missing, 5 conversion, 6 verification, 7 written but not measured, "
     "8 engine not built (TensorRT, Edge TPU), "
@@ -174,6 +177,9 @@ def export_command(
     option: Annotated[
         str | None, _option("Options of a format that has others than these: NAME=VALUE, comma-separated.", "--option")
     ] = None,
+    turns: Annotated[
+        Path | None, _option("Measure latency while no run with the same folder here works.", "--turns", hidden=True)
+    ] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     json_: Annotated[bool, _option("Print the report as JSON, and nothing else.", "--json")] = False,
@@ -189,7 +195,7 @@ def export_command(
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
 
-    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_, timeout)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), quiet, json_, timeout, turns)
 
 
 @verbs_app.command()
@@ -221,24 +227,27 @@ def formats() -> None:
             say(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> int:
+def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None, folder: Path | None = None) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.execution.worker_process import worker_process
     from qexport.job.checks import check_paths
     from qexport.job.offload import offloaded_formats
+    from qexport.sweeps.turns import Turns
 
     quiet_libraries()
     check_paths(job)
+    turns = Turns(folder) if folder else None
     with (
+        turns.working() if turns else nullcontext(),
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json, timeout) as progress,
         worker_process(progress) if offloaded_formats(job) else nullcontext() as worker,
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), worker)
+        report = export(job, progress, shlex.join(["qexport", *sys.argv[1:]]), worker, turns)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 
@@ -262,7 +271,8 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
 verbs_app.command("report")(report_command)
 verbs_app.command("sensitivity")(sensitivity_command)
 verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
-VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity"), verbs_app)
+verbs_app.command("sweep", epilog=OF_SWEEPS)(sweep_command)
+VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity", "sweep"), verbs_app)
 CHECKS = ("verify", "diff")
 
 

@@ -1,0 +1,150 @@
+"""Does a sweep come to the same table here and on a cluster of Ray that loses one of its two workers?
+
+    .venv/bin/python benchmarks/sweep.py [--keep FOLDER]
+
+Three demo models in three formats and two precisions at 64 pixels, on a few images: once in two processes of this machine,
+once on two workers that are started here, one of which is killed with a run on it. Exits with 1 where a run is not done, or
+a figure that does not depend on time differs. Needs the extra qexport[ray].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+QEXPORT = Path(sys.executable).with_name("qexport")
+DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
+MODELS = ("shapes26.pt", "shapes26-obb.pt", "shapes26-cls.pt")
+TASKS = {"shapes26.pt": "shapes.yaml", "shapes26-obb.pt": "shapes-obb.yaml", "shapes26-cls.pt": "crops"}
+GRID = {"formats": ["tflite", "onnx", "openvino"], "precisions": ["int8", "fp16"]}
+COMMON = {"imgsz": 64, "effort": "none", "calib-images": 4}
+BEFORE_KILL = 3
+"""Runs that are done before a worker is killed."""
+OF_TIME = ("latency_ms", "speedup", "warned")
+"""Figures that another run of the same file has others of."""
+
+
+def main() -> int:
+    """Run both sweeps, print what they came to, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="leave everything in this folder")
+    parser.add_argument("--models", type=int, default=len(MODELS))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="qexport-sweep-") as scratch:
+        folder = (given.keep or Path(scratch)).absolute()
+        file = write(folder, MODELS[: given.models])
+        local = here(file, folder / "local")
+        cluster = on_ray(file, folder / "ray")
+    return compare(local, cluster)
+
+
+def write(folder: Path, models: tuple[str, ...]) -> Path:
+    """A sweep of demo models, each on eight images of its own data set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for model in models:
+        data = DEMO / "shapes" / TASKS[model]
+        if data.suffix == ".yaml":
+            content = yaml.safe_load(data.read_text(encoding="utf-8"))
+            root = (data.parent / content.get("path", "")).resolve()
+            for split in ("train", "val"):
+                images = sorted((root / content[split]).glob("*.jpg"))[:8]
+                (folder / f"{data.stem}-{split}.txt").write_text("\n".join(map(str, images)), encoding="utf-8")
+                content[split] = f"{data.stem}-{split}.txt"
+            data = folder / data.name
+            data.write_text(yaml.safe_dump({**content, "path": str(folder)}), encoding="utf-8")
+        rows.append((str(DEMO / model), str(data)))
+    every = [{"model": model, "data": data} for model, data in rows]
+    wrong = [{"model": a["model"], "data": b["data"]} for a in every for b in every if a is not b]
+    content = {"models": [model for model, _ in rows], "data": [data for _, data in rows], **GRID, **COMMON}
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**content, **({"exclude": wrong} if wrong else {})}), encoding="utf-8")
+    return path
+
+
+def here(file: Path, out: Path) -> dict[str, Any]:
+    """The sweep in two processes of this machine."""
+    started = time.monotonic()
+    code = subprocess.run([*words(file, out), "--jobs", "2"], check=False).returncode
+    print(f"local: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+    return result(out)
+
+
+def on_ray(file: Path, out: Path) -> dict[str, Any]:
+    """The sweep on two workers, one of which is killed when some runs are done."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    started = time.monotonic()
+    try:
+        sweep = subprocess.Popen([*words(file, out), "--executor", "ray", "--address", cluster.address])
+        while sweep.poll() is None and done(out) < BEFORE_KILL:
+            time.sleep(0.2)
+        time.sleep(3)  # into the run that came after
+        at_work = sorted(path.parent.name for path in out.glob("*/sweep-run.json") if not ended(path))
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        print(f"killed one of two workers after {done(out)} runs; at work were {', '.join(at_work)}", flush=True)
+        code = sweep.wait()
+    finally:
+        cluster.shutdown()
+    print(f"ray: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
+    return result(out)
+
+
+def words(file: Path, out: Path) -> list[str]:
+    """The command line."""
+    return [str(QEXPORT), "sweep", str(file), "--out", str(out), "--quiet"]
+
+
+def ended(record: Path) -> bool:
+    """Whether a run has come to its end."""
+    return json.loads(record.read_text(encoding="utf-8"))["exit_code"] is not None
+
+
+def done(out: Path) -> int:
+    """How many have."""
+    return sum(map(ended, out.glob("*/sweep-run.json")))
+
+
+def result(out: Path) -> dict[str, Any]:
+    """What sweep.json says."""
+    found: dict[str, Any] = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    return found
+
+
+def compare(local: dict[str, Any], cluster: dict[str, Any]) -> int:
+    """Print all runs of both, and return 1 where they differ in what does not depend on time."""
+    broken = 0
+    print("| run | state | accuracy | fidelity | MB | ms here | ms on Ray | equal |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for a, b in zip(local["runs"], cluster["runs"], strict=True):
+        equal = a["state"] == b["state"] == "done" and [figures(a), figures(b)].count(figures(a)) == 2
+        broken += not equal
+        first, second = ((run["artifacts"] or [{}])[0] for run in (a, b))
+        cells = [first.get("map"), first.get("fidelity"), first.get("bytes", 0) / 1e6]
+        times = [each.get("latency_ms") for each in (first, second)]
+        shown = ["–" if each is None else f"{each:.3f}" for each in (*cells, *times)]
+        print(f"| {a['label']} | {a['state']}, {b['state']} | {' | '.join(shown)} | {'yes' if equal else 'NO'} |")
+    print(f"{len(local['runs'])} runs, {broken} that differ")
+    return 1 if broken else 0
+
+
+def figures(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run came to, without what depends on time."""
+    return [{name: value for name, value in each.items() if name not in OF_TIME} for each in run["artifacts"]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
