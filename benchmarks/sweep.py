@@ -1,10 +1,10 @@
 """Does a sweep come to the same table here and on a cluster of Ray that loses one of its two workers?
 
-    .venv/bin/python benchmarks/sweep.py [--keep FOLDER]
+    .venv/bin/python benchmarks/sweep.py [--formats tflite,onnx,openvino] [--keep FOLDER]
 
-Three demo models in three formats and two precisions at 64 pixels, on a few images: once in two processes of this machine,
-once on two workers that are started here, one of which is killed with a run on it. Exits with 1 where a run is not done, or
-a figure that does not depend on time differs. Needs the extra qexport[ray].
+Three demo models in three formats and two precisions at 64 pixels: once in two processes of this machine, once on two
+workers that are started here, one of which is killed with a run on it. Exits with 1 where a run is not done, or where a
+figure that does not depend on time differs. Needs the extra qexport[ray].
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ import yaml
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
-MODELS = ("shapes26.pt", "shapes26-obb.pt", "shapes26-cls.pt")
-TASKS = {"shapes26.pt": "shapes.yaml", "shapes26-obb.pt": "shapes-obb.yaml", "shapes26-cls.pt": "crops"}
-GRID = {"formats": ["tflite", "onnx", "openvino"], "precisions": ["int8", "fp16"]}
-COMMON = {"imgsz": 64, "effort": "none", "calib-images": 4}
+MODELS = {"shapes26.pt": "shapes.yaml", "shapes26-obb.pt": "shapes-obb.yaml", "shapes26-cls.pt": "crops"}
+"""Demo model → its data set."""
+COMMON = {"precisions": ["int8", "fp16"], "imgsz": 64, "effort": "none", "calib-images": 4}
 BEFORE_KILL = 3
 """Runs that are done before a worker is killed."""
 OF_TIME = ("latency_ms", "speedup", "warned")
@@ -38,37 +37,24 @@ def main() -> int:
     """Run both sweeps, print what they came to, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="leave everything in this folder")
-    parser.add_argument("--models", type=int, default=len(MODELS))
+    parser.add_argument("--formats", default="tflite,onnx,openvino")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qexport-sweep-") as scratch:
         folder = (given.keep or Path(scratch)).absolute()
-        file = write(folder, MODELS[: given.models])
+        file = write(folder, given.formats.split(","))
         local = here(file, folder / "local")
         cluster = on_ray(file, folder / "ray")
     return compare(local, cluster)
 
 
-def write(folder: Path, models: tuple[str, ...]) -> Path:
-    """A sweep of demo models, each on eight images of its own data set."""
+def write(folder: Path, formats: list[str]) -> Path:
+    """A sweep of demo models, each on its own data set."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for model in models:
-        data = DEMO / "shapes" / TASKS[model]
-        if data.suffix == ".yaml":
-            content = yaml.safe_load(data.read_text(encoding="utf-8"))
-            root = (data.parent / content.get("path", "")).resolve()
-            for split in ("train", "val"):
-                images = sorted((root / content[split]).glob("*.jpg"))[:8]
-                (folder / f"{data.stem}-{split}.txt").write_text("\n".join(map(str, images)), encoding="utf-8")
-                content[split] = f"{data.stem}-{split}.txt"
-            data = folder / data.name
-            data.write_text(yaml.safe_dump({**content, "path": str(folder)}), encoding="utf-8")
-        rows.append((str(DEMO / model), str(data)))
-    every = [{"model": model, "data": data} for model, data in rows]
-    wrong = [{"model": a["model"], "data": b["data"]} for a in every for b in every if a is not b]
-    content = {"models": [model for model, _ in rows], "data": [data for _, data in rows], **GRID, **COMMON}
+    own = {str(DEMO / model): str(DEMO / "shapes" / data) for model, data in MODELS.items()}
+    others = [{"model": model, "data": data} for model in own for data in own.values() if data != own[model]]
+    content = {"models": [*own], "data": [*own.values()], "formats": formats, **COMMON, "exclude": others}
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({**content, **({"exclude": wrong} if wrong else {})}), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from qexport.calibration.calibrate import calibrate, described, kept_table, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoints.identify import holds_learned
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
-from qexport.data.selection import ImageChoice, RunImages, select_images
+from qexport.data.selection import RunImages, select_images
 from qexport.data.usable import check_enough, named, usable
 from qexport.errors import InputError
 from qexport.execution.executor import Executor, Inline, Task
 from qexport.job.export_job import ExportJob
+from qexport.job.images import TABLE, has_task_metadata, image_choice
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
@@ -29,7 +28,6 @@ from qexport.steps.build import ready
 from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
 
 SILENT = Silent()
-TABLE = "calibration.npz"
 FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
 
 
@@ -93,20 +91,6 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     return Run(job, source, images, reading, clock, here, beside, _given_plan(job, source))
 
 
-def image_choice(job: ExportJob) -> ImageChoice:
-    """Which images a job calibrates with and evaluates on."""
-    return ImageChoice(
-        data=job.data,
-        eval_data=job.eval_data,
-        calibrates=job.calibrates,
-        evaluates=not job.no_eval,
-        fraction=job.fraction,
-        count=job.calib_images,
-        calibrated=bool(job.calibration or job.plan or job.candidate) or holds_learned(Path(job.model)),
-        compares=job.precision != "fp32",
-    )
-
-
 def _capture_options(job: ExportJob) -> CaptureOptions:
     return CaptureOptions(
         imgsz=job.imgsz,
@@ -131,19 +115,6 @@ def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
         return None
     check_given(given, program, target_of(job, job.format[0]), path, option)
     return given
-
-
-def has_task_metadata(job: ExportJob) -> bool:
-    """Whether the model says what its outputs mean, so that labels can be compared with them.
-
-    Raises:
-        InputError: it is a file that cannot be quantised, whatever the data are.
-    """
-    if not job.from_onnx or not Path(job.model).is_file():
-        return True
-    from qexport.programs.onnx import file
-
-    return file.described(file.read_file(Path(job.model)).metadata) is not None
 
 
 def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:

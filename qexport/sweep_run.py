@@ -22,14 +22,13 @@ from qexport.errors import InputError, QexportError
 from qexport.execution.executor import Executor, Task, WorkerDiedError
 from qexport.inspection.run_folder import REPORT, locked
 from qexport.job.export_job import ExportJob
+from qexport.job.images import TABLE, has_task_metadata, image_choice
 from qexport.job.sweep_file import PAGE, Sweep, SweepRun
-from qexport.opening import TABLE, has_task_metadata, image_choice
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import RANGES, needs_importance
 from qexport.plugins import BACKENDS, packages_of
 from qexport.progress import Progress, Silent
 from qexport.reporting.load import load_report
-from qexport.reporting.page.sweep_page import write_sweep_page
 from qexport.reporting.sweep_report import DONE, FAILED, UNAVAILABLE, SweepReport, SweptRun, save_sweep, swept
 from qexport.sweeps.one_run import RunRequest, run_export
 from qexport.sweeps.run_record import RunRecord, load_run
@@ -102,6 +101,8 @@ def sweep_of(
                 save_sweep(report, folder / TABLE_FILE)  # what is there after a kill
                 advance(f"{labels[name]} {'is done' if record.complete else 'failed'}")
         save_sweep(report, folder / TABLE_FILE)
+        from qexport.reporting.page.sweep_page import write_sweep_page  # Matplotlib takes time to import
+
         write_sweep_page(report, folder / TABLE_PAGE)
         return report
 

@@ -29,11 +29,13 @@ PLURALS = {"models": "model", "formats": "format", "precisions": "precision"}
 EXCLUDE, INCLUDE = "exclude", "include"
 WRITTEN = ("out", "report", "summary", "junit")
 """Options that say where an export writes, which a sweep decides."""
-ELSEWHERE = ("model", "format", "precision", "int8", "half", "imgsz", "data", "eval_data", "no_eval", "no_latency")
-"""Options whose values are in a run's name already, or are those of every run as a rule."""
+TELLING = ("data", "eval_data", "no_eval", "no_latency")
+"""Options that are those of every run as a rule: they are in a name where nothing else tells two runs apart."""
+ELSEWHERE = ("model", "format", "precision", "int8", "half", "imgsz", *TELLING)
+"""Options that a name has without being told, or not at all."""
 MAX_RUNS = 1000
 MAX_NAME = 100
-"""Characters of a run's name: folders have it, and what is in them adds its own."""
+"""Bytes of a run's name: its folder has it."""
 ALWAYS = 3
 """Words of a run's name that its label has, too: model, format and precision."""
 PAGE = "report.html"
@@ -203,15 +205,19 @@ def _runs(combinations: Sequence[_Combination], path: Path, folder: Path) -> tup
         made.setdefault(_key(each), (each, *_job(each, path, folder)))
     if all(job is None for _, job, _ in made.values()):
         raise UsageError(f"{path}: none of its combinations can be exported", next(iter(made.values()))[2])
-    parts = {key: _parts({name: given.value for name, given in each.items()}) for key, (each, _, _) in made.items()}
-    common = set.intersection(*map(set, parts.values()))
-    runs: dict[str, SweepRun] = {}
+    taken: set[str] = set()
+    words: dict[str, list[str]] = {}
+    for key, (each, _, _) in made.items():
+        words[key] = _words({name: given.value for name, given in each.items()}, key, taken)
+        taken.add(_file_name(words[key]).casefold())
+    common = set.intersection(*map(set, words.values()))
+    runs = []
     for key, (each, job, obstacle) in made.items():
-        name = _file_name(parts[key], key, runs)
-        label = " ".join(word for place, word in enumerate(parts[key]) if place < ALWAYS or word not in common)
+        name = _file_name(words[key])
+        label = " ".join(word for place, word in enumerate(words[key]) if place < ALWAYS or word not in common)
         placed = replace(job, out=folder / name, report=folder / name / PAGE) if job else None
-        runs[name] = SweepRun(name, label, {name: given.written for name, given in each.items()}, placed, obstacle)
-    return tuple(runs.values())
+        runs.append(SweepRun(name, label, {name: given.written for name, given in each.items()}, placed, obstacle))
+    return tuple(runs)
 
 
 def _key(combination: _Combination) -> str:
@@ -227,40 +233,56 @@ def _job(combination: _Combination, path: Path, folder: Path) -> tuple[ExportJob
     except (UnavailableError, MissingExtraError) as error:
         return None, str(error)
     except QexportError as error:
-        which = " ".join(_parts({name: given.value for name, given in combination.items()}))
+        which = " ".join(_words({name: given.value for name, given in combination.items()}, "", ()))
         raise type(error)(f"{path}: {which}: {error.what}", f"{error.remedy}, or {EXCLUDE} it") from error
     return job, ""
 
 
-def _parts(values: Mapping[str, Any]) -> list[str]:
-    """What is special about a run in words: model, formats, precision, size, and what is given that is not usual.
+def _words(values: Mapping[str, Any], key: str, taken: Container[str]) -> list[str]:
+    """What a run is in words: model, formats, precision, size, and what is given that is not usual.
 
-    They depend on nothing but the run itself, so that its name stays when the file gets more values.
+    They depend on nothing but the run itself, so that its name stays when the file gets more values. Where another run
+    has the same, its data tell them apart, or the hash `key`.
     """
     short = {"int8": "int8", "half": "fp16"}
     precision = values.get("precision") or next((short[name] for name in short if values.get(name)), "")
-    said = values.get("target") or "fp32"
-    parts = [Path(str(values["model"])).stem, "-".join(values.get("format", ("",))), precision or said]
+    formats = values.get("format") or (() if "target" in values else FIELDS["format"].default)
+    parts = [_model(Path(str(values["model"]))), "-".join(formats), precision or values.get("target") or "fp32"]
     if size := values.get("imgsz"):
         parts.append("x".join(map(str, dict.fromkeys(size))))
-    others = (name for name in FIELDS if name in values and name not in ELSEWHERE)
-    parts += [_part(name, values[name]) for name in others if values[name] != FIELDS[name].default]
-    return [word for part in parts if (word := _word(part))]
+    special = [name for name in FIELDS if name in values and values[name] != FIELDS[name].default]
+    parts += [_part(name, values[name]) for name in special if name not in ELSEWHERE]
+    words = [word for part in parts if (word := _word(part))]
+    apart = [_word(_part(name, values[name])) for name in special if name in TELLING]
+    for found in (words, [*words, *apart]):
+        name = "_".join(found)
+        if name.casefold() not in taken and len(name.encode()) <= MAX_NAME:
+            return found
+    return [*words, key[:8]]
+
+
+def _model(path: Path) -> str:
+    """What a model is called: a training of Ultralytics leaves runs/detect/train/weights/best.pt."""
+    return f"{path.parent.parent.name}-{path.stem}" if path.parent.name == "weights" else path.stem
 
 
 def _part(name: str, value: Any) -> str:
+    name = name.replace("_", "-")
     if isinstance(value, bool):
         return name
-    text = value.stem if isinstance(value, Path) else "+".join(value) if isinstance(value, tuple) else str(value)
-    return f"{name}-{text}"
+    if isinstance(value, Path) or name in ("data", "eval-data"):
+        value = Path(value).stem
+    return f"{name}-{'+'.join(value) if isinstance(value, tuple) else value}"
 
 
-def _file_name(parts: Sequence[str], key: str, taken: Container[str]) -> str:
-    """Words as the name of a folder, with a hash where another run has it, or where it is too long."""
-    name = "_".join(parts)
-    return f"{name[: MAX_NAME - 9]}_{key[:8]}" if name in taken or len(name) > MAX_NAME else name
+def _file_name(words: Sequence[str]) -> str:
+    """Words as the name of a folder; of too many the last one, which is a hash, and as many as there is room for."""
+    name = "_".join(words)
+    if len(name.encode()) <= MAX_NAME:
+        return name
+    return f"{name.encode()[: MAX_NAME - 1 - len(words[-1])].decode(errors='ignore')}_{words[-1]}"
 
 
 def _word(text: str) -> str:
     """Text that every system takes in a name of a file."""
-    return re.sub(r"[^\w.+-]+", "-", text.replace("_", "-") if text.isascii() else text).strip("-.")
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")
