@@ -35,9 +35,10 @@ def _tell(told: Future[Any], done: Future[Any]) -> None:
     if error is None:
         told.set_result(done.result())
         return
-    cause = getattr(error, "cause", error)  # Ray wraps what a task raises
-    lost = WorkerDiedError(f"its worker was lost, and so were {RETRIES} others: {named_reason(cause, 200)}")
-    told.set_exception(cause if isinstance(cause, QexportError) else lost)
+    own = getattr(error, "cause", None)  # what a task raises Ray wraps
+    what = "it failed" if own else f"its worker was lost, and so were {RETRIES} others"
+    died = WorkerDiedError(f"{what} ({named_reason(own or error, 200)})")
+    told.set_exception(own if isinstance(own, QexportError) else died)
 
 
 @contextmanager
