@@ -27,8 +27,8 @@ DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 MODELS = {"shapes26.pt": "shapes.yaml", "shapes26-obb.pt": "shapes-obb.yaml", "shapes26-cls.pt": "crops"}
 """Demo model → its data set."""
 COMMON = {"precisions": ["int8", "fp16"], "imgsz": 64, "effort": "none", "calib-images": 4}
-BEFORE_KILL = 3
-"""Runs that are done before a worker is killed."""
+BEFORE_KILL = 9
+"""Runs that are done before a worker is killed: half of them."""
 OF_TIME = ("latency_ms", "speedup", "warned")
 """Figures that another run of the same file has others of."""
 

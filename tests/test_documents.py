@@ -18,6 +18,7 @@ DOCUMENTS = (
     ROOT / "docs" / "combining.md",
     ROOT / "docs" / "contributing.md",
     ROOT / "docs" / "plugins.md",
+    ROOT / "docs" / "sweep.md",
     ROOT / "docs" / "training.md",
     *sorted(DECISIONS.glob("*.md")),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -208,3 +209,31 @@ def test_the_command_prints_one_table_and_returns_the_first_code(
     assert main(["sweep", "sweep.yaml", "--out", "out", "--json"]) == 9
     told = json.loads(capfd.readouterr().out)
     assert [run["name"] for run in told["runs"]] == ALL
+
+
+@pytest.mark.slow
+def test_a_real_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], logging_level: None
+) -> None:
+    """One export and its page, in turns with nobody; nothing is run the second time."""
+    pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
+    monkeypatch.chdir(tmp_path)
+    grid = {"models": str(DEMO / "shapes26-cls.pt"), "formats": ["onnx", "edgetpu"], "precisions": ["fp16"]}
+    Path("sweep.yaml").write_text(yaml.safe_dump({**grid, "imgsz": 64, "effort": "none", "no-eval": True}), "utf-8")
+    assert main(["sweep", "sweep.yaml", "--out", "out", "--jobs", "2", "--json"]) == 0
+    first = load_sweep("out/sweep.json")
+    done, absent = first.runs
+    assert (done.name, done.state, done.alone, done.page) == (
+        *("shapes26-cls_onnx_fp16_64_effort-none", "done", True),
+        "shapes26-cls_onnx_fp16_64_effort-none/report.html",
+    )
+    assert absent.line.startswith("format edgetpu cannot be written as fp16")
+    (made,) = done.artifacts
+    assert made.bytes == (tmp_path / "out" / done.name / "shapes26-cls_fp16.onnx").stat().st_size
+    assert made.latency_ms is not None
+    page = (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+    assert f'href="./{done.page}"' in page
+    began = time.monotonic()
+    assert main(["sweep", "sweep.yaml", "--out", "out", "--jobs", "2", "--json"]) == 0
+    assert time.monotonic() - began < done.seconds / 2
+    assert load_sweep("out/sweep.json").runs == first.runs

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from qexport.clock import Clock
+from qexport.data.selection import RunImages
+from qexport.measurement.measure import measure
+from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.sweeps.turns import Turns
 
@@ -83,3 +89,16 @@ def test_nobody_begins_while_one_waits_to_measure(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_written_have_no_turns(tmp_path: Path) -> None:
     assert Turns(tmp_path).can_be_taken()
     assert not Turns(tmp_path / "missing").can_be_taken()
+
+
+def test_latency_is_what_a_run_is_alone_for(tiny: Program) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        entered.append("alone")
+        yield
+
+    for latency in (False, True):
+        measure(tiny, "", RunImages(), (), threads=1, accuracy=False, latency=latency, clock=Clock(Silent(), alone))
+        assert entered == ["alone"] * latency
