@@ -205,7 +205,7 @@ def test_the_command_prints_one_table_and_returns_the_first_code(
     ]
     rows = [line.split() for line in output.splitlines() if line.strip().startswith("m ")]
     assert [row[:3] for row in rows] == [["m", "onnx", "fp16"], ["m", "onnx", "int8"], ["m", "openvino", "int8"]]
-    assert rows[0][3:] == ["mAP50-95", "0.2500▲", "99.0%", "0.953", "40.0▲", "1.50×", "2.86"]
+    assert rows[0][3:] == ["mAP50-95", "0.2500▲", "99.0", "%", "0.953", "40.0▲", "1.50×", "2.86"]
     assert main(["sweep", "sweep.yaml", "--out", "out", "--json"]) == 9
     told = json.loads(capfd.readouterr().out)
     assert [run["name"] for run in told["runs"]] == ALL

@@ -170,15 +170,18 @@ def _table(rows: tuple[Ranked, ...]) -> Rows:
             row.run.label,
             *((found.label,) if several else ()),
             row.measure if row.accuracy is not None else NOTHING,
-            _figure(found.map, ".4f", f"{of_accuracy}{accurate if found.map is not None else ''}"),
-            _figure(found.retention, ".1%"),
-            _figure(found.fidelity, ".3f", accurate if found.map is None else ""),
-            _figure(found.latency_ms, ".1f", f"{of_latency}{alone}{fast}"),
-            _figure(found.speedup, ".2f", "×"),
-            f"{found.bytes / 1e6:.2f}",
+            _marked(found.map, "map", of_accuracy, accurate),
+            _marked(found.retention, "retention"),
+            _marked(found.fidelity, "fidelity", accurate if found.map is None else ""),
+            _marked(found.latency_ms, "p50", of_latency, alone, fast),
+            _marked(found.speedup, "speedup"),
+            _marked(found.bytes, "bytes"),
         )
     return table
 
 
-def _figure(value: float | None, form: str, mark: str = "") -> str:
-    return NOTHING if value is None else f"{value:{form}}{mark}"
+def _marked(value: float | None, name: str, *marks: str) -> str:
+    """A figure as the page sets it, with its marks behind it."""
+    from qexport.reporting.page.typeset import form_of, typeset
+
+    return typeset(value, form_of(name)) + ("" if value is None else "".join(marks))
