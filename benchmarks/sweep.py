@@ -1,6 +1,6 @@
 """Does a sweep come to the same table here and on a cluster of Ray that loses one of its two workers?
 
-    .venv/bin/python benchmarks/sweep.py [--formats tflite,onnx,openvino] [--keep FOLDER]
+    .venv/bin/python benchmarks/sweep.py [--formats tflite,onnx,openvino] [--quick] [--keep FOLDER]
 
 Three demo models in three formats and two precisions at 64 pixels: once in two processes of this machine, once on two
 workers that are started here, one of which is killed with a run on it. Exits with 1 where a run is not done, or where a
@@ -26,7 +26,8 @@ QEXPORT = Path(sys.executable).with_name("qexport")
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 MODELS = {"shapes26.pt": "shapes.yaml", "shapes26-obb.pt": "shapes-obb.yaml", "shapes26-cls.pt": "crops"}
 """Demo model → its data set."""
-COMMON = {"precisions": ["int8", "fp16"], "imgsz": 64, "effort": "none", "calib-images": 4}
+COMMON = {"precisions": ["int8", "fp16"], "imgsz": 64, "effort": "none", "calib-images": 4, "no-build": True}
+UNMEASURED = {"no-eval": True, "no-latency": True}
 BEFORE_KILL = 9
 """Runs that are done before a worker is killed: half of them."""
 OF_TIME = ("latency_ms", "speedup", "warned")
@@ -38,21 +39,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="leave everything in this folder")
     parser.add_argument("--formats", default="tflite,onnx,openvino")
+    parser.add_argument("--quick", action="store_true", help="measure nothing: compare the files alone")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qexport-sweep-") as scratch:
         folder = (given.keep or Path(scratch)).absolute()
-        file = write(folder, given.formats.split(","))
+        file = write(folder, given.formats.split(","), UNMEASURED if given.quick else {})
         local = here(file, folder / "local")
         cluster = on_ray(file, folder / "ray")
     return compare(local, cluster)
 
 
-def write(folder: Path, formats: list[str]) -> Path:
+def write(folder: Path, formats: list[str], more: dict[str, bool]) -> Path:
     """A sweep of demo models, each on its own data set."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {str(DEMO / model): str(DEMO / "shapes" / data) for model, data in MODELS.items()}
     others = [{"model": model, "data": data} for model in own for data in own.values() if data != own[model]]
-    content = {"models": [*own], "data": [*own.values()], "formats": formats, **COMMON, "exclude": others}
+    content = {"models": [*own], "data": [*own.values()], "formats": formats, **COMMON, **more, "exclude": others}
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
@@ -105,23 +107,27 @@ def done(out: Path) -> int:
 
 
 def result(out: Path) -> dict[str, Any]:
-    """What sweep.json says."""
+    """What sweep.json says, and of each run the hashes of what it was asked for."""
     found: dict[str, Any] = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    for run in (run for run in found["runs"] if run["report"]):
+        artifacts = json.loads((out / run["report"]).read_text(encoding="utf-8"))["artifacts"]
+        hashes = {f"{each['format']} {each['precision']}": each["sha256"] for each in artifacts}
+        run["artifacts"] = [{**each, "sha256": hashes[each["label"]]} for each in run["artifacts"]]
     return found
 
 
 def compare(local: dict[str, Any], cluster: dict[str, Any]) -> int:
     """Print all runs of both, and return 1 where they differ in what does not depend on time."""
     broken = 0
-    print("| run | state | accuracy | fidelity | MB | ms here | ms on Ray | equal |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| run | state | accuracy | fidelity | MB | ms here | ms on Ray | sha256 | equal |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for a, b in zip(local["runs"], cluster["runs"], strict=True):
-        equal = a["state"] == b["state"] == "done" and [figures(a), figures(b)].count(figures(a)) == 2
+        equal = a["state"] == b["state"] == "done" and figures(a) == figures(b)
         broken += not equal
         first, second = ((run["artifacts"] or [{}])[0] for run in (a, b))
         cells = [first.get("map"), first.get("fidelity"), first.get("bytes", 0) / 1e6]
         times = [each.get("latency_ms") for each in (first, second)]
-        shown = ["–" if each is None else f"{each:.3f}" for each in (*cells, *times)]
+        shown = ["–" if each is None else f"{each:.3f}" for each in (*cells, *times)] + [first.get("sha256", "")[:8]]
         print(f"| {a['label']} | {a['state']}, {b['state']} | {' | '.join(shown)} | {'yes' if equal else 'NO'} |")
     print(f"{len(local['runs'])} runs, {broken} that differ")
     return 1 if broken else 0

@@ -32,7 +32,7 @@ def request_(tmp_path: Path) -> RunRequest:
 
 
 def run(request: RunRequest, code: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
-    monkeypatch.setattr(one_run, "COMMAND", code)
+    monkeypatch.setattr(one_run, "COMMAND", f"{code}\nprint(0)")
     record = run_export(request, progress=Silent())
     assert load_run(request.folder) == record
     return record
@@ -69,6 +69,7 @@ def test_runs_side_by_side_take_turns_where_files_can_be_locked(
         ),
         ("import sys; print('Segmentation', file=sys.stderr); sys.exit(9)", 9, "Segmentation"),
         ("import os; os.kill(os.getpid(), 9)", 137, "its process was ended by SIGKILL: is there enough memory"),
+        ("import os; os._exit(0)", 137, "its process was ended by SIGKILL"),  # whoever reaps a child keeps its code
         ("import sys; sys.stderr.buffer.write(b'\\xff\\n'); sys.exit(3)", 3, "\ufffd"),
     ],
 )
@@ -134,6 +135,7 @@ if out.name == "m_onnx_fp16" and not Path("go").exists():
     time.sleep(600)
 from reports import artifact, content
 (out / "report.json").write_text(json.dumps({**content(artifact("fp16")), "qexport": VERSION}))
+print(0)
 '''.replace("VERSION", repr(__import__("qexport").__version__))
 sys.exit(main())
 """
@@ -175,6 +177,9 @@ def test_a_sweep_that_is_ended_takes_its_runs_with_it_and_goes_on_with_the_other
     names, pids = zip(*begun(tmp_path), strict=True)
     assert names == ("m_openvino_fp16", "m_onnx_fp16")
     wait_for(lambda: not alive(pids[1]))
+    ended = load_run(tmp_path / "out" / "m_onnx_fp16")
+    assert ended is not None
+    assert not ended.complete
     (tmp_path / "go").touch()
     assert subprocess.run(command, **settings, check=False).returncode == 0  # type: ignore[call-overload]
     assert [name for name, _ in begun(tmp_path)[2:]] == ["m_onnx_fp16", "m_tflite_fp16"]

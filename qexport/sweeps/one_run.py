@@ -20,7 +20,8 @@ from qexport.system.files import make_folder, write_text, write_whole
 from qexport.system.guard import run_code
 from qexport.system.scratch import child_environment, undo_notes
 
-COMMAND = "import sys; from qexport.__main__ import main; sys.exit(main())"
+COMMAND = "import sys; from qexport.__main__ import main; code = main(); print(code); sys.exit(code)"
+"""It says its code itself: that of a child that somebody else has waited for, as what ends this process does, is 0."""
 OPTIONS = "options.yaml"
 ERROR = "qexport: error: "
 
@@ -91,9 +92,10 @@ def _run(words: list[str], start: Path) -> tuple[int, str]:
             done = run_code(COMMAND, words=words, environment=child_environment(Path(scratch)), folder=start)
         finally:
             undo_notes(Path(scratch))
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return 128 - done.returncode, f"its process was ended by {name}: is there enough memory for so many at once?"
+    number = -done.returncode if done.returncode < 0 else signal.SIGKILL
+    if done.returncode < 0 or (done.returncode == 0 and done.stdout.split()[-1:] != ["0"]):
+        what = f"its process was ended by {signal.Signals(number).name}"
+        return 128 + number, f"{what}: is there enough memory for so many at once?"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith(ERROR)), lines[-1] if lines else "")
     return done.returncode, said.removeprefix(ERROR) if done.returncode else ""
