@@ -20,6 +20,7 @@ from qexport.progress import Silent
 from qexport.sweeps import one_run
 from qexport.sweeps.one_run import RunRequest, run_export
 from qexport.sweeps.run_record import RunRecord, load_run, save_run
+from qexport.sweeps.turns import Turns
 
 WORDS = "import sys; print(*sys.argv[1:], sep='\\n', file=open('words', 'w'))"
 
@@ -54,7 +55,7 @@ def test_runs_side_by_side_take_turns_where_files_can_be_locked(
     shared = replace(request_, turns=tmp_path)
     assert run(shared, WORDS, monkeypatch).alone
     assert (tmp_path / "words").read_text().splitlines()[-2:] == ["--turns", str(tmp_path)]
-    monkeypatch.setattr(one_run.Turns, "can_be_taken", lambda _: False)
+    monkeypatch.setattr(Turns, "can_be_taken", lambda _: False)
     assert not run(shared, WORDS, monkeypatch).alone
     assert "--turns" not in (tmp_path / "words").read_text()
 

@@ -246,8 +246,10 @@ def _words(values: Mapping[str, Any], key: str, taken: Container[str]) -> list[s
     """
     short = {"int8": "int8", "half": "fp16"}
     precision = values.get("precision") or next((short[name] for name in short if values.get(name)), "")
-    formats = values.get("format") or (() if "target" in values else FIELDS["format"].default)
-    parts = [_model(Path(str(values["model"]))), "-".join(formats), precision or values.get("target") or "fp32"]
+    model = Path(str(values["model"]))
+    usual = ("onnx",) if model.suffix.lower() == ".onnx" else ExportJob.format
+    formats: Sequence[str] = values.get("format") or (() if "target" in values else usual)
+    parts = [_model(model), "-".join(formats), precision or values.get("target") or "fp32"]
     if size := values.get("imgsz"):
         parts.append("x".join(map(str, dict.fromkeys(size))))
     special = [name for name in FIELDS if name in values and values[name] != FIELDS[name].default]
