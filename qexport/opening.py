@@ -140,25 +140,37 @@ def calibrated(run: Run, keep: bool = True) -> CalibrationTable | None:
     if run.source.checkpoint.learned and not images:
         return None  # formats say what they lack
     weighted = run.plan is None and needs_importance(job.range_method)
-    passes = passes_for(program, len(images), weighted)
+    passes = passes_for(program, len(images), weighted, job.views)
     kept = job.folder / TABLE
     with run.clock.timed("calibrate"):
-        if earlier := kept_table(kept, program, images, weighted):
+        if earlier := kept_table(kept, program, images, weighted, job.views):
             with run.clock.shown(f"Taking the calibration that {kept} has of an earlier run"):
                 return earlier
     with run.clock.step("calibrate", "Calibrating", passes) as advance:
-        table = calibrate(program, images, advance, weighted=weighted)
+        table = calibrate(program, images, advance, weighted=weighted, views=job.views)
     if keep:
         save_table(table, kept)
     return table
 
 
-def unweighted(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
+def table_notes(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
+    """What is to be said of the statistics that ranges are chosen by."""
+    return () if table is None else (*_seen_in_views(table), *_unweighted(run, table))
+
+
+def _seen_in_views(table: CalibrationTable) -> tuple[str, ...]:
+    """A note that there are statistics of more pictures than there are images."""
+    if not table.views:
+        return ()
+    few = len(table.image_names)
+    seen = "1 calibration image was" if few == 1 else f"{few} calibration images were"
+    return (f"{seen} also seen mirrored, scaled and cut: {table.views} views",)
+
+
+def _unweighted(run: Run, table: CalibrationTable) -> tuple[str, ...]:
     """A note where ranges are asked for that the table does not have what it takes to choose."""
     method = run.job.range_method
-    if table is None or run.plan is not None or not needs_importance(method):
-        return ()
-    if table.weighted:
+    if run.plan is not None or table.weighted or not needs_importance(method):
         return ()
     why = "was made without" if run.job.calibration else "could not measure"
     return (f"calibration {why} what errors cost at the outputs: ranges {method} are percentiles",)

@@ -23,7 +23,7 @@ from qexport.execution.executor import Executor, Task, WorkerDiedError
 from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
-from qexport.opening import Run, calibrated, opened, target_of, unweighted
+from qexport.opening import Run, calibrated, opened, table_notes, target_of
 from qexport.optimisation.sensitivity_record import Sensitivity
 from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
@@ -79,7 +79,7 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         run = replace(run, job=replace(job, out=folder), progress=progress)
         pending = _submit_float(run)
         table = calibrated(run)
-        run = replace(run, images=replace(run.images, notes=(*run.images.notes, *unweighted(run, table))))
+        run = replace(run, images=replace(run.images, notes=(*run.images.notes, *table_notes(run, table))))
         pending |= _submit_calibrated(run, table)
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images)
@@ -153,6 +153,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         densify=job.densify,
         passes=job.passes if own else (),
         images=run.images.calibration if own and job.calibrates else (),
+        views=job.views,
         options=options_from(info, job.backend_options),
         threads=job.threads,
         device=job.target or "",

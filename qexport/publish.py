@@ -21,7 +21,7 @@ from qexport.data.selection import RunImages
 from qexport.detections.agreement import Findings
 from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
-from qexport.inspection.run_folder import REPORT, companions, free_name, keep_report, manifests_in
+from qexport.inspection.run_folder import REPORT, companion, companions, free_name, keep_report, manifests_in
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
 from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
@@ -33,6 +33,7 @@ from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
 from qexport.reporting.baseline import compare, refuse_other
 from qexport.reporting.gate import check
+from qexport.reporting.kept_peaks import kept_peaks
 from qexport.reporting.likeness import strict_outcomes
 from qexport.reporting.load import Baseline
 from qexport.reporting.options import Places, RunOptions
@@ -138,7 +139,8 @@ def measure_run(
     of_run = [each for each in missing if not each.artifact]
     of_artifacts = [each for each in missing if each.artifact]
     inputs = inputs_of(job, report.command, source, table, images)
-    measured = Measured(written, figures, evidence, missing=of_artifacts)
+    peaks = kept_peaks(job.threads) if job.measures_latency else None
+    measured = Measured(written, figures, evidence, of_artifacts, peaks)
     return _with_missing(with_artifacts(report, measured, inputs, clock.seconds), of_run)
 
 
@@ -184,9 +186,9 @@ def _save_samples(
 def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[str, tuple[Findings, ...]]]:
     """Name of the file for samples, and what others' artifacts found in the same images, which are in it already."""
     others = {name: each for name, each in manifests_in(folder).items() if name not in names}
-    for name in sorted({str(each["samples"]) for each in others.values() if each.get("samples")}):
+    for name in sorted({companion(each, "samples") for each in others.values()} - {""}):
         with suppress(InputError):
-            kept = load_samples(folder / Path(name).name)
+            kept = load_samples(folder / name)
             same = kept.layout == samples.layout and kept.input == samples.input
             if same and np.array_equal(kept.images, samples.images):
                 return name, {artifact: found for artifact, found in kept.found.items() if artifact in others}

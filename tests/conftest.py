@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ from qexport.programs.capture import capture
 from qexport.programs.heads import split_head
 from qexport.programs.program import Program
 
+# The default looks through a million objects of torch and its like every few hundred allocations: a tenth of the suite.
+gc.set_threshold(100_000, 20, 20)
 quiet_ultralytics()  # before any test imports ultralytics; nothing above does
 
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"

@@ -19,7 +19,8 @@ from test_hostile_inputs import no_hang, refusal
 from qexport.data import images
 from qexport.data.dataset import image_list, load_dataset, load_folder, load_list
 from qexport.data.images import read_image
-from qexport.programs.onnx.file import described, read_file
+from qexport.programs.build import read_source
+from qexport.programs.onnx.file import described, read_file, unreadable
 from qexport.system import given_files
 
 IMAGES = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
@@ -107,9 +108,6 @@ EXPANDING: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "sparse": (sparse, "sparse"),
     "functions": (lambda: called(nested(40)), "functions"),
     "a function in itself": (lambda: called(endless()), "without end"),
-    "constants": (lambda: network(doubled("Concat", "one"), [ones()]), "constant"),
-    "constants in functions": (lambda: called(doubling_functions(), "one"), "constant"),
-    "repeated": (lambda: network([helper.make_node("Expand", ["one", "shape"], ["z"])], [ones(1), SHAPE]), "constant"),
     "texts": (lambda: network(doubled("StringConcat", "text"), [TEXT]), "texts"),
     "texts of numbers": (lambda: network([helper.make_node("Cast", ["one"], ["z"], to=8)], [ones()]), "texts"),
 }
@@ -124,6 +122,56 @@ def test_networks_that_expand(sample: str, tmp_path: Path) -> None:
         hole.truncate(2**34)
     said = refusal(read_file, path)
     assert word in said
+    assert str(path) in said
+
+
+def tensor(name: str, *numbers: float, kind: type = np.int64) -> TensorProto:
+    return numpy_helper.from_array(np.array(numbers, kind), name)
+
+
+def folded(kind: str, inputs: Sequence[str], *more: NodeProto, **options: Any) -> onnx.ModelProto:
+    """An operator on small constants, which has 2^34 numbers when they are folded."""
+    constants = [
+        tensor("square", 2**17, 2**17),
+        tensor("half", 2**16, 2**16),
+        tensor("sides", 0, 0, 2**17, 2**17),
+        tensor("none", *[0] * 2**17),
+        tensor("depth", 2**17),
+        tensor("off on", 0, 1, kind=np.float32),
+        tensor("scales", 2**17, 2**17, kind=np.float32),
+        numpy_helper.from_array(np.ones((1, 1), np.float32), "one"),
+        numpy_helper.from_array(np.ones((1, 2**17), np.float32), "row"),
+        numpy_helper.from_array(np.ones((2**17, 1), np.float32), "column"),
+    ]
+    return network([*more, helper.make_node(kind, inputs, ["z"], **options)], constants)
+
+
+DOUBLED = helper.make_node("Add", ["half", "half"], ["whole"])
+FOLDED: dict[str, Callable[[], onnx.ModelProto]] = {
+    "joined": lambda: network(doubled("Concat", "one"), [ones()]),
+    "joined in functions": lambda: called(doubling_functions(), "one"),
+    "expanded": lambda: network([helper.make_node("Expand", ["one", "shape"], ["z"])], [ones(1), SHAPE]),
+    "padded": lambda: folded("Pad", ["one", "sides"]),
+    "gathered": lambda: folded("Gather", ["row", "none"]),
+    "broadcast": lambda: folded("Add", ["row", "column"]),
+    "multiplied": lambda: folded("MatMul", ["column", "row"]),
+    "enlarged": lambda: folded("Resize", ["one", "", "scales"], mode="nearest"),
+    "one of many": lambda: folded("OneHot", ["none", "depth", "off on"]),
+    "filled": lambda: folded("ConstantOfShape", ["square"]),
+    "as often as is computed": lambda: folded("Tile", ["one", "whole"], DOUBLED),
+    "by a product": lambda: folded("Einsum", ["column", "row"], equation="ij,jk->ik"),
+}
+
+
+@pytest.mark.parametrize("sample", FOLDED)
+def test_constants_that_expand_when_they_are_folded(
+    sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qexport.programs.bounded_run.MAX_BYTES", 2**20)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(FOLDED[sample]().SerializeToString())
+    said = refusal(read_source, path)
+    assert "computes a tensor of" in said
     assert str(path) in said
 
 
@@ -161,6 +209,18 @@ def test_metadata_that_are_no_plain_literals_are_not_parsed(sample: str, monkeyp
 
     monkeypatch.setattr("ast.literal_eval", parse)
     assert described(GOOD | {"names": LITERALS[sample]}) is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("names", "['a']"), ("names", "5"), ("stride", "x"), ("imgsz", "{}")])
+def test_metadata_of_another_form_are_not_passed_over_in_silence(key: str, value: str, tmp_path: Path) -> None:
+    said = GOOD | {"names": "{0: 'a'}"}
+    assert unreadable(said) == unreadable({**said, "task": "unknown"}) == unreadable({"author": "x"}) == ""
+    made = network()
+    for name, text in (said | {key: value}).items():
+        made.metadata_props.add(key=name, value=text)
+    (tmp_path / "x.onnx").write_bytes(made.SerializeToString())
+    (note,) = read_source(tmp_path / "x.onnx").checkpoint.notes
+    assert "cannot be read" in note
 
 
 def test_plain_metadata_are_read() -> None:

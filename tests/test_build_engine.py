@@ -319,3 +319,13 @@ def test_a_timing_cache_that_cannot_be_written_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt("10.9.0"))
     assert "times.bin" in not_built(graph, timing_cache=tmp_path / "gone" / "times.bin")
+
+
+ODD = {"bytes": "b'x'", "pairs": "{(1, 2): 3}", "set": "{1, 2}", "complex": "1j", "deep": "(" * 100_000}
+"""Texts of a stranger's file, which Python reads as what JSON has no word for, or not at all."""
+
+
+@pytest.mark.parametrize("sample", ODD)
+def test_metadata_that_json_has_no_word_for_stay_texts(sample: str, tmp_path: Path) -> None:
+    found = read_metadata(onnx_file(tmp_path / "m.onnx", {"author": ODD[sample]}))
+    assert json.loads(json.dumps(found)) == {"author": ODD[sample]}

@@ -67,7 +67,18 @@ def test_the_file_holds_statistics_and_no_scales(tmp_path: Path) -> None:
         head = json.loads(str(content["head"]))
         assert content["scalars"].shape == (2, 6)
         assert content["importance"].shape == (1, BINS)
-    known = {"schema", "program", "preprocess", "images", "image_names", "skipped", "made_by", "values", "important"}
+    known = {
+        "schema",
+        "program",
+        "preprocess",
+        "images",
+        "image_names",
+        "skipped",
+        "made_by",
+        "views",
+        "values",
+        "important",
+    }
     assert set(head) == known
 
 

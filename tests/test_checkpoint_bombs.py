@@ -7,10 +7,12 @@ import pickle
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fuzzing.pickles import text
 from small_models import archive, saved, small_model
 from test_hostile_inputs import refusal
@@ -18,6 +20,8 @@ from torch import nn
 
 from qexport.checkpoints.allowed import layer_class
 from qexport.checkpoints.checkpoint import load_checkpoint
+from qexport.errors import ConversionError, InputError
+from qexport.programs.build import read_source
 
 
 def _shared(levels: int) -> nn.Module:
@@ -37,7 +41,30 @@ def _endless_layers() -> nn.Module:
     return layer
 
 
+def _attention(**attributes: Any) -> nn.Module:
+    """An attention of 2025, whose class computes `all_head_dim` when it is loaded."""
+    from ultralytics.nn.modules.block import AAttn
+
+    layer = AAttn(8, 1)
+    del layer.all_head_dim
+    layer.__dict__.update(attributes)
+    return layer
+
+
+def _buffer_of_many(count: int) -> nn.Module:
+    """Layers that have one buffer of 16 bits, which each makes one of 32 bits of."""
+    layer, shared = nn.Module(), torch.zeros(2**21, dtype=torch.float16)
+    for number in range(count):
+        layer._modules[f"part{number}"] = part = nn.Module()
+        part._buffers["shared"] = shared
+    return layer
+
+
 LAYERS: dict[str, tuple[Any, str]] = {
+    "a list times a number": (lambda: _attention(head_dim=10**11, num_heads=[0]), "its class computes with"),
+    "a text times a number": (lambda: _attention(head_dim=10**11, num_heads="x"), "its class computes with"),
+    "numbers of a million digits": (lambda: _attention(head_dim=1 << 3_000_000), "a number of 3,000,001 bits"),
+    "a buffer of many layers": (lambda: _buffer_of_many(100), "of many times the bytes"),
     "10^12 paths to 60 layers": (lambda: _shared(60), "stands for more than 100,000"),
     "10^12 layers of a recurrent one": (_endless_layers, "torch.nn.modules.rnn.RNN"),
 }
@@ -49,6 +76,67 @@ def test_layers(sample: str, tmp_path: Path) -> None:
     model = small_model("Classify")
     model.model[0]._modules["extra"] = make()
     assert words in refusal(load_checkpoint, saved(model, tmp_path / "x.pt"))
+
+
+def _set(where: str, **attributes: Any) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        layer = model.model[-1] if where == "head" else model.model[0].conv
+        vars(layer).update(attributes)
+
+    return change
+
+
+def _activation(layer: Callable[[], nn.Module]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.model[0]._modules["act"] = layer()
+
+    return change
+
+
+def _endless_pooling() -> nn.Module:
+    from ultralytics.nn.modules.block import SPPF
+
+    layer = SPPF(8, 8)
+    layer.n = 10**12
+    return layer
+
+
+RUNS: dict[str, tuple[str, Callable[[Any], None], str]] = {
+    "bins": ("Detect", _set("head", reg_max=3 * 10**8), "1,200,000,000 bytes"),
+    "padding": ("Classify", _set("conv", padding=(30_000, 30_000)), "more than networks do (aten.convolution"),
+    "upsampling": ("Classify", _activation(lambda: nn.Upsample(scale_factor=1000.0)), "aten.upsample_nearest2d"),
+    "operations": ("Classify", _activation(_endless_pooling), "more than 1,000 operations"),
+    "stride": ("Detect", _set("head", stride=torch.tensor([0.5, 8, 16])), "cannot be captured"),
+    "keypoints": ("Pose", _set("head", kpt_shape=[10**9, 3]), "cannot be captured"),
+    "coefficients": ("Segment", _set("head", nm=10**9), "its head computes 8"),
+}
+
+
+@pytest.mark.parametrize("sample", RUNS)
+def test_what_a_model_computes(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.programs.bounded_run.MAX_OPERATIONS", 1000)
+    head, change, words = RUNS[sample]
+    model = small_model(head)
+    change(model)
+    path = saved(model, tmp_path / "x.pt")
+    with pytest.raises((InputError, ConversionError)) as caught:
+        read_source(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_what_a_class_computes_for_older_files(tmp_path: Path) -> None:
+    model = small_model("Classify")
+    model.model[0]._modules["extra"] = _attention()
+    loaded = load_checkpoint(saved(model, tmp_path / "x.pt")).module.model[0].extra
+    assert (loaded.all_head_dim, loaded.num_heads) == (8, 1)
+    assert list(loaded._modules) == ["qkv", "proj", "pe"]
+
+
+def test_names_that_repeat_one_text(tmp_path: Path) -> None:
+    model = small_model()
+    model.names = dict.fromkeys(range(4), "x" * 2**21)
+    assert "names of 8,388,608 characters" in refusal(load_checkpoint, saved(model, tmp_path / "x.pt"))
 
 
 def test_few_paths_to_a_shared_layer(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from small_models import saved, small_model
 from torch import nn
 
 from qexport.checkpoints.checkpoint import load_checkpoint
-from qexport.errors import InputError
+from qexport.errors import ConversionError, InputError
 from qexport.programs import build as source
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
@@ -94,7 +94,7 @@ def test_what_fails_in_a_model_that_runs_is_not_blamed_on_it(tmp_path: Path, mon
 
     path = saved(small_model(), tmp_path / "model.pt")
     monkeypatch.setattr(source, "capture_program", fail)
-    with pytest.raises(RuntimeError, match="ours"):
+    with pytest.raises(ConversionError, match=r"cannot be captured \(RuntimeError: ours\)"):
         read_source(path, CaptureOptions(imgsz=(64, 64)))
 
 

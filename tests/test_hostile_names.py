@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +73,25 @@ def test_names_of_a_network_are_no_code(sample: str, tmp_path: Path) -> None:
         assert len(targets) > 3
         assert all(re.fullmatch(r"[\w.]+", target) for target in targets)
     assert not canary.exists()
+
+
+def test_no_file_is_written_that_a_network_asks_for(tmp_path: Path) -> None:
+    """With a variable that a user may have set, ONNX Runtime takes a session's options out of the file."""
+    settings = '{"session_options": {"enable_profiling": 1}}'
+    script = f"""
+import os, sys
+os.environ["ORT_LOAD_CONFIG_FROM_MODEL"] = "1"
+import qexport
+from pathlib import Path
+from qexport.programs.build import read_source
+read_source(Path({str(tmp_path / "x.onnx")!r}))
+"""
+    made = onnx.load(network("x", tmp_path / "x.onnx"))
+    made.metadata_props.add(key="ort_config", value=settings)
+    onnx.save(made, tmp_path / "x.onnx")
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path / "here", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "here").iterdir()) == []

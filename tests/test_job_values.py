@@ -118,6 +118,8 @@ def test_sixteen_bits_take_the_whole_range_unless_told_otherwise() -> None:
     assert make_job({**wide, "ranges": "mse"}).range_method == "mse"
     assert make_job(GOOD).range_method == "auto"
     assert make_job({**GOOD, "effort": "none"}).range_method == "percentile"
+    assert make_job(GOOD).views
+    assert not make_job({**GOOD, "effort": "none"}).views
 
 
 def test_a_precision_on_the_command_line_wins_over_a_short_form_in_the_config(tmp_path: Path) -> None:

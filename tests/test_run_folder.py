@@ -18,6 +18,7 @@ from qexport.cli.app import main
 from qexport.errors import InputError
 from qexport.inspection.run_folder import (
     Model,
+    companion,
     companions,
     free_name,
     keep_report,
@@ -99,9 +100,56 @@ def test_names_that_belong_to_other_artifacts_are_not_taken(tmp_path: Path) -> N
         assert free_name(tmp_path, wanted, "best_int8.onnx", key, same) == wanted  # its own
         assert free_name(tmp_path, wanted, "best_w8a16.tflite", key, same) == f"best_w8a16.tflite.{wanted}"
         assert free_name(tmp_path, f"other_{wanted}", "best_w8a16.tflite", key, same) == f"other_{wanted}"
+    for name in ("plan.json", "samples.npz"):
+        (tmp_path / name).touch()
     assert companions(tmp_path) == {"plan.json", "samples.npz"}
-    leave(tmp_path, OWN, plan={"file": "../../etc/passwd"})
-    assert companions(tmp_path) == set()  # nothing outside of the folder is ever removed
+
+
+FOREIGN = (
+    "../plan.json",
+    "/etc/plan.json",
+    "x/../../plan.json",
+    "..",
+    ".",
+    "notes.txt",
+    "best.pt",
+    "plan.json/",
+    "a\0b",
+)
+"""Names in a stranger's manifest: of files outside of the folder, or that no run has written."""
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_no_run_has_written_are_neither_removed_nor_written(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for key in ("plan", "candidate", "samples"):
+        entry: dict[str, Any] = {key: name if key == "samples" else {"file": name}}
+        leave(folder, OWN, **entry)
+        for each in ("notes.txt", "best.pt", "../plan.json"):
+            (folder / each).touch()
+        assert companions(folder) == set()
+        assert {companion(each, key) for each in manifests_in(folder).values()} == {""}
+
+
+def test_a_folder_that_is_called_like_a_plan_is_not_removed(tmp_path: Path) -> None:
+    leave(tmp_path, OWN, plan={"file": "plan.json"})
+    (tmp_path / "plan.json").mkdir()
+    assert companions(tmp_path) == set()
+
+
+@pytest.mark.parametrize("key", ["format", "precision", "path"])
+def test_a_report_is_kept_in_its_folder_whatever_it_says(key: str, tmp_path: Path) -> None:
+    """Its words become part of a name: of one outside, where the folder has what leads there."""
+    folder = tmp_path / "out"
+    leave(folder, OWN)
+    for way in ("report_", "report_onnx_"):
+        (folder / way).mkdir()
+    entry = {"path": "best_int8.onnx", "format": "onnx", "precision": "int8", "sha256": "0"}
+    entry[key] = "x" * 5000 if key == "path" else "/../../settings"
+    (folder / "report.json").write_text(json.dumps({"artifacts": [entry]}))
+    keep_report(folder, set())
+    assert (folder / "report.json").is_file()
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
 def saved(folder: Path, *names: str, precision: str = "int8", digest: str = "") -> None:

@@ -172,7 +172,9 @@ def test_a_classifier_is_calibrated_as_it_is_run_and_optimised(tmp_path: Path) -
     report = ran("classify", tmp_path, no_eval=True, calib_images=8, effort="balanced")
     assert report.calibration is not None
     assert report.calibration.preprocess == "centre crop 96x96, RGB, 0..1"
-    assert report.warnings == ()
+    assert report.calibration.images == 8
+    (warning,) = report.warnings
+    assert warning.text == "8 calibration images were also seen mirrored, scaled and cut: 24 views"
     (artifact,) = report.artifacts
     tried = {each.name: (each.before or 0) > 0 for each in artifact.passes}
     assert tried == {"equalisation": False, "weight-scales": True, "adaptive-rounding": True, "score-shift": False}

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qexport.compat.torchvision import repair
+from qexport.data.augmentation import Augmentation, augment, mosaic, recoloured
 from qexport.data.images import PREPROCESS, letterbox, read_image, stream
 from qexport.data.input_form import IMAGENET, InputForm, InputSpec
 from qexport.errors import InputError
-from qexport.training.augmentation import Augmentation, augment, mosaic, recoloured
 from qexport.training.images import AHEAD, Batch, Images, Order, ahead, augmented
 
 SMALL = InputSpec((48, 64))

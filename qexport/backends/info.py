@@ -69,10 +69,14 @@ class Engine:
     Attributes:
         suffix: what its name ends with, behind the precision.
         runtime: what runs it where it was built; None if nothing does.
+        builder: what builds it, a module that is imported or a program that is run.
+        install: what adds the builder, as a command or an address.
     """
 
     suffix: str
     runtime: str | None = None
+    builder: str = ""
+    install: str = ""
 
 
 def _no_float_weights(program: Program) -> Mapping[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.device_fit import DeviceFit
 from qexport.backends.info import BackendInfo
+from qexport.lowering.convolutions import ConvolutionStack
 from qexport.lowering.request import Lowering
 from qexport.lowering.stored import StoredGraph
 
@@ -64,6 +65,15 @@ class LowersFloats(Protocol):
 
     def by_default(self, path: Path, threads: int) -> tuple[str, Runner] | None:
         """The type that an FP32 file is computed in where nobody asks, and what runs it so; None where it is FP32."""
+        ...
+
+
+@runtime_checkable
+class RunsConvolutions(Protocol):
+    """A backend whose runtime can be timed without a model: what its arithmetic is worth on this machine."""
+
+    def convolutions(self, stack: ConvolutionStack, threads: int) -> Mapping[str, Callable[[], object]]:
+        """Type of arithmetic that the runtime really computes in here ("FP32", "BF16", "INT8", …) → one run in it."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from qexport.data.dataset import fingerprint
 from qexport.data.images import stream
 from qexport.data.selection import LeftOut
 from qexport.data.usable import check_enough
+from qexport.data.views import view_count, with_views
 from qexport.errors import InputError
 from qexport.programs.program import Program, Region, Value, observed_sources
 from qexport.system.machine import environment
@@ -70,13 +72,19 @@ def preprocess_name(program: Program) -> str:
     return f"{wanted.preprocess} {wanted.imgsz[0]}x{wanted.imgsz[1]}, {form}"
 
 
-def passes_for(program: Program, images: int, weighted: bool = False) -> int:
+def passes_for(program: Program, images: int, weighted: bool = False, views: bool = False) -> int:
     """How often `calibrate` calls its `on_image`, where every image can be read."""
+    images += view_count(images, program.input) if views else 0
     return images + (min(images, MAX_LEARNED) if weighted and program.graph.instrumentable else 0)
 
 
 def calibrate(
-    program: Program, images: Sequence[Path], on_image: Callable[[], None], workers: int = 2, weighted: bool = False
+    program: Program,
+    images: Sequence[Path],
+    on_image: Callable[[], None],
+    workers: int = 2,
+    weighted: bool = False,
+    views: bool = False,
 ) -> CalibrationTable:
     """Run the program over `images` and return what its values looked like.
 
@@ -88,30 +96,35 @@ def calibrate(
         on_image: called after each image, for a progress bar.
         workers: images in flight.
         weighted: measure importance, too, on some of the images and where the graph can be differentiated.
+        views: see few images in other pictures, too: `qexport.data.views`.
 
     Raises:
         InputError: fewer than half of the images are usable, or a value is not finite.
     """
     threads = torch.get_num_threads()
     try:
-        statistics, reasons = _watched(program, images, on_image, workers)
-        usable = [path for path, reason in zip(images, reasons, strict=True) if not reason]
-        if weighted and program.graph.instrumentable:
-            statistics = _with_importance(program, statistics, usable, on_image, workers)
+        with with_views(images, program.input) if views else nullcontext(tuple(images)) as seen:
+            statistics, reasons = _watched(program, seen, on_image, workers)
+            usable = [path for path, reason in zip(seen, reasons, strict=True) if not reason]
+            if weighted and program.graph.instrumentable:
+                statistics = _with_importance(program, statistics, usable, on_image, workers)
     finally:
         torch.set_num_threads(threads)
     return CalibrationTable(
         program=program.fingerprint,
         preprocess=preprocess_name(program),
         images=fingerprint(images),
-        image_names=tuple(path.name for path in usable),
-        skipped=tuple((path.name, reason) for path, reason in zip(images, reasons, strict=True) if reason),
+        image_names=tuple(path.name for path, reason in zip(images, reasons, strict=False) if not reason),
+        skipped=tuple((path.name, reason) for path, reason in zip(images, reasons, strict=False) if reason),
         statistics=statistics,
         made_by=_packages(),
+        views=len(seen) - len(images),
     )
 
 
-def kept_table(path: Path, program: Program, images: Sequence[Path], weighted: bool) -> CalibrationTable | None:
+def kept_table(
+    path: Path, program: Program, images: Sequence[Path], weighted: bool, views: bool = False
+) -> CalibrationTable | None:
     """The table that an earlier run has left; None unless `calibrate` would make the same one now.
 
     Another model, preprocessing, choice of images or version makes another one, and so do other bytes of an image.
@@ -120,8 +133,9 @@ def kept_table(path: Path, program: Program, images: Sequence[Path], weighted: b
         table = load_table(path)
     except InputError:  # there is none, or nothing that can be read
         return None
-    wanted = program.fingerprint, preprocess_name(program), fingerprint(images), _packages()
-    found = table.program, table.preprocess, table.images, table.made_by
+    more = view_count(len(images), program.input) if views else 0
+    wanted = program.fingerprint, preprocess_name(program), fingerprint(images), more, _packages()
+    found = table.program, table.preprocess, table.images, table.views, table.made_by
     return table if found == wanted and table.weighted == (weighted and program.graph.instrumentable) else None
 
 

@@ -36,6 +36,7 @@ class CalibrationTable:
         skipped: file name and reason for each image that could not be used.
         statistics: by value name.
         made_by: packages that it depends on, with their versions; "" of a table that does not say so.
+        views: other pictures of the same images that the statistics are of besides.
     """
 
     program: str
@@ -44,6 +45,7 @@ class CalibrationTable:
     image_names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     statistics: Mapping[str, Statistics]
+    views: int = 0
     made_by: str = ""
 
     @property
@@ -63,6 +65,7 @@ def save_table(table: CalibrationTable, path: str | Path) -> None:
         "image_names": table.image_names,
         "skipped": table.skipped,
         "made_by": table.made_by,
+        "views": table.views,
         "values": names,
         "important": [name for name in names if table.statistics[name].importance is not None],
     }
@@ -111,6 +114,7 @@ def _table(head: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Calibrat
         skipped=tuple((name, reason) for name, reason in head["skipped"]),
         statistics=statistics,
         made_by=str(head.get("made_by", "")),
+        views=int(head.get("views", 0)),
     )
     texts = (
         table.program,

@@ -39,6 +39,10 @@ WORD = re.compile("[A-Za-z0-9_]+")
 """Of a layer, a parameter or another attribute: not all that Python takes for a name."""
 MAX_PARTS = 100_000
 """Layers, parameters and buffers of a layer, each as often as there are paths to it: so torch walks them."""
+MAX_BITS = 128
+"""Of a whole number: what computes with larger ones may take for ever."""
+NUMBERS = (type(None), bool, int, float)
+PARTS = {"_modules": nn.Module, "_parameters": nn.Parameter, "_buffers": Tensor}
 MISSING = object()
 
 
@@ -61,6 +65,7 @@ class Rebuilder:
         self.kept: list[Any] = []  # an id means something only as long as its object lives
         self.sizes: dict[int, int] = {}
         self.storages: set[int] = set()
+        self.placed: set[int] = set()  # tensors that layers have; all live as long as what was made
         self.room = ALWAYS_UNPACKED
         self.copied: set[int] = set()
         self.steps = Allowance(MAX_STEPS, "values that are copied", UnprovenError)
@@ -77,6 +82,8 @@ class Rebuilder:
         """
         kind = type(noted)
         if kind in PLAIN:
+            if kind is int and noted.bit_length() > MAX_BITS:
+                raise UnprovenError(f"{place} is a number of {noted.bit_length():,} bits")
             return noted
         if kind is type and issubclass(noted, Noted):
             return _constant(noted, place)
@@ -164,13 +171,13 @@ class Rebuilder:
             value = self._attribute(kind, noted, name, given, place)
             if value is not MISSING:
                 state[name] = value
-        layer.__setstate__(state)
+        _set_state(layer, state, what)
         return layer
 
     def _attribute(self, kind: type[nn.Module], layer: Noted, name: str, given: Any, place: str) -> Any:
         """An attribute's value, `MISSING` where the class has a better one or nobody needs it."""
         what, inner = f"{place} ({kind.__name__})", inside(place, name)
-        if name in ("_modules", "_parameters", "_buffers"):
+        if name in PARTS:
             return self._parts(kind, name, given, place)
         if name == "forward":
             return self._fused_forward(kind, layer, given, what)
@@ -191,14 +198,22 @@ class Rebuilder:
     def _parts(self, kind: type[nn.Module], name: str, given: Any, place: str) -> dict[str, Any]:
         """Layers, parameters or buffers of a layer, by name."""
         parts = self.value(given, place)
-        wanted = {"_modules": nn.Module, "_parameters": nn.Parameter, "_buffers": Tensor}[name]
+        wanted = PARTS[name]
         if not isinstance(parts, dict):
             raise UnprovenError(f"{place} ({kind.__name__}) has {name} that are no dictionary")
         for key, part in parts.items():
             if type(key) is not str or not (part is None or isinstance(part, wanted)):
                 raise UnprovenError(f"{inside(place, key)} is no {wanted.__name__}")
             _check_name(kind, key, part, f"{place} ({kind.__name__})")
+            if isinstance(part, Tensor):
+                self._place(part, inside(place, key))
         return dict(parts)
+
+    def _place(self, tensor: Tensor, place: str) -> None:
+        """Count a tensor that more than one layer has as often: each makes one of its own where types change."""
+        if id(tensor) in self.placed:
+            self.view(tensor.untyped_storage(), tensor.nbytes, place)
+        self.placed.add(id(tensor))
 
     def _fused_forward(self, kind: type[nn.Module], layer: Noted, given: Any, what: str) -> Any:
         """Ultralytics sets `forward` to the layer's own `forward_fuse` when it fuses it."""
@@ -210,6 +225,26 @@ class Rebuilder:
             if owner is layer and name == "forward_fuse" and type(function) is FunctionType:
                 return MethodType(function, self.made[id(layer)])
         raise UnprovenError(f"{what} has a forward of its own")
+
+
+def _set_state(layer: nn.Module, state: dict[str, Any], what: str) -> None:
+    """Set a layer's attributes, those too that its class computes of others for older files.
+
+    A class computes with what it finds: a list times a number is as long as both say. So it is shown numbers and parts.
+
+    Raises:
+        UnprovenError: the class needs another.
+    """
+    shown = {
+        name: value if name in PARTS or type(value) in NUMBERS or isinstance(value, nn.Module) else None
+        for name, value in state.items()
+    }
+    if type(layer).__setstate__ is not nn.Module.__setstate__:
+        try:
+            layer.__setstate__(shown)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UnprovenError(f"{what} has attributes of other types than its class computes with") from error
+    nn.Module.__setstate__(layer, state)
 
 
 def _check_name(kind: type[nn.Module], name: str, value: Any, what: str) -> None:

@@ -17,6 +17,8 @@ MIN_STRIDE = 32
 DEFAULT_SIZE = 640
 MAX_CLASSES, MAX_CHANNELS, MAX_STRIDE, MAX_SIZE = 50_000, 1024, 1024, 2**15
 """What no checkpoint has more of."""
+MAX_NAMES = 2**22
+"""Characters in the names of all classes: a file may say one name for each, and artifacts have all of them."""
 TASKS = {
     "SemanticSegment": "semantic",
     "Segment": "segment",
@@ -48,6 +50,8 @@ def class_names(names: Any, model: Any) -> dict[int, str]:
     if other is not None:
         raise TypeError(f"a {type(other).__name__} is no name of a class")
     found = {int(index): str(name) for index, name in pairs}
+    if (length := sum(map(len, found.values()))) > MAX_NAMES:
+        raise ValueError(f"names of {length:,} characters")
     return {index: found.get(index, str(index)) for index in range(class_count(model))}
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, unexpected
 from qexport.cli.console import option as _option
+from qexport.cli.doctor import EPILOG as DOCTOR
+from qexport.cli.doctor import doctor_command
 from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Other verbs: 'qexport demo' runs the whole job offline on a small model that comes with qexport, "
+    "'qexport doctor' says what this machine can do and what is missing, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
     "'qexport sensitivity' measures what each layer costs, "
@@ -268,11 +271,12 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None, fold
     return next(iter(codes), 0)
 
 
+verbs_app.command("doctor", epilog=DOCTOR)(doctor_command)
 verbs_app.command("report")(report_command)
 verbs_app.command("sensitivity")(sensitivity_command)
 verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
 verbs_app.command("sweep", epilog=OF_SWEEPS)(sweep_command)
-VERBS = dict.fromkeys(("demo", "formats", "qat", "report", "sensitivity", "sweep"), verbs_app)
+VERBS = dict.fromkeys(("demo", "doctor", "formats", "qat", "report", "sensitivity", "sweep"), verbs_app)
 CHECKS = ("verify", "diff")
 
 

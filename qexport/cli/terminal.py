@@ -244,7 +244,8 @@ def _runs(artifact: ArtifactReport) -> str:
     """What the runtime computes a file in here, and what it needs to run at all."""
     parts = []
     if artifact.arithmetic:
-        parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}")
+        peak = f", at {artifact.peak_share:.0%} of their peak here" if artifact.peak_share else ""
+        parts.append(f"computed in {listed_arithmetic(artifact.arithmetic)}{peak}")
     if artifact.by_default:
         timed, kind = artifact.by_default.latency_ms.p50, artifact.by_default.arithmetic
         parts.append(f"{timed:.1f} ms in {kind}, which the runtime takes where nobody asks for FP32")

@@ -98,6 +98,13 @@ NO_TELEMETRY = (
     Variable("ORT_DISABLE_TELEMETRY", "1", "onnxruntime 1.31", "its library reports from compiled code once imported"),
     Variable("DO_NOT_TRACK", "1", "any", "the switch that many heed"),
 )
+MODEL_SETTINGS = Variable(
+    "ORT_LOAD_CONFIG_FROM_MODEL",
+    "0",
+    "onnxruntime 1.31",
+    "with it a file's metadata take the place of a session's options, and let it write files",
+    True,
+)
 OPENVINO_TELEMETRY = Variable("OPENVINO_TELEMETRY_DISABLE", "1", "openvino 2026.4", "it reports its use to its maker")
 ONE_THREAD = Variable(
     "OMP_NUM_THREADS", "1", _OPENMP, "two were slow and erratic beside busy processes; whole images are spread instead"
@@ -105,7 +112,16 @@ ONE_THREAD = Variable(
 LITERT_PROGRESS = Variable("LITERT_TORCH_SHOW_PROGRESS", "n", "litert-torch 0.10", "it draws bars into ours", True)
 TENSORFLOW_LOG = Variable("TF_CPP_MIN_LOG_LEVEL", "3", "tensorflow 2, ai-edge-litert 2.3", "compiled code logs")
 TENSORFLOW_NOTES = Variable("TF_CPP_MIN_LOG_LEVEL", "2", TENSORFLOW_LOG.versions, "the same, but for errors")
-VARIABLES = (*OFFLINE, *NO_TELEMETRY, OPENVINO_TELEMETRY, ONE_THREAD, LITERT_PROGRESS, TENSORFLOW_LOG, TENSORFLOW_NOTES)
+VARIABLES = (
+    *OFFLINE,
+    *NO_TELEMETRY,
+    MODEL_SETTINGS,
+    OPENVINO_TELEMETRY,
+    ONE_THREAD,
+    LITERT_PROGRESS,
+    TENSORFLOW_LOG,
+    TENSORFLOW_NOTES,
+)
 
 TORCH_LOADERS = Absent(
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD",

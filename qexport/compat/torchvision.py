@@ -58,19 +58,26 @@ def fault() -> str:
     return "" if kept == [0, 2] else f"nms keeps {kept} of three boxes, not 0 and 2"
 
 
-def advice() -> str:
-    """One line: whether torchvision works beside torch, and what to do where it does not."""
-    found = fault()
-    if not found:
-        return "torchvision's nms works"
+def remedy() -> str:
+    """The command that installs torchvision beside this torch."""
     try:
         pinned = f"torch=={version('torch').partition('+')[0]}"
     except PackageNotFoundError:
         pinned = "torch"
+    return f"pip install --force-reinstall {pinned} torchvision --index-url {CPU_INDEX}"
+
+
+def advice() -> str:
+    """One line: whether torchvision works beside torch, and what to do where it does not."""
+    found = fault()
+    return f"torchvision {unfit(found)}; one index has both builds: {remedy()}" if found else "torchvision's nms works"
+
+
+def unfit(found: str) -> str:
+    """What a `fault` of torchvision means."""
     return (
-        f"torchvision does not fit this torch ({found}): qexport mends that for itself, but YOLO(file).val() and "
-        f"predictions of several images fail in your own programs; one index has both builds: "
-        f"pip install --force-reinstall {pinned} torchvision --index-url {CPU_INDEX}"
+        f"does not fit this torch ({found}): qexport mends that for itself, but YOLO(file).val() and "
+        "predictions of several images fail in your own programs"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,10 @@ from qexport.system.given_files import read_text
 from qexport.system.json_form import parse_json
 
 REPORT = "report.json"
-KEYS = ("plan", "candidate", "samples")
-"""Entries of manifests that name files beside artifacts."""
+KEYS = {key: re.compile(rf"([^/\\]+\.)?{key}(_\w+)?\.(json|npz)") for key in ("plan", "candidate", "samples")}
+"""Entries of manifests that name files beside artifacts, and the names that runs give those."""
+WORD = re.compile(r"[\w-]{1,40}")
+"""A format or a precision, of which a file's name is made."""
 LOCK = ".qexport.lock"
 """A file to lock where the system cannot lock a folder, such as on some network drives; it may stay."""
 PAUSE = 0.2
@@ -116,19 +119,21 @@ def free_name(folder: Path, wanted: str, artifact: str, key: str, same: Callable
         same: whether a manifest is of an artifact that may share the file, or of the one that is replaced.
     """
     others = (each for name, each in manifests_in(folder).items() if name != artifact and not same(each))
-    taken = {_named(each, key) for each in others}
+    taken = {companion(each, key) for each in others}
     return f"{artifact}.{wanted}" if wanted in taken else wanted
 
 
-def _named(manifest: Mapping[str, Any], key: str) -> str:
+def companion(manifest: Mapping[str, Any], key: str) -> str:
+    """Name of a file beside an artifact, "" where its manifest has none that a run gives: it may come from anywhere."""
     entry = manifest.get(key)
-    return str(entry.get("file") if isinstance(entry, dict) else entry or "")
+    name = str(entry.get("file") if isinstance(entry, dict) else entry or "")
+    return name if KEYS[key].fullmatch(name) else ""
 
 
 def companions(folder: Path) -> set[str]:
     """Names of plans, candidates and samples that belong to the artifacts of a folder."""
-    every = (_named(each, key) for each in manifests_in(folder).values() for key in KEYS)
-    return {name for name in every if name and Path(name).name == name}
+    every = (companion(each, key) for each in manifests_in(folder).values() for key in KEYS)
+    return {name for name in every if (folder / name).is_file()}
 
 
 def keep_report(folder: Path, written: set[str]) -> None:
@@ -139,7 +144,7 @@ def keep_report(folder: Path, written: set[str]) -> None:
     """
     path = folder / REPORT
     entries = _entries(path)
-    kept = [each for each in entries if (folder / _file(each)).exists() and _file(each) not in written]
+    kept = [each for each in entries if os.path.exists(folder / _file(each)) and _file(each) not in written]
     if kept:
         formats = "-".join(dict.fromkeys(str(each["format"]) for each in entries))
         precision = next((str(each["precision"]) for each in kept if each["precision"] != "fp32"), "fp32")
@@ -157,13 +162,14 @@ def report_beside(artifact: Path) -> Path:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """A report's artifacts, none of what is no report."""
+    """A report's artifacts whose file is named, in words that may be part of a name; none of what is no report."""
     try:
-        entries = parse_json(read_text(path))["artifacts"]
+        entries = [each for each in parse_json(read_text(path))["artifacts"] if isinstance(each, dict)]
         return [
             each
             for each in entries
-            if isinstance(each, dict) and {"path", "format", "precision", "sha256"} <= set(each)
+            if all(WORD.fullmatch(str(each.get(key, ""))) for key in ("format", "precision"))
+            and {"path", "sha256"} <= set(each)
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return []

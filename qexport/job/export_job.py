@@ -165,6 +165,11 @@ class ExportJob:
         return self.optimise or (() if self.plan or self.candidate else EFFORTS[self.effort].passes)
 
     @property
+    def views(self) -> bool:
+        """Whether few calibration images are seen in other pictures, too."""
+        return EFFORTS[self.effort].views
+
+    @property
     def repairs(self) -> bool:
         """Whether values are kept in float to meet `max_drop`, as asked or by the effort; a given plan is obeyed."""
         by_effort = EFFORTS[self.effort].repairs and self.calibrates and self.precision != INTEGERS_ONLY

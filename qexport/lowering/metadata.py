@@ -23,6 +23,10 @@ in parts. Neither is said: images have the size of `imgsz`, and all are run at o
 """
 
 
+OURS = frozenset({"date", "thresholds", "raw_outputs", "program", "plan"})
+"""What is not carried over from an ONNX file: of an artifact it is taken for our word."""
+
+
 def artifact_metadata(
     checkpoint: Checkpoint,
     program: Program,
@@ -80,7 +84,7 @@ def _raw_outputs(program: Program, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _carried(own: dict[str, str], checkpoint: Checkpoint, program: Program, precision: str) -> dict[str, Any]:
     """An ONNX file's metadata with what has changed; only Ultralytics' have a task and what belongs to it."""
-    found: dict[str, Any] = {key: value for key, value in own.items() if key not in ("date", "thresholds")}
+    found: dict[str, Any] = {key: value for key, value in own.items() if key not in OURS}
     layout = program.layout
     if checkpoint.task:
         found |= {

@@ -14,12 +14,14 @@ class Effort:
         passes: names of passes over the weights, in the order in which they run.
         ranges: the range estimator where none is asked for, None for the one that suits the precision.
         repairs: whether values are kept in float where a bound on the loss is not met.
+        views: whether few images are seen in other pictures, too.
     """
 
     name: str
     passes: tuple[str, ...] = ()
     ranges: str | None = None
     repairs: bool = False
+    views: bool = True
 
 
 FAST = ("score-shift",)
@@ -31,7 +33,7 @@ AUTO = "auto"
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
     for effort in (
-        Effort("none"),
+        Effort("none", views=False),
         Effort("fast", FAST, AUTO),
         Effort("balanced", BALANCED, AUTO),
         Effort("best", BEST, AUTO, repairs=True),

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from qexport.data.choice import take
+from qexport.data.views import ENOUGH, with_views
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, log_margin, margin
 from qexport.optimisation.pass_record import PassRecord, not_run
@@ -69,7 +70,11 @@ class Replanning(Protocol):
 
 
 def optimise(
-    candidate: Candidate, passes: Sequence[WeightPass], images: Sequence[Path], progress: Progress
+    candidate: Candidate,
+    passes: Sequence[WeightPass],
+    images: Sequence[Path],
+    progress: Progress,
+    views: bool = False,
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes one after the other; keep those that bring the held-out images nearer, else go on without them.
 
@@ -77,6 +82,7 @@ def optimise(
 
     Args:
         images: files of calibration images in any order; every `HELD_OUT`th by name is kept from the passes.
+        views: see few images in other pictures, too: passes those of their own, and judging those of the others.
     """
     images = sorted(images, key=lambda image: (image.name, str(image)))
     judged = take(images[::HELD_OUT], count=MAX_JUDGED)
@@ -84,6 +90,18 @@ def optimise(
     reason = _unmeasurable(candidate, seen)
     if reason:
         return candidate, not_run((each.name for each in passes), reason)
+    if not views or len(images) >= ENOUGH:
+        return _one_after_the_other(candidate, passes, judged, seen, progress)
+    wanted = candidate.program.input
+    with with_views(judged, wanted) as more_judged, with_views(seen, wanted) as more_seen:
+        made, records = _one_after_the_other(candidate, passes, more_judged, more_seen, progress)
+    return made, tuple(replace(each, images=len(judged)) for each in records)
+
+
+def _one_after_the_other(
+    candidate: Candidate, passes: Sequence[WeightPass], judged: Sequence[Path], seen: Sequence[Path], progress: Progress
+) -> tuple[Candidate, tuple[PassRecord, ...]]:
+    """Run passes on pictures that are seen, and judge them on others."""
     with progress.step("measuring held-out images", 2 * len(judged)) as advance:
         held_out = hold_out(candidate.reference, judged, advance)
         start = _Measured(candidate, distance(candidate, held_out, advance))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,17 +14,20 @@ from qexport.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from qexport.compat.one_at_a_time import TRACING
 from qexport.compat.torchvision import repair
 from qexport.data.images import COLOURS
-from qexport.errors import InputError, QexportError, UsageError, is_out_of_memory
+from qexport.errors import ConversionError, InputError, QexportError, UsageError, is_out_of_memory, named_reason
+from qexport.programs.bounded_run import Bounded, TooLargeError
 from qexport.programs.capture import capture
-from qexport.programs.classifier import classifier
-from qexport.programs.heads import split_head
+from qexport.programs.classifier import ClassifierProgram, classifier
+from qexport.programs.heads import DetectionProgram, split_head
 from qexport.programs.onnx.build import read_onnx
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
-from qexport.programs.rtdetr import query_detector
+from qexport.programs.rtdetr import QueryProgram, query_detector
 from qexport.tasks import SCORING
 
 DEFAULTS = CaptureOptions()
+MAX_REASON = 160
+"""Characters of what PyTorch says."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,22 @@ def capture_program(options: CaptureOptions, checkpoint: Checkpoint) -> Program:
         UsageError: the size does not suit the model.
     """
     imgsz = chosen_size(options, checkpoint)
-    if checkpoint.task == "classify":
-        return capture(
-            classifier(checkpoint.module, options.head, options.nms),
-            imgsz,
-            options.batch,
-            checkpoint.channels,
-            options.dynamic,
-        )
-    queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
-    module = (query_detector if queries else split_head)(checkpoint.module, options.head, imgsz, options.nms)
+    with Bounded(_image_bytes(options, checkpoint)):
+        module = _split(options, checkpoint, imgsz)
     return capture(module, imgsz, options.batch, checkpoint.channels, options.dynamic)
+
+
+def _split(
+    options: CaptureOptions, checkpoint: Checkpoint, imgsz: tuple[int, int]
+) -> ClassifierProgram | QueryProgram | DetectionProgram:
+    if checkpoint.task == "classify":
+        return classifier(checkpoint.module, options.head, options.nms)
+    queries = checkpoint.module.model[-1].__class__.__name__ == "RTDETRDecoder"
+    return (query_detector if queries else split_head)(checkpoint.module, options.head, imgsz, options.nms)
+
+
+def _image_bytes(options: CaptureOptions, checkpoint: Checkpoint) -> int:
+    return 4 * options.batch * checkpoint.channels * math.prod(chosen_size(options, checkpoint))
 
 
 def _captured(options: CaptureOptions, checkpoint: Checkpoint) -> Program:
@@ -106,21 +115,38 @@ def _captured(options: CaptureOptions, checkpoint: Checkpoint) -> Program:
         return capture_program(options, checkpoint)
     except QexportError:
         raise
+    except TooLargeError as error:
+        what = f"{checkpoint.path} holds a model that computes more than networks do ({error})"
+        raise InputError(what, "train it again") from None
     except Exception as error:
-        reason = "" if is_out_of_memory(error) else _cannot_run(options, checkpoint)
-        if not reason:
+        if is_out_of_memory(error):
             raise
+        reason = _cannot_run(options, checkpoint)
+        if not reason:
+            raise ConversionError(
+                f"the program of {checkpoint.path} cannot be captured ({named_reason(error, MAX_REASON)})",
+                "see that its head says what it computes (strides, bins, keypoints), or report the model",
+            ) from error
         what = f"{checkpoint.path} holds a model that Ultralytics {version('ultralytics')} cannot run ({reason})"
         raise InputError(what, "save it again with the version that trained it, or train it again") from None
 
 
-def _check_classes(checkpoint: Checkpoint, program: Program) -> None:
-    """Raise `InputError` where a head computes another number of classes than it says, and so than artifacts would."""
-    said = len(checkpoint.names)
-    if program.layout.head in ("end2end", "one2many") and program.layout.classes != said:
+def _check_head(checkpoint: Checkpoint, program: Program) -> None:
+    """Raise `InputError` where a head computes other numbers than it says, and so than artifacts would."""
+    said, layout = len(checkpoint.names), program.layout
+    if layout.head not in ("end2end", "one2many"):
+        return
+    if layout.classes != said:
         raise InputError(
-            f"{checkpoint.path} says that it has {said} classes, and its head computes {program.layout.classes}",
+            f"{checkpoint.path} says that it has {said} classes, and its head computes {layout.classes}",
             "correct its head's nc and the model's names",
+        )
+    further = [program.values[name].shape[1] for name in program.raw.extras]
+    if wrong := [count for count in further if count != math.prod(layout.shape)]:
+        raise InputError(
+            f"{checkpoint.path} says that it has {math.prod(layout.shape)} {layout.extras}, and its head computes "
+            f"{wrong[0]}",
+            "correct its head's nm or kpt_shape",
         )
 
 
@@ -128,7 +154,7 @@ def _cannot_run(options: CaptureOptions, checkpoint: Checkpoint) -> str:
     """Why the model cannot be run on an image; "" where it can."""
     module = load_checkpoint(checkpoint.path, options.trust).module  # capturing changes the one that it is given
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Bounded(_image_bytes(options, checkpoint)):
             module(torch.zeros(1, checkpoint.channels, *chosen_size(options, checkpoint)))
     except Exception as error:  # the model's own layers can raise anything
         return " ".join(f"{type(error).__name__}: {error}".split())[:160]
@@ -157,5 +183,5 @@ def read_source(
         checkpoint = read_checkpoint(path, options.trust)
         check(checkpoint)
         program = _captured(options, checkpoint)
-    _check_classes(checkpoint, program)
+    _check_head(checkpoint, program)
     return Source(checkpoint, program)

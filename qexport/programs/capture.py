@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from qexport.data.input_form import InputSpec
 from qexport.errors import ConversionError, InputError, first_line
+from qexport.programs.bounded_run import Bounded
 from qexport.programs.captured_graph import CapturedGraph
 from qexport.programs.classifier import ClassifierProgram
 from qexport.programs.damage import refuse_damaged, refuse_endless
@@ -56,6 +57,7 @@ def capture(
     Raises:
         InputError: the model cannot be traced.
         ConversionError: the program's output differs from the module's.
+        TooLargeError: the module computes more than networks do.
     """
     refuse_damaged(module.named_parameters(), "the model")
     # torch.export takes a size of 1 for a constant.
@@ -64,7 +66,8 @@ def capture(
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     example = nn.functional.interpolate(coarse, imgsz, mode="bilinear")
     with torch.no_grad():
-        expected = module(example.clone())  # a model may write into its input
+        with Bounded(example.nbytes):
+            expected = module(example.clone())  # a model may write into its input
         refuse_endless(every_output(expected), "the model")
         graph = _trace(module, example, dynamic)
         normalise(graph, INPUT, regions_of(module))

@@ -20,12 +20,12 @@ from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.gather import Evidence
 from qexport.measurement.evidence.parts import ConfidenceShift
 from qexport.measurement.measure import Figures
+from qexport.measurement.peaks import Peaks, RuntimePeaks
 from qexport.programs.program import Program
 from qexport.reporting.likeness import likeness_warnings
 from qexport.reporting.options import RunOptions
 from qexport.reporting.report import (
     ARTIFACT,
-    LATENCY,
     AccuracyInfo,
     ArtifactReport,
     CalibrationInfo,
@@ -37,7 +37,15 @@ from qexport.reporting.report import (
     SkippedImage,
     Warning,
 )
-from qexport.reporting.runtime_facts import by_default_speedup, default_run, latency_of, runtime_warnings
+from qexport.reporting.runtime_facts import (
+    by_default_speedup,
+    default_run,
+    latency_of,
+    peak_share,
+    runtime_warnings,
+    slower_than_float,
+    speedup,
+)
 from qexport.reporting.warnings import (
     accuracy_warnings,
     cpu_warnings,
@@ -76,12 +84,14 @@ class Measured:
 
     Attributes:
         missing: what could not be measured of single artifacts.
+        peaks: of this machine's runtimes, where `qexport doctor` has measured them.
     """
 
     results: Sequence[ArtifactResult]
     figures: Mapping[Path, Figures] = field(default_factory=dict)
     evidence: Mapping[Path, Evidence] = field(default_factory=dict)
     missing: Sequence[Unmeasured] = ()
+    peaks: Peaks | None = None
 
 
 def make_report(
@@ -133,6 +143,7 @@ def with_artifacts(report: Report, measured: Measured, inputs: Inputs, seconds: 
             measured.evidence.get(path, Evidence()),
             inputs.images.overlap,
             inputs.checkpoint.names,
+            measured.peaks.of(item.artifact.format) if measured.peaks else None,
         )
         reasons = dict.fromkeys(missing_warning(each) for each in measured.missing if each.artifact == path.name)
         entries.append(replace(entry, warnings=(*reasons, *entry.warnings)))
@@ -152,17 +163,16 @@ def artifact_report(
     evidence: Evidence | None = None,
     overlap: Sequence[Path] = (),
     names: Mapping[int, str] | None = None,
+    peaks: RuntimePeaks | None = None,
 ) -> ArtifactReport:
     """One artifact's figures, beside those of the float artifact of the same runtime.
 
     Args:
         reference: the float artifact's figures.
         overlap: evaluation images that were calibrated on.
-        names: of the model's classes.
+        names, peaks: of the model's classes; of the runtime on this machine.
     """
-    artifact, latency, behind = item.artifact, figures.latency, evidence or Evidence()
-    float_latency = reference.latency if reference else None
-    exact = reference.accuracy if reference else None
+    artifact, behind, exact = item.artifact, evidence or Evidence(), reference or Figures()
     return ArtifactReport(
         path=str(artifact.path),
         format=artifact.format,
@@ -171,10 +181,10 @@ def artifact_report(
         bytes=artifact.bytes,
         runtime=item.runtime,
         engine=item.engine,
-        accuracy=accuracy_info(figures.accuracy, exact, behind, names or {}) if figures.accuracy else None,
-        latency_ms=latency_of(latency),
-        latency_float_ms=latency_of(float_latency),
-        speedup=round(float_latency.p50 / latency.p50, 3) if latency and float_latency else None,
+        accuracy=accuracy_info(figures.accuracy, exact.accuracy, behind, names or {}) if figures.accuracy else None,
+        latency_ms=latency_of(figures.latency),
+        latency_float_ms=latency_of(exact.latency),
+        speedup=speedup(figures.latency, exact.latency),
         int8_mac_coverage=round(item.verification.coverage, 4) if item.verification else None,
         quantisation=item.quantisation,
         plan=str(item.plan) if item.plan else None,
@@ -185,7 +195,7 @@ def artifact_report(
         layers=behind.layers,
         histograms=behind.histograms,
         manifest=manifest_path(artifact.path).name,
-        warnings=tuple(_artifact_warnings(item, figures, reference, overlap)),
+        warnings=tuple(_artifact_warnings(item, figures, reference, overlap, peaks)),
         own_runtime=item.own_runtime,
         arithmetic={k: round(v, 4) for k, v in item.stored.arithmetic.items()} if item.stored else None,
         needs=dict(item.stored.needs) if item.stored else None,
@@ -194,11 +204,16 @@ def artifact_report(
         passes=item.passes,
         likeness=item.likeness,
         repair=item.repair,
+        peak_share=peak_share(item, figures, peaks),
     )
 
 
 def _artifact_warnings(
-    item: ArtifactResult, figures: Figures, reference: Figures | None, overlap: Sequence[Path]
+    item: ArtifactResult,
+    figures: Figures,
+    reference: Figures | None,
+    overlap: Sequence[Path],
+    peaks: RuntimePeaks | None,
 ) -> list[Warning]:
     artifact, latency = item.artifact, figures.latency
     float_latency = reference.latency if reference else None
@@ -217,8 +232,7 @@ def _artifact_warnings(
     if item.fit and item.fit.lacking:
         found.append(device_warning(item.fit))
     if latency and float_latency and latency.p50 > float_latency.p50:
-        text = f"{artifact.format} runs float32 files faster than {artifact.precision} on this CPU"
-        found.append(Warning(LATENCY, text))
+        found.append(slower_than_float(artifact.format, artifact.precision, peaks))
     return found + runtime_warnings(item, figures, reference)
 
 

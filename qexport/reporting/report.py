@@ -203,6 +203,9 @@ class ArtifactReport:
         passes: over the weights, in the order in which they were tried.
         likeness: to FP32 on calibration images; its thresholds are those of the file's metadata.
         repair: what was kept in float to meet `--max-drop`.
+        peak_share: what its multiply-accumulates alone would take at the peaks that `qexport doctor` has measured here
+            with as many threads, each in the type that it is computed in, as a share of the median run: 1 is the peak.
+            None where nothing of this machine is kept.
     """
 
     path: str
@@ -235,6 +238,7 @@ class ArtifactReport:
     passes: tuple[PassRecord, ...] = ()
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
+    peak_share: float | None = field(default=None, metadata=beside("peak_share"))
 
     @property
     def file_name(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from qexport.measurement.latency import Latency
 from qexport.measurement.measure import Figures
+from qexport.measurement.peaks import RuntimePeaks
 from qexport.reporting.report import ARTIFACT, LATENCY, DefaultRun, LatencyInfo, Warning
 from qexport.verification.result import ArtifactResult
 
@@ -26,6 +27,11 @@ def latency_of(latency: Latency | None) -> LatencyInfo | None:
     return LatencyInfo(*(round(each, 2) for each in (latency.p50, latency.p95, latency.min))) if latency else None
 
 
+def speedup(latency: Latency | None, exact: Latency | None) -> float | None:
+    """How much faster a file is than the FP32 one."""
+    return round(exact.p50 / latency.p50, 3) if latency and exact else None
+
+
 def default_run(figures: Figures) -> DefaultRun | None:
     """An FP32 file's latency in the type that its runtime takes where nobody asks for FP32; None where that is FP32."""
     kind, latency = figures.by_default or ("", None)
@@ -38,6 +44,26 @@ def by_default_speedup(figures: Figures, reference: Figures | None) -> float | N
     if figures.latency is None or reference is None or reference.by_default is None:
         return None
     return round(reference.by_default[1].p50 / figures.latency.p50, 3)
+
+
+def peak_share(item: ArtifactResult, figures: Figures, peaks: RuntimePeaks | None) -> float | None:
+    """How much of the median run the multiply-accumulates would take at the runtime's peaks; see `ArtifactReport`."""
+    latency, stored = figures.latency, item.stored
+    if latency is None or stored is None or not stored.macs or peaks is None:
+        return None
+    if not stored.arithmetic.keys() <= peaks.peaks.keys():
+        return None
+    seconds = sum(share * stored.macs / peaks.peaks[kind] for kind, share in stored.arithmetic.items())
+    return round(seconds * 1e3 / latency.p50, 3)
+
+
+def slower_than_float(name: str, precision: str, peaks: RuntimePeaks | None) -> Warning:
+    """Say that a format's FP32 file is the faster one, and what `qexport doctor` measured of that, if it did."""
+    text = f"{name} runs float32 files faster than {precision} on this CPU"
+    gain = peaks.int8_gain if peaks else None
+    if gain:
+        text += f"; bare convolutions in INT8 are {gain:.2f}× as fast as in FP32 there, by qexport doctor"
+    return Warning(LATENCY, text)
 
 
 def runtime_warnings(item: ArtifactResult, figures: Figures, reference: Figures | None) -> list[Warning]:

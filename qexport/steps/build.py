@@ -56,6 +56,7 @@ class BuildRequest:
         densify: see `Candidate`.
         passes, images: names of passes over the weights, and the calibration images: passes and thresholds are made
             on them.
+        views: passes see few images in other pictures, too.
         options: the backend's own.
         device: name of the target in `qexport.targets`, "" for none.
         others: formats that a refusal may name, because they are not asked for and take such models.
@@ -76,6 +77,7 @@ class BuildRequest:
     densify: bool = False
     passes: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
+    views: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 2
     device: str = ""
@@ -214,7 +216,7 @@ def optimised(
     made = f"{request.target.format} {request.target.precision}"
     with clock.timed(f"optimise_{made.replace(' ', '_')}"):
         shown, again = Titled(progress, f" ({made})"), replanner(request, candidate)
-        return optimise(candidate, request.passes, request.images, shown, replan=again)
+        return optimise(candidate, request.passes, request.images, shown, replan=again, views=request.views)
 
 
 def _save(candidate: Candidate, request: BuildRequest, changed: bool) -> Path | None:

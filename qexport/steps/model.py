@@ -66,6 +66,7 @@ def calibrate(
     fraction: float = 1.0,
     count: int | None = None,
     importance: bool = False,
+    views: bool = False,
 ) -> CalibrationTable:
     """Run a program over images and return what its values looked like, for `plan`.
 
@@ -74,8 +75,10 @@ def calibrate(
         on_image: called after each image.
         fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
         importance: measure how much the outputs depend on each value, too, for ranges "weighted-mse" and "auto".
+        views: see fewer than 32 images mirrored, scaled, cut and in mosaics, too, until there are 32 pictures.
 
     Raises:
         InputError: images are missing, too few can be read, or a value is not finite.
     """
-    return calibration.calibrate(program, image_files(images, fraction, count), on_image, weighted=importance)
+    given = image_files(images, fraction, count)
+    return calibration.calibrate(program, given, on_image, weighted=importance, views=views)

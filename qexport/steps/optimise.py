@@ -26,6 +26,7 @@ def optimise(
     fraction: float = 1.0,
     count: int | None = None,
     replan: Replan | None = None,
+    views: bool = False,
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes over a candidate's weights one after the other, and keep those after which it loses less.
 
@@ -38,6 +39,7 @@ def optimise(
         fraction, count: share and greatest number of a data set's images, evenly chosen; None for 512, 0 for all.
         replan: plans the candidate's program once more with values in float, name → why; without it passes that would
             change what is quantised are not run.
+        views: see fewer than 32 images in other pictures, too, on either side: `qexport.calibrate` says which.
 
     Raises:
         UsageError: there is no pass of that name.
@@ -46,4 +48,4 @@ def optimise(
     made = [weight_pass(each) if isinstance(each, str) else each for each in passes]
     if replan:
         made = [each.planned_by(replan) if isinstance(each, Replanning) else each for each in made]
-    return optimisation.optimise(candidate, made, image_files(images, fraction, count), progress)
+    return optimisation.optimise(candidate, made, image_files(images, fraction, count), progress, views)

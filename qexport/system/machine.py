@@ -22,12 +22,17 @@ def cpu_kind(cpuinfo: Path = CPUINFO, machine: str = "") -> str:
     """
     if (machine or platform.machine()).lower() in ("aarch64", "arm64"):
         return ARM
+    return VNNI if (cpu_flags(cpuinfo) or frozenset()) & VNNI_FLAGS else AVX2
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str] | None:
+    """What Linux calls the features of the first core, x86 or ARM; None where nobody says."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return AVX2
-    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-    return VNNI if flags & VNNI_FLAGS else AVX2
+        return None
+    found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return next(map(frozenset, found), None)
 
 
 def kind_for(choice: str, name: str) -> str:
@@ -83,11 +88,12 @@ def environment(packages: Iterable[str] = ()) -> Environment:
         processor=processor_name(),
         cpu_kind=cpu_kind(),
         cores=os.cpu_count(),
-        packages={name: found for name in (*PACKAGES, *packages) if (found := _version(name))},
+        packages={name: found for name in (*PACKAGES, *packages) if (found := version_of(name))},
     )
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of a distribution; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

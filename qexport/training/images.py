@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.data.augmentation import DEFAULT, Augmentation, Pixels, augment
 from qexport.data.images import read_image, to_tensor
 from qexport.data.input_form import InputSpec
 from qexport.errors import InputError
-from qexport.training.augmentation import DEFAULT, Augmentation, Pixels, augment
 
 if TYPE_CHECKING:
     from torch import Tensor

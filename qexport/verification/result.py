@@ -23,16 +23,18 @@ class Summary:
     Attributes:
         arithmetic: type → share of the multiply-accumulates that the runtime does in it on this machine, 0..1.
         needs: what runs the file, such as "ONNX Runtime", → the least version.
+        macs: multiply-accumulates of one run; 0 where nobody counted.
     """
 
     arithmetic: Mapping[str, float]
     needs: Mapping[str, str]
+    macs: int = 0
 
 
 def summary_of(stored: StoredGraph) -> Summary:
     """Leave out the tensors, which are large."""
     total = sum(stored.arithmetic.values())
-    return Summary({kind: count / total for kind, count in stored.arithmetic.items()}, stored.needs)
+    return Summary({kind: count / total for kind, count in stored.arithmetic.items()}, stored.needs, total)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.backends.device_fit import DeviceFit, Lacking
-from qexport.backends.edgetpu.info import INFO
+from qexport.backends.edgetpu.info import COMPILER, INFO
 from qexport.backends.info import check_precision
 from qexport.backends.protocol import Runner
 from qexport.backends.tflite.backend import TFLiteBackend
@@ -22,7 +22,6 @@ from qexport.lowering.stored import StoredGraph
 from qexport.system.files import write_text, write_whole
 from qexport.system.guard import run_tied
 
-COMPILER = "edgetpu_compiler"
 MAX_SECONDS = 600
 
 

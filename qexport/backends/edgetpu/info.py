@@ -7,6 +7,8 @@ from dataclasses import replace
 from qexport.backends.info import Engine
 from qexport.backends.tflite.info import INFO as TFLITE
 
+COMPILER = "edgetpu_compiler"
+
 INFO = replace(
     TFLITE,
     name="edgetpu",
@@ -14,7 +16,7 @@ INFO = replace(
     runtime="LiteRT interpreter on the CPU, in place of the Edge TPU",
     precisions=frozenset({"int8-full"}),
     profiles={"int8-full": TFLITE.profiles["int8-full"]},
-    engine=Engine("_edgetpu.tflite"),
+    engine=Engine("_edgetpu.tflite", None, COMPILER, "https://coral.ai/docs/edgetpu/compiler (Linux on x86 only)"),
     offloadable=False,
     timed=False,
 )

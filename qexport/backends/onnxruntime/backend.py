@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from qexport.programs.onnx.session import OPSET, OnnxRunner, session
 if TYPE_CHECKING:
     import onnx
 
+    from qexport.lowering.convolutions import ConvolutionStack
     from qexport.lowering.request import Lowering
 
 FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
@@ -64,6 +66,22 @@ class OnnxBackend:
     def runner(self, path: Path, threads: int) -> OnnxRunner:
         """Load the file into ONNX Runtime."""
         return OnnxRunner(path, threads)
+
+    def convolutions(self, stack: ConvolutionStack, threads: int) -> dict[str, Callable[[], object]]:
+        """Run the stack in FP32, in FP16 where there are kernels for it, and in integers."""
+        import onnx
+
+        from qexport.lowering.onnx.convolutions import convolution_model
+
+        found: dict[str, Callable[[], object]] = {}
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            for precision in ("fp32", "fp16", "int8"):
+                path = Path(scratch) / f"{precision}.onnx"
+                onnx.save(convolution_model(stack, precision), path)
+                nodes, half = optimised(path)
+                kind = "INT8" if integer_kernels(nodes) else "FP16" if half else "FP32"
+                found.setdefault(kind, partial(OnnxRunner(path, threads), stack.batch()))
+        return found
 
 
 def executed_macs(path: Path, macs: Mapping[str, int]) -> dict[str, int]:

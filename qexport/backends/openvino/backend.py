@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from qexport.lowering.stored import StoredGraph
 from qexport.system.yaml_form import read_yaml
 
 if TYPE_CHECKING:
+    from qexport.lowering.convolutions import ConvolutionStack
     from qexport.lowering.request import Lowering
 
 OPSET = 18
@@ -83,6 +86,21 @@ class OpenVINOBackend:
         runner = OpenVINORunner(path, threads, exact=False)
         return None if runner.float_type == "FP32" else (runner.float_type, runner)
 
+    def convolutions(self, stack: ConvolutionStack, threads: int) -> dict[str, Callable[[], object]]:
+        """Run the stack in FP32, in what the plugin prefers to that on this CPU, and in integers."""
+        from qexport.backends.openvino.read import executed_macs
+        from qexport.lowering.onnx.convolutions import convolution_model
+
+        core, found = _openvino().Core(), dict[str, Callable[[], object]]()
+        for precision, exact in (("fp32", True), ("fp32", False), ("int8", False)):
+            content = convolution_model(stack, precision).SerializeToString()
+            model = _compiled(core, core.read_model(content, b""), threads, exact)
+            done = executed_macs(model, stack.macs)
+            found.setdefault(
+                max(done, key=done.__getitem__), partial(model.create_infer_request().infer, stack.batch())
+            )
+        return found
+
 
 class OpenVINORunner:
     """An IR folder on OpenVINO's CPU plugin; FP32 ones in FP32, others as Ultralytics runs them.
@@ -124,11 +142,15 @@ def compiled(path: Path, threads: int, exact: bool | None = None) -> Any:
         exact: compute floats in FP32 instead of in what the plugin prefers; None for FP32 files only.
     """
     core = _openvino().Core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    if _stays_exact(path) if exact is None else exact:
-        settings |= EXACT
+    exact = _stays_exact(path) if exact is None else exact
+    return _compiled(core, next(path.glob("*.xml")), threads, exact)
+
+
+def _compiled(core: Any, model: Any, threads: int, exact: bool) -> Any:
+    """Compile a model, or the file that it is in, for the CPU."""
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, **(EXACT if exact else {})}
     try:
-        return core.compile_model(core.read_model(next(path.glob("*.xml"))), "CPU", settings)
+        return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         raise ConversionError(f"OpenVINO cannot compile the model ({last})", "report the model") from error

@@ -128,10 +128,13 @@ def read_metadata(graph: Path) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    """What a text stands for where JSON has a word for that, else the text."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        found = ast.literal_eval(text)
+        json.dumps(found)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
+    return found
 
 
 def _fields(message: bytes) -> list[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ BUILD = (
 )
 """Fields of `qexport.backends.tensorrt.build_engine.Options`."""
 
-ENGINE = Engine(".engine", "TensorRT")
+ENGINE = Engine(".engine", "TensorRT", "tensorrt", "pip install tensorrt")
 
 INFO = BackendInfo(
     name="tensorrt",

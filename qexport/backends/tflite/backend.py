@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from qexport.backends.tflite.info import INFO
 from qexport.lowering.stored import StoredGraph
 
 if TYPE_CHECKING:
+    from qexport.lowering.convolutions import ConvolutionStack
     from qexport.lowering.request import Lowering
 
 
@@ -48,6 +50,23 @@ class TFLiteBackend:
         from qexport.backends.tflite.file import read_metadata
 
         return runner_of(interpreter(path, threads), read_metadata(path))
+
+    def convolutions(self, stack: ConvolutionStack, threads: int) -> dict[str, Callable[[], object]]:
+        """Run the stack in float and in integers."""
+        from qexport.backends.tflite.convolutions import write_convolutions
+        from qexport.backends.tflite.read import read_file
+
+        found: dict[str, Callable[[], object]] = {}
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            for integers in (False, True):
+                path = Path(scratch) / f"{integers}.tflite"
+                write_convolutions(stack, path, integers)
+                loaded = interpreter(path, threads)
+                given = loaded.get_input_details()[0]
+                loaded.set_tensor(given["index"], np.ones(given["shape"], given["dtype"]))
+                (kind,) = read_file(path).arithmetic
+                found[kind] = loaded.invoke
+        return found
 
 
 class LiteRunner:

@@ -77,6 +77,17 @@ def load_file(path: Path) -> Any:
     return model
 
 
+def new_file() -> Any:
+    """The schema's objects of a file with one graph, in which nothing is yet."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    graph.tensors, graph.operators = [], []
+    model.version, model.operatorCodes, model.subgraphs = 3, [], [graph]
+    model.buffers = [schema.BufferT()]  # the first one stands for nothing
+    return model
+
+
 def save_file(model: Any, path: Path) -> None:
     """Write the schema's objects over a file."""
     import flatbuffers
@@ -176,7 +187,7 @@ def add_operator(model: Any, builtin: int, source: int, result: int) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
     operator = schema.OperatorT()
-    operator.opcodeIndex = _opcode(model, builtin)
+    operator.opcodeIndex = opcode(model, builtin)
     operator.inputs, operator.outputs = [source], [result]
     return operator
 
@@ -213,7 +224,7 @@ def first_integer_layer(path: Path, out: Path) -> str:
 
     model = load_file(path)
     graph = model.subgraphs[0]
-    convolution = _opcode(model, schema.BuiltinOperator.CONV_2D)
+    convolution = opcode(model, schema.BuiltinOperator.CONV_2D)
     for number, operator in enumerate(graph.operators):
         result = graph.tensors[operator.outputs[0]]
         if operator.opcodeIndex == convolution and result.type in (schema.TensorType.INT8, schema.TensorType.INT16):
@@ -226,7 +237,7 @@ def first_integer_layer(path: Path, out: Path) -> str:
     return ""
 
 
-def _opcode(model: Any, builtin: int) -> int:
+def opcode(model: Any, builtin: int) -> int:
     """Index of an operator code, added where the model does not have it."""
     from ai_edge_litert import schema_py_generated as schema
 

@@ -8,8 +8,6 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import onnx
-import onnx.inliner
 import onnx_ir as ir
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
@@ -21,9 +19,6 @@ MAX_SHARING = 4
 """Times its size that a file of weights may be read: several tensors may share bytes."""
 MAX_NODES, MAX_NESTING = 200_000, 50
 """Operators once all functions are expanded, and functions in one another."""
-MAX_CONSTANT = 2**28
-"""Numbers in a constant that operators make of others."""
-SHAPES = frozenset({"Shape", "Size"})
 Function = tuple[str, str, str]
 
 
@@ -59,7 +54,7 @@ def check_expansion(path: Path, proto: ModelProto) -> None:
     """Refuse a file that a runtime expands beyond bounds when it loads it.
 
     Raises:
-        InputError: functions, sparse tensors, texts or constants made of constants are to blame.
+        InputError: functions, sparse tensors or texts are to blame.
     """
     for tensor in tensors_of(proto):
         if tensor.data_type == TensorProto.STRING:
@@ -74,10 +69,29 @@ def check_expansion(path: Path, proto: ModelProto) -> None:
     if sparse is not None:
         raise InputError(f"{path} has sparse weights ({sparse.values.name[:60]})", "export it with dense ones")
     _check_functions(path, proto)
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
-    for graph in (proto.graph, *_graphs(proto.graph.node)):
-        _check_constants(path, graph)
+
+
+def check_bytes(path: Path, proto: ModelProto, most: int) -> None:
+    """Refuse a graph, its constants folded and its shapes inferred, before anybody computes what it has.
+
+    Raises:
+        InputError: a tensor would have more bytes than `most`.
+    """
+    for value in (*proto.graph.value_info, *proto.graph.output):
+        kind = value.type.tensor_type
+        numbers = math.prod(max(each.dim_value, 1) for each in kind.shape.dim)
+        if numbers * _itemsize(kind.elem_type) > most:
+            raise InputError(
+                f"{path} computes a tensor of {min(numbers, 10**18):,} numbers ({value.name[:60]})",
+                "export it for smaller images, or as it was trained",
+            )
+
+
+def _itemsize(kind: int) -> float:
+    try:
+        return float(ir.DataType(kind).itemsize)
+    except (TypeError, ValueError):  # of an unknown kind, which whoever computes it says
+        return 1.0
 
 
 def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
@@ -170,50 +184,3 @@ def _check_functions(path: Path, proto: ModelProto) -> None:
         if (count := expanded(nodes, 0)) > MAX_NODES:
             shown = f"{count:,}" if count < 10**15 else "no end of"
             raise InputError(f"{path} has functions that expand to {shown} operators", "export it without functions")
-
-
-def _check_constants(path: Path, graph: GraphProto) -> None:
-    """Follow how many numbers constants have that are made of constants; runtimes compute those when they load."""
-    known = {tensor.name: tensor for tensor in graph.initializer}
-    sizes = {name: math.prod(tensor.dims) for name, tensor in known.items()}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.output and node.attribute:
-            known[node.output[0]] = node.attribute[0].t
-        if not all(name in sizes for name in node.input if name):
-            continue
-        size = _made(node, [sizes[name] for name in node.input if name], [known.get(name) for name in node.input])
-        if size > MAX_CONSTANT:
-            raise InputError(
-                f"{path} makes a constant of {min(size, 10**18):,} numbers ({node.op_type} {node.name[:60]})",
-                "export it with its constants folded",
-            )
-        sizes |= dict.fromkeys(node.output, int(size))
-
-
-def _made(node: NodeProto, sizes: list[int], inputs: list[TensorProto | None]) -> float:
-    """Numbers in the result of an operator on constants; of those that do not repeat what they get, at most as many."""
-    kind, most = node.op_type, max(sizes, default=1)
-    if kind == "Constant":
-        return max((math.prod(each.t.dims) for each in node.attribute), default=1)
-    if kind in SHAPES:
-        return 1
-    if kind == "Concat":
-        return sum(sizes)
-    at = {"Expand": 1, "Tile": 1, "ConstantOfShape": 0}.get(kind)
-    if at is not None and len(inputs) > at and (counts := _numbers(inputs[at])):
-        times = math.prod(max(int(count), 0) for count in counts)
-        return times * sizes[0] if kind == "Tile" else max(times, sizes[0])
-    if kind == "Range" and len(inputs) == 3:
-        start, stop, step = (next(iter(_numbers(each)), 0.0) for each in inputs)
-        return abs((stop - start) / step) if step else most
-    return most
-
-
-def _numbers(tensor: TensorProto | None) -> list[float]:
-    """Those of a small constant, none where they cannot be known."""
-    if tensor is None or math.prod(tensor.dims) > 64:
-        return []
-    try:
-        return [float(number) for number in onnx.numpy_helper.to_array(tensor).ravel()]
-    except (TypeError, ValueError):
-        return []

@@ -29,7 +29,7 @@ def read_onnx(path: Path, options: CaptureOptions) -> tuple[Checkpoint, Program]
     Raises:
         InputError, UsageError: it cannot be quantised, or not as the options want it.
     """
-    from qexport.programs.onnx.file import described, read_file
+    from qexport.programs.onnx.file import described, read_file, unreadable
     from qexport.programs.onnx.graph import OnnxGraph
     from qexport.programs.onnx.normal_form import learned_constants, normalised
     from qexport.programs.onnx.same import check_same
@@ -61,10 +61,10 @@ def read_onnx(path: Path, options: CaptureOptions) -> tuple[Checkpoint, Program]
         fingerprint=hashlib.sha256(graph.content + repr(raw).encode()).hexdigest(),
         guessed=True,
     )
-    return _checkpoint(file, says), program
+    return _checkpoint(file, says, unreadable(file.metadata)), program
 
 
-def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
+def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None, unread: str) -> Checkpoint:
     return Checkpoint(
         path=file.path,
         module=None,
@@ -75,6 +75,7 @@ def _checkpoint(file: OnnxFile, says: UltralyticsMetadata | None) -> Checkpoint:
         imgsz=max(says.imgsz) if says else 0,
         fingerprint=file.fingerprint,
         metadata=file.metadata,
+        notes=(unread,) if unread else (),
     )
 
 

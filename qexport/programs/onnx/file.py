@@ -37,6 +37,11 @@ LITERAL_TOKEN = re.compile(
 """What names and sizes are written of: short numbers, because long ones can be chosen to collide in a dictionary."""
 MAX_LITERAL, MAX_TOKENS, MAX_BRACKETS = 2**20, 400_000, 100
 """Characters, words and signs, and lists in a literal of metadata: names of 50,000 classes have less."""
+OWN = frozenset({"task", "names", "imgsz", "stride"})
+"""What all metadata of Ultralytics have."""
+UNREADABLE = (
+    "what the file says of its task, classes, stride and image size cannot be read: it is taken for a file without"
+)
 COLOURS = 3
 MAX_SIDE, MAX_NUMBERS = 2**15, 2**30
 """Of an input: pixels or images, and numbers in all."""
@@ -239,7 +244,18 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
-    """Read Ultralytics' metadata; None where there are none, or not of a task that can be scored."""
+    """Read Ultralytics' metadata; None where there are none, not of a task that can be scored, or of another form."""
+    return None if OWN - metadata.keys() else _described(metadata)
+
+
+def unreadable(metadata: dict[str, str]) -> str:
+    """What is to be told of metadata that are Ultralytics', and of another form; "" of others."""
+    if OWN - metadata.keys() or metadata["task"] not in SCORING or _described(metadata):
+        return ""
+    return UNREADABLE
+
+
+def _described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
     try:
         task, names = metadata["task"], _literal(metadata["names"])
         size = _literal(metadata["imgsz"])
@@ -255,7 +271,7 @@ def described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
             end2end=bool(_literal(metadata.get("end2end", "False"))),
             kpt_shape=(int(points), int(values)),
         )
-    except (KeyError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
         return None
 
 

@@ -6,6 +6,7 @@ what they do not know is done behind them.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections import Counter
@@ -19,6 +20,8 @@ from onnx import version_converter
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qexport.errors import InputError, first_line
+from qexport.programs.bounded_run import largest
+from qexport.programs.onnx.bounds import check_bytes
 from qexport.programs.onnx.file import OnnxFile, check_sizes, operator_set
 from qexport.programs.program import INPUT
 
@@ -46,8 +49,12 @@ def normalised(file: OnnxFile, imgsz: tuple[int, int], batch: int, dynamic: bool
     proto.CopyFrom(file.proto)
     proto = _recent(file.path, proto)
     _fix_sizes(proto, file, imgsz, batch, dynamic)
-    folded = onnx.shape_inference.infer_shapes(_folded(file.path, proto), data_prop=True)
+    most = largest(4 * math.prod(max(each.dim_value, 1) for each in proto.graph.input[0].type.tensor_type.shape.dim))
+    folded = onnx.shape_inference.infer_shapes(_folded(file.path, proto, most))
+    check_bytes(file.path, folded, most)
+    folded = onnx.shape_inference.infer_shapes(folded, data_prop=True)  # computes what shapes are made of
     check_sizes(file.path, folded)
+    check_bytes(file.path, folded, most)
     model = ir.serde.deserialize_model(folded)
     _strip(model)
     RemoveUnusedNodesPass()(model)
@@ -111,13 +118,15 @@ def _fix_sizes(proto: onnx.ModelProto, file: OnnxFile, imgsz: tuple[int, int], b
         output.type.tensor_type.ClearField("shape")
 
 
-def _folded(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
+def _folded(path: Path, proto: onnx.ModelProto, most: int) -> onnx.ModelProto:
+    """The graph with its constants folded, except for those of more than `most` bytes."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(most))
         options.optimized_model_filepath = str(Path(scratch) / "folded.onnx")
         try:
             onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -60,6 +60,7 @@ FORMS: Mapping[str, Form] = {
     "speedup": Form(".2f", "×"),
     "speedup_by_default": Form(".2f", "×"),
     "arithmetic": SHARE,
+    "peak_share": SHARE,
     "int8_mac_coverage": SHARE,
     "coverage": SHARE,
     "agreement": SHARE,
