@@ -70,7 +70,7 @@ def here(file: Path, out: Path) -> dict[str, Any]:
 
 def on_ray(file: Path, out: Path) -> dict[str, Any]:
     """The sweep on two workers, one of which is killed when some runs are done."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as the runs that it is compared with
     cluster = import_module("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
