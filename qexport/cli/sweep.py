@@ -15,7 +15,6 @@ from rich.console import Console
 from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
-from qexport.cli.progress import shown_progress
 from qexport.errors import UsageError
 from qexport.vocabulary import alternatives
 
@@ -63,6 +62,7 @@ def sweep_command(
     if dry_run:
         _show_runs(asked)
         return 0
+    from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.system.files import check_folder
 
