@@ -15,7 +15,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-training fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-sweep bench-training fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -137,6 +137,9 @@ faults: setup  ## end runs by signals at each step of the walk and look at the n
 
 bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
 	$(PY) benchmarks/limits.py
+
+bench-sweep: setup  ## sweep three demo models here and on two workers of Ray, of which one is killed: equal tables
+	$(PY) benchmarks/sweep.py
 
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py

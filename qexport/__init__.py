@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qexport.programs.program import Program
     from qexport.reporting.load import load_report
     from qexport.reporting.sensitivity_file import load_sensitivity
+    from qexport.reporting.sweep_report import SweepReport, load_sweep
     from qexport.reporting.training_report import TrainingReport, load_training
     from qexport.steps.lower import lower
     from qexport.steps.model import calibrate, read_model
@@ -77,6 +78,7 @@ __all__ = [
     "Statistics",
     "StoredGraph",
     "StoredTensor",
+    "SweepReport",
     "Target",
     "Task",
     "TensorQuant",
@@ -94,6 +96,7 @@ __all__ = [
     "load_plan",
     "load_report",
     "load_sensitivity",
+    "load_sweep",
     "load_table",
     "load_training",
     "lower",
@@ -139,6 +142,7 @@ _MODULES = {
     "programs.program": ("Program",),
     "reporting.load": ("load_report",),
     "reporting.sensitivity_file": ("load_sensitivity",),
+    "reporting.sweep_report": ("SweepReport", "load_sweep"),
     "reporting.training_report": ("TrainingReport", "load_training"),
     "steps.lower": ("lower",),
     "steps.model": ("calibrate", "read_model"),

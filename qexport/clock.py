@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from qexport.progress import Advance, Progress
 
 
 class Clock:
-    """Seconds of each step, by name."""
+    """Seconds of each step, by name.
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    Args:
+        alone: a context in which nothing else is at work here that this run knows of, for what is timed to be compared.
+    """
+
+    def __init__(self, progress: Progress, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self.progress, self.alone = progress, alone
         self.seconds: dict[str, float] = {}
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 QexportError            exit 1   something failed that has no class of its own
 ├── UsageError          exit 2   the command line or the config file
+│   └── UnavailableError exit 2   … which asks for what its format does not have
 ├── InputError          exit 3   a model, data set, image or folder that cannot be used
 │   └── NoRoomError     exit 3   … because its disk is full, or must not be written
 ├── MissingExtraError   exit 4   a package that this format needs is not installed
@@ -39,6 +40,10 @@ class UsageError(QexportError):
     """The command line or the config file asks for something impossible."""
 
     exit_code = 2
+
+
+class UnavailableError(UsageError):
+    """A format does not have what is asked for, whatever else is."""
 
 
 class InputError(QexportError):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cache as remembered
-from pathlib import Path
 
 from qexport.calibration.calibrate import calibrate, described, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
-from qexport.checkpoints.identify import holds_learned
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
 from qexport.data.resolve import resolve_model
-from qexport.data.selection import ImageChoice, RunImages, select_images
+from qexport.data.selection import RunImages, select_images
 from qexport.data.usable import check_enough, named, usable
 from qexport.errors import InputError
 from qexport.execution.executor import Executor, Inline, Task
 from qexport.job.export_job import ExportJob
+from qexport.job.images import has_task_metadata, image_choice
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
 from qexport.optimisation.candidate_file import load_candidate
@@ -81,7 +80,7 @@ def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
 
 def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
-    choice = _image_choice(job)
+    choice = image_choice(job)
     images = select_images(choice, task_known=has_task_metadata(job))
     path, options = resolve_model(job.model), _capture_options(job)
     reading = Task(read_source, (path, options))
@@ -100,19 +99,6 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     here = Inline({reading: source}, clock.progress)
     plan, cache = _given_plan(job, source), open_cache(not job.no_cache)
     return Run(job, source, images, reading, clock, here, beside, plan, cache=cache)
-
-
-def _image_choice(job: ExportJob) -> ImageChoice:
-    return ImageChoice(
-        data=job.data,
-        eval_data=job.eval_data,
-        calibrates=job.calibrates,
-        evaluates=job.evaluates,
-        fraction=job.fraction,
-        count=job.calib_images,
-        calibrated=bool(job.calibration or job.plan or job.candidate) or holds_learned(Path(job.model)),
-        compares=job.precision != "fp32",
-    )
 
 
 def _capture_options(job: ExportJob) -> CaptureOptions:
@@ -139,19 +125,6 @@ def _given_plan(job: ExportJob, source: Source) -> QuantPlan | None:
         return None
     check_given(given, program, target_of(job, job.format[0]), path, option)
     return given
-
-
-def has_task_metadata(job: ExportJob) -> bool:
-    """Whether the model says what its outputs mean, so that labels can be compared with them.
-
-    Raises:
-        InputError: it is a file that cannot be quantised, whatever the data are.
-    """
-    if not job.from_onnx or not Path(job.model).is_file():
-        return True
-    from qexport.programs.onnx import file
-
-    return file.described(file.read_file(Path(job.model)).metadata) is not None
 
 
 def calibrated(run: Run, keep: bool = True) -> tuple[CalibrationTable | None, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from qexport.backends.info import options_from
@@ -34,12 +35,19 @@ from qexport.steps.plan import computes_in_integers
 from qexport.steps.repair import Scorer, repaired
 from qexport.steps.reuse import artifact_key, build_once
 from qexport.steps.sensitivity import sensitivity
+from qexport.sweeps.turns import Turns
 from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
 
 
-def export(job: ExportJob, progress: Progress = SILENT, command: str = "", beside: Executor | None = None) -> Report:
+def export(
+    job: ExportJob,
+    progress: Progress = SILENT,
+    command: str = "",
+    beside: Executor | None = None,
+    turns: Turns | None = None,
+) -> Report:
     """Do one run and return its report, which is also saved.
 
     What cannot be measured or rendered is in the report with its reason; what was written stays.
@@ -49,12 +57,14 @@ def export(job: ExportJob, progress: Progress = SILENT, command: str = "", besid
         progress: shows steps; nothing does unless given.
         command: for the report, as one string.
         beside: a second process, where the caller has one, that builds `offloaded_formats(job)` beside this one.
+        turns: of runs that share the machine, of which one at a time measures latency.
 
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
     """
     with TRACING:  # torch traces what other threads run, so that runs wait for each other
-        return _exported(job, Clock(progress), command, beside)
+        clock = Clock(progress, partial(turns.alone, progress)) if turns else Clock(progress)
+        return _exported(job, clock, command, beside)
 
 
 def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | None) -> Report:

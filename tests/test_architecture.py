@@ -49,14 +49,14 @@ FLOORS = (
     ("verification",),
     ("measurement",),
     ("reporting",),
-    ("inspection", "execution"),
+    ("inspection", "execution", "sweeps"),
     ("job",),
-    ("steps", "publish", "opening", "pipeline", "training_run"),
+    ("steps", "publish", "opening", "pipeline", "training_run", "sweep_run"),
     ("cli", "testing", "__main__", ""),
 )
 """From the ground up; a module imports its own floor or a lower one. "" is `qexport/__init__.py`, the public face."""
 
-KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "cli", "")
+KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "sweep_run", "cli", "")
 """Where an `ExportJob` ends: everything below takes the few values that it needs."""
 
 ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
@@ -92,6 +92,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "matplotlib": ("reporting/page",),
     "jinja2": ("reporting/page",),
     "markupsafe": ("reporting/page",),
+    "ray": ("execution/ray",),
     "rich": ("cli",),
     "typer": ("cli",),
 }

@@ -35,7 +35,9 @@ from qexport.inspection.samples import SampleInput, Samples, load_samples, save_
 from qexport.programs.onnx.file import read_file
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-CHEAP = "hostile pickle,archive,data,config,baseline,samples,state,training,sensitivity,manifest,image,labels,list"
+CHEAP = (
+    "hostile pickle,archive,data,config,sweep,baseline,samples,state,training,sensitivity,manifest,image,labels,list"
+)
 """Kinds that nothing has to be captured, rendered or trained for."""
 
 

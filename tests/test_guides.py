@@ -32,7 +32,7 @@ from qexport.vocabulary import PRECISIONS
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
 sys.path.append(str(DOCS))
 
-LANGUAGES = {"sh", "python", "toml"}
+LANGUAGES = {"sh", "python", "toml", "yaml"}
 """Of blocks in guides: each is looked at by a test, toml's by test_outside_package.py."""
 RUN_BY: Mapping[str, tuple[str, ...]] = {
     "accuracy.md": ("test_all_formats.py",),

@@ -40,7 +40,7 @@ NAMES = {
     ),
     *("Sensitivity", "load_sensitivity", "sensitivity"),
     *("Recipe", "Trained", "TrainingRecord", "TrainingReport", "load_training", "train"),
-    *("SharedScale", "Statistics", "StoredGraph", "StoredTensor", "check_precision"),
+    *("SharedScale", "Statistics", "StoredGraph", "StoredTensor", "SweepReport", "check_precision", "load_sweep"),
     *("make_target", "measure", "plan", "read_model", "save_plan", "save_table", "verify", "worker_process"),
 }
 

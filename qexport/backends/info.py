@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import UsageError
+from qexport.errors import UnavailableError, UsageError
 from qexport.lowering.request import Target
 from qexport.planning.runtime_profiles import RuntimeProfile
 from qexport.system.machine import ANY
@@ -156,7 +156,7 @@ def target_for(info: BackendInfo, precision: str, cpu: str = ANY) -> Target:
 
 
 def check_precision(info: BackendInfo, precision: str) -> None:
-    """Raise `UsageError` where a format cannot be written in a precision."""
+    """Raise `UnavailableError` where a format cannot be written in a precision."""
     if precision not in info.precisions:
         able = ", ".join(sorted(info.precisions))
-        raise UsageError(f"format {info.name} cannot be written as {precision}", f"it can as {able}")
+        raise UnavailableError(f"format {info.name} cannot be written as {precision}", f"it can as {able}")

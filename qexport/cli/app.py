@@ -26,6 +26,7 @@ from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
 from qexport.cli.spelling import is_pair, known_to, spell
+from qexport.cli.sweep import sweep_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
@@ -178,6 +179,9 @@ def export_command(
     raw_outputs: Annotated[
         str | None, _onnx("Everything behind these tensors stays float. Default: found.", "--raw-outputs")
     ] = None,
+    turns: Annotated[
+        Path | None, _other("Measure latency while no run with the same folder here works.", "--turns", hidden=True)
+    ] = None,
     timeout: Timeout = None,
     trust_checkpoint: Annotated[
         bool | None, _other("Unpickle any class: runs code from the file.", "--trust-checkpoint")
@@ -193,7 +197,7 @@ def export_command(
     given = dict(locals(), format=format_)
     from qexport.job.options import FIELDS, make_job
 
-    return _run(make_job({name: given[name] for name in FIELDS}, config), context.obj, quiet, json_, timeout)
+    return _run(make_job({name: given[name] for name in FIELDS}, config), context.obj, quiet, json_, timeout, turns)
 
 
 @verbs_app.command(cls=texts.Command, epilog=texts.DEMO)
@@ -227,7 +231,9 @@ def formats() -> None:
             say(f"{name}: not installed ({error.remedy})")
 
 
-def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None) -> int:
+def _run(
+    job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None, folder: Path | None = None
+) -> int:
     """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
@@ -235,19 +241,22 @@ def _run(job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeo
     from qexport.job.offload import offloaded_formats
     from qexport.job.places import check_paths
     from qexport.job.wording import announced
+    from qexport.sweeps.turns import Turns
 
     quiet_libraries()
     check_paths(job)
     if not (quiet or as_json):
         tell(announced(job))
+    turns = Turns(folder) if folder else None
     with (
+        turns.working() if turns else nullcontext(),
         library_output(job.folder) as terminal,
         shown_progress(terminal, quiet or as_json, timeout) as progress,
         worker_process(progress) if offloaded_formats(job) else nullcontext() as worker,
     ):
         from qexport.pipeline import export
 
-        report = export(job, progress, shlex.join(["qexport", *words]), worker)
+        report = export(job, progress, shlex.join(["qexport", *words]), worker, turns)
     from qexport.cli.terminal import print_report
     from qexport.reporting.report import to_json
 
@@ -273,7 +282,8 @@ verbs_app.command("doctor", cls=texts.Command, epilog=texts.DOCTOR)(doctor_comma
 verbs_app.command("report", cls=texts.Command, epilog=texts.REPORT)(report_command)
 verbs_app.command("sensitivity", cls=texts.Command, epilog=texts.SENSITIVITY)(sensitivity_command)
 verbs_app.command("qat", cls=texts.Command, epilog=texts.QAT)(qat_command)
-VERBS = dict.fromkeys(("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity"), verbs_app)
+verbs_app.command("sweep", cls=texts.Command, epilog=texts.SWEEP)(sweep_command)
+VERBS = dict.fromkeys(("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity", "sweep"), verbs_app)
 CHECKS = ("verify", "diff")
 SAME = {"list": "formats"}
 ELSEWHERE = {"train": "qat", "val": "verify"}

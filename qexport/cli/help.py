@@ -65,6 +65,7 @@ VERBS = {
     "formats": "formats, their precisions, and whether they can be written here",
     "qat": "train with the rounding in place",
     "sensitivity": "measure what each layer costs",
+    "sweep": "export every combination of models, formats and options",
     "verify": "check a file against its report",
     "diff": "compare two files, or two reports",
     "report": "render a report.json as a page",
@@ -121,6 +122,26 @@ SENSITIVITY = _epilog(
         "qexport sensitivity yolo26n.pt --data coco8.yaml --quick --out page.html",
     ),
     _rows("Exit codes", {0: "done", 2: "usage", 3: "model or data", 124: "not finished in --timeout"}),
+)
+SWEEP = _epilog(
+    _examples(
+        "qexport sweep sweep.yaml --dry-run",
+        "qexport sweep sweep.yaml --jobs 2",
+        "qexport sweep sweep.yaml --executor ray --address HOST:6379",
+    ),
+    "What is complete is not run again: after a kill, a failure or a change of the file the same command goes on.",
+    _rows(
+        "Exit codes",
+        {
+            0: "all runs are done",
+            2: "usage",
+            3: "a file of the sweep's own",
+            4: "Ray is missing",
+            124: "not finished in --timeout",
+            130: "interrupted",
+            "": "else that of the first run that failed: the others are done",
+        },
+    ),
 )
 DEMO = _epilog(
     _examples("qexport demo", "qexport demo --task segment"), "Exit codes are those of an export: qexport --help."

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qexport.backends.info import check_precision, options_from
-from qexport.backends.registry import display_name, find_backend, find_info, formats_from_onnx, known
+from qexport.backends.registry import (
+    display_name,
+    find_backend,
+    find_info,
+    formats_from_onnx,
+    known,
+)
 from qexport.checkpoints.identify import holds_learned
-from qexport.errors import UsageError
+from qexport.errors import UnavailableError, UsageError
 from qexport.job.export_job import ExportJob
 from qexport.job.places import check_places
+from qexport.job.value_rules import rows
 from qexport.job.wording import example
-from qexport.optimisation.effort import EFFORTS
-from qexport.optimisation.registry import weight_passes
-from qexport.planning.registry import RANGES
-from qexport.programs.options import HEADS
 from qexport.system.machine import ANY, KINDS, choices, kind_for
-from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 from qexport.vocabulary import (
     CPU_ALIASES,
-    IO_TYPES,
-    PRECISION_ALIASES,
-    PRECISIONS,
     alternatives,
     guess,
     listed,
     unknown,
 )
 
-OPSETS = range(18, 24)
-"""ONNX operator sets that torch.onnx writes without converting."""
 MIN_SIZE = 32
 """Pixels: the largest stride of the detectors."""
 NOTHING_KEPT = {
@@ -53,13 +50,7 @@ def check_job(job: ExportJob) -> None:
     """
     from qexport.job.bounds import check_measured  # the report's nouns take time to import, which --help has not
 
-    registered = (
-        Choice("precision", _precisions(job), PRECISION_ALIASES),
-        Choice("ranges", RANGES.names),
-        Choice("effort", tuple(EFFORTS)),
-        Choice("optimise", weight_passes()),
-    )
-    for row in (*BOUNDS, *CHOICES, *registered):
+    for row in rows(job.format):
         row.check(job)
     for name in job.format:
         find_info(name)  # a word that is none first: what it needs says nothing
@@ -73,48 +64,6 @@ def check_job(job: ExportJob) -> None:
     for name in job.format:
         _check_format(name, job)
     check_measured(job)
-
-
-def _precisions(job: ExportJob) -> tuple[str, ...]:
-    """Words for precisions: all usual ones, and those that only the job's formats have."""
-    own = {precision for info in known(job.format) for precision in info.precisions}
-    return (*PRECISIONS, *sorted(own - {*PRECISIONS}))
-
-
-def _given(job: object, option: str) -> Any:
-    return getattr(job, option.replace("-", "_"))
-
-
-@dataclass(frozen=True)
-class Range:
-    """Values that an option may have; none is always good."""
-
-    option: str
-    good: Callable[[Any], bool]
-    wanted: str
-    shown: Callable[[Any], str] = str
-
-    def check(self, job: object) -> None:
-        """Raise `UsageError` where it has another."""
-        value = _given(job, self.option)
-        if value is not None and not self.good(value):
-            raise UsageError(f"--{self.option} {self.shown(value)} is out of range", f"give {self.wanted}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Words that an option may have, or a list of them, and other names of them; none is always good."""
-
-    option: str
-    words: tuple[str, ...]
-    aliases: Mapping[str, Iterable[str]] | None = None
-
-    def check(self, job: object) -> None:
-        """Raise `UsageError` where it has another, with the one that was probably meant."""
-        given = _given(job, self.option)
-        for value in given if isinstance(given, tuple) else (given,):
-            if value is not None and value not in self.words:
-                raise unknown(f"--{self.option} {value}", value, self.words, self.aliases)
 
 
 @dataclass(frozen=True)
@@ -201,19 +150,6 @@ def _obeyed(option: str, unless_float: str) -> tuple[Conflict, ...]:
     )
 
 
-BOUNDS = (
-    Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
-    Range("batch", lambda value: value > 0, "1 or more"),
-    Range("threads", lambda value: value > 0, "1 or more"),
-    Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
-    Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
-    Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),
-)
-CHOICES = (
-    Choice("head", HEADS),
-    Choice("target", tuple(TARGETS), TARGET_ALIASES),
-    Choice("io", IO_TYPES),
-)
 CONFLICTS = (
     Conflict(
         lambda job: job.device != "cpu",
@@ -338,9 +274,10 @@ def _check_source(job: ExportJob) -> None:
     for name in job.format:
         if not find_info(name).from_onnx:
             able = alternatives(formats_from_onnx())
-            raise UsageError(f"format {name} cannot be written from an ONNX file", f"{able} can; or give the .pt file")
+            what = f"format {name} cannot be written from an ONNX file"
+            raise UnavailableError(what, f"{able} can; or give the .pt file")
     if job.precision in ("int8-full", "w8a16"):
-        raise UsageError(f"--precision {job.precision} cannot be written from an ONNX file", "give the .pt file")
+        raise UnavailableError(f"--precision {job.precision} cannot be written from an ONNX file", "give the .pt file")
     if job.head or job.nms:
         option = "--nms" if job.nms else f"--head {job.head}"
         raise UsageError(f"{option} cannot be chosen for an ONNX file", "export the .pt file with it")
@@ -362,4 +299,4 @@ def _check_format(name: str, job: ExportJob) -> None:
     check_precision(info, job.precision)
     options_from(info, job.backend_options)
     if job.dynamic and not info.dynamic:
-        raise UsageError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")
+        raise UnavailableError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

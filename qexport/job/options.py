@@ -70,18 +70,30 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, is not a mapping, or has an unknown name.
     """
+    options = read_mapping(path, "config")
+    _check_names(options, f" in {path}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file of names, whose hyphens become underscores, and values.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        UsageError: it cannot be read, or is not a mapping.
+    """
     from qexport.system.yaml_form import read_yaml
 
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"config {path} cannot be read ({reason})", "give a YAML file") from error
+        raise UsageError(f"{what} {path} cannot be read ({reason})", "give a YAML file") from error
     if not isinstance(content, dict):
-        raise UsageError(f"config {path} is not a mapping of option names to values", "see configs/ for examples")
-    options = {str(key).replace("-", "_"): value for key, value in content.items()}
-    _check_names(options, f" in {path}")
-    return {name: value for name, value in options.items() if value is not None}
+        raise UsageError(f"{what} {path} is not a mapping of option names to values", "see configs/ for examples")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
 def _check_names(options: Mapping[str, Any], place: str) -> None:

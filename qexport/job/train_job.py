@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from qexport.errors import InputError, UsageError
-from qexport.job.checks import Choice, Range
 from qexport.job.export_job import ExportJob
 from qexport.job.options import FIELDS, make_job
 from qexport.job.parsing import converted
+from qexport.job.value_rules import Choice, Range
 from qexport.training.recipe import WEIGHTS, Recipe
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def measure(
     """
     lost = [] if missing is None else missing
     run = _Run(program, task, images, results, threads, clock, lost, cache)
-    latencies, lowered = _latencies(run) if latency else ({}, {})
+    with clock.alone() if latency else nullcontext():
+        latencies, lowered = _latencies(run) if latency else ({}, {})
     accuracies = _accuracies(run) if task and accuracy else {}
     outputs = _outputs(run) if not task and accuracy else {}
     paths = [item.artifact.path for item in results]

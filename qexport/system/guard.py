@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,15 +45,37 @@ def run_tied(command: Sequence[str], seconds: float) -> subprocess.CompletedProc
     return run_code(code, seconds)
 
 
-def run_code(code: str, seconds: float) -> subprocess.CompletedProcess[str]:
+def run_code(
+    code: str,
+    seconds: float | None = None,
+    words: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own to its end, which comes at the latest with this process's.
 
+    Args:
+        words: its `sys.argv` behind the first.
+        environment: its variables; None for those of this process.
+        folder: its working directory; None for that of this process.
+
     Raises:
+        OSError: it cannot be started.
         subprocess.TimeoutExpired: it was killed after so many seconds.
     """
     reading, writing = os.pipe()  # that of `subprocess.run` is closed at once
     try:
-        return subprocess.run(tied(code), stdin=reading, capture_output=True, text=True, timeout=seconds, check=False)
+        return subprocess.run(
+            [*tied(code), *words],
+            stdin=reading,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
+            env=environment,
+            cwd=folder,
+        )
     finally:
         os.close(reading)
         os.close(writing)

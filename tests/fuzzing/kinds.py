@@ -46,6 +46,7 @@ from qexport.inspection.run_folder import Model, companions, report_beside, run_
 from qexport.inspection.samples import SampleInput, Samples, load_samples, save_samples
 from qexport.job.options import make_job
 from qexport.job.places import check_paths
+from qexport.job.sweep_file import read_sweep
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.sensitivity_record import Sensitivity, SensitivityRow
@@ -346,6 +347,14 @@ def _other_options(random: Random) -> bytes:
     return texts.yaml_of({**fixed, **{key: given[key] for key in chosen}}, random)
 
 
+def _sweep() -> dict[str, Any]:
+    """A sweep whose options may be had together."""
+    unmeasured = {"no-eval": True, "no-latency": True}
+    lists = {"models": [_options()["model"]], "formats": ["onnx", "openvino"], "precisions": ["fp32", "fp16"]}
+    more = {"include": [{"model": _options()["model"], "format": "tflite", "precision": "fp32"}]}
+    return {**lists, **unmeasured, "exclude": [{"format": "onnx", "precision": "fp16"}], **more}
+
+
 def _read_config(path: Path) -> None:
     check_paths(make_job({}, path))
 
@@ -622,6 +631,14 @@ KINDS = {
         lambda: _yaml({"model": _options()["model"], "no_eval": True, "no_latency": True}),
         _other_options,
         _door(_read_config),
+        (DONE, USAGE, INPUT, MISSING),
+    ),
+    "sweep": Kind(
+        "x.yaml",
+        4,
+        lambda: _yaml(_sweep()),
+        lambda random: texts.yaml_of(_sweep(), random),
+        _door(lambda path: read_sweep(path, path.with_name("out"))),
         (DONE, USAGE, INPUT, MISSING),
     ),
     "report": Kind("report.json", 2, GOLDEN.read_bytes, lambda random: texts.json_of(_report(), random), _read_report),

@@ -1,0 +1,92 @@
+"""Runs side by side on one machine, of which one at a time measures latency while the others stand still.
+
+All that work hold one lock together; who measures holds it alone, once every other run has come to its own measurement
+or to its end. Locks are those of the system (`flock`), which a process loses however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qexport.progress import Progress
+
+
+class Turns:
+    """The turns of runs that name the same folder and are on one machine.
+
+    Args:
+        folder: exists; gets two empty files for each machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._room, self._door = (folder / f".turns-{platform.node()}-{name}" for name in ("room", "door"))
+        self._held = -1
+
+    def can_be_taken(self) -> bool:
+        """Whether the system locks files in the folder."""
+        try:
+            import fcntl
+
+            for path in (self._room, self._door):
+                descriptor = _open(path)
+                try:
+                    with suppress(BlockingIOError):  # somebody has it, so it can be locked
+                        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                finally:
+                    os.close(descriptor)
+        except (ImportError, OSError):  # Windows, and some network drives
+            return False
+        return True
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work beside others for the time of the block, which begins when nobody measures or waits to."""
+        self._enter()
+        try:
+            yield
+        finally:
+            os.close(self._held)
+
+    @contextmanager
+    def alone(self, progress: Progress) -> Iterator[None]:
+        """Measure, in a block of `working`: wait until all others stand still, and let them go on behind the block."""
+        import fcntl
+
+        os.close(self._held)
+        try:
+            with progress.step("Waiting for other runs, to measure alone"):
+                door = _locked(self._door, fcntl.LOCK_EX)  # from here on nobody begins to work
+                room = _locked(self._room, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                os.close(room)
+                os.close(door)
+        finally:
+            self._enter()
+
+    def _enter(self) -> None:
+        import fcntl
+
+        door = _locked(self._door, fcntl.LOCK_EX)
+        try:
+            self._held = _locked(self._room, fcntl.LOCK_SH)
+        finally:
+            os.close(door)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _locked(path: Path, how: int) -> int:
+    """A descriptor that has a file locked until it is closed; waits for it."""
+    import fcntl
+
+    descriptor = _open(path)
+    fcntl.flock(descriptor, how)
+    return descriptor
