@@ -56,8 +56,7 @@ def sensitivity_command(
         raise UsageError("sensitivity needs images to measure on", "add --data DATA.yaml")
     given: dict[str, Any] = {"model": model, "data": data, "format": format_, "precision": precision, "no_eval": True}
     given |= {"imgsz": imgsz, "ranges": ranges, "calibration": calibration, "plan": plan, "candidate": candidate}
-    given["no_cache"] = no_cache
-    job = make_job(given)
+    job = make_job({**given, "no_cache": no_cache})
     if job.precision in PLANLESS:
         raise UsageError(f"--precision {job.precision} has nothing that is planned", "give --precision int8")
     from qexport.cli.progress import shown_progress
