@@ -19,7 +19,7 @@ from qexport.job.options import make_job, read_config
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 MODULE = (sys.executable, "-m", "qexport")
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.name != "sweep.yaml")
 HEAVY = (
     "jinja2",
     "matplotlib",
