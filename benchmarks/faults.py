@@ -184,8 +184,8 @@ class Run:
 
     @property
     def errors(self) -> list[str]:
-        """Lines that are not of steps."""
-        return [line for line in self.seen.lines if not line.startswith(("✓ ", "… "))]
+        """Lines that are not of steps, nor of what is going to be done."""
+        return [line for line in self.seen.lines if not line.startswith(("✓ ", "… ", "→ "))]
 
     def living(self) -> list[int]:
         """Its processes, and theirs, that are not dead."""
