@@ -45,6 +45,8 @@ class Bench:
         self.timed: list[Any] = []
         self.compared: list[Any] = []
         self.meanwhile: Callable[[], object] = lambda: None
+        self.widest = 1.0
+        """The 95th percentile of latencies, by their medians."""
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         for name in "ab":
@@ -81,7 +83,9 @@ class Bench:
 
     def measure_latency(self, runners: dict[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
         self.timed.append(list(runners))
-        return {name: Latency(number + 1.5, 2.5, 1.0, 36) for number, name in enumerate(runners)}
+        return {
+            name: Latency(number + 1.5, (number + 1.5) * self.widest, 1.0, 36) for number, name in enumerate(runners)
+        }
 
     def compare_outputs(self, *_: Any) -> tuple[OutputFidelity, ...]:
         self.compared.append(1)
@@ -162,6 +166,15 @@ def test_latency_is_of_one_host(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     bench.run()
     monkeypatch.setattr(platform, "node", lambda: "another")
     assert set(bench.run()[ASKED].taken) == {"accuracy"}
+    assert bench.counts == (2, 2)
+
+
+def test_latencies_of_a_restless_machine_are_measured_again(bench: Bench) -> None:
+    bench.widest = 1.21
+    bench.run()
+    bench.widest = 1.19
+    assert set(bench.run()[ASKED].taken) == {"accuracy"}
+    assert set(bench.run()[ASKED].taken) == {"accuracy", "latency"}
     assert bench.counts == (2, 2)
 
 

@@ -23,6 +23,8 @@ RUNS = 3
 """Timed runs of one turn."""
 PAUSE = 0.05
 """Seconds until other runtimes' threads sleep."""
+WIDE_SPREAD = 0.20
+"""Of a restless machine."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Latency:
     def spread(self) -> float:
         """How far the 95th percentile lies above the median, as a share of it."""
         return self.p95 / self.p50 - 1
+
+    @property
+    def restless(self) -> bool:
+        """Whether the machine was too restless for the median to be trusted."""
+        return self.spread > WIDE_SPREAD
 
 
 def measure_latency(

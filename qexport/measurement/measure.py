@@ -211,7 +211,8 @@ def _timed_once(
             runners |= _runners(item, run.threads)
     with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
         found = _timed(runners, batch, advance, run.missing)
-    if len(run.missing) == before and unchanged(items):
+    restless = any(latency.restless for latency in found.values())
+    if len(run.missing) == before and not restless and unchanged(items):
         places = {item.artifact.path: number for number, item in enumerate(items)}
         rows = (Timing(places[path], kind, latency) for (path, kind), latency in found.items())
         keep(run.cache, key, Timings(tuple(rows)))

@@ -22,9 +22,6 @@ from qexport.reporting.report import ACCURACY, ARTIFACT, LATENCY, RUN, Warning
 from qexport.system.machine import ANY, cpu_kind
 from qexport.targets import TARGETS
 
-WIDE_SPREAD = 0.20
-
-
 ABOUT = {
     "accuracy": ACCURACY,
     "intervals of accuracy": ACCURACY,
@@ -108,9 +105,9 @@ def reference_warnings(accuracy: Accuracy | None) -> tuple[Warning, ...]:
 
 def latency_warnings(*latencies: Latency) -> tuple[Warning, ...]:
     """Say when the machine was too restless for its medians to be trusted."""
-    widest = max(latency.spread for latency in latencies)
-    if widest <= WIDE_SPREAD:
+    if not any(latency.restless for latency in latencies):
         return ()
+    widest = max(latency.spread for latency in latencies)
     return (Warning(LATENCY, f"latency varied: the 95th percentile is {widest:.0%} above the median"),)
 
 
