@@ -170,8 +170,8 @@ def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
     [
         (
             ["help", "qta"],
-            "help qta is out of range: give export, cache, demo, doctor, formats, qat, report, sensitivity, sweep, verify "
-            "or diff; did you mean qat",
+            "help qta is out of range: give export, cache, demo, doctor, formats, qat, report, sensitivity, snippet, "
+            "sweep, verify or diff; did you mean qat",
         ),
         (["exprt", "a.pt"], "exprt is neither a file nor a verb: did you mean qexport export"),
         (["train", "model=a.pt"], "train is neither a file nor a verb: did you mean qexport qat"),
