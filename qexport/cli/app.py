@@ -21,6 +21,8 @@ from qexport.cli.output import say, say_json
 from qexport.cli.qat import EXAMPLES, qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
+from qexport.cli.snippet import EPILOG as SNIPPET
+from qexport.cli.snippet import snippet_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.optimisation.registry import PASSES
@@ -39,6 +41,7 @@ EPILOG = (
     "'qexport doctor' says what this machine can do and what is missing, "
     "'qexport formats' lists the formats, 'qexport verify' checks a file against its report, "
     "'qexport diff' compares two, 'qexport report' renders a report.json as a page, "
+    "'qexport snippet' prints a program that runs a file without qexport, "
     "'qexport sensitivity' measures what each layer costs, "
     "'qexport qat' trains with the rounding in place. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 model or data, "
@@ -265,8 +268,9 @@ def _run(job: ExportJob, quiet: bool, as_json: bool, timeout: float | None) -> i
 verbs_app.command("doctor", epilog=DOCTOR)(doctor_command)
 verbs_app.command("report")(report_command)
 verbs_app.command("sensitivity")(sensitivity_command)
+verbs_app.command("snippet", epilog=SNIPPET)(snippet_command)
 verbs_app.command("qat", epilog=EXAMPLES)(qat_command)
-VERBS = dict.fromkeys(("demo", "doctor", "formats", "qat", "report", "sensitivity"), verbs_app)
+VERBS = dict.fromkeys(("demo", "doctor", "formats", "qat", "report", "sensitivity", "snippet"), verbs_app)
 CHECKS = ("verify", "diff")
 
 

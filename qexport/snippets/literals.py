@@ -24,7 +24,11 @@ def is_plain(character: str) -> bool:
 
 def python_text(text: str) -> str:
     """A string of Python."""
-    return '"' + "".join(each if is_plain(each) else f"\\U{ord(each):08x}" for each in text) + '"'
+    return '"' + "".join(each if is_plain(each) else _point(each) for each in text) + '"'
+
+
+def _point(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 2**16 else f"\\U{ord(character):08x}"
 
 
 def utf16_text(text: str) -> str:
