@@ -56,7 +56,7 @@ def _raw_parts(facts: Facts) -> tuple[str, ...]:
 
 def _other_parts(facts: Facts) -> tuple[str, ...]:
     """Of a language that only detection is written in."""
-    return f"about_{facts.format}", "letterbox", f"run_{facts.format}", _decode(facts), f"main_{facts.format}"
+    return f"about_{facts.format}", "letterbox", f"run_{facts.format}", _decode(facts), "main"
 
 
 def _decode(facts: Facts) -> str:
