@@ -15,7 +15,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qexport.snippets.facts import Facts
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 160
@@ -93,14 +96,16 @@ def images(task: str, folder: Path) -> Iterator[Path]:
 
 def differences(artifact: Path, image: Path) -> list[str]:
     """What a file's program prints that the package does not find, and the other way round."""
-    program = artifact.parent / f"{artifact.name}_run.py"
-    words = [sys.executable, "-m", "qexport", "snippet", str(artifact), "--image", str(image), "--out", str(program)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    from qexport.snippets.facts import facts_of
+    from qexport.snippets.program import program_of
+
+    facts, program = facts_of(artifact), artifact.parent / f"{artifact.name}_run.py"
+    program.write_text(program_of(facts, "python", str(image)), encoding="ascii")
     words = [sys.executable, "-I", "-c", ALONE, str(program), "--out", str(program.with_suffix(".png"))]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         return [done.stderr.strip().splitlines()[-1]]
-    return list(compared([json.loads(line) for line in done.stdout.splitlines()], expected(artifact, image)))
+    return list(compared([json.loads(line) for line in done.stdout.splitlines()], expected(facts, artifact, image)))
 
 
 def compared(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> Iterator[str]:
@@ -114,7 +119,7 @@ def compared(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> Itera
     for one in wanted:
         rivals = [each for each in found if each["name"] == one["name"]]
         apart = [
-            max((float(np.abs(np.subtract(each[key], one[key])).max()) / bound(key) for key in one if key != "name"))
+            max(float(np.abs(np.subtract(each[key], one[key])).max()) / bound(key) for key in one if key != "name")
             for each in rivals
         ]
         if min(apart, default=np.inf) > 1:
@@ -126,32 +131,27 @@ def bound(key: str) -> float:
     return {"score": MAX_SCORE, "probability": MAX_SCORE, "mask_pixels": 40.0}.get(key, MAX_PIXELS)
 
 
-def expected(artifact: Path, image: Path) -> list[dict[str, Any]]:
+def expected(facts: Facts, artifact: Path, image: Path) -> list[dict[str, Any]]:
     """What the package finds: its own reader of images, runner and decode; into the image's pixels by Ultralytics."""
     import numpy as np
 
     from qexport.backends.registry import find_backend
     from qexport.data.images import PREPROCESS, read_image, to_tensor
-    from qexport.detections.layout import layout_of
     from qexport.detections.numpy_decode import detections_in
-    from qexport.inspection.difference import find_format
-    from qexport.snippets.facts import facts_of
 
-    facts, backend = facts_of(artifact), find_backend(find_format(artifact))
-    pixels = read_image(image)
-    layout = facts.layout
+    pixels, layout, backend = read_image(image), facts.layout, find_backend(facts.format)
     batch = to_tensor(PREPROCESS[layout.preprocess](pixels, layout.imgsz))[None]
     outputs = [output[0] for output in backend.runner(artifact, 1)(batch)]
     if layout.classifier:
         best = np.argsort(-outputs[0])[:5]
         return [{"name": facts.names[each], "probability": float(outputs[0][each])} for each in best]
-    assert layout.imgsz == layout_of({"imgsz": layout.imgsz, "names": facts.names}).imgsz
     least = np.array([(facts.class_thresholds or {}).get(n, facts.threshold) for n in range(len(facts.names))])
     found = detections_in(outputs[0], layout, float(least.min()))
     found = found.chosen(found.scores >= least[found.classes])
+    places = _places(found, outputs, layout, pixels)
     return [
         {"name": facts.names[number], "score": float(score), **rest}
-        for number, score, rest in zip(found.classes, found.scores, _places(found, outputs, layout, pixels), strict=True)
+        for number, score, rest in zip(found.classes, found.scores, places, strict=True)
     ]
 
 

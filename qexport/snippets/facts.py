@@ -37,6 +37,7 @@ class Facts:
         integers: it takes integers, channels last, and gives the raw outputs of each level as integers.
         threshold: the score from which a detection counts, 0..1.
         class_thresholds: those of classes that have another one, by number.
+        exact: floats are computed in FP32 also where the runtime prefers less, as it was compared and measured.
         unit: (x, y) pixels of the input that a coordinate of one in the output stands for.
     """
 
@@ -49,6 +50,7 @@ class Facts:
     integers: bool = False
     threshold: float = CONFIDENCE
     class_thresholds: Mapping[int, float] | None = None
+    exact: bool = False
     unit: tuple[int, int] = (1, 1)
 
 
@@ -118,6 +120,7 @@ def _facts(artifact: Path, name: str, metadata: Mapping[str, Any]) -> Facts:
         integers=integers,
         threshold=everything,
         class_thresholds={number: score for number, score in sorted(own.items()) if score != everything},
+        exact=metadata.get("precision") == "fp32",
         unit=layout.imgsz[::-1] if normalised else (1, 1),
     )
 

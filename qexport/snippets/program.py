@@ -77,6 +77,7 @@ def _constants(facts: Facts, image: str) -> dict[str, tuple[Value, str]]:
         "UNIT_X": (facts.unit[0], "Pixels that a coordinate of 1 stands for in the model's output."),
         "UNIT_Y": (facts.unit[1], "Pixels that a coordinate of 1 stands for in the model's output."),
         "EXTRA": (extra, "Numbers of a box behind its scores, where that is known."),
+        "EXACT": (facts.exact, "Floats in FP32; where False, in BF16 or FP16 on CPUs that have it, which is faster."),
         "STRIDES": (layout.strides, "Pixels in a cell of each level."),
         "REG_MAX": (layout.reg_max, "Bins of the distribution of a distance."),
         "DIRECT": (layout.direct, "Whether angles and offsets of keypoints need no further arithmetic."),
