@@ -45,6 +45,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def main() -> int:
     """Compare everything that was asked for, and return the exit code."""
     from qexport.compat.quiet import quiet_libraries
+    from qexport.snippets.facts import facts_of
     from qexport.tasks import SCORING
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,7 +62,8 @@ def main() -> int:
                     artifact = exported(task, head, kind, Path(tempfile.mkdtemp(dir=scratch)))
                     for image in images(task, artifact.parent):
                         name = f"{task} {head or ''} {kind} {image.stem}"
-                        found = [f"{name}: {each}" for each in differences(artifact, image)]
+                        found = differences(facts_of(artifact), image, artifact.parent)
+                        found = [f"{name}: {each}" for each in found]
                         print(*(found or [f"{name}: equal"]), sep="\n", flush=True)
                         wrong += found
     return 1 if wrong else 0
@@ -94,18 +96,21 @@ def images(task: str, folder: Path) -> Iterator[Path]:
         yield folder / f"{name}.png"
 
 
-def differences(artifact: Path, image: Path) -> list[str]:
-    """What a file's program prints that the package does not find, and the other way round."""
-    from qexport.snippets.facts import facts_of
+def differences(facts: Facts, image: Path, folder: Path) -> list[str]:
+    """What a file's program prints that the package does not find, and the other way round.
+
+    Args:
+        folder: for the program and what it draws.
+    """
     from qexport.snippets.program import program_of
 
-    facts, program = facts_of(artifact), artifact.parent / f"{artifact.name}_run.py"
+    program = folder / "run.py"
     program.write_text(program_of(facts, "python", str(image)), encoding="ascii")
     words = [sys.executable, "-I", "-c", ALONE, str(program), "--out", str(program.with_suffix(".png"))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         return [done.stderr.strip().splitlines()[-1]]
-    return list(compared([json.loads(line) for line in done.stdout.splitlines()], expected(facts, artifact, image)))
+    return list(compared([json.loads(line) for line in done.stdout.splitlines()], expected(facts, image)))
 
 
 def compared(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> Iterator[str]:
@@ -131,7 +136,7 @@ def bound(key: str) -> float:
     return {"score": MAX_SCORE, "probability": MAX_SCORE, "mask_pixels": 40.0}.get(key, MAX_PIXELS)
 
 
-def expected(facts: Facts, artifact: Path, image: Path) -> list[dict[str, Any]]:
+def expected(facts: Facts, image: Path) -> list[dict[str, Any]]:
     """What the package finds: its own reader of images, runner and decode; into the image's pixels by Ultralytics."""
     import numpy as np
 
@@ -141,7 +146,7 @@ def expected(facts: Facts, artifact: Path, image: Path) -> list[dict[str, Any]]:
 
     pixels, layout, backend = read_image(image), facts.layout, find_backend(facts.format)
     batch = to_tensor(PREPROCESS[layout.preprocess](pixels, layout.imgsz))[None]
-    outputs = [output[0] for output in backend.runner(artifact, 1)(batch)]
+    outputs = [output[0] for output in backend.runner(Path(facts.model), 1)(batch)]
     if layout.classifier:
         best = np.argsort(-outputs[0])[:5]
         return [{"name": facts.names[each], "probability": float(outputs[0][each])} for each in best]

@@ -97,7 +97,7 @@ def test_help_names_every_option_and_exit_code() -> None:
         assert code in joined
 
 
-@pytest.mark.parametrize("verb", ["demo", "doctor", "formats", "report", "verify", "diff", "sensitivity"])
+@pytest.mark.parametrize("verb", ["demo", "doctor", "formats", "report", "verify", "diff", "sensitivity", "snippet"])
 def test_every_verb_has_help(verb: str) -> None:
     done = run(COMMAND, verb, "--help")
     assert done.returncode == 0
