@@ -28,8 +28,8 @@ KINDS = {
     "tflite": ("tflite", "fp32"),
     "int8-full": ("tflite", "int8-full"),
 }
-MAX_PIXELS, MAX_SCORE = 0.75, 0.02
-"""Differences that the rounding of pixels may make: OpenCV's interpolation has eleven bits, Pillow's JPEG its own."""
+MAX_PIXELS, MAX_SCORE = 0.01, 0.001
+"""Differences that the order of sums may make."""
 ALONE = """
 import runpy, sys
 class Blocked:
@@ -133,7 +133,7 @@ def compared(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> Itera
 
 def bound(key: str) -> float:
     """How far a value may be off."""
-    return {"score": MAX_SCORE, "probability": MAX_SCORE, "mask_pixels": 40.0}.get(key, MAX_PIXELS)
+    return {"score": MAX_SCORE, "probability": MAX_SCORE, "mask_pixels": 2.0}.get(key, MAX_PIXELS)
 
 
 def expected(facts: Facts, image: Path) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def _python_parts(facts: Facts) -> tuple[str, ...]:
     rotated = facts.layout.extras == "angles"
     suppression = "nms_rotated" if rotated else "nms"
     decode = ("rows",) if facts.layout.end2end else ("columns", suppression)
-    image = "interpolated", "letterbox"
+    image = "resized", "letterbox", *(["interpolated"] if facts.task == "segment" else [])
     raw = _raw_parts(facts) if facts.integers else ()
     return f"about_{facts.format}", *image, run, *raw, "least_scores", *decode, "labelled", *ends
 
