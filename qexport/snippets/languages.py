@@ -36,7 +36,7 @@ def _python_parts(facts: Facts) -> tuple[str, ...]:
     run = "run_integers" if facts.integers else f"run_{facts.format}"
     ends = "read_arguments", f"main_{facts.task}", "end"
     if facts.layout.classifier:
-        raw = ("raw_classify",) if facts.integers else ()
+        raw: tuple[str, ...] = ("raw_classify",) if facts.integers else ()
         return f"about_{facts.format}", "centre_crop", run, *raw, *ends
     rotated = facts.layout.extras == "angles"
     suppression = "nms_rotated" if rotated else "nms"
