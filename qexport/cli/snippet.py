@@ -10,8 +10,7 @@ import typer
 from qexport.cli.console import library_output
 from qexport.cli.output import say
 from qexport.errors import UsageError
-from qexport.snippets.languages import LANGUAGES
-from qexport.snippets.program import IMAGE, program_of
+from qexport.snippets.languages import IMAGE, LANGUAGES
 
 EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 the file cannot be read, or there is no program for it. "
@@ -37,6 +36,7 @@ def snippet_command(
     quiet_libraries()
     with library_output():
         from qexport.snippets.facts import facts_of
+        from qexport.snippets.program import program_of
 
         text = program_of(facts_of(file), lang, image)
     if out is None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qexport.snippets.facts import Facts
 from qexport.snippets.literals import Notation, Value, octal_text, python_text, utf16_text
+
+if TYPE_CHECKING:
+    from qexport.snippets.facts import Facts
+
+IMAGE = "image.jpg"
+"""What a program looks at where nobody says."""
 
 EXTRAS = {"": "extras_none", "coefficients": "extras_coefficients", "angles": "extras_angles"}
 

@@ -8,11 +8,10 @@ from importlib.resources import files
 from qexport.detections.numpy_decode import MAX_CANDIDATES
 from qexport.errors import InputError, UsageError
 from qexport.snippets.facts import Facts
-from qexport.snippets.languages import LANGUAGES, Language
+from qexport.snippets.languages import IMAGE, LANGUAGES, Language
 from qexport.snippets.literals import Value
 from qexport.tasks import SCORING
 
-IMAGE = "image.jpg"
 IOU = 0.7
 """Overlap from which of two boxes of a class the worse one goes, as `qexport.decode` has it."""
 
