@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,8 +172,9 @@ def _places(found: Any, outputs: list[Any], layout: Any, pixels: Any) -> Iterato
 
     shape = pixels.shape[:2]
     if found.is_rotated:
-        flat = scale_coords(layout.imgsz, torch.from_numpy(corner_points(found)), shape)
-        yield from ({"corners": points.tolist()} for points in flat)
+        scaled = scale_boxes(layout.imgsz, torch.from_numpy(found.boxes.copy()), shape, xywh=True)
+        for points in corner_points(replace(found, boxes=scaled.numpy())):
+            yield {"corners": points.tolist()}
         return
     boxes = scale_boxes(layout.imgsz, torch.from_numpy(found.boxes.copy()), shape)
     further: list[dict[str, Any]] = [{} for _ in boxes]
