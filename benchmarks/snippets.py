@@ -173,7 +173,7 @@ def _places(found: Any, outputs: list[Any], layout: Any, pixels: Any) -> Iterato
     shape = pixels.shape[:2]
     if found.is_rotated:
         scaled = scale_boxes(layout.imgsz, torch.from_numpy(found.boxes.copy()), shape, xywh=True)
-        for points in corner_points(replace(found, boxes=scaled.numpy())):
+        for points in corner_points(replace(found, boxes=np.asarray(scaled))):
             yield {"corners": points.tolist()}
         return
     boxes = scale_boxes(layout.imgsz, torch.from_numpy(found.boxes.copy()), shape)
