@@ -15,7 +15,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-limits bench-sweep bench-training fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-snippets bench-limits bench-sweep bench-training fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -134,6 +134,9 @@ bench-gate: setup  ## run the demo export twenty times against its own first rep
 
 faults: setup  ## end runs by signals at each step of the walk and look at the next (fewer: TIMES=1 STEPS=onnx.lower)
 	$(PY) benchmarks/faults.py $(TIMES:%=--times %) $(STEPS:%=--steps %) $(SIGNALS:%=--signals %)
+
+bench-snippets: setup  ## run the programs of `qexport snippet` on files of every task, and compare what they find
+	$(PY) benchmarks/snippets.py
 
 bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
 	$(PY) benchmarks/limits.py

@@ -50,7 +50,7 @@ FLOORS = (
     ("measurement",),
     ("reporting",),
     ("inspection", "execution", "sweeps"),
-    ("job",),
+    ("job", "snippets"),
     ("steps", "publish", "opening", "pipeline", "training_run", "sweep_run"),
     ("cli", "testing", "__main__", ""),
 )

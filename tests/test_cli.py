@@ -108,7 +108,7 @@ def test_help_names_every_option_and_exit_code() -> None:
         assert code in joined
 
 
-VERBS = ("demo", "doctor", "formats", "qat", "report", "sensitivity", "verify", "diff")
+VERBS = ("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity", "snippet", "sweep", "verify", "diff")
 
 
 @pytest.mark.parametrize("words", [("--help",), *((verb, "--help") for verb in VERBS), ("help", "qat")], ids=" ".join)

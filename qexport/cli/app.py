@@ -25,6 +25,7 @@ from qexport.cli.output import say, say_json
 from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
+from qexport.cli.snippet import snippet_command
 from qexport.cli.spelling import is_pair, known_to, spell
 from qexport.cli.sweep import sweep_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
@@ -283,7 +284,10 @@ verbs_app.command("report", cls=texts.Command, epilog=texts.REPORT)(report_comma
 verbs_app.command("sensitivity", cls=texts.Command, epilog=texts.SENSITIVITY)(sensitivity_command)
 verbs_app.command("qat", cls=texts.Command, epilog=texts.QAT)(qat_command)
 verbs_app.command("sweep", cls=texts.Command, epilog=texts.SWEEP)(sweep_command)
-VERBS = dict.fromkeys(("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity", "sweep"), verbs_app)
+verbs_app.command("snippet", cls=texts.Command, epilog=texts.SNIPPET)(snippet_command)
+VERBS = dict.fromkeys(
+    ("cache", "demo", "doctor", "formats", "qat", "report", "sensitivity", "snippet", "sweep"), verbs_app
+)
 CHECKS = ("verify", "diff")
 SAME = {"list": "formats"}
 ELSEWHERE = {"train": "qat", "val": "verify"}

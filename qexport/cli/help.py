@@ -65,6 +65,7 @@ VERBS = {
     "formats": "formats, their precisions, and whether they can be written here",
     "qat": "train with the rounding in place",
     "sensitivity": "measure what each layer costs",
+    "snippet": "print a program that runs a file without qexport",
     "sweep": "export every combination of models, formats and options",
     "verify": "check a file against its report",
     "diff": "compare two files, or two reports",
@@ -122,6 +123,13 @@ SENSITIVITY = _epilog(
         "qexport sensitivity yolo26n.pt --data coco8.yaml --quick --out page.html",
     ),
     _rows("Exit codes", {0: "done", 2: "usage", 3: "model or data", 124: "not finished in --timeout"}),
+)
+SNIPPET = _epilog(
+    _examples(
+        "qexport snippet qexport_out/yolo26n/yolo26n_int8.onnx --out run.py",
+        "qexport snippet m_int8.tflite --lang kotlin",
+    ),
+    _rows("Exit codes", {0: "done", 2: "usage", 3: "the file cannot be read, or there is no program for it"}),
 )
 SWEEP = _epilog(
     _examples(

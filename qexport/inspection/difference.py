@@ -176,7 +176,7 @@ def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) ->
     yield _row("format", *formats)
     yield _row("sha256", *(_short(each.sha256) for each in described))
     yield _row("bytes", *(str(each.bytes) for each in described))
-    stored = [_read(backend, path) for backend, path in zip(backends, (a, b), strict=True)]
+    stored = [read_artifact(backend, path) for backend, path in zip(backends, (a, b), strict=True)]
     yield from tensor_rows(*(_tensors(each, path) for each, path in zip(stored, (a, b), strict=True)))
     yield _row("integer arithmetic", *(f"{each.coverage:.2%}" for each in stored))
     yield _row("operators", *(str(sum(each.operators.values())) for each in stored))
@@ -184,7 +184,12 @@ def compare_artifacts(a: Path, b: Path, images: Sequence[Path], threads: int) ->
     yield from _figure_rows(_report_beside(a), _report_beside(b), OF_ACCURACY)
 
 
-def _read(backend: Backend, path: Path) -> StoredGraph:
+def read_artifact(backend: Backend, path: Path) -> StoredGraph:
+    """What an artifact says about itself.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return backend.read(path)
     except Exception as error:  # readers of damaged files raise anything

@@ -257,18 +257,18 @@ def unreadable(metadata: dict[str, str]) -> str:
 
 def _described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
     try:
-        task, names = metadata["task"], _literal(metadata["names"])
-        size = _literal(metadata["imgsz"])
+        task, names = metadata["task"], literal_value(metadata["names"])
+        size = literal_value(metadata["imgsz"])
         if task not in SCORING or not isinstance(names, dict):
             return None
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        points, values = _literal(metadata.get("kpt_shape", "(0, 0)"))
+        points, values = literal_value(metadata.get("kpt_shape", "(0, 0)"))
         return UltralyticsMetadata(
             task=task,
             names={int(number): str(name) for number, name in names.items()},
             stride=_count(metadata["stride"]),
             imgsz=(_count(height), _count(width)),
-            end2end=bool(_literal(metadata.get("end2end", "False"))),
+            end2end=bool(literal_value(metadata.get("end2end", "False"))),
             kpt_shape=(int(points), int(values)),
         )
     except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
@@ -282,7 +282,7 @@ def _count(value: Any) -> int:
     return found
 
 
-def _literal(text: str) -> Any:
+def literal_value(text: str) -> Any:
     """The value of a literal; of one that nobody writes for names or sizes, whose parsing never ends, a ValueError."""
     rest = 0 if len(text) <= MAX_LITERAL else -1
     tokens = brackets = 0
