@@ -165,6 +165,25 @@ def verdict(changes: Mapping[str, Any], of_report: Mapping[str, Any]) -> tuple[s
             ),
         ),
         (
+            {"accuracy": AccuracyInfo(map=0.0, map_float=0.0, fidelity=0.93, images=100)},
+            {},
+            (
+                "doubtful",
+                f"tflite int8 has a fidelity of 0.930, {WON}: "
+                "FP32 itself finds next to nothing in these images: is it trained, on such data?",
+                "",
+            ),
+        ),
+        (
+            {"accuracy": AccuracyInfo(map=0.3972, images=5000)},
+            {"unmeasured": (Unmeasured("m_fp32.tflite", "accuracy", "no", 7),)},
+            (
+                "doubtful",
+                f"tflite int8 {WON}: whether it is fit is not known: there is nothing of FP32's to compare it with",
+                "",
+            ),
+        ),
+        (
             {"accuracy": None},
             {"evaluation": None, "command": "qexport m.pt --int8 --data d.yaml --no-eval"},
             (

@@ -95,10 +95,12 @@ def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> I
         tried = any(each.what == "accuracy" for each in report.unmeasured if each.artifact == artifact.file_name)
         said = "could not be measured" if tried else "was not measured"
         yield DOUBTFUL, f"whether it is fit is not known: accuracy {said}", "" if tried else _scored(report)
-    elif retention is None:
-        yield DOUBTFUL, "near FP32; without labels nobody knows how good that is", ""
     elif found.map_float is not None and found.map_float < MIN_MEANINGFUL_MAP:
         yield DOUBTFUL, "FP32 itself finds next to nothing in these images: is it trained, on such data?", ""
+    elif retention is None and accuracy_of("fidelity")(artifact) is None:
+        yield DOUBTFUL, "whether it is fit is not known: there is nothing of FP32's to compare it with", ""
+    elif retention is None:
+        yield DOUBTFUL, "near FP32; without labels nobody knows how good that is", ""
     elif retention < MIN_RETENTION and not rules & {"max-drop", "min-retention"}:
         yield (
             DOUBTFUL,
