@@ -52,21 +52,29 @@ CALIBRATED_BY = (
 class _Hashes:
     """Digests of what several runs share."""
 
-    models: dict[str, str] = field(default_factory=dict)
-    files: dict[tuple[Path, ...], str] = field(default_factory=dict)
+    files: dict[Path, str] = field(default_factory=dict)
+    lists: dict[tuple[Path, ...], str] = field(default_factory=dict)
 
-    def model(self, name: str) -> str:
-        """SHA-256 of a model's bytes."""
-        if name not in self.models:
-            self.models[name] = describe_artifact(Path(name), "", "").sha256
-        return self.models[name]
+    def model(self, path: Path, from_onnx: bool) -> str:
+        """SHA-256 of a model, with the weights that an ONNX file has beside it."""
+        if from_onnx and path not in self.files:
+            from qexport.programs.onnx.file import read_file  # ONNX takes time to import
+
+            self.files[path] = read_file(path).fingerprint
+        return self.file(path)
+
+    def file(self, path: Path) -> str:
+        """SHA-256 of a file's bytes."""
+        if path not in self.files:
+            self.files[path] = describe_artifact(path, "", "").sha256
+        return self.files[path]
 
     def of(self, paths: Sequence[Path]) -> str:
         """Digest of names and bytes of images or labels."""
         key = tuple(paths)
-        if key not in self.files:
-            self.files[key] = fingerprint(key)
-        return self.files[key]
+        if key not in self.lists:
+            self.lists[key] = fingerprint(key)
+        return self.lists[key]
 
 
 def sweep_of(
@@ -116,10 +124,14 @@ def _submitted(requests: Sequence[RunRequest], executor: Executor) -> Iterator[t
         request = futures[future]
         try:
             yield request.folder.name, future.result()
-        except QexportError as error:
-            yield request.folder.name, RunRecord(request.fingerprint, error.exit_code, str(error))
-        except WorkerDiedError as error:
-            yield request.folder.name, RunRecord(request.fingerprint, QexportError.exit_code, str(error))
+        except (QexportError, WorkerDiedError, OSError) as error:
+            yield request.folder.name, _failed(error, request.fingerprint)
+
+
+def _failed(error: Exception, identity: str = "") -> RunRecord:
+    """The record of a run that has no exit code of its own."""
+    code = error.exit_code if isinstance(error, QexportError) else QexportError.exit_code
+    return RunRecord(identity, code, str(error))
 
 
 def _complete(request: RunRequest) -> RunRecord | None:
@@ -144,8 +156,8 @@ def _requests(sweep: Sweep, turns: Path | None) -> tuple[dict[str, RunRequest], 
         try:
             job = _with_model(run.job)
             identity = _identity(job, hashes)
-        except QexportError as error:
-            failed[run.name] = RunRecord("", error.exit_code, str(error))
+        except (QexportError, OSError) as error:
+            failed[run.name] = _failed(error)
             continue
         options = {**run.options, "model": job.model}
         own = job.folder.absolute()
@@ -174,8 +186,8 @@ def _identity(job: ExportJob, hashes: _Hashes) -> str:
     images = select_images(image_choice(job), has_task_metadata(job))
     parts = {
         "options": to_plain(options),
-        "model": [Path(job.model).name, hashes.model(job.model)],
-        "files": [hashes.model(str(path)) if (path := getattr(job, name)) else "" for name in FILES],
+        "model": [Path(job.model).name, hashes.model(Path(job.model), job.from_onnx)],
+        "files": [hashes.file(path) if (path := getattr(job, name)) else "" for name in FILES],
         "images": _identity_of_images(images, hashes),
         "qexport": __version__,
         "packages": {**environment(reported_packages()).packages, **packages_of(BACKENDS, RANGES.group, PASSES.group)},
@@ -186,12 +198,12 @@ def _identity(job: ExportJob, hashes: _Hashes) -> str:
 def _identity_of_images(images: RunImages, hashes: _Hashes) -> list[Any]:
     data = images.evaluation_data
     labels = [label_path(image, data.labels) for image in images.evaluation] if data else []
-    names = {str(number): name for number, name in data.names.items()} if data else {}
+    described = [sorted(data.names.items()), data.channels, data.kpt_shape] if data else []
     return [
         hashes.of(images.calibration),
         hashes.of(images.evaluation),
         hashes.of([path for path in labels if path.is_file()]),
-        names,
+        described,
     ]
 
 
