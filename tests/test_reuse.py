@@ -27,6 +27,7 @@ from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
 from qexport.job import offload
 from qexport.measurement import measure
+from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
@@ -156,6 +157,14 @@ def test_another_program_of_the_same_graph_is_built(make: Make, builds: Builds, 
         make(program=replace(tiny, input=given))
     make(program=replace(tiny, layout=replace(tiny.layout, max_detections=9)))
     assert builds.count == 4
+
+
+def test_a_plan_with_another_rule_is_another_one(make: Make, builds: Builds) -> None:
+    """Passes may change a scale that was estimated, and none that a kernel prescribes."""
+    estimated = TensorQuant("int8", (0.5,), (0,))
+    for tensor in (estimated, replace(estimated, rule="fixed"), estimated):
+        make(plan=QuantPlan("p", "q", frozenset(), {"a": tensor}))
+    assert builds.count == 2
 
 
 def test_what_changes_while_it_is_built_is_not_kept(

@@ -21,6 +21,7 @@ from qexport.calibration.calibration_table import CalibrationTable, load_table, 
 from qexport.data.dataset import fingerprint
 from qexport.errors import InputError
 from qexport.optimisation.registry import PASSES
+from qexport.planning.plan import to_json
 from qexport.planning.registry import RANGES
 from qexport.plugins import BACKENDS, packages_of, places_of
 from qexport.programs.build import Source
@@ -110,7 +111,7 @@ def artifact_key(cache: Cache, source: Source, request: BuildRequest, fingerprin
         "artifact",
         {
             "request": {**given, "name": request.path.name, "candidate_kept": request.candidate_path is not None},
-            "plan": request.plan.fingerprint if request.plan else None,
+            "plan": to_json(request.plan) if request.plan else None,  # passes read the rules, too
             "candidate": _digest(request.candidate) if request.candidate else None,
             "table": identity_of_table(request.table) if request.table else None,
             "images": [
