@@ -286,6 +286,15 @@ def test_an_engine_is_judged_in_place_of_its_graph() -> None:
     assert found.text == "engine int8 keeps 99.3 % of mAP50-95: fit to ship"
 
 
+def test_a_rule_that_its_graph_breaks_is_said_of_an_engine() -> None:
+    """Else the run ends by the gate, and nothing that it says is unfit."""
+    graph = replace(INT8, format="tensorrt", accuracy=None, speedup=None)
+    engine = replace(graph, path="out/m_int8.engine", engine=True, accuracy=ACCURACY)
+    report = replace(REPORT, artifacts=(graph, engine), gate=Gate(False, (TOO_BIG,)))
+    (found,) = verdicts(report, lambda artifact: artifact.label)
+    assert found.text == "engine int8 keeps 99.3 % of mAP50-95: not fit to ship by --max-size"
+
+
 def test_every_rendering_has_the_verdict() -> None:
     report = replace(REPORT, artifacts=(replace(INT8, warnings=(FAR,), speedup=None), FP32))
     text, then = "keeps 99.3 % of mAP50-95, 3.4× smaller: far from FP32, not fit to ship", "--data d.yaml --effort best"

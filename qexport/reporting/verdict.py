@@ -68,7 +68,8 @@ def _verdict(artifact: ArtifactReport, report: Report, name: Callable[[ArtifactR
 
 def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str, str, str]]:
     """Kind, words and what to try, the gravest first."""
-    rules = [each for each in report.gate.rules if each.artifact == artifact.file_name] if report.gate else []
+    files = _files(artifact, report)
+    rules = [each for each in report.gate.rules if each.artifact in files] if report.gate else []
     broken = [each.rule for each in rules if not each.passed]
     if broken:
         of_accuracy = any(rule in OF_ACCURACY for rule in broken)
@@ -85,6 +86,12 @@ def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str,
     if runtime := stand_in(artifact):
         yield DOUBTFUL, f"looks fit to ship as {runtime} runs it: try it where it belongs", ""
     yield FIT, "fit to ship", ""
+
+
+def _files(artifact: ArtifactReport, report: Report) -> set[str]:
+    """Its name, and of an engine that of its graph, too: rules are of both, and the graph has no verdict of its own."""
+    kind = artifact.format, artifact.precision
+    return {each.file_name for each in report.artifacts if (each.format, each.precision) == kind}
 
 
 def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> Iterator[tuple[str, str, str]]:
