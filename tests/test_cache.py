@@ -224,6 +224,14 @@ def test_conditions_change_with_code_packages_machine_and_variables(
     assert len({json.dumps(each) for each in made}) == len(made)
 
 
+@pytest.mark.parametrize("package", ["torch", "pillow", "onnx-ir", "onnxscript", "litert-converter", "tensorflow"])
+def test_conditions_change_with_a_decoder_or_a_converter(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "version", lambda _: "1")
+    before = conditions()
+    monkeypatch.setattr(machine, "version", lambda name: "2" if name == package else "1")
+    assert conditions() != before
+
+
 def test_the_verb_shows_and_clears_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
