@@ -119,6 +119,7 @@ def conditions(packages: Iterable[str] = (), places: Iterable[Path] = ()) -> dic
         "code": [_code(each) for each in (Path(__file__).resolve().parents[1], *places)],
         "packages": dict(machine.packages),
         "machine": [machine.python, machine.system, machine.processor, machine.cpu_kind, cores()],
+        "flags": sorted(cpu_flags() or ()),  # virtual machines of one name have others
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }
 
