@@ -98,16 +98,18 @@ def sweep_of(
         with progress.step("Looking at models and data"):
             asked, failed = _requests(sweep, folder.absolute() if side_by_side else None)
         earlier = {name: record for name, each in asked.items() if (record := _complete(each))}
-        ended: dict[str, RunRecord] = {**failed, **earlier}
-        report, labels = _report(sweep, ended, command), {run.name: run.label for run in sweep.runs}
+        runs = {run.name: run for run in sweep.runs}
+        # Each report is read once: it is while others measure.
+        ended = {name: _swept(runs[name], record) for name, record in {**failed, **earlier}.items()}
+        report = _report(sweep, ended, command)
         with progress.step("Running", len(asked)) as advance:
             for _ in earlier:
                 advance("complete already")
             for name, record in _submitted([each for name, each in asked.items() if name not in earlier], executor):
-                ended[name] = record
+                ended[name] = _swept(runs[name], record)
                 report = _report(sweep, ended, command)
                 save_sweep(report, folder / TABLE_FILE)  # what is there after a kill
-                advance(f"{labels[name]} {'is done' if record.complete else 'failed'}")
+                advance(f"{runs[name].label} {'is done' if record.complete else 'failed'}")
         save_sweep(report, folder / TABLE_FILE)
         from qexport.reporting.page.sweep_page import write_sweep_page  # Matplotlib takes time to import
 
@@ -207,18 +209,21 @@ def _identity_of_images(images: RunImages, hashes: _Hashes) -> list[Any]:
     ]
 
 
-def _report(sweep: Sweep, ended: Mapping[str, RunRecord], command: str) -> SweepReport:
+def _report(sweep: Sweep, ended: Mapping[str, SweptRun], command: str) -> SweepReport:
     """What is known so far."""
     runs = []
     for run in sweep.runs:
         if run.job is None:
             runs.append(SweptRun(run.name, run.label, UNAVAILABLE, line=run.obstacle))
         elif run.name in ended:
-            runs.append(_swept(run, run.job, ended[run.name]))
+            runs.append(ended[run.name])
     return SweepReport(str(sweep.file), command, tuple(runs))
 
 
-def _swept(run: SweepRun, job: ExportJob, record: RunRecord) -> SweptRun:
+def _swept(run: SweepRun, record: RunRecord) -> SweptRun:
+    """What is told of a run that has ended, from its record and its report."""
+    job = run.job
+    assert job is not None  # what cannot be has no record
     state = DONE if record.complete else FAILED
     code, line = record.exit_code if record.exit_code is not None else QexportError.exit_code, record.line
     told = SweptRun(run.name, run.label, state, code, line, record.seconds, alone=record.alone)

@@ -102,6 +102,20 @@ def test_runs_that_are_complete_are_not_run_again(sweep: Sweeps) -> None:
     assert sorted(more.names) == ["m_tflite_fp16", "m_tflite_int8"]
 
 
+def test_the_report_of_a_run_is_read_once(sweep: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind every run of a thousand all of them would keep a core busy beside those that measure."""
+    read: list[Path] = []
+    load = sweep_run.load_report
+
+    def counted(path: Path) -> Any:
+        read.append(path)
+        return load(path)
+
+    monkeypatch.setattr(sweep_run, "load_report", counted)
+    sweep()
+    assert sorted(path.parent.name for path in read) == ALL
+
+
 def test_what_figures_depend_on_is_known(sweep: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep()
     with Path("labels/val/0.txt").open("a") as labels:
