@@ -168,7 +168,8 @@ def _calibrated_once(run: Run, weighted: bool) -> tuple[CalibrationTable, str]:
             return earlier
     with run.clock.progress.step("Calibrating", passes_for(program, len(images), weighted, run.job.views)) as advance:
         table = calibrate(program, images, advance, weighted=weighted, views=run.job.views)
-    keep_table(cache, key, table)
+    if key and table.images == run.fingerprint(images):  # as they were before the pass
+        keep_table(cache, key, table)
     return table, ""
 
 

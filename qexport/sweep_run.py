@@ -52,21 +52,29 @@ CALIBRATED_BY = (
 class _Hashes:
     """Digests of what several runs share."""
 
-    models: dict[str, str] = field(default_factory=dict)
-    files: dict[tuple[Path, ...], str] = field(default_factory=dict)
+    files: dict[Path, str] = field(default_factory=dict)
+    lists: dict[tuple[Path, ...], str] = field(default_factory=dict)
 
-    def model(self, name: str) -> str:
-        """SHA-256 of a model's bytes."""
-        if name not in self.models:
-            self.models[name] = describe_artifact(Path(name), "", "").sha256
-        return self.models[name]
+    def model(self, path: Path, from_onnx: bool) -> str:
+        """SHA-256 of a model, with the weights that an ONNX file has beside it."""
+        if from_onnx and path not in self.files:
+            from qexport.programs.onnx.file import read_file  # ONNX takes time to import
+
+            self.files[path] = read_file(path).fingerprint
+        return self.file(path)
+
+    def file(self, path: Path) -> str:
+        """SHA-256 of a file's bytes."""
+        if path not in self.files:
+            self.files[path] = describe_artifact(path, "", "").sha256
+        return self.files[path]
 
     def of(self, paths: Sequence[Path]) -> str:
         """Digest of names and bytes of images or labels."""
         key = tuple(paths)
-        if key not in self.files:
-            self.files[key] = fingerprint(key)
-        return self.files[key]
+        if key not in self.lists:
+            self.lists[key] = fingerprint(key)
+        return self.lists[key]
 
 
 def sweep_of(
@@ -90,16 +98,18 @@ def sweep_of(
         with progress.step("Looking at models and data"):
             asked, failed = _requests(sweep, folder.absolute() if side_by_side else None)
         earlier = {name: record for name, each in asked.items() if (record := _complete(each))}
-        ended: dict[str, RunRecord] = {**failed, **earlier}
-        report, labels = _report(sweep, ended, command), {run.name: run.label for run in sweep.runs}
+        runs = {run.name: run for run in sweep.runs}
+        # Each report is read once: it is while others measure.
+        ended = {name: _swept(runs[name], record) for name, record in {**failed, **earlier}.items()}
+        report = _report(sweep, ended, command)
         with progress.step("Running", len(asked)) as advance:
             for _ in earlier:
                 advance("complete already")
             for name, record in _submitted([each for name, each in asked.items() if name not in earlier], executor):
-                ended[name] = record
+                ended[name] = _swept(runs[name], record)
                 report = _report(sweep, ended, command)
                 save_sweep(report, folder / TABLE_FILE)  # what is there after a kill
-                advance(f"{labels[name]} {'is done' if record.complete else 'failed'}")
+                advance(f"{runs[name].label} {'is done' if record.complete else 'failed'}")
         save_sweep(report, folder / TABLE_FILE)
         from qexport.reporting.page.sweep_page import write_sweep_page  # Matplotlib takes time to import
 
@@ -116,10 +126,14 @@ def _submitted(requests: Sequence[RunRequest], executor: Executor) -> Iterator[t
         request = futures[future]
         try:
             yield request.folder.name, future.result()
-        except QexportError as error:
-            yield request.folder.name, RunRecord(request.fingerprint, error.exit_code, str(error))
-        except WorkerDiedError as error:
-            yield request.folder.name, RunRecord(request.fingerprint, QexportError.exit_code, str(error))
+        except (QexportError, WorkerDiedError, OSError) as error:
+            yield request.folder.name, _failed(error, request.fingerprint)
+
+
+def _failed(error: Exception, identity: str = "") -> RunRecord:
+    """The record of a run that has no exit code of its own."""
+    code = error.exit_code if isinstance(error, QexportError) else QexportError.exit_code
+    return RunRecord(identity, code, str(error))
 
 
 def _complete(request: RunRequest) -> RunRecord | None:
@@ -144,8 +158,8 @@ def _requests(sweep: Sweep, turns: Path | None) -> tuple[dict[str, RunRequest], 
         try:
             job = _with_model(run.job)
             identity = _identity(job, hashes)
-        except QexportError as error:
-            failed[run.name] = RunRecord("", error.exit_code, str(error))
+        except (QexportError, OSError) as error:
+            failed[run.name] = _failed(error)
             continue
         options = {**run.options, "model": job.model}
         own = job.folder.absolute()
@@ -174,8 +188,8 @@ def _identity(job: ExportJob, hashes: _Hashes) -> str:
     images = select_images(image_choice(job), has_task_metadata(job))
     parts = {
         "options": to_plain(options),
-        "model": [Path(job.model).name, hashes.model(job.model)],
-        "files": [hashes.model(str(path)) if (path := getattr(job, name)) else "" for name in FILES],
+        "model": [Path(job.model).name, hashes.model(Path(job.model), job.from_onnx)],
+        "files": [hashes.file(path) if (path := getattr(job, name)) else "" for name in FILES],
         "images": _identity_of_images(images, hashes),
         "qexport": __version__,
         "packages": {**environment(reported_packages()).packages, **packages_of(BACKENDS, RANGES.group, PASSES.group)},
@@ -186,27 +200,30 @@ def _identity(job: ExportJob, hashes: _Hashes) -> str:
 def _identity_of_images(images: RunImages, hashes: _Hashes) -> list[Any]:
     data = images.evaluation_data
     labels = [label_path(image, data.labels) for image in images.evaluation] if data else []
-    names = {str(number): name for number, name in data.names.items()} if data else {}
+    described = [sorted(data.names.items()), data.channels, data.kpt_shape] if data else []
     return [
         hashes.of(images.calibration),
         hashes.of(images.evaluation),
         hashes.of([path for path in labels if path.is_file()]),
-        names,
+        described,
     ]
 
 
-def _report(sweep: Sweep, ended: Mapping[str, RunRecord], command: str) -> SweepReport:
+def _report(sweep: Sweep, ended: Mapping[str, SweptRun], command: str) -> SweepReport:
     """What is known so far."""
     runs = []
     for run in sweep.runs:
         if run.job is None:
             runs.append(SweptRun(run.name, run.label, UNAVAILABLE, line=run.obstacle))
         elif run.name in ended:
-            runs.append(_swept(run, run.job, ended[run.name]))
+            runs.append(ended[run.name])
     return SweepReport(str(sweep.file), command, tuple(runs))
 
 
-def _swept(run: SweepRun, job: ExportJob, record: RunRecord) -> SweptRun:
+def _swept(run: SweepRun, record: RunRecord) -> SweptRun:
+    """What is told of a run that has ended, from its record and its report."""
+    job = run.job
+    assert job is not None  # what cannot be has no record
     state = DONE if record.complete else FAILED
     code, line = record.exit_code if record.exit_code is not None else QexportError.exit_code, record.line
     told = SweptRun(run.name, run.label, state, code, line, record.seconds, alone=record.alone)

@@ -206,7 +206,7 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_conditions_change_with_code_packages_machine_and_variables(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before = conditions(("onnxruntime",))
+    before, flags = conditions(("onnxruntime",)), machine.cpu_flags() or frozenset()
     assert before == conditions(("onnxruntime",))
     made = [before]
     for name, value in (
@@ -214,6 +214,7 @@ def test_conditions_change_with_code_packages_machine_and_variables(
         ("processor_name", lambda: "another"),
         ("cpu_kind", lambda: "another"),
         ("cores", lambda: 999),
+        ("cpu_flags", lambda *_: flags | {"another"}),
         ("__file__", str(tmp_path / "system" / "machine.py")),
     ):
         with monkeypatch.context() as patch:
@@ -222,6 +223,14 @@ def test_conditions_change_with_code_packages_machine_and_variables(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     made.append(conditions(("onnxruntime",)))
     assert len({json.dumps(each) for each in made}) == len(made)
+
+
+@pytest.mark.parametrize("package", ["torch", "pillow", "onnx-ir", "onnxscript", "litert-converter", "tensorflow"])
+def test_conditions_change_with_a_decoder_or_a_converter(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "version", lambda _: "1")
+    before = conditions()
+    monkeypatch.setattr(machine, "version", lambda name: "2" if name == package else "1")
+    assert conditions() != before
 
 
 def test_the_verb_shows_and_clears_it(

@@ -19,6 +19,7 @@ from qexport.clock import Clock
 from qexport.data.dataset import Dataset
 from qexport.data.selection import RunImages
 from qexport.detections.detections import NOTHING, Detections
+from qexport.measurement import kept as keeping
 from qexport.measurement import measure as measuring
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.average_precision import ImageScores
@@ -167,6 +168,28 @@ def test_latency_is_of_one_host(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(platform, "node", lambda: "another")
     assert set(bench.run()[ASKED].taken) == {"accuracy"}
     assert bench.counts == (2, 2)
+
+
+def test_latency_is_of_one_share_of_the_cores(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's, which the number of cores does not show."""
+    for quota, timed in ((None, 1), (0.5, 2), (2.0, 3), (0.5, 3)):
+        monkeypatch.setattr(keeping, "control_group_limits", lambda found=quota: (found, None))
+        bench.run()
+        assert bench.counts == (2, timed)
+
+
+def test_labels_that_cannot_be_read_cost_no_figure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validator leaves out what is theirs; nothing is kept, as nobody knows what they are."""
+
+    def refused(path: Path) -> bytes:
+        if path.name.endswith("-a.txt"):
+            raise PermissionError(13, "Permission denied")
+        return path.read_bytes()
+
+    monkeypatch.setattr(keeping, "read_bytes", refused)
+    for scored in (2, 4):
+        assert bench.run()[ASKED].accuracy
+        assert bench.counts == (scored, 1)
 
 
 def test_latencies_of_a_restless_machine_are_measured_again(bench: Bench) -> None:

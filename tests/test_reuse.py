@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache as remembered
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +23,15 @@ from qexport.backends.artifact import describe_artifact
 from qexport.calibration.calibrate import calibrate
 from qexport.calibration.calibration_table import save_table
 from qexport.cli.app import main
+from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
 from qexport.job import offload
 from qexport.measurement import measure
+from qexport.planning.plan import QuantPlan, TensorQuant
 from qexport.programs.build import Source, read_source
 from qexport.programs.options import CaptureOptions
 from qexport.programs.program import Program
+from qexport.progress import Silent
 from qexport.steps import reuse
 from qexport.steps.build import BuildRequest, Built
 from qexport.steps.plan import make_target
@@ -144,6 +148,67 @@ def test_another_program_image_table_or_version_is_built(
     make(cache=replace(cache, conditions={"torch": "3"}))
     make()
     assert builds.count == 5
+
+
+def test_another_program_of_the_same_graph_is_built(make: Make, builds: Builds, tiny: Program) -> None:
+    """A classifier's graph says neither how many images it takes, nor whether that is open."""
+    make()
+    for given in (replace(tiny.input, batch=4), replace(tiny.input, dynamic=True)):
+        make(program=replace(tiny, input=given))
+    make(program=replace(tiny, layout=replace(tiny.layout, max_detections=9)))
+    assert builds.count == 4
+
+
+def test_a_plan_with_another_rule_is_another_one(make: Make, builds: Builds) -> None:
+    """Passes may change a scale that was estimated, and none that a kernel prescribes."""
+    estimated = TensorQuant("int8", (0.5,), (0,))
+    for tensor in (estimated, replace(estimated, rule="fixed"), estimated):
+        make(plan=QuantPlan("p", "q", frozenset(), {"a": tensor}))
+    assert builds.count == 2
+
+
+def test_what_changes_while_it_is_built_is_not_kept(
+    make: Make, builds: Builds, images: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is as it was before when the next run looks; or it is gone, which costs nobody the artifact."""
+    before = images[3].read_bytes()
+
+    def build(source: Any, request: BuildRequest, *, progress: Any) -> Built:
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(images[3])
+        if builds.count:
+            images[3].unlink()
+        return builds(source, request, progress=progress)
+
+    monkeypatch.setattr(reuse, "build", build)
+    for _ in range(3):
+        make()
+        images[3].write_bytes(before)
+    assert builds.count == 3
+
+
+def test_the_calibration_of_images_that_change_meanwhile_is_not_kept(
+    tiny: Program, images: tuple[Path, ...], cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, made = images[3].read_bytes(), list[str]()
+
+    def changed(*given: Any, **options: Any) -> Any:
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(images[3])
+        made.append("table")
+        return calibrate(*given, **options)
+
+    monkeypatch.setattr(opening, "calibrate", changed)
+    run: Any = SimpleNamespace(
+        job=SimpleNamespace(views=False),
+        source=SimpleNamespace(program=tiny),
+        images=SimpleNamespace(calibration=images),
+        clock=Clock(Silent()),
+        cache=cache,
+    )
+    for _ in range(2):
+        run.fingerprint = remembered(fingerprint)  # a run's own
+        assert opening._calibrated_once(run, weighted=False)[1] == ""
+        images[3].write_bytes(before)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "plan.json", "m.cc"])

@@ -41,8 +41,13 @@ PASSED = Outcome("min-fidelity", "a.onnx", 0.9, None, 0.8, True, "fidelity 0.900
             ["tensorrt: no TensorRT: install it", f"min-speedup: {BROKEN[0].text}"],
             8,
         ),
+        (
+            {"failures": (Failure("tensorrt", "no TensorRT: install it", 8), Failure("onnx", "no kernel", 5))},
+            ["tensorrt: no TensorRT: install it", "onnx: no kernel"],
+            5,
+        ),
     ],
-    ids=["nothing", "rules", "failure", "failure that names its format", "both"],
+    ids=["nothing", "rules", "failure", "failure that names its format", "both", "more than an engine"],
 )
 @pytest.mark.parametrize("shown", [(), ("--quiet",), ("--json",)], ids=["table", "quiet", "json"])
 def test_what_is_wrong_is_said_once(

@@ -102,6 +102,20 @@ def test_runs_that_are_complete_are_not_run_again(sweep: Sweeps) -> None:
     assert sorted(more.names) == ["m_tflite_fp16", "m_tflite_int8"]
 
 
+def test_the_report_of_a_run_is_read_once(sweep: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind every run of a thousand all of them would keep a core busy beside those that measure."""
+    read: list[Path] = []
+    load = sweep_run.load_report
+
+    def counted(path: Path) -> Any:
+        read.append(path)
+        return load(path)
+
+    monkeypatch.setattr(sweep_run, "load_report", counted)
+    sweep()
+    assert sorted(path.parent.name for path in read) == ALL
+
+
 def test_what_figures_depend_on_is_known(sweep: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep()
     with Path("labels/val/0.txt").open("a") as labels:
@@ -109,12 +123,36 @@ def test_what_figures_depend_on_is_known(sweep: Sweeps, monkeypatch: pytest.Monk
     assert sorted(sweep()[1].names) == ALL
     Image.new("RGB", (16, 16), (99, 0, 0)).save("images/train/1.png")
     assert sorted(sweep()[1].names) == ["m_onnx_int8", "m_openvino_int8"]  # nothing else calibrates
+    described = yaml.safe_load(Path("data.yaml").read_text(encoding="utf-8"))
+    Path("data.yaml").write_text(yaml.safe_dump({**described, "kpt_shape": [5, 3]}), encoding="utf-8")
+    assert sorted(sweep()[1].names) == ALL
     assert sorted(sweep(strict=True)[1].names) == [f"{name}_strict" for name in ALL]
     with Path("m.pt").open("ab") as model:
         model.write(b"\0")
     assert sorted(sweep()[1].names) == ALL
     monkeypatch.setattr(sweep_run, "__version__", "another")
     assert sorted(sweep()[1].names) == ALL
+
+
+def test_weights_beside_an_onnx_file_count(sweep: Sweeps) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra qexport[onnx]")
+    weight = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2, 3, 1, 1])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="w.bin")
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 8, 8])
+        for name, channels in (("images", 3), ("out", 2))
+    ]
+    node = onnx.helper.make_node("Conv", ["images", "w"], ["out"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    Path("m.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    counts = []
+    for byte in (b"\0", b"\0", b"\1"):
+        Path("w.bin").write_bytes(byte * 24)
+        report, runs = sweep(models="m.onnx", formats="onnx", precisions="int8")
+        assert [run.state for run in report.runs] == ["done"]
+        counts.append(len(runs.names))
+    assert counts == [1, 0, 1]
 
 
 def test_a_run_that_fails_is_told_and_tried_again_and_the_others_go_on(sweep: Sweeps) -> None:
@@ -135,6 +173,13 @@ def test_a_run_that_fails_is_told_and_tried_again_and_the_others_go_on(sweep: Sw
     again, runs = sweep()
     assert sorted(runs.names) == ["m_onnx_fp16", "m_openvino_fp16", "m_openvino_int8"]
     assert [run.exit_code for run in again.runs] == [0, 9, 0, 0]
+
+
+def test_a_run_whose_folder_cannot_be_removed_is_told_and_the_others_go_on(sweep: Sweeps) -> None:
+    report, _ = sweep({"m_onnx_int8": PermissionError(13, "Permission denied")})
+    failed = [(run.name, run.exit_code) for run in report.runs if run.state == "failed"]
+    assert failed == [("m_onnx_int8", 1)]
+    assert "Permission denied" in report.runs[1].line
 
 
 def test_what_cannot_begin_is_a_run_that_failed(sweep: Sweeps) -> None:

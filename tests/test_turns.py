@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,34 @@ def test_nobody_begins_while_one_waits_to_measure(tmp_path: Path) -> None:
         for each in (measuring, beginning):
             each.result(timeout=30)
     assert order == ["measured", "began"]
+
+
+def test_a_lock_that_cannot_be_had_ends_the_run_and_leaves_the_others_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network drive without room for locks, while the run has the door: it must not wait for itself."""
+    import fcntl
+
+    lock, asked, told = fcntl.flock, list[int](), threading.Event()
+
+    def refuses_the_second(descriptor: int, how: int) -> None:
+        asked.append(how)
+        if asked == [fcntl.LOCK_EX, fcntl.LOCK_EX]:
+            raise OSError(errno.ENOLCK, "No locks available")
+        lock(descriptor, how)
+
+    def run() -> None:
+        turns = Turns(tmp_path)
+        with turns.working():
+            monkeypatch.setattr(fcntl, "flock", refuses_the_second)
+            with pytest.raises(OSError, match="No locks"), turns.alone(Silent()):
+                raise AssertionError
+        told.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert told.wait(5)
+    with Turns(tmp_path).working():
+        pass
 
 
 def test_folders_that_cannot_be_written_have_no_turns(tmp_path: Path) -> None:

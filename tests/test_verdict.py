@@ -165,6 +165,25 @@ def verdict(changes: Mapping[str, Any], of_report: Mapping[str, Any]) -> tuple[s
             ),
         ),
         (
+            {"accuracy": AccuracyInfo(map=0.0, map_float=0.0, fidelity=0.93, images=100)},
+            {},
+            (
+                "doubtful",
+                f"tflite int8 has a fidelity of 0.930, {WON}: "
+                "FP32 itself finds next to nothing in these images: is it trained, on such data?",
+                "",
+            ),
+        ),
+        (
+            {"accuracy": AccuracyInfo(map=0.3972, images=5000)},
+            {"unmeasured": (Unmeasured("m_fp32.tflite", "accuracy", "no", 7),)},
+            (
+                "doubtful",
+                f"tflite int8 {WON}: whether it is fit is not known: there is nothing of FP32's to compare it with",
+                "",
+            ),
+        ),
+        (
             {"accuracy": None},
             {"evaluation": None, "command": "qexport m.pt --int8 --data d.yaml --no-eval"},
             (
@@ -265,6 +284,15 @@ def test_an_engine_is_judged_in_place_of_its_graph() -> None:
     report = replace(REPORT, artifacts=(graph, replace(graph, engine=True, accuracy=ACCURACY)))
     (found,) = verdicts(report, lambda artifact: artifact.label)
     assert found.text == "engine int8 keeps 99.3 % of mAP50-95: fit to ship"
+
+
+def test_a_rule_that_its_graph_breaks_is_said_of_an_engine() -> None:
+    """Else the run ends by the gate, and nothing that it says is unfit."""
+    graph = replace(INT8, format="tensorrt", accuracy=None, speedup=None)
+    engine = replace(graph, path="out/m_int8.engine", engine=True, accuracy=ACCURACY)
+    report = replace(REPORT, artifacts=(graph, engine), gate=Gate(False, (TOO_BIG,)))
+    (found,) = verdicts(report, lambda artifact: artifact.label)
+    assert found.text == "engine int8 keeps 99.3 % of mAP50-95: not fit to ship by --max-size"
 
 
 def test_every_rendering_has_the_verdict() -> None:

@@ -53,6 +53,10 @@ def test_views_do_not_depend_on_the_order_of_images() -> None:
     assert all(map(np.array_equal, one, other))
 
 
+def test_an_image_may_have_the_longest_name_that_there_is(tmp_path: Path) -> None:
+    assert len(pictures([painted(tmp_path / f"{'ä' * 125}.jpg", (0, 0, 250))])) == 32
+
+
 def test_enough_images_are_seen_as_they_are() -> None:
     enough = demo_images("train", 32)
     with with_views(enough, SQUARE) as given, with_views([], SQUARE) as none:

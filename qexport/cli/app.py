@@ -235,7 +235,7 @@ def formats() -> None:
 def _run(
     job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None, folder: Path | None = None
 ) -> int:
-    """Run a job, show its report, and return the exit code: that of the first that failed, the gate's, or 0."""
+    """Run a job, show its report, and return the exit code."""
     from qexport.cli.progress import shown_progress
     from qexport.compat.quiet import quiet_libraries
     from qexport.execution.worker_process import worker_process
@@ -259,6 +259,7 @@ def _run(
 
         report = export(job, progress, shlex.join(["qexport", *words]), worker, turns)
     from qexport.cli.terminal import print_report
+    from qexport.reporting.gate import exit_code
     from qexport.reporting.report import to_json
 
     if as_json:
@@ -273,9 +274,7 @@ def _run(
     broken = [rule for rule in report.gate.rules if not rule.passed] if report.gate else []
     for rule in broken:
         fail(f"{rule.rule}: {rule.text}", GateError.exit_code)
-    lost = *(each.exit_code for each in report.failures), *(each.exit_code for each in report.unmeasured)
-    codes = (*lost, *([GateError.exit_code] if broken else []))
-    return next(iter(codes), 0)
+    return exit_code(report)
 
 
 verbs_app.command("cache", cls=texts.Command, epilog=texts.CACHE)(cache_command)

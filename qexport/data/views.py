@@ -6,6 +6,7 @@ The pictures are files, so that they go wherever image files go.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ ENOUGH = 32
 """Images, from which on they are seen as they are; fewer are filled up with views to as many."""
 STRENGTH = Augmentation(plain=0.0, mosaic=0.5, flip=0.5, scale=(0.5, 1.5))
 """What is done to them; none is left as it was, as the images themselves are there, too."""
+MAX_STEM = 200
+"""Bytes of an image's name that its views have: names of files have 255."""
 HELD = 8
 """Images that are kept in memory while views are made."""
 
@@ -60,7 +63,8 @@ def _views(images: Sequence[Path], wanted: InputSpec, count: int, folder: Path) 
             return [read(usable[index]) for index in rng.integers(len(usable), size=3)]
 
         view = augment(read(path), others, wanted, STRENGTH, rng)
-        made.append(_written(view, folder / f"{path.stem}-view{number:02d}"))
+        name = os.fsdecode(os.fsencode(path.stem)[:MAX_STEM])
+        made.append(_written(view, folder / f"{name}-view{number:02d}"))
     return made
 
 

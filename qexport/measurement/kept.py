@@ -23,6 +23,7 @@ from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.latency import Latency
 from qexport.system.array_form import packed, unpacked
 from qexport.system.cache import Cache, Entry, read_json, written_json
+from qexport.system.capabilities import control_group_limits
 from qexport.system.given_files import read_bytes
 from qexport.verification.outcome import OutputFidelity
 from qexport.verification.result import ArtifactResult
@@ -125,16 +126,23 @@ def timing_key(cache: Cache, items: Sequence[ArtifactResult], batch: NDArray[np.
     if cache.folder is None or any(item.engine for item in items):
         return ""
     parts = {"files": [identity(item) for item in items], "batch": hashlib.sha256(batch.tobytes()).hexdigest()}
-    return cache.key("latency", {**parts, "shape": batch.shape, "threads": threads, "host": platform.node()})
+    machine = {"threads": threads, "host": platform.node(), "quota": control_group_limits()[0]}
+    return cache.key("latency", {**parts, "shape": batch.shape, **machine})
 
 
 def set_digest(data: EvaluationSet) -> str:
-    """SHA-256 over what a validator reads of an evaluation set: names, images, labels, classes; not where it lies."""
+    """SHA-256 over what a validator reads of an evaluation set: names, images, labels, classes; not where it lies.
+
+    "" where a file of it cannot be read, which the validator leaves out and names.
+    """
     root, total = data.yaml if data.yaml.is_dir() else data.yaml.parent, hashlib.sha256()
     total.update(repr((list(data.links), data.single_class, data.labelled)).encode("utf-8", "surrogateescape"))
     # Validators leave what they have read of the labels in files of their own.
     for path in sorted(each for each in root.rglob("*") if each.is_file() and each.suffix != ".cache"):
-        content = read_bytes(path)
+        try:
+            content = read_bytes(path)
+        except OSError:
+            return ""
         if path == data.yaml:
             content = content.replace(str(root).encode(), b"")
         name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")

@@ -144,8 +144,12 @@ def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
 
 
 def _key(run: _Run, kind: str, item: ArtifactResult, parts: Mapping[str, Any], data: str) -> str:
-    """Key of what a file computes on some data; "" where nothing is kept, as of engines, whose GPU nobody knows."""
-    if run.cache.folder is None or item.engine:
+    """Key of what a file computes on some data; "" where nothing is kept, as of engines, whose GPU nobody knows.
+
+    Args:
+        data: digest of them, "" where nobody knows all of them.
+    """
+    if run.cache.folder is None or item.engine or not data:
         return ""
     program = run.program
     of_program = {"program": program.fingerprint, "input": repr(program.input), "layout": repr(program.layout)}

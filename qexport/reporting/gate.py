@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from qexport.errors import EngineNotBuiltError, GateError
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.provenance import on_stand_in
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Outcome, Report
@@ -212,6 +213,17 @@ def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[
         if rule.name in bounds
         for artifact in _measured(rule, artifacts)
     )
+
+
+def exit_code(report: Report) -> int:
+    """What a run ends with: the code of the first that failed, of an engine that is not built here, the gate's, or 0.
+
+    Whoever sees that of an engine may take all else for complete.
+    """
+    lost = [each.exit_code for each in (*report.failures, *report.unmeasured)]
+    lost.sort(key=lambda code: code == EngineNotBuiltError.exit_code)
+    broken = report.gate is not None and not all(each.passed for each in report.gate.rules)
+    return next(iter(lost), GateError.exit_code if broken else 0)
 
 
 def _measured(rule: Rule, artifacts: Sequence[ArtifactReport]) -> list[ArtifactReport]:

@@ -68,7 +68,8 @@ def _verdict(artifact: ArtifactReport, report: Report, name: Callable[[ArtifactR
 
 def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str, str, str]]:
     """Kind, words and what to try, the gravest first."""
-    rules = [each for each in report.gate.rules if each.artifact == artifact.file_name] if report.gate else []
+    files = _files(artifact, report)
+    rules = [each for each in report.gate.rules if each.artifact in files] if report.gate else []
     broken = [each.rule for each in rules if not each.passed]
     if broken:
         of_accuracy = any(rule in OF_ACCURACY for rule in broken)
@@ -87,6 +88,12 @@ def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str,
     yield FIT, "fit to ship", ""
 
 
+def _files(artifact: ArtifactReport, report: Report) -> set[str]:
+    """Its name, and of an engine that of its graph, too: rules are of both, and the graph has no verdict of its own."""
+    kind = artifact.format, artifact.precision
+    return {each.file_name for each in report.artifacts if (each.format, each.precision) == kind}
+
+
 def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> Iterator[tuple[str, str, str]]:
     found, retention = artifact.accuracy, accuracy_of("retention")(artifact)
     if found is None and artifact.outputs:
@@ -95,10 +102,12 @@ def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> I
         tried = any(each.what == "accuracy" for each in report.unmeasured if each.artifact == artifact.file_name)
         said = "could not be measured" if tried else "was not measured"
         yield DOUBTFUL, f"whether it is fit is not known: accuracy {said}", "" if tried else _scored(report)
-    elif retention is None:
-        yield DOUBTFUL, "near FP32; without labels nobody knows how good that is", ""
     elif found.map_float is not None and found.map_float < MIN_MEANINGFUL_MAP:
         yield DOUBTFUL, "FP32 itself finds next to nothing in these images: is it trained, on such data?", ""
+    elif retention is None and accuracy_of("fidelity")(artifact) is None:
+        yield DOUBTFUL, "whether it is fit is not known: there is nothing of FP32's to compare it with", ""
+    elif retention is None:
+        yield DOUBTFUL, "near FP32; without labels nobody knows how good that is", ""
     elif retention < MIN_RETENTION and not rules & {"max-drop", "min-retention"}:
         yield (
             DOUBTFUL,

@@ -17,9 +17,11 @@ from typing import Any, get_type_hints
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.registry import find_backend, reported_packages
-from qexport.calibration.calibrate import preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, load_table, save_table
+from qexport.data.dataset import fingerprint
+from qexport.errors import InputError
 from qexport.optimisation.registry import PASSES
+from qexport.planning.plan import to_json
 from qexport.planning.registry import RANGES
 from qexport.plugins import BACKENDS, packages_of, places_of
 from qexport.programs.build import Source
@@ -109,7 +111,7 @@ def artifact_key(cache: Cache, source: Source, request: BuildRequest, fingerprin
         "artifact",
         {
             "request": {**given, "name": request.path.name, "candidate_kept": request.candidate_path is not None},
-            "plan": request.plan.fingerprint if request.plan else None,
+            "plan": to_json(request.plan) if request.plan else None,  # passes read the rules, too
             "candidate": _digest(request.candidate) if request.candidate else None,
             "table": identity_of_table(request.table) if request.table else None,
             "images": [
@@ -122,7 +124,9 @@ def artifact_key(cache: Cache, source: Source, request: BuildRequest, fingerprin
 
 
 def _of_program(program: Program) -> dict[str, Any]:
-    return {"program": program.fingerprint, "preprocess": preprocess_name(program)}
+    """All of a program: the graph of a classifier, and so its fingerprint, is the same for any number of images."""
+    noun = program.input, program.layout, program.raw, tuple(program.values.values())
+    return {"program": program.fingerprint, "noun": repr(noun)}
 
 
 def identity_of_table(table: CalibrationTable) -> str:
@@ -145,9 +149,17 @@ def build_once(source: Source, request: BuildRequest, cache: Cache, key: str, *,
         with progress.step(f"Taking {request.path.name} of the run of {known.result.taken}"):
             return known
     built = build(source, request, progress=progress)
-    if key:
+    if key and _unchanged(cache, source, request, key):
         _keep(cache, key, built.result)
     return built
+
+
+def _unchanged(cache: Cache, source: Source, request: BuildRequest, key: str) -> bool:
+    """Whether images and the file of a candidate still are what the key is of."""
+    try:
+        return artifact_key(cache, source, request, fingerprint) == key
+    except (OSError, InputError):  # one of them is gone
+        return False
 
 
 def kept_artifact(cache: Cache, key: str, request: BuildRequest) -> Built | None:

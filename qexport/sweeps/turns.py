@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from qexport.progress import Progress
+
+NOTHING = -1
+"""In place of a descriptor."""
 
 
 class Turns:
@@ -24,7 +27,7 @@ class Turns:
 
     def __init__(self, folder: Path) -> None:
         self._room, self._door = (folder / f".turns-{platform.node()}-{name}" for name in ("room", "door"))
-        self._held = -1
+        self._held = NOTHING
 
     def can_be_taken(self) -> bool:
         """Whether the system locks files in the folder."""
@@ -49,23 +52,20 @@ class Turns:
         try:
             yield
         finally:
-            os.close(self._held)
+            self._leave()
 
     @contextmanager
     def alone(self, progress: Progress) -> Iterator[None]:
         """Measure, in a block of `working`: wait until all others stand still, and let them go on behind the block."""
         import fcntl
 
-        os.close(self._held)
+        self._leave()
         try:
-            with progress.step("Waiting for other runs, to measure alone"):
-                door = _locked(self._door, fcntl.LOCK_EX)  # from here on nobody begins to work
-                room = _locked(self._room, fcntl.LOCK_EX)
-            try:
+            with ExitStack() as locks:
+                with progress.step("Waiting for other runs, to measure alone"):
+                    for path in (self._door, self._room):  # from the first one on nobody begins to work
+                        locks.callback(os.close, _locked(path, fcntl.LOCK_EX))
                 yield
-            finally:
-                os.close(room)
-                os.close(door)
         finally:
             self._enter()
 
@@ -78,6 +78,11 @@ class Turns:
         finally:
             os.close(door)
 
+    def _leave(self) -> None:
+        if self._held != NOTHING:
+            os.close(self._held)
+        self._held = NOTHING
+
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -88,5 +93,9 @@ def _locked(path: Path, how: int) -> int:
     import fcntl
 
     descriptor = _open(path)
-    fcntl.flock(descriptor, how)
+    try:
+        fcntl.flock(descriptor, how)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor

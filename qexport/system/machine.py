@@ -59,8 +59,11 @@ def choices(text: str) -> dict[str, str]:
 PACKAGES = ("torch", "ultralytics", "numpy")
 """What every run needs."""
 
-BESIDE = ("torchvision", "torchao", "opencv-python", "opencv-python-headless", "pillow", "scipy")
-"""What pixels and figures depend on, too."""
+BESIDE = (
+    *("torchvision", "torchao", "opencv-python", "opencv-python-headless", "pillow", "pi-heif", "scipy"),
+    *("onnxscript", "onnx-ir", "litert-converter", "tensorflow"),
+)
+"""What pixels, figures and files depend on, too: the last are converters, and TFLite's second opinion."""
 VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_", "PYTORCH_"),
     *("TF_", "XNNPACK_", "ORT_", "OV_", "OPENVINO_", "CUDA_", "OPENCV_"),
@@ -116,6 +119,7 @@ def conditions(packages: Iterable[str] = (), places: Iterable[Path] = ()) -> dic
         "code": [_code(each) for each in (Path(__file__).resolve().parents[1], *places)],
         "packages": dict(machine.packages),
         "machine": [machine.python, machine.system, machine.processor, machine.cpu_kind, cores()],
+        "flags": sorted(cpu_flags() or ()),  # virtual machines of one name have others
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
     }
 
