@@ -111,6 +111,14 @@ def fail(line: str, code: int) -> int:
     return code
 
 
+def misused(error: typer.TyperException) -> str:
+    """What an option parser says, and where to look if it does not say what would be right."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "qexport"
+    return said if "(Possible options: " in said else ": ".join(filter(None, (said, f"see {command} --help")))
+
+
 def tell(line: str) -> None:
     """Print one line on stderr that says what is going to happen, wrapped between words on a terminal."""
     say(f"→ {line}", sys.stderr, wrapped=True)

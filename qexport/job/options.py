@@ -89,7 +89,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{what} {path} cannot be read ({reason})", "give a YAML file") from error
     if not isinstance(content, dict):
         raise UsageError(f"{what} {path} is not a mapping of option names to values", "see configs/ for examples")
