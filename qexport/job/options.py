@@ -41,7 +41,7 @@ def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJo
         configured = {name: value for name, value in configured.items() if name not in ("precision", *SHORT_FORMS)}
     merged = {**configured, **given}
     _check_names(merged, "")
-    if "model" not in merged:
+    if merged.get("model") in (None, ""):
         raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
     values = {name: converted(name, value, str(FIELDS[name].type)) for name, value in merged.items()}
     job = ExportJob(**_completed(values))

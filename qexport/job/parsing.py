@@ -27,6 +27,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
         UsageError: it cannot be.
     """
     try:
+        if value == "":
+            raise ValueError
         if name in BY_NAME:
             return BY_NAME[name](value)
         if name in NAME_LISTS:
