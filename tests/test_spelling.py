@@ -189,6 +189,10 @@ def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
         (["a.pt", "--int8=True"], "Option '--int8' does not take a value: see qexport --help"),
         (["a.pt", "b.pt"], "Got unexpected extra argument(s) (b.pt): see qexport --help"),
         (["sweep"], "Missing argument 'file': see qexport sweep --help"),
+        (
+            ["snippet", "m.onnx", "--lang", "pyhton"],
+            "--lang pyhton is out of range: give python, js, cpp or kotlin; did you mean python",
+        ),
         (["cache", "--clean"], "No such option: --clean (Possible options: --clear)"),
         (["a.pt", "--config", "absent"], "config absent cannot be read (No such file or directory): give a YAML file"),
         (["", "--half"], "no model given: qexport MODEL.pt --format tflite --int8 --data DATA.yaml"),

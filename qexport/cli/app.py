@@ -327,7 +327,7 @@ def _completed() -> int:
 
 def verb_first(words: list[str]) -> list[str]:
     """What a command line means whose first words say no more than `qexport` does, or ask for help."""
-    if words[0:1] and words[0] in SCORING and words[1:2] and words[1] in ("export", *ELSEWHERE):
+    if len(words) > 1 and words[0] in SCORING and words[1] in ("export", *ELSEWHERE):
         words = words[1:]  # as in `yolo detect export`
     if words[:1] == ["export"]:
         words = words[1:]

@@ -29,7 +29,8 @@ MAX_SECONDS = 1e7
 
 def option(text: str, *names: str, **settings: Any) -> Any:
     """An option of a verb with its help, which says what the default is."""
-    return typer.Option(*names, help=text, show_default=False, autocompletion=WORDS.get(names[0]), **settings)
+    settings.setdefault("autocompletion", WORDS.get(names[0]))
+    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 def _seconds(value: float | None) -> float | None:
