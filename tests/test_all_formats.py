@@ -157,6 +157,8 @@ def test_the_documented_code_finds_what_is_in_an_image(
         ("a", 0.9, [60, 20, 100, 100]),
         ("b", 0.6, [60, 20, 100, 100]),
     ]
+    shares = output / np.array([100, 200, 100, 200, 1, 1])[None, :, None]  # as TFLite files have them
+    np.testing.assert_allclose(names["suppressed"](shares, unit=(100, 200)), rows)
     assert len(runtimes) == 3
     for code in runtimes:
         capsys.readouterr()

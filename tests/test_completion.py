@@ -46,6 +46,8 @@ def completed(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         (["qat", "b"], ["best.pt", "below/"]),
         (["sensitivity", "--ranges", "min"], ["minmax"]),
         (["demo", "--task", "s"], ["segment"]),
+        (["sweep", "--executor", ""], ["local", "ray"]),
+        (["snippet", "--lang", "k"], ["kotlin"]),
         (["verify", "--ru"], ["--runtime"]),
         (["diff", "--da"], ["--data"]),
     ],

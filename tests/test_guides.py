@@ -23,7 +23,7 @@ from qexport.optimisation import candidate_file
 from qexport.optimisation.effort import EFFORTS
 from qexport.planning import plan
 from qexport.planning.registry import RANGES
-from qexport.reporting import report, training_report
+from qexport.reporting import report, sweep_report, training_report
 from qexport.reporting.gate import RULES
 from qexport.targets import TARGETS
 from qexport.testing import FakeBackend, registered
@@ -154,6 +154,7 @@ def test_tables_name_what_the_code_has() -> None:
         "candidate.npz": candidate_file.SCHEMA,
         "samples.npz": samples.SCHEMA,
         "train.json": training_report.SCHEMA,
+        "sweep.json": sweep_report.SCHEMA,
     }
     for file, schema in (*schemas.items(), ("<artifact>.manifest.json", manifest.SCHEMA)):
         assert f"| `{file}` | {schema} |" in page("files.md"), file

@@ -9,7 +9,7 @@ import pytest
 from refusals import INPUT, USAGE
 
 from qexport.cli.app import export_app, main, verb_first
-from qexport.cli.spelling import Vocabulary, known_to, spell
+from qexport.cli.spelling import Spelled, Vocabulary, join_pairs, known_to, spell
 from qexport.errors import UsageError
 
 EXPORT = known_to(export_app, "")
@@ -35,6 +35,9 @@ QAT = Vocabulary(frozenset({"resume"}), frozenset({"epochs", "precision"}), mode
         ("a.pt end2end=False", "a.pt --head one2many"),
         ("a.pt imgsz=[480, 640] int8=1", "a.pt --imgsz 480,640 --int8"),
         ("a.pt imgsz=(480,640)", "a.pt --imgsz 480,640"),
+        ("a.pt imgsz=[480 640]", "a.pt --imgsz 480,640"),
+        ("model = a.pt format= onnx int8 =True", "a.pt --format onnx --int8"),
+        ("a.pt imgsz = 640 --nms -- data = x", "a.pt --imgsz 640 --nms -- data = x"),
         ("model='a.pt', format=onnx,", "a.pt --format onnx"),
         ("model=a.pt int8 half=False", "a.pt --int8"),
         ("a.pt eval_data=v.yaml max-drop=2 no_eval=True", "a.pt --eval-data v.yaml --max-drop 2 --no-eval"),
@@ -48,7 +51,7 @@ QAT = Vocabulary(frozenset({"resume"}), frozenset({"epochs", "precision"}), mode
     ],
 )
 def test_pairs_become_options(given: str, meant: str) -> None:
-    assert spell(given.split(), EXPORT).words == tuple(meant.split())
+    assert spell(join_pairs(given.split()), EXPORT).words == tuple(meant.split())
 
 
 def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +79,10 @@ def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, monkeypatch: pytes
             "modle=best.pt is neither a file nor an option: did you mean model=best.pt, which is qexport best.pt",
         ),
         ("a.pt formt=tflite zzzz=1", "formt=tflite is neither a file nor an option: did you mean format=tflite"),
+        ("a.pt INT8=1", "INT8=1 is neither a file nor an option: did you mean int8=1, which is qexport a.pt --int8"),
+        ("a.pt data=", "data= has no value: give one, or leave it out"),
+        ("a.pt int8=", "int8= has no value: give one, or leave it out"),
+        ("a.pt format=,", "format= has no value: give one, or leave it out"),
         ("a.pt int8=yes", "int8 cannot be 'yes': give True or False"),
         (
             "a.pt quantize=4",
@@ -106,6 +113,7 @@ def test_what_is_not_needed_is_said_where_it_asks_for_something() -> None:
 
 
 def test_a_verb_has_its_own_options() -> None:
+    assert spell(["task=pose"], Vocabulary(frozenset(), frozenset({"task"})), ["demo"]) == Spelled(("--task", "pose"))
     given = ["model=a.pt", "mode=train", "epochs=3", "int8=True", "resume=True"]
     assert spell(given, QAT, ["qat"]).words == ("a.pt", "--epochs", "3", "--precision", "int8", "--resume")
     with pytest.raises(UsageError, match=r"did you mean epochs=3, which is qexport qat a\.pt --epochs 3$"):
@@ -159,6 +167,9 @@ def test_what_was_understood_is_shown_once(
         (["help", "list"], ["formats", "--help"]),
         (["list"], ["formats"]),
         (["a.pt", "export"], ["a.pt", "export"]),
+        (["export", "list", "--half"], ["./list", "--half"]),
+        (["export", "cache"], ["./cache"]),
+        (["segment", "train", "model=a.pt"], ["train", "model=a.pt"]),
     ],
 )
 def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
@@ -174,6 +185,19 @@ def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
             "sweep, verify or diff; did you mean qat",
         ),
         (["exprt", "a.pt"], "exprt is neither a file nor a verb: did you mean qexport export"),
+        (["predict", "model=a.pt"], "predict is neither a file nor a verb: did you mean qexport snippet"),
+        (["a.pt", "--int8=True"], "Option '--int8' does not take a value: see qexport --help"),
+        (["a.pt", "b.pt"], "Got unexpected extra argument(s) (b.pt): see qexport --help"),
+        (["sweep"], "Missing argument 'file': see qexport sweep --help"),
+        (
+            ["snippet", "m.onnx", "--lang", "pyhton"],
+            "--lang pyhton is out of range: give python, js, cpp or kotlin; did you mean python",
+        ),
+        (["cache", "--clean"], "No such option: --clean (Possible options: --clear)"),
+        (["a.pt", "--config", "absent"], "config absent cannot be read (No such file or directory): give a YAML file"),
+        (["", "--half"], "no model given: qexport MODEL.pt --format tflite --int8 --data DATA.yaml"),
+        (["a.pt", "--data", ""], "--data cannot be '': give another value"),
+        (["a.pt", "--imgsz", "big"], "--imgsz cannot be 'big': give pixels, such as 640, or height and width, 480,640"),
         (["train", "model=a.pt"], "train is neither a file nor a verb: did you mean qexport qat"),
         (
             ["demo", "--task", "clasify"],

@@ -166,7 +166,7 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_run(tmp_path: Pa
     ("words", "said"),
     [
         (("--jobs", "0"), "--jobs 0 is out of range"),
-        (("--executor", "dask"), "--executor dask is not known: give local or ray"),
+        (("--executor", "dask"), "--executor dask is out of range: give local or ray"),
         (("--executor", "ray", "--jobs", "2"), "--jobs and --executor ray exclude each other"),
         (("--address", "auto"), "--address is of Ray's cluster"),
     ],

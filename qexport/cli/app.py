@@ -18,7 +18,7 @@ from rich.console import Console
 from qexport.cli import completion
 from qexport.cli import help as texts
 from qexport.cli.cache import cache_command
-from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, tell, unexpected
+from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, misused, tell, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.doctor import doctor_command
 from qexport.cli.output import say, say_json
@@ -26,7 +26,7 @@ from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
 from qexport.cli.snippet import snippet_command
-from qexport.cli.spelling import is_pair, known_to, spell
+from qexport.cli.spelling import is_pair, join_pairs, known_to, spell
 from qexport.cli.sweep import sweep_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
@@ -289,7 +289,7 @@ VERBS = dict.fromkeys(
 )
 CHECKS = ("verify", "diff")
 SAME = {"list": "formats"}
-ELSEWHERE = {"train": "qat", "val": "verify"}
+ELSEWHERE = {"train": "qat", "val": "verify", "predict": "snippet"}
 """Modes of Ultralytics, and the verb here that is nearest."""
 
 
@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every expected error is one line on stderr."""
     if completion.VARIABLE in os.environ:
         return _completed()
-    words = join_sizes(list(sys.argv[1:] if arguments is None else arguments))
+    words = join_sizes(join_pairs(sys.argv[1:] if arguments is None else arguments))
     return ended(lambda: _command(verb_first(words)))
 
 
@@ -326,10 +326,12 @@ def _completed() -> int:
 
 def verb_first(words: list[str]) -> list[str]:
     """What a command line means whose first words say no more than `qexport` does, or ask for help."""
-    if words[1:2] == ["export"] and words[0] in SCORING:  # as in `yolo detect export`
-        words = words[1:]
+    if len(words) > 1 and words[0] in SCORING and words[1] in ("export", *ELSEWHERE):
+        words = words[1:]  # as in `yolo detect export`
     if words[:1] == ["export"]:
         words = words[1:]
+        if words and words[0] in (*VERBS, *CHECKS, *SAME):  # a model of that name
+            words = [f"./{words[0]}", *words[1:]]
     if words[:1] == ["help"]:
         verb = [SAME.get(word, word) for word in words[1:2] if word != "export"]
         if verb and verb[0] not in (*VERBS, *CHECKS):
@@ -355,7 +357,7 @@ def ended(command: Callable[[], int]) -> int:
     try:
         return command()
     except typer.TyperException as error:
-        return fail(" ".join(error.format_message().split()) or "see qexport --help", 2)
+        return fail(misused(error), UsageError.exit_code)
     except QexportError as error:
         return fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

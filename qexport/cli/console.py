@@ -29,7 +29,8 @@ MAX_SECONDS = 1e7
 
 def option(text: str, *names: str, **settings: Any) -> Any:
     """An option of a verb with its help, which says what the default is."""
-    return typer.Option(*names, help=text, show_default=False, autocompletion=WORDS.get(names[0]), **settings)
+    settings.setdefault("autocompletion", WORDS.get(names[0]))
+    return typer.Option(*names, help=text, show_default=False, **settings)
 
 
 def _seconds(value: float | None) -> float | None:
@@ -109,6 +110,14 @@ def fail(line: str, code: int) -> int:
         sys.stdout.flush()
     say(f"qexport: error: {line}", sys.stderr, wrapped=True)
     return code
+
+
+def misused(error: typer.TyperException) -> str:
+    """What an option parser says, and where to look if it does not say what would be right."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "qexport"
+    return said if "(Possible options: " in said else ": ".join(filter(None, (said, f"see {command} --help")))
 
 
 def tell(line: str) -> None:

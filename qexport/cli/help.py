@@ -129,7 +129,15 @@ SNIPPET = _epilog(
         "qexport snippet qexport_out/yolo26n/yolo26n_int8.onnx --out run.py",
         "qexport snippet m_int8.tflite --lang kotlin",
     ),
-    _rows("Exit codes", {0: "done", 2: "usage", 3: "the file cannot be read, or there is no program for it"}),
+    _rows(
+        "Exit codes",
+        {
+            0: "done",
+            2: "usage",
+            3: "the file cannot be read, or there is no program for it",
+            4: "the package that reads it is missing",
+        },
+    ),
 )
 SWEEP = _epilog(
     _examples(

@@ -7,25 +7,33 @@ from typing import Annotated
 
 import typer
 
+from qexport.cli.completion import among
 from qexport.cli.console import library_output
+from qexport.cli.console import option as _option
 from qexport.cli.output import say
 from qexport.errors import UsageError
-from qexport.snippets.languages import IMAGE, LANGUAGES
+from qexport.snippets.languages import IMAGE, LANGUAGE_ALIASES, LANGUAGES
+from qexport.vocabulary import canonical, unknown
+
+PYTHON = "python"
 
 
 def snippet_command(
     file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
-    lang: Annotated[str, typer.Option(help=f"{', '.join(LANGUAGES)}.")] = "python",
-    image: Annotated[str, typer.Option(help="What the program looks at where it is given nothing else.")] = IMAGE,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write it. Default: it is printed.", show_default=False)
-    ] = None,
+    lang: Annotated[
+        str, _option(f"{', '.join(LANGUAGES)}. Default: {PYTHON}.", "--lang", autocompletion=among(LANGUAGES))
+    ] = PYTHON,
+    image: Annotated[
+        str, _option(f"What the program looks at where it is given nothing else. Default: {IMAGE}.", "--image")
+    ] = IMAGE,
+    out: Annotated[Path | None, _option("Where to write it. Default: it is printed.", "--out", "-o")] = None,
 ) -> None:
     """Print a complete program that runs a file without qexport, with its own sizes, names and thresholds."""
     from qexport.compat.quiet import quiet_libraries
 
+    lang = canonical(lang, LANGUAGE_ALIASES)
     if lang not in LANGUAGES:
-        raise UsageError(f"--lang {lang} is not known", f"give {', '.join(LANGUAGES)}")
+        raise unknown(f"--lang {lang}", lang, tuple(LANGUAGES), LANGUAGE_ALIASES)
     if out is not None and out.absolute() == file.absolute():
         raise UsageError(f"--out {out} is the file itself", "give another name for the program")
     quiet_libraries()

@@ -19,7 +19,8 @@ from qexport.cli.completion import MODELS
 from qexport.errors import UsageError
 from qexport.vocabulary import alternatives
 
-ON, OFF = ("true", "1"), ("false", "0", "0.0", "none", "")
+ON, OFF = ("true", "1"), ("false", "0", "0.0", "none")
+KEY = re.compile(r"[A-Za-z]\w*(?:-\w+)*=?")
 PAIR = re.compile(r"([A-Za-z]\w*(?:-\w+)*)=(.*)", re.DOTALL)
 QUANTIZE = {
     "fp32": ("32", "fp32", "w32a32"),
@@ -107,6 +108,10 @@ class Vocabulary:
         """Whether a key means something."""
         return key.replace("-", "_") in self.names
 
+    def ignores(self, key: str) -> bool:
+        """Whether a key changes nothing."""
+        return key in NEEDLESS and key.replace("_", "-") not in self.flags | self.values
+
     def spelled(self, key: str, value: str) -> list[str]:
         """A key that is known, and its value, as words of this command line.
 
@@ -114,6 +119,8 @@ class Vocabulary:
             UsageError: the value is none, or what is asked for is had by something else.
         """
         option = key.replace("_", "-")
+        if not value:
+            raise UsageError(f"{key}= has no value", "give one, or leave it out")
         if become := self.meanings.get(key):
             return become(value) if value.lower() != "none" else []
         if option in self.flags:
@@ -122,7 +129,7 @@ class Vocabulary:
             if value.lower() not in OFF and key in INSTEAD:
                 raise UsageError(f"{key}={value} has no meaning here", INSTEAD[key])
             return []
-        value = re.sub(r"[\[\]()\s]", "", value) if key == "imgsz" else value
+        value = ",".join(re.findall(r"[^\[\]()\s,]+", value)) if key == "imgsz" else value
         if value.lower() == "none":
             return []
         return [f"--{option}={value}"] if value.startswith("-") else [f"--{option}", value]
@@ -181,7 +188,7 @@ def spell(words: Sequence[str], known: Vocabulary, verb: Sequence[str] = ()) -> 
     """
     found: list[str] = []
     notes: list[str] = []
-    rest = _with_brackets(words)
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if word == "--":
@@ -195,22 +202,32 @@ def spell(words: Sequence[str], known: Vocabulary, verb: Sequence[str] = ()) -> 
         key, value = pair[1], pair[2].strip().rstrip(",").strip("\"'")
         if not known.knows(key):
             raise _unknown(key, value, found, rest, known, verb)
-        if key in NEEDLESS and value.lower() not in OFF:
+        if known.ignores(key) and value.lower() not in OFF:
             notes.append(f"{key}={value} is not needed: {NEEDLESS[key]}")
         place = 0 if key == "model" else len(found)
         found[place:place] = known.spelled(key, value)
     return Spelled(tuple(found), tuple(notes))
 
 
-def _with_brackets(words: Sequence[str]) -> list[str]:
-    """Join what a shell has parted: `imgsz=[480,` and `640]`."""
+def join_pairs(words: Sequence[str]) -> list[str]:
+    """Join what a shell has parted, as `yolo` does: `format = onnx`, and `imgsz=[480,` before `640]`."""
     joined: list[str] = []
-    for word in words:
-        if joined and is_pair(joined[-1]) and joined[-1].count("[") > joined[-1].count("]"):
+    rest = list(words)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        last = joined[-1] if joined else ""
+        if is_pair(last) and last.count("[") > last.count("]"):
+            joined[-1] += word if last.endswith(",") else f",{word}"
+        elif KEY.fullmatch(last) and not os.path.exists(last) and _goes_on(last, word):
             joined[-1] += word
         else:
             joined.append(word)
-    return joined
+    return joined + rest
+
+
+def _goes_on(key: str, word: str) -> bool:
+    """Whether a word is a sign of equality, with a value or without, or the value behind one."""
+    return (word[:1] == "=") != key.endswith("=") and not (word[:1] == "-" or is_pair(word))
 
 
 def _unknown(
@@ -219,7 +236,7 @@ def _unknown(
     """What is said of a key that is none: the one that was probably meant, and the line to type."""
     what = f"{key}={value} is neither a file nor an option"
     names = ("model",) if value.endswith(MODELS) else known.names
-    near = difflib.get_close_matches(key.replace("-", "_"), names, 1)
+    near = difflib.get_close_matches(key.replace("-", "_").lower(), names, 1)
     if not near:
         return UsageError(what, f"see {shlex.join(['qexport', *verb, '--help'])}")
     try:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qexport.cli.completion import among
 from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
 from qexport.errors import UsageError
-from qexport.vocabulary import alternatives
+from qexport.vocabulary import alternatives, unknown
 
 if TYPE_CHECKING:
     from qexport.execution.executor import Executor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from qexport.reporting.sweep_report import SweepReport
 
 LOCAL, RAY = "local", "ray"
+EXECUTED = among((LOCAL, RAY))
 MAX_JOBS = 256
 ANYWHERE = "auto"
 """The address by which Ray finds the cluster of this machine, or that of RAY_ADDRESS."""
@@ -36,7 +38,9 @@ def sweep_command(
     file: Annotated[Path, typer.Argument(help="YAML with models, formats, precisions and options as lists.")],
     out: Annotated[Path | None, _option("Folder of all runs. Default: qexport_out/NAME.", "--out", "-o")] = None,
     jobs: Annotated[int | None, _option("Runs at once on this machine. Default: 1.", "--jobs", "-j")] = None,
-    executor: Annotated[str, _option(f"{LOCAL} or {RAY}. Default: {LOCAL}.", "--executor")] = LOCAL,
+    executor: Annotated[
+        str, _option(f"{LOCAL} or {RAY}. Default: {LOCAL}.", "--executor", autocompletion=EXECUTED)
+    ] = LOCAL,
     address: Annotated[
         str | None, _option("Of Ray's cluster, as ray.init takes it. Default: this machine's.", "--address")
     ] = None,
@@ -73,7 +77,7 @@ def sweep_command(
 
 def _check(jobs: int | None, executor: str, address: str | None) -> None:
     if executor not in (LOCAL, RAY):
-        raise UsageError(f"--executor {executor} is not known", f"give {alternatives((LOCAL, RAY))}")
+        raise unknown(f"--executor {executor}", executor, (LOCAL, RAY))
     if jobs is not None and not 1 <= jobs <= MAX_JOBS:
         raise UsageError(f"--jobs {jobs} is out of range", f"give 1 to {MAX_JOBS}")
     if jobs is not None and executor == RAY:

@@ -41,7 +41,7 @@ def make_job(options: Mapping[str, Any], config: Path | None = None) -> ExportJo
         configured = {name: value for name, value in configured.items() if name not in ("precision", *SHORT_FORMS)}
     merged = {**configured, **given}
     _check_names(merged, "")
-    if "model" not in merged:
+    if merged.get("model") in (None, ""):
         raise UsageError("no model given", "qexport MODEL.pt --format tflite --int8 --data DATA.yaml")
     values = {name: converted(name, value, str(FIELDS[name].type)) for name, value in merged.items()}
     job = ExportJob(**_completed(values))
@@ -89,7 +89,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{what} {path} cannot be read ({reason})", "give a YAML file") from error
     if not isinstance(content, dict):
         raise UsageError(f"{what} {path} is not a mapping of option names to values", "see configs/ for examples")

@@ -27,6 +27,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
         UsageError: it cannot be.
     """
     try:
+        if value == "":
+            raise ValueError
         if name in BY_NAME:
             return BY_NAME[name](value)
         if name in NAME_LISTS:
@@ -45,6 +47,8 @@ def converted(name: str, value: Any, kind: str) -> Any:
 def _wanted(name: str, kind: str) -> str:
     if name == "calib_images":
         return f"a whole number, or {ALL}"
+    if name == "imgsz":
+        return "pixels, such as 640, or height and width, 480,640"
     if name in BOUNDS:
         return BOUNDS[name].wanted
     words = {"float": "a number", "int": "a whole number", "bool": "true or false"}

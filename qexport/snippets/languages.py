@@ -127,3 +127,10 @@ LANGUAGES: Mapping[str, Language] = {
     "kotlin": Language("kotlin", KOTLIN, frozenset({"tflite"}), DETECTION, False, _other_parts),
 }
 """By the name that `--lang` has for it."""
+
+LANGUAGE_ALIASES = {
+    "python": ("py", "python3"),
+    "js": ("javascript", "mjs", "node", "nodejs"),
+    "cpp": ("c++", "cxx", "cc"),
+    "kotlin": ("kt", "android"),
+}
