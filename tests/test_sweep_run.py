@@ -21,6 +21,7 @@ from qexport.cli.app import main
 from qexport.errors import ConversionError, InputError
 from qexport.execution.executor import Task, WorkerDiedError
 from qexport.job.sweep_file import read_sweep
+from qexport.reporting.load import load_report
 from qexport.reporting.sweep_report import SweepReport, load_sweep, save_sweep
 from qexport.sweep_run import sweep_of
 from qexport.sweeps.one_run import RunRequest
@@ -105,11 +106,10 @@ def test_runs_that_are_complete_are_not_run_again(sweep: Sweeps) -> None:
 def test_the_report_of_a_run_is_read_once(sweep: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind every run of a thousand all of them would keep a core busy beside those that measure."""
     read: list[Path] = []
-    load = sweep_run.load_report
 
     def counted(path: Path) -> Any:
         read.append(path)
-        return load(path)
+        return load_report(path)
 
     monkeypatch.setattr(sweep_run, "load_report", counted)
     sweep()

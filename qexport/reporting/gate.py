@@ -220,7 +220,7 @@ def exit_code(report: Report) -> int:
 
     Whoever sees that of an engine may take all else for complete.
     """
-    lost = [each.exit_code for each in (*report.failures, *report.unmeasured)]
+    lost = [*(each.exit_code for each in report.failures), *(each.exit_code for each in report.unmeasured)]
     lost.sort(key=lambda code: code == EngineNotBuiltError.exit_code)
     broken = report.gate is not None and not all(each.passed for each in report.gate.rules)
     return next(iter(lost), GateError.exit_code if broken else 0)
