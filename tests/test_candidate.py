@@ -54,7 +54,7 @@ def run(out: Path, **options: Any) -> Report:
 def optimised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with a pass that is kept."""
     out = tmp_path_factory.mktemp("optimised") / "out"
-    run(out, effort="best", optimise="adaptive-rounding")
+    run(out, ranges="auto", optimise="adaptive-rounding")
     return out
 
 

@@ -174,7 +174,8 @@ def test_a_setup_is_done_once_and_its_result_need_not_be_picklable() -> None:
     [
         ({}, ("tflite",)),
         ({"no_latency": True, "no_eval": True}, ()),
-        ({"no_latency": True}, ("tflite",)),
+        ({"no_latency": True, "data": "d.yaml"}, ("tflite",)),
+        ({"no_latency": True}, ()),
         ({"no_latency": True, "no_eval": True, "format": ("onnx", "tflite")}, ("tflite",)),
         ({"format": ("onnx", "openvino")}, ()),
         ({"int8": False}, ()),

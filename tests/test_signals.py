@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO
+from refusals import TOLD
 
 from qexport.cli.app import main
 from qexport.system.signals import STOPPING
@@ -239,7 +240,7 @@ def test_a_run_that_is_out_of_time(tmp_path: Path) -> None:
     process = start(tmp_path, "-m", "qexport", str(DEMO / "shapes26.pt"), *words, "--out", "out")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 124
-    (line,) = (line for line in errors.splitlines() if not line.startswith("✓ "))
+    (line,) = (line for line in errors.splitlines() if not line.startswith(TOLD))
     assert line.startswith("qexport: error: not finished in 1.5 s")
     assert living(process.pid) == []
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
@@ -353,6 +354,7 @@ def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: P
     words = ("--int8", "--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--calib-images", "4")
     process = start(tmp_path, "-m", "qexport", str(DEMO / "shapes26.pt"), *words, "--out", "out")
     assert process.stderr
+    process.stderr.readline()  # what is going to be done
     read = process.stderr.readline()
     assert re.fullmatch(r"✓ Reading model and data: \d+\.\d s\n", read), read
     time.sleep(0.5)
