@@ -52,7 +52,7 @@ class StandIn(ModuleType):
             if self.lost:
                 raise OSError("the node died")
             future.set_result(function(task))
-        except Exception as error:
+        except Exception as error:  # as Ray hands back whatever the task raises
             future.set_exception(error if self.lost else TaskError(error))
         return SimpleNamespace(future=lambda: future)
 
