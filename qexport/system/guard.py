@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from qexport.system.scratch import NOTES, undo_notes
+from qexport.system.signals import hold_if_ending
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 POLL_MS = 1000
@@ -63,6 +64,7 @@ def run_code(
         OSError: it cannot be started.
         subprocess.TimeoutExpired: it was killed after so many seconds.
     """
+    hold_if_ending()
     reading, writing = os.pipe()  # that of `subprocess.run` is closed at once
     try:
         return subprocess.run(
@@ -77,6 +79,7 @@ def run_code(
             cwd=folder,
         )
     finally:
+        hold_if_ending()
         os.close(reading)
         os.close(writing)
 

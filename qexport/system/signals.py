@@ -34,8 +34,16 @@ SHOW_CURSOR = "\x1b[?25h"
 
 STOPPING = "stopping behind this step; Ctrl-C again ends at once"
 
+ending = threading.Event()
+"""Set when a signal has begun to end the process."""
 at_end: list[Callable[[], None]] = []
 """What clears up when a signal ends the process; called in a thread of its own, without any lock."""
+
+
+def hold_if_ending() -> None:
+    """Keep a thread from going on while the process ends: what it waits for has been killed, and is no result."""
+    while ending.is_set():
+        time.sleep(MAX_SECONDS)
 
 
 class StopRequest:
@@ -151,6 +159,7 @@ class Ending:
 
     def _end(self, number: int) -> None:
         """End the process. Nothing is imported here: the main thread may be held in an import, with its lock."""
+        ending.set()
         try:
             kill_children()
             for clear in at_end:
