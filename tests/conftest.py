@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,11 @@ def _one_onnx_graph_for_each_program() -> Iterator[None]:
 
     exported, known = export._export, dict[tuple[Any, ...], bytes]()
 
-    def once(program: Program, opset: int, half: bool, full: frozenset[str]) -> Any:
+    @wraps(exported)
+    def once(program: Program, opset: int, half: bool, full: frozenset[str], warn: Callable[[str], None]) -> Any:
         key = (program.fingerprint, program.input, opset, half, full)
         if key not in known:
-            known[key] = serde.serialize_model(exported(program, opset, half, full)).SerializeToString()
+            known[key] = serde.serialize_model(exported(program, opset, half, full, warn)).SerializeToString()
         return serde.deserialize_model(onnx.ModelProto.FromString(known[key]))
 
     with pytest.MonkeyPatch.context() as patch:

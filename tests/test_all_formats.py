@@ -22,7 +22,7 @@ from qexport.data.images import letterbox, read_image, to_tensor
 COMMAND = str(Path(sys.executable).with_name("qexport"))
 QUICK = ("--imgsz", "192", "--effort", "none")
 DATASET = ("--data", DATA, "--calib-images", "32")
-SCORED = 40
+SCORED = 24
 FEW = ("--data", DATA, "--calib-images", "4")
 ALL = ("onnx", "openvino", "tensorrt", "tflite")
 HALVED = ("onnx", "openvino")

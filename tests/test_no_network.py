@@ -151,7 +151,17 @@ for words in json.loads(sys.argv[1]):
         ("verify", str(out / "shapes26_int8.onnx")),
         ("diff", report, report),
         ("report", report, "--out", str(tmp_path / "again.html")),
-        (str(network), "--int8", "--data", str(tmp_path / "train.txt"), *quick, "--out", str(tmp_path / "other")),
+        (
+            str(network),
+            "--int8",
+            "--data",
+            str(tmp_path / "train.txt"),
+            *quick,
+            "--format",
+            "onnx",
+            "--out",
+            str(tmp_path / "other"),
+        ),
     )
     found = Watched(code, tmp_path, json.dumps(runs))
     assert found.attempts == []

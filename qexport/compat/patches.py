@@ -68,16 +68,22 @@ TORCH_EXPORT = Patch(
     "torch.export",
     "export",
     "litert-torch 0.10 with torch 2.13",
-    "the converter traces a graph that was traced already, which takes seconds (backends/tflite/direct_export.py)",
+    "the converter traces a graph that was traced already, which takes seconds (lowering/direct_export.py)",
 )
 DECOMPOSITIONS = Patch(
     "litert_torch.fx_infra._safe_run_decompositions",
     "safe_run_decompositions",
     "litert-torch 0.10 with torch 2.13",
-    "it traces the whole graph to rewrite a tenth of it, four times (backends/tflite/decompositions.py)",
+    "it traces the whole graph to rewrite a tenth of it, four times (lowering/decompositions.py)",
 )
 DECOMPOSITIONS_AS_IMPORTED = Patch(
     "litert_torch.fx_infra", DECOMPOSITIONS.name, DECOMPOSITIONS.versions, "the same function under its other name"
+)
+ONNX_DECOMPOSITIONS = Patch(
+    "torch.onnx._internal.exporter._fx_passes",
+    "decompose_with_registry",
+    "torch 2.13",
+    "it traces the whole graph to rewrite a tenth of it (lowering/decompositions.py)",
 )
 OPERATOR_CHECK = Patch(
     "torchvision.ops.boxes",
@@ -86,7 +92,7 @@ OPERATOR_CHECK = Patch(
     "it refuses although the operator is declared anew (compat/torchvision.py)",
     lasting=True,
 )
-PATCHES = (FONT_CHECK, TORCH_EXPORT, DECOMPOSITIONS, DECOMPOSITIONS_AS_IMPORTED, OPERATOR_CHECK)
+PATCHES = (FONT_CHECK, TORCH_EXPORT, DECOMPOSITIONS, DECOMPOSITIONS_AS_IMPORTED, ONNX_DECOMPOSITIONS, OPERATOR_CHECK)
 
 _ULTRALYTICS, _OPENMP = "ultralytics 8.4", "every build of torch and of the runtimes with OpenMP"
 OFFLINE = (

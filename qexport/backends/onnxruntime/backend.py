@@ -36,9 +36,12 @@ class OnnxBackend:
 
         check_precision(self.info, request.target.precision)
         opset, half = request.options.get("opset"), request.target.precision == "fp16"
-        program, plan, metadata = request.program, request.plan, request.metadata
         write_onnx(
-            program, plan, metadata, path, opset or OPSET, half, upsample_by_copies, opset is None, request.float32
+            *(request.program, request.plan, request.metadata, path, opset or OPSET, half),
+            rewrite=upsample_by_copies,
+            lowest=opset is None,
+            full=request.float32,
+            warn=request.warn,
         )
 
     def read(self, path: Path) -> StoredGraph:

@@ -47,7 +47,7 @@ class OpenVINOBackend:
         path.mkdir()
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             graph = Path(scratch) / "graph.onnx"
-            write_onnx(request.program, request.plan, request.metadata, graph, opset, half=False)
+            write_onnx(request.program, request.plan, request.metadata, graph, opset, half=False, warn=request.warn)
             try:
                 model = openvino.Core().read_model(graph)
                 _number_operations(model)

@@ -39,7 +39,8 @@ class TensorRTBackend:
 
         check_precision(self.info, request.target.precision)
         opset, half = request.options.get("opset") or OPSET, request.target.precision != "fp32"
-        write_onnx(request.program, request.plan, request.metadata, path, opset, half, full=request.float32)
+        program, plan, metadata = request.program, request.plan, request.metadata
+        write_onnx(program, plan, metadata, path, opset, half, full=request.float32, warn=request.warn)
         floats = request.program.values.keys() - request.plan.integer if request.plan else frozenset[str]()
         broken = broken_rules(ir.load(path), floats)
         if broken:

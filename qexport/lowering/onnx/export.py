@@ -6,14 +6,17 @@ ONNX, OpenVINO and TensorRT files are all written from it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
 
-from qexport.errors import ConversionError, first_line
+from qexport.compat.patches import ONNX_DECOMPOSITIONS, replaced
+from qexport.errors import ConversionError, first_line, named_reason
+from qexport.lowering import decompositions, direct_export
 from qexport.lowering.onnx.half_model import halve_model
 from qexport.lowering.onnx.values import values_of
 from qexport.programs.capture import batch_shapes
@@ -31,25 +34,36 @@ OUTPUT = "output"
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def onnx_graph(program: Program, opset: int, half: bool = False, full: frozenset[str] = frozenset()) -> ir.Model:
+def onnx_graph(
+    program: Program,
+    opset: int,
+    half: bool = False,
+    full: frozenset[str] = frozenset(),
+    warn: Callable[[str], None] = lambda _: None,
+) -> ir.Model:
     """The float program, or its FP16 form, as an ONNX graph; every call returns a copy of its own.
 
     Args:
         full: values that the FP16 form computes in float32 all the same.
+        warn: takes what the report has to say of how it was exported.
 
     Raises:
         ConversionError: it cannot be exported.
     """
-    return _graph_of(program.graph, program, opset, half, full)
+    return _graph_of(program.graph, program, opset, half, full, warn)
 
 
 @singledispatch
-def _graph_of(graph: Graph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+def _graph_of(
+    graph: Graph, program: Program, opset: int, half: bool, full: frozenset[str], warn: Callable[[str], None]
+) -> ir.Model:
     raise TypeError(f"{type(graph).__name__} cannot be written as ONNX")
 
 
 @_graph_of.register
-def _file_of(graph: OnnxGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+def _file_of(
+    graph: OnnxGraph, program: Program, opset: int, half: bool, full: frozenset[str], _: Callable[[str], None]
+) -> ir.Model:
     """A file in its normal form."""
     model = graph.exported(opset)
     if half:
@@ -58,17 +72,19 @@ def _file_of(graph: OnnxGraph, program: Program, opset: int, half: bool, full: f
 
 
 @_graph_of.register
-def _once(_: CapturedGraph, program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+def _once(
+    _: CapturedGraph, program: Program, opset: int, half: bool, full: frozenset[str], warn: Callable[[str], None]
+) -> ir.Model:
     """Exported once for all formats of a run."""
     key = ("onnx", opset, half, full)
     if key not in program.exports:
-        program.exports[key] = ir.serde.serialize_model(_export(program, opset, half, full)).SerializeToString()
+        program.exports[key] = ir.serde.serialize_model(_export(program, opset, half, full, warn)).SerializeToString()
     import onnx
 
     return ir.serde.deserialize_model(onnx.ModelProto.FromString(program.exports[key]))
 
 
-def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> ir.Model:
+def _export(program: Program, opset: int, half: bool, full: frozenset[str], warn: Callable[[str], None]) -> ir.Model:
     graph = copied(program)
     graph.training = False  # an exported module cannot be switched, but the exporter asks
     if half:
@@ -77,33 +93,62 @@ def _export(program: Program, opset: int, half: bool, full: frozenset[str]) -> i
         halve(graph, full)
     parts = _parts(graph)
     tag_values(graph, program)
-    model = _converted(graph, program, opset)
+    model = _converted(graph, program, opset, warn)
     _part_prototypes(model)
     _rename(model, program, parts)
     _clean(model)
     return model
 
 
-def _converted(graph: GraphModule, program: Program, opset: int) -> ir.Model:
+def _converted(graph: GraphModule, program: Program, opset: int, warn: Callable[[str], None]) -> ir.Model:
     example = torch.zeros(program.values[INPUT].shape)
+    if not program.input.dynamic and decompositions.is_tested("torch"):
+        try:
+            with _decomposed_locally():
+                return _exported(direct_export.exported_program(graph, example), (), program, opset)
+        except Exception as error:  # whatever passes raise: the exporter's own way decides
+            warn(f"exported the slow way, because the quick one failed ({named_reason(_cause(error), 120)})")
     if program.input.dynamic:
         example = torch.zeros(2, *example.shape[1:])
     try:
-        with torch.no_grad():
-            exported = torch.onnx.export(
-                graph,
-                (example,),
-                dynamo=True,
-                optimize=True,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=[f"{OUTPUT}{number}" for number in range(2 if program.raw.prototypes else 1)],
-                dynamic_shapes=batch_shapes(program.input.dynamic),
-                verbose=False,
-            )
+        return _exported(graph, (example,), program, opset, dynamic_shapes=batch_shapes(program.input.dynamic))
     except Exception as error:  # the exporter raises whatever its passes do
-        reason = f"torch.onnx cannot export this model ({first_line(error)})"
+        reason = f"torch.onnx cannot export this model ({first_line(_cause(error))})"
         raise ConversionError(reason, "try --format tflite") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is behind the exporter's own error, which says in which of its three steps it was."""
+    return _cause(error.__cause__) if error.__cause__ else error
+
+
+@contextmanager
+def _decomposed_locally() -> Iterator[None]:
+    """Let torch.onnx decompose operators where they stand for the time of the block."""
+    from torch.onnx._internal.exporter import _decomp
+
+    def decompose(exported: Any, registry: Any) -> Any:
+        written = set(_decomp.get_onnx_implemented_overloads(registry))
+        table = _decomp.create_onnx_friendly_decomposition_table(written)
+        return decompositions.run_decompositions(exported, table, decompositions.Known({}, {}))
+
+    with replaced(ONNX_DECOMPOSITIONS, decompose):
+        yield
+
+
+def _exported(traced: Any, example: tuple[torch.Tensor, ...], program: Program, opset: int, **words: Any) -> ir.Model:
+    with torch.no_grad():
+        exported = torch.onnx.export(
+            traced,
+            example,
+            dynamo=True,
+            optimize=True,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[f"{OUTPUT}{number}" for number in range(2 if program.raw.prototypes else 1)],
+            verbose=False,
+            **words,
+        )
     assert exported is not None
     model: ir.Model = exported.model
     return model

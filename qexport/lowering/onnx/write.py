@@ -25,12 +25,14 @@ def write_onnx(
     rewrite: Callable[[ir.Model], None] = lambda _: None,
     lowest: bool = False,
     full: frozenset[str] = frozenset(),
+    warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Export, quantise by the plan, `rewrite` what was quantised for the runtime, check and save.
 
     Args:
         half: in FP16, but for the values in `full`.
         lowest: label the file with the lowest operator set that its operators need.
+        warn: takes what the report has to say of how the file was written.
     """
     import onnx
     import onnx_ir as ir
@@ -40,7 +42,7 @@ def write_onnx(
     from qexport.lowering.onnx.qdq import drop_unused, insert_qdq
     from qexport.lowering.onnx.weights import store_weights
 
-    model = onnx_graph(program, opset, half, full)
+    model = onnx_graph(program, opset, half, full, warn)
     if plan is not None and plan.integer:
         insert_qdq(model, program, plan)
         rewrite(model)

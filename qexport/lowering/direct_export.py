@@ -1,15 +1,13 @@
-"""Hand litert-torch an `ExportedProgram` of the graph as it is, in place of tracing it once more.
+"""Hand a converter an `ExportedProgram` of the graph as it is, in place of tracing it once more.
 
 The program's graph came out of `torch.export`, and only known operators were added to it since. Exporting it again, as
-the converter does with every module, takes seconds to find the same nodes: here types and shapes are propagated through
-those that are there. The resulting files are byte-identical, which a test holds.
+converters do with every module, takes seconds to find the same nodes: here types and shapes are propagated through
+those that are there. The resulting files are the same, which tests hold.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,19 +26,6 @@ from torch.export.graph_signature import (
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
-
-from qexport.compat.patches import TORCH_EXPORT, replaced
-
-
-@contextlib.contextmanager
-def direct_export() -> Iterator[None]:
-    """Let `torch.export.export` take graphs as they are for the time of the block."""
-
-    def export(module: Any, args: tuple[Any, ...], *_: Any, **__: Any) -> ExportedProgram:
-        return exported_program(module, *args)
-
-    with replaced(TORCH_EXPORT, export):
-        yield
 
 
 def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:

@@ -1,15 +1,15 @@
-"""Decompose operators where litert-torch needs it, in place of tracing the whole program anew.
+"""Decompose operators of an `ExportedProgram` where they stand, in place of tracing the whole program anew.
 
-litert-torch 0.10 runs `ExportedProgram.run_decompositions` four times in one conversion, and each run traces the
-whole graph through AOTAutograd to rewrite a tenth of its nodes: three quarters of the time of a conversion. Here only
-the nodes that change are traced, and types and shapes are propagated through the rest. The resulting files are
-byte-identical, which a test holds; the patch is installed for the versions that it was tested with, and no other.
+litert-torch 0.10 runs `ExportedProgram.run_decompositions` four times in one conversion, torch.onnx once, and each run
+traces the whole graph through AOTAutograd to rewrite a tenth of its nodes: most of the time of a conversion. Here only
+the nodes that change are traced, and types and shapes are propagated through the rest. The files are the same, which
+tests hold; it is done for the versions that it was tested with, and no other.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FunctionType
@@ -17,36 +17,25 @@ from typing import Any
 
 import torch
 from torch._guards import detect_fake_mode
+from torch.export.graph_signature import TensorArgument
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
 
-from qexport.compat.patches import DECOMPOSITIONS, DECOMPOSITIONS_AS_IMPORTED, replaced
-
 TESTED = {"litert-torch": "0.10.", "torch": "2.13."}
-"""Versions (their beginnings) that this was compared with; with others the converter runs as it is."""
+"""Versions (their beginnings) that this was compared with; with others the converters run as they are."""
+OPERATORS = frozenset(getattr(operator, name) for name in dir(operator) if not name.startswith("_"))
+"""Python's own, of sizes: they stand in graphs beside those of torch."""
 
 aten = torch.ops.aten
 Table = Mapping[Any, Callable[..., Any]]
 
 
-def is_tested() -> bool:
-    """Whether the installed packages are those that this module replaces a part of."""
-    return all(version(package).startswith(start) for package, start in TESTED.items())
-
-
-@contextlib.contextmanager
-def local_decompositions() -> Iterator[None]:
-    """Let litert-torch decompose locally for the time of the block."""
-    known = Known({}, {})
-
-    def quick(exported: Any, table: Table | None = None, can_skip: bool = True) -> Any:
-        return run_decompositions(exported, table, known)
-
-    with replaced(DECOMPOSITIONS, quick), replaced(DECOMPOSITIONS_AS_IMPORTED, quick):
-        yield
+def is_tested(*packages: str) -> bool:
+    """Whether the installed packages are those that converters were compared with."""
+    return all(version(package).startswith(TESTED[package]) for package in packages)
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Known:
 
 
 def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
-    """Do what `litert_torch.fx_infra.safe_run_decompositions` does, in place.
+    """Do what `ExportedProgram.run_decompositions` does, in place.
 
     Args:
         exported: a `torch.export.ExportedProgram`.
@@ -81,6 +70,8 @@ def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
     for node in graph.nodes:
         _describe(node)
     graph.eliminate_dead_code()
+    for spec, result in zip(exported.graph_signature.output_specs, graph.output_node().args[0], strict=True):
+        spec.arg = TensorArgument(result.name)  # another node where the decomposition is what it was given
     graph.lint()
     exported.graph_module.recompile()
     return exported
@@ -88,15 +79,13 @@ def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
 
 def _visit(graph: Graph, node: Node, table: Table, known: Known) -> None:
     """Expand a node, or compute its type and shape again where a pass has changed it or its inputs."""
-    from litert_torch.fx_infra._safe_run_decompositions import _BUILTIN_OPERATORS
-
     if node.target is aten._assert_tensor_metadata.default and not node.users:
         graph.erase_node(node)
         return
     target: Any = node.target
     if isinstance(target, torch._ops.OpOverloadPacket):
         target = target.default
-    is_operator = isinstance(target, torch._ops.OperatorBase) or target in _BUILTIN_OPERATORS
+    is_operator = isinstance(target, torch._ops.OperatorBase) or target in OPERATORS
     expands = not is_operator or target in table or bool(table and _is_aliasing_composite(target))
     args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
     if not expands and _is_known(node, args, kwargs, known):
