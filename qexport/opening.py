@@ -18,6 +18,7 @@ from qexport.job.export_job import ExportJob
 from qexport.job.images import has_task_metadata, image_choice
 from qexport.lowering.request import Target
 from qexport.measurement.dataset_check import as_trained, check_data
+from qexport.measurement.measure import Elsewheres
 from qexport.optimisation.candidate_file import load_candidate
 from qexport.optimisation.registry import weight_pass
 from qexport.planning.plan import QuantPlan, load_plan
@@ -46,6 +47,7 @@ class Run:
         plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
         progress: what steps report to that time themselves.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
+        elsewhere: processes that score images in place of this one; None for none.
         cache: what earlier runs have left.
         fingerprint: of the run's images, each found out once.
     """
@@ -57,6 +59,7 @@ class Run:
     clock: Clock
     here: Executor
     beside: Executor | None = None
+    elsewhere: Elsewheres | None = None
     plan: QuantPlan | None = None
     progress: Progress = SILENT
     cache: Cache = NO_CACHE

@@ -34,6 +34,7 @@ from qexport.steps.lower import build_engine
 from qexport.steps.plan import computes_in_integers
 from qexport.steps.repair import Scorer, repaired
 from qexport.steps.reuse import artifact_key, build_once
+from qexport.steps.scoring import scoring_processes
 from qexport.steps.sensitivity import sensitivity
 from qexport.sweeps.turns import Turns
 from qexport.verification.result import ArtifactResult
@@ -75,8 +76,8 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         check_baseline(baseline, job, run.source, run.images)
     checkpoint, program = run.source.checkpoint, run.source.program
     model = Model(checkpoint.path.name, checkpoint.fingerprint, program.fingerprint)
-    with run_folder(job.folder, job.out is not None, model, progress) as folder:
-        run = replace(run, job=replace(job, out=folder), progress=progress)
+    with run_folder(job.folder, job.out is not None, model, progress) as folder, scoring_processes(job.jobs) as several:
+        run = replace(run, job=replace(job, out=folder), progress=progress, elsewhere=several)
         pending = _submit_float(run)
         table, taken = calibrated(run)
         run = replace(run, images=replace(run.images, notes=(*run.images.notes, *table_notes(run, table))))
@@ -84,7 +85,7 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images, taken)
         begun = begin_report(inputs, written, failures, clock)
-        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock, run.cache)
+        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock, run.cache, run.elsewhere)
         return publish(measured, run.job, baseline)
 
 
@@ -223,7 +224,9 @@ def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: Arti
     if not asked.runs_here or job.max_drop is None:
         return asked
     task, images = source.checkpoint.task, run.images
-    score = Scorer(source.program, task, images, exact, job.threads, job.measures_latency, clock, run.cache)
+    score = Scorer(
+        source.program, task, images, exact, job.threads, job.measures_latency, clock, run.cache, run.elsewhere
+    )
     wanted = replace(wanted, images=images.calibration)
 
     def build_again(given: BuildRequest) -> ArtifactResult:

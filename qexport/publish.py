@@ -27,7 +27,7 @@ from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evidence.gather import gather
-from qexport.measurement.measure import measure
+from qexport.measurement.measure import Elsewheres, measure
 from qexport.programs.build import Source
 from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
@@ -119,6 +119,7 @@ def measure_run(
     report: Report,
     clock: Clock,
     cache: Cache = NO_CACHE,
+    elsewhere: Elsewheres | None = None,
 ) -> Report:
     """Measure everything that was written, and keep samples of it; return the report with all figures."""
     missing: list[Unmeasured] = []
@@ -141,6 +142,7 @@ def measure_run(
         clock=clock,
         missing=missing,
         cache=cache,
+        elsewhere=elsewhere,
     )
     evidence = gather(source.program, task, table, written, figures, clock, missing)
     samples = None

@@ -184,7 +184,7 @@ def _calibrated_as(job: ExportJob) -> str:
 
 def _identity(job: ExportJob, hashes: _Hashes) -> str:
     """SHA-256 over all that a run's figures depend on, but for the machine that measures."""
-    options: Mapping[str, Any] = vars(replace(job, model="", data=None, eval_data=None, out=None, report=None))
+    options: Mapping[str, Any] = vars(replace(job, model="", data=None, eval_data=None, out=None, report=None, jobs=1))
     images = select_images(image_choice(job), has_task_metadata(job))
     parts = {
         "options": to_plain(options),

@@ -155,6 +155,7 @@ def export_command(
     threads: Annotated[
         int | None, _runtime("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
     ] = None,
+    jobs: Annotated[int | None, _runtime("Processes that score images at once. Default: 1.", "--jobs", "-j")] = None,
     cpu: Annotated[
         str | None,
         _runtime("CPU to plan for: vnni, avx2, arm; onnx=arm,openvino=vnni. Default: target's, this one.", "--cpu"),

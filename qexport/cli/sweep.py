@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LOCAL, RAY = "local", "ray"
 EXECUTED = among((LOCAL, RAY))
-MAX_JOBS = 256
 ANYWHERE = "auto"
 """The address by which Ray finds the cluster of this machine, or that of RAY_ADDRESS."""
 BEST, WARNED, BESIDE, NOTHING = "▲", "*", "†", "–"
@@ -78,8 +77,9 @@ def sweep_command(
 def _check(jobs: int | None, executor: str, address: str | None) -> None:
     if executor not in (LOCAL, RAY):
         raise unknown(f"--executor {executor}", executor, (LOCAL, RAY))
-    if jobs is not None and not 1 <= jobs <= MAX_JOBS:
-        raise UsageError(f"--jobs {jobs} is out of range", f"give 1 to {MAX_JOBS}")
+    from qexport.job.value_rules import check_value
+
+    check_value("jobs", jobs)
     if jobs is not None and executor == RAY:
         raise UsageError("--jobs and --executor ray exclude each other", "Ray decides: leave out one of them")
     if address is not None and executor != RAY:

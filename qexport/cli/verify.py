@@ -40,6 +40,7 @@ def verify(
     ] = None,
     images: Annotated[int, typer.Option(help="How many images to run with --runtime.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads to run the file with.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes that score images of --data at once.")] = 1,
     timeout: Timeout = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> int:
@@ -50,16 +51,19 @@ def verify(
         raise unknown(f"--runtime {runtime}", runtime, RUNTIMES)
     if runtime is not None and data is None:
         raise UsageError(f"--runtime {runtime} needs images", "add --data DATA.yaml")
+    from qexport.job.value_rules import check_value
+
+    check_value("jobs", jobs)
     quiet_libraries()
     if runtime is not None and data is not None:
         _cross_check(file, data, images, threads, json_, timeout)
         return 0
     with library_output() as terminal, shown_progress(terminal, True, timeout):
-        checks = _recheck(file, report, data, threads)
+        checks = _recheck(file, report, data, threads, jobs)
     return _show_checks(file, checks, json_)
 
 
-def _recheck(file: Path, report: Path | None, data: str | None, threads: int) -> list[Check]:
+def _recheck(file: Path, report: Path | None, data: str | None, threads: int, jobs: int) -> list[Check]:
     from qexport.backends.artifact import check_artifact
 
     check_artifact(file)
@@ -74,9 +78,11 @@ def _recheck(file: Path, report: Path | None, data: str | None, threads: int) ->
     from qexport.compat.torchvision import repair
     from qexport.data.resolve import resolve_data
     from qexport.inspection.recheck import recheck
+    from qexport.steps.scoring import scoring_processes
 
     repair()
-    return list(recheck(file, known, resolve_data(data) if data else None, threads))
+    with scoring_processes(jobs) as elsewhere:
+        return list(recheck(file, known, resolve_data(data) if data else None, threads, elsewhere))
 
 
 def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:

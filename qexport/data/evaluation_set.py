@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from qexport.system.given_files import open_given, read_bytes
 
 JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 """Markers."""
+SHARD = 128
+"""Images of one shard, or the next multiple of a run's images below: how many processes score shards changes none."""
 TIFF = (".tif", ".tiff")
 """Files that the data sets of Ultralytics' classifiers read otherwise than its predictor, which is what users copy."""
 
@@ -35,12 +38,55 @@ class EvaluationSet:
         links: file name below the scratch folder → the original image.
         single_class: labels of every class count as the only one that there is.
         labelled: there are labels to measure accuracy with.
+        most_objects: labels of the image that has most of them, of all shards where this is one; 0 if nobody counted.
     """
 
     yaml: Path
     links: Mapping[str, Path]
     single_class: bool = False
     labelled: bool = True
+    most_objects: int = 0
+
+
+def make_shards(
+    dataset: Dataset,
+    images: Sequence[Path],
+    folder: Path,
+    names: Mapping[int, str] | None = None,
+    *,
+    task: str = "",
+    labelled: bool = True,
+    batch: int = 1,
+) -> tuple[EvaluationSet, ...]:
+    """The same as `make_evaluation_set` in parts, each below `folder`: what is read of one part is not kept for all.
+
+    Args:
+        batch: images in one run, which no two parts share.
+    """
+    size = max(1, SHARD // batch) * batch
+    parts = [
+        make_evaluation_set(
+            dataset,
+            images[start : start + size],
+            folder / f"{start:06d}",
+            names,
+            task=task,
+            labelled=labelled,
+            first=start,
+        )
+        for start in range(0, max(1, len(images)), size)
+    ]
+    most = max(_most_objects(each) for each in parts)
+    return tuple(replace(each, most_objects=most) for each in parts)
+
+
+def _most_objects(part: EvaluationSet) -> int:
+    """Labels of the image that has most; two that are written alike are one."""
+    most = 0
+    for path in (part.yaml.parent / "labels").glob("*.txt") if part.yaml.is_file() else ():
+        with suppress(OSError):  # whoever needs it says so
+            most = max(most, len({*read_bytes(path).splitlines()} - {b""}))
+    return most
 
 
 def make_evaluation_set(
@@ -51,6 +97,7 @@ def make_evaluation_set(
     *,
     task: str = "",
     labelled: bool = True,
+    first: int = 0,
 ) -> EvaluationSet:
     """Link `images` and their labels below `folder`.
 
@@ -59,19 +106,20 @@ def make_evaluation_set(
             has no names; None for the data set's own.
         task: the model's; images for a classifier lie in folders of classes, whatever they lay in.
         labelled: whether labels are linked, too.
+        first: number of the first image, by which files are named and so sorted.
     """
     if dataset.by_folder:
         numbers = class_numbers(dataset, names or dataset.names)
         classes = [numbers[class_of(image, dataset.sources)] for image in images]
-        return _folders_of_classes(images, folder, sorted(numbers.values()), classes)
+        return _folders_of_classes(images, folder, sorted(numbers.values()), classes, first)
     if task == "classify":
         # Without labels any folder will do, of as many as the model has classes.
-        made = _folders_of_classes(images, folder, list(names or dataset.names), [0] * len(images))
+        made = _folders_of_classes(images, folder, list(names or dataset.names), [0] * len(images), first)
         return replace(made, labelled=False)
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     links: dict[str, Path] = {}
-    for index, image in enumerate(images):
+    for index, image in enumerate(images, first):
         name = f"{index:06d}-{image.stem}"
         links[f"{name}{image.suffix}"] = image
         _link_image(image, folder / "images" / f"{name}{image.suffix}")
@@ -92,7 +140,7 @@ def make_evaluation_set(
 
 
 def _folders_of_classes(
-    images: Sequence[Path], folder: Path, numbers: Sequence[int], classes: Sequence[int]
+    images: Sequence[Path], folder: Path, numbers: Sequence[int], classes: Sequence[int], first: int
 ) -> EvaluationSet:
     """Link images below a folder for each class; Ultralytics wants a `train` split, too, and does not look into it.
 
@@ -101,13 +149,14 @@ def _folders_of_classes(
     Args:
         numbers: every class.
         classes: that of each image.
+        first: see `make_evaluation_set`.
     """
     places = {number: folder / "val" / f"{number:06d}" for number in numbers}
     for place in places.values():
         place.mkdir(parents=True)
     (folder / "train").symlink_to(folder / "val", target_is_directory=True)
     links: dict[str, Path] = {}
-    for index, (image, number) in enumerate(zip(images, classes, strict=True)):
+    for index, (image, number) in enumerate(zip(images, classes, strict=True), first):
         name = f"{index:06d}-{image.name}"
         if image.suffix.lower() in TIFF and (pixels := _pixels(image)):
             name += ".png"

@@ -18,7 +18,8 @@ class Task:
         function: of a module's top level, so that it can be imported by name.
         arguments: picklable, as is the result.
         setup: a task whose result is the function's first argument; each process does it once and keeps what came of
-            it, which need not be picklable. Setups are compared by value, and so hashable.
+            it, which need not be picklable, until another setup has the same function. Setups are compared by value,
+            and so hashable.
         shown: the function takes `progress`, by name, that its steps are to be shown by.
     """
 
@@ -53,6 +54,8 @@ class Inline:
         if setup is None:
             return task.function(*task.arguments, **named)
         if setup not in self._known:
+            for other in [each for each in self._known if each.function is setup.function]:
+                del self._known[other]
             self._known[setup] = self.run(setup)
         return task.function(self._known[setup], *task.arguments, **named)
 

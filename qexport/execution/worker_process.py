@@ -30,6 +30,10 @@ NICENESS = 10
 """Calibration keeps both cores busy and everything waits for it: it goes first."""
 
 
+class WorkerEndedError(WorkerDiedError):
+    """The process itself is gone: it does no other task either."""
+
+
 class Worker:
     """The second process as an executor; a result may be a `QexportError` or `WorkerDiedError`, which futures raise."""
 
@@ -83,7 +87,7 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task, progress: Pro
             while isinstance(reply := pickle.load(replies), StepEvent):
                 shown.show(reply)
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise WorkerDiedError("the second process ended") from error
+        raise WorkerEndedError("the second process ended") from error
     if isinstance(reply, QexportError):
         raise reply
     if isinstance(reply, Exception):

@@ -9,7 +9,9 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qexport.backends.artifact import describe_artifact
 from qexport.backends.protocol import Backend
@@ -29,6 +31,9 @@ from qexport.reporting.report import ArtifactReport, ModelInfo, Report
 from qexport.system.given_files import read_bytes
 from qexport.verification.coverage import covers_the_same
 from qexport.verification.plan_check import compare_plan
+
+if TYPE_CHECKING:
+    from qexport.measurement.measure import Elsewheres
 
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
@@ -63,11 +68,14 @@ def find_entry(artifact: Path, report: Report) -> ArtifactReport:
     raise InputError(f"the report has no {artifact.name}, it is of {named}", "give the artifact's own --report")
 
 
-def recheck(artifact: Path, report: Report, data: Dataset | None, threads: int) -> Iterator[Check]:
+def recheck(
+    artifact: Path, report: Report, data: Dataset | None, threads: int, elsewhere: Elsewheres | None = None
+) -> Iterator[Check]:
     """Ask every question; yield the answers one by one.
 
     Args:
         data: data set whose val split accuracy is measured on, None to leave that out.
+        elsewhere: processes that score beside this one.
 
     Raises:
         InputError: the report is of other artifacts.
@@ -82,7 +90,7 @@ def recheck(artifact: Path, report: Report, data: Dataset | None, threads: int) 
         "outputs": lambda: _outputs(artifact, backend, threads),
     }
     if data is not None:
-        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads)
+        questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads, elsewhere)
     for name, submit in questions.items():
         yield _answered(name, submit)
 
@@ -174,25 +182,39 @@ def judged(same: Agreement, samples: Samples) -> tuple[bool, str]:
 
 
 def _accuracy(
-    artifact: Path, entry: ArtifactReport, report: Report, backend: Backend, data: Dataset, threads: int
+    artifact: Path,
+    entry: ArtifactReport,
+    report: Report,
+    backend: Backend,
+    data: Dataset,
+    threads: int,
+    elsewhere: Elsewheres | None,
 ) -> tuple[bool | None, str]:
-    from qexport.data.evaluation_set import make_evaluation_set
-    from qexport.measurement.accuracy import evaluate
+    from qexport.data.evaluation_set import make_shards
+    from qexport.measurement.accuracy import evaluate_shards
+    from qexport.measurement.shards import RunnerRequest
     from qexport.reporting.warnings import accuracy_warnings
     from qexport.tasks import SCORING
 
     chosen, model = usable(RunImages(evaluation=image_list(data, "val")), data.channels), report.model
-    images = chosen.evaluation
+    images, task = chosen.evaluation, model.task or ""
     if not has_labels(data, images):
         return None, f"the images of {data.yaml} have no labels"
     data = replace(data, single_class=model.single_class)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        linked = make_evaluation_set(data, images, Path(scratch) / "data", dict(enumerate(model.names)))
-        runner, layout = backend.runner(artifact, threads), _scored_layout(model)
-        scored = evaluate(runner, layout, model.task or "", linked, batch=model.batch)
+        names = dict(enumerate(model.names))
+        shards = make_shards(data, images, Path(scratch) / "data", names, task=task, batch=model.batch)
+        scored = evaluate_shards(
+            partial(backend.runner, artifact, threads),
+            _scored_layout(model),
+            task,
+            shards,
+            batch=model.batch,
+            elsewhere=elsewhere(RunnerRequest(entry.format, artifact, entry.sha256, threads)) if elsewhere else None,
+        )
     unread = (*scored.unread, *(f"{each.path.name} ({each.reason})" for each in chosen.unscored))
     notes = accuracy_warnings(scored.images, unread, 0)
-    metric = SCORING[model.task or ""].names[0]
+    metric = SCORING[task].names[0]
     assert scored.map is not None
     text = f"{scored.map:.4f} {metric} on {scored.images} images"
     warned = f" (warning: {'; '.join(note.text for note in notes)})" if notes else ""

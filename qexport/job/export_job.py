@@ -35,6 +35,7 @@ class ExportJob:
         head: "end2end" or "one2many"; None for end-to-end where the model has it.
         ranges: how activation ranges are chosen; None for what suits the precision, see `range_method`.
         threads: CPU threads of runners.
+        jobs: processes that score images at once, each with so many threads; figures do not depend on it.
         opset: ONNX operator set; None for the one that suits each runtime.
         dynamic: leave the number of images in a run open.
         cpu: kind of CPU that integer types are chosen for, "auto" for this machine's; for single formats
@@ -90,6 +91,7 @@ class ExportJob:
     head: str | None = None
     ranges: str | None = None
     threads: int = 2
+    jobs: int = 1
     opset: int | None = None
     dynamic: bool = False
     cpu: str = "auto"

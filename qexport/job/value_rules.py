@@ -17,6 +17,7 @@ from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import TARGETS
 from qexport.vocabulary import IO_TYPES, PRECISION_ALIASES, PRECISIONS, unknown
 
+MAX_JOBS = 256
 OPSETS = range(18, 24)
 """ONNX operator sets that torch.onnx writes without converting."""
 
@@ -61,6 +62,7 @@ BOUNDS = (
     Range("fraction", lambda value: 0 < value <= 1, "more than 0 and at most 1"),
     Range("batch", lambda value: value > 0, "1 or more"),
     Range("threads", lambda value: value > 0, "1 or more"),
+    Range("jobs", lambda value: 1 <= value <= MAX_JOBS, f"1 to {MAX_JOBS}"),
     Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
     Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
     Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),

@@ -7,34 +7,34 @@ chance than mAP does, so it is the figure to compare quantisations by.
 
 from __future__ import annotations
 
-import glob
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import repeat
+from typing import Protocol
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from qexport.backends.protocol import Runner
 from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.layout import HeadLayout
-from qexport.detections.matching import CONFIDENCE
-from qexport.errors import first_line
-from qexport.measurement.attempt import MAX_REASON
-from qexport.measurement.average_precision import PERFECT, ImageScores, Scores, by_class, figure_once
-from qexport.measurement.image_detections import DetectionsByImage, ImageDetections, answer_in, found_in
-from qexport.measurement.validator import make_validator, model_of, validate
-from qexport.tasks import QUERIES, SCORING
-
-Detections = Mapping[str, tuple[Tensor, Tensor]]
-"""Image file name → boxes in input pixels, (n, 4) x1 y1 x2 y2 or turned (n, 5) x y w h angle, and classes (n,)."""
+from qexport.measurement.average_precision import (
+    PERFECT,
+    ImageScores,
+    Scores,
+    by_class,
+    figure_once,
+    validator_figures,
+)
+from qexport.measurement.image_detections import DetectionsByImage, ImageDetections
+from qexport.measurement.recorder import Detections, matched
+from qexport.measurement.shards import ShardRequest, ShardScores, score_shard
+from qexport.measurement.spool import Spool
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What one artifact scores on one evaluation set.
+    """What one artifact scores on one evaluation set. Mappings by image are in the order of the set.
 
     Attributes:
         map, map50: mAP50-95 and mAP50 over the classes that occur, 0..1; of masks, keypoints or turned boxes where the
@@ -64,6 +64,14 @@ class Accuracy:
     found: DetectionsByImage = field(default_factory=dict)
 
 
+class Elsewhere(Protocol):
+    """Other processes that score shards."""
+
+    def __call__(self, shards: Iterator[ShardRequest]) -> Iterator[tuple[ShardRequest, ShardScores | None]]:
+        """Yield every shard in its order with what it comes to; None of one that is to be scored in this process."""
+        ...
+
+
 def evaluate(
     runner: Runner,
     layout: HeadLayout,
@@ -83,145 +91,126 @@ def evaluate(
         reference: detections of the float model for fidelity.
         on_image: called after each image, for a progress bar.
     """
-    scoring = QUERIES if layout.head == "queries" else SCORING[task]
-    links, labelled = data.links, data.labelled
-    recorder = _ClassRecorder(reference, links) if task == "classify" else _Recorder(reference, links, scoring.correct)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-        validator = make_validator(scoring, task, data, layout, batch, Path(folder))
-        metrics = validate(validator, model_of(runner, layout, batch), recorder, on_image, labelled, links)
-    own = getattr(metrics, scoring.metric) if scoring.metric else None
-    return Accuracy(
-        map=float(own.map if own else metrics.top1) if labelled else None,
-        map50=float(own.map50 if own else metrics.top5) if labelled else None,
-        fidelity=recorder.fidelity(),
-        images=len(recorder.confident),
-        unread=tuple(_left_out(data, link) for link in data.links if link not in recorder.confident),
-        detections=recorder.confident,
-        box_map=float(getattr(metrics, scoring.other).map) if scoring.other and labelled else None,
-        scores=recorder.scores,
-        fidelity_scores=recorder.fidelity_scores,
-        fidelity_ceiling=recorder.ceiling,
-        found=recorder.found,
-    )
+    request = layout, task, (data,)
+    return evaluate_shards(lambda: runner, *request, batch=batch, reference=reference, on_image=on_image)
 
 
-def _left_out(data: EvaluationSet, link: str) -> str:
-    """An image's name, and why Ultralytics leaves it out."""
-    from ultralytics.data.utils import check_image
+def evaluate_shards(
+    load: Callable[[], Runner],
+    layout: HeadLayout,
+    task: str,
+    shards: Sequence[EvaluationSet],
+    *,
+    batch: int = 1,
+    reference: Detections | None = None,
+    on_image: Callable[[], None] = lambda: None,
+    elsewhere: Elsewhere | None = None,
+) -> Accuracy:
+    """Score what a runner finds in shards, in this process or elsewhere: figures are of all images in their order.
 
-    root = data.yaml if data.yaml.is_dir() else data.yaml.parent
-    reason = "its labels cannot be used"
-    try:
-        check_image(str(next(root.rglob(glob.escape(link)))))
-    except ImportError:  # Ultralytics looks for a decoder of HEIF where none knows the file
-        reason = "it is corrupt or not an image"
-    except Exception as error:  # whatever a decoder raises of such a file
-        reason = first_line(error).replace(str(root), "") or type(error).__name__
-    return f"{data.links[link].name} ({reason[:MAX_REASON]})"
+    Args:
+        load: gives the runner, once; not called where everything is scored elsewhere.
+        elsewhere: other processes, for more than one shard; None for this one.
+
+    Others are as in `evaluate`.
+
+    Raises:
+        Exception: whatever Ultralytics raises where it can read no image at all.
+    """
+    requests = (ShardRequest(layout, task, each, batch, _of_shard(reference, each)) for each in shards)
+    whole, runner = _Whole(), None
+    for request, found in elsewhere(requests) if elsewhere and len(shards) > 1 else zip(requests, repeat(None)):
+        if found is None:
+            runner = runner or load()
+            whole.add(score_shard(runner, request, on_image))
+        else:
+            whole.add(found)
+            for _ in found.records:
+                on_image()
+    if whole.fault and not whole.detections:
+        raise whole.fault
+    return whole.accuracy(ShardRequest(layout, task, shards[0]))
 
 
-class _Recorder:
-    """Keep an artifact's confident detections and score all of them against a reference."""
+def _of_shard(reference: Detections | None, data: EvaluationSet) -> Detections | None:
+    return None if reference is None else {name: reference[name] for name in data.links if name in reference}
 
-    ceiling = PERFECT
 
-    def __init__(
-        self, reference: Detections | None, links: Mapping[str, Path] | None = None, correct: str = "tp"
-    ) -> None:
-        self.reference = reference
-        self.links = links or {}
-        self.correct = correct
-        self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, ImageDetections] = {}
-        self.scores: dict[str, ImageScores] = {}
-        self.fidelity_scores: dict[str, ImageScores] = {}
-        self.latest: list[str] = []
+class _Whole:
+    """All shards so far."""
 
-    def record(self, validator: Any, predictions: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
-        self.latest = [Path(file).name for file in batch["im_file"]]
-        for index, (name, found) in enumerate(zip(self.latest, predictions, strict=True)):
-            if name in self.links:
-                self.found[name] = found_in(self.links[name], found, batch, index, CONFIDENCE)
-            keep = found["conf"] >= CONFIDENCE
-            self.confident[name] = (found["bboxes"][keep].clone(), found["cls"][keep].clone())
-            if self.reference is not None:
-                self.score(validator, name, found, *self.reference[name])
+    def __init__(self) -> None:
+        self.detections: Spool[tuple[object, object]] = Spool()
+        self._found: Spool[ImageDetections] = Spool()
+        self._scores: Spool[ImageScores] = Spool()
+        self._box_scores: Spool[ImageScores] = Spool()
+        self._fidelity_scores: Spool[ImageScores] = Spool()
+        self._ranked: list[Tensor] = []
+        self._unread: list[str] = []
+        self.fault: Exception | None = None
 
-    def record_scores(self, validator: Any) -> None:
-        """Keep what the validator has just added to its statistics of the latest images."""
-        stats = validator.metrics.stats
-        for number, name in enumerate(self.latest, start=-len(self.latest)):
-            self.scores[name] = ImageScores(
-                correct=stats[self.correct][number],
-                confidence=stats["conf"][number],
-                classes=stats["pred_cls"][number],
-                labels=stats["target_cls"][number],
-            )
+    def add(self, shard: ShardScores) -> None:
+        """Add the next one."""
+        for each in shard.records:
+            self.detections.add(each.name, each.confident)
+            self._found.add(each.name, each.found)
+            scores = (self._scores, each.scores), (self._box_scores, each.box_scores)
+            for spool, value in (*scores, (self._fidelity_scores, each.fidelity_scores)):
+                if value is not None:
+                    spool.add(each.name, value)
+            if each.ranked is not None:
+                self._ranked.append(torch.from_numpy(each.ranked))
+        self._unread += shard.unread
+        self.fault = self.fault or shard.fault
 
-    def score(self, validator: Any, name: str, found: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> None:
-        """Score one image's detections against boxes and classes."""
-        from ultralytics.models.yolo.detect import DetectionValidator
-
-        truth = {"bboxes": boxes, "cls": classes}
-        # Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
-        rotated = boxes.shape[1] == 5
-        process = type(validator)._process_batch if rotated else DetectionValidator._process_batch
-        self.fidelity_scores[name] = ImageScores(
-            correct=process(validator, found, truth)["tp"],
-            confidence=found["conf"].numpy().copy(),
-            classes=found["cls"].numpy().copy(),
-            labels=classes.numpy(),
+    def accuracy(self, request: ShardRequest) -> Accuracy:
+        """The figures of all images."""
+        classifies = request.task == "classify"
+        first, second = None, None
+        if request.data.labelled:
+            first, second = self._top() if classifies else _figures(self._scores)
+        return Accuracy(
+            map=first,
+            map50=second,
+            fidelity=_share(self._fidelity_scores) if classifies else fidelity_of(self._fidelity_scores),
+            images=len(self.detections),
+            unread=tuple(self._unread),
+            detections=self.detections,
+            box_map=_figures(self._box_scores)[0] if self._box_scores else None,
+            scores=self._scores,
+            fidelity_scores=self._fidelity_scores,
+            fidelity_ceiling=1.0 if classifies else PERFECT,
+            found=self._found,
         )
 
-    def fidelity(self) -> float | None:
-        if not any(len(each.labels) for each in self.fidelity_scores.values()):
-            return None
-        images = sorted(self.fidelity_scores)
-        return figure_once(by_class(self.fidelity_scores, images), len(images))
+    def _top(self) -> tuple[float, float]:
+        """Top-1 and top-5 accuracy, by Ultralytics' own metrics."""
+        from ultralytics.utils.metrics import ClassifyMetrics
+
+        metrics, labels = ClassifyMetrics(), [torch.from_numpy(each.labels) for each in self._scores.values()]
+        metrics.process(labels, [each[None] for each in self._ranked])
+        return float(metrics.top1), float(metrics.top5)
 
 
-class _ClassRecorder:
-    """Keep a classifier's answers and count how many are the reference's."""
-
-    ceiling = 1.0
-
-    def __init__(self, reference: Detections | None, links: Mapping[str, Path]) -> None:
-        self.reference = reference
-        self.links = links
-        self.confident: dict[str, tuple[Tensor, Tensor]] = {}
-        self.found: dict[str, ImageDetections] = {}
-        self.scores: dict[str, ImageScores] = {}
-        self.fidelity_scores: dict[str, ImageScores] = {}
-        self.latest: list[str] = []
-
-    def record(self, validator: Any, predictions: Tensor, _batch: dict[str, Any]) -> None:
-        samples = validator.dataloader.dataset.samples
-        done = len(self.confident)  # in the order of the data set: see `validator.validate`
-        self.latest = [Path(file).name for file, *_ in samples[done : done + len(predictions)]]
-        for name, probabilities in zip(self.latest, predictions, strict=True):
-            self.confident[name] = (probabilities.clone(), probabilities.argmax()[None])
-            self.found[name] = answer_in(self.links[name], probabilities)
-            if self.reference:
-                self.fidelity_scores[name] = _answered(self.confident[name][1], self.reference[name][1])
-
-    def record_scores(self, validator: Any) -> None:
-        """Keep answer and label of the latest images: one of each, right or wrong."""
-        answers, labels = validator.pred[-1][:, :1].numpy(), validator.targets[-1][:, None].numpy()
-        for name, answer, label in zip(self.latest, answers, labels, strict=True):
-            self.scores[name] = _answered(answer, label)
-
-    def fidelity(self) -> float | None:
-        same = [bool(each.correct.item()) for each in self.fidelity_scores.values()]
-        return sum(same) / len(same) if same else None
+def _figures(scores: Scores) -> tuple[float, float]:
+    return validator_figures(by_class(scores, list(scores)))
 
 
-def _answered(answer: Any, label: Any) -> ImageScores:
-    """One image's answer and what it should be, (1,) each."""
-    given, wanted = np.asarray(answer), np.asarray(label)
-    return ImageScores((given == wanted)[:, None], np.ones(1), given, wanted)
+def _share(scores: Scores) -> float | None:
+    """Share of a classifier's answers that are right."""
+    same = [bool(each.correct.item()) for each in scores.values()]
+    return sum(same) / len(same) if same else None
 
 
-def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | None:
+def fidelity_of(scores: Scores) -> float | None:
+    """mAP50-95 of detections that were matched with a reference's; None where that has none."""
+    if not any(len(each.labels) for each in scores.values()):
+        return None
+    images = sorted(scores)
+    return figure_once(by_class(scores, images), len(images))
+
+
+def score_against(found: Mapping[str, Tensor], truth: Mapping[str, tuple[Tensor, Tensor]]) -> float | None:
     """mAP50-95 of detections with other detections as ground truth.
 
     Args:
@@ -234,8 +223,9 @@ def score_against(found: Mapping[str, Tensor], truth: Detections) -> float | Non
     from ultralytics.models.yolo.detect import DetectionValidator
 
     validator = DetectionValidator(args={"task": "detect", "plots": False})
-    recorder = _Recorder(truth)
-    for name, rows in found.items():
-        each = {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}
-        recorder.score(validator, name, each, *truth[name])
-    return recorder.fidelity()
+    return fidelity_of(
+        {
+            name: matched(validator, {"bboxes": rows[:, :4], "conf": rows[:, 4], "cls": rows[:, 5]}, *truth[name])
+            for name, rows in found.items()
+        }
+    )

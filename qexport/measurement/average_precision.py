@@ -27,8 +27,8 @@ PERFECT = float(PASSED[100])
 """What detections come to that are all right, and first: the last point is half lost."""
 EPSILON = 1e-16
 """Ultralytics adds it to the number of labels."""
-BLOCK = 2**22
-"""Elements (resamples x detections) that are worked on at once."""
+BLOCK = 2**20
+"""Elements (resamples x detections, or x images) that are worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,6 @@ Scores = Mapping[str, ImageScores]
 """By image name, in the validator's order."""
 
 
-def at_first_threshold(scores: Scores) -> Scores:
-    """The same matches at the least IoU threshold alone, which is 0.5."""
-    return {name: replace(each, correct=each.correct[:, :1]) for name, each in scores.items()}
-
-
 @dataclass(frozen=True)
 class ClassScores:
     """One class over all images, detections by falling confidence.
@@ -73,19 +68,25 @@ class ClassScores:
     labels: NDArray[np.integer]
 
 
+def at_first_threshold(classes: Sequence[ClassScores]) -> tuple[ClassScores, ...]:
+    """The same matches at the least IoU threshold alone, which is 0.5."""
+    return tuple(replace(each, correct=each.correct[:, :1]) for each in classes)
+
+
 def by_class(scores: Scores, images: Sequence[str]) -> tuple[ClassScores, ...]:
     """Sort detections, once, into the classes that have labels; `images` are the columns of weights to come.
 
-    Equal confidences keep the order that Ultralytics' own sort gives them, for which it promises none.
+    Equal confidences keep the order that Ultralytics' own sort gives them, for which it promises none. Scores are read
+    once for each of their arrays: of many images all of them at once take more than what is made here.
     """
     column = {name: index for index, name in enumerate(images)}
-    every = list(scores.values())
-    order = np.argsort(-np.concatenate([each.confidence for each in every]))
-    correct = np.concatenate([each.correct for each in every])[order]
-    classes = np.concatenate([each.classes for each in every])[order]
-    image = np.repeat([column[name] for name in scores], [len(each.classes) for each in every])[order]
-    labels = np.concatenate([each.labels for each in every])
-    labelled = np.repeat([column[name] for name in scores], [len(each.labels) for each in every])
+    columns = np.array([column[name] for name in scores], dtype=np.int32)
+    order = np.argsort(-np.concatenate([each.confidence for each in scores.values()]))
+    correct = np.concatenate([each.correct for each in scores.values()])[order]
+    classes = np.concatenate([each.classes for each in scores.values()])[order]
+    image = np.repeat(columns, [len(each.classes) for each in scores.values()])[order]
+    labels = np.concatenate([each.labels for each in scores.values()])
+    labelled = np.repeat(columns, [len(each.labels) for each in scores.values()])
     return tuple(
         ClassScores(
             int(number),
@@ -103,7 +104,7 @@ def average_precision(one: ClassScores, weights: Weights) -> FloatArray:
     Returns:
         (resamples,), not a number where a resample has no label of the class.
     """
-    rows = max(1, BLOCK // max(1, len(one.image)))
+    rows = max(1, BLOCK // max(1, len(one.image), weights.shape[1]))
     blocks = [_block(one, weights[start : start + rows]) for start in range(0, len(weights), rows)]
     return np.concatenate(blocks)
 
@@ -150,6 +151,25 @@ def mean_average_precision(classes: Sequence[ClassScores], weights: Weights) -> 
 def figure_once(classes: Sequence[ClassScores], images: int) -> float:
     """Mean average precision with every image counted once."""
     return float(mean_average_precision(classes, np.ones((1, images), dtype=np.int64))[0])
+
+
+def validator_figures(classes: Sequence[ClassScores]) -> tuple[float, float]:
+    """mAP50-95 and mAP50 as Ultralytics' validators have them, to the last digit.
+
+    It is `ultralytics.utils.metrics.ap_per_class` (8.4) with one threshold after the other: that one holds the curves
+    of all thresholds, and others besides, which of many images take more memory than everything else.
+    """
+    from ultralytics.utils.metrics import compute_ap
+
+    found = np.array([[_interpolated(one, right, compute_ap) for right in one.correct.T] for one in classes])
+    return (float(found.mean()), float(found[:, 0].mean())) if len(found) else (0.0, 0.0)
+
+
+def _interpolated(one: ClassScores, right: NDArray[np.bool_], compute_ap: Any) -> float:
+    if not len(right):
+        return 0.0
+    true = right.cumsum()
+    return float(compute_ap(true / (one.labels.sum() + EPSILON), true / np.arange(1, len(right) + 1))[0])
 
 
 def class_precisions(classes: Sequence[ClassScores]) -> Iterator[tuple[int, int, float]]:

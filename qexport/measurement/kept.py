@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qexport.backends.artifact import describe_artifact
 from qexport.data.evaluation_set import EvaluationSet
 from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.average_precision import ImageScores
+from qexport.measurement.image_detections import ImageDetections
 from qexport.measurement.latency import Latency
+from qexport.measurement.spool import Spool
 from qexport.system.array_form import packed, unpacked
 from qexport.system.cache import Cache, Entry, read_json, written_json
 from qexport.system.capabilities import control_group_limits
@@ -31,14 +34,21 @@ from qexport.verification.result import ArtifactResult
 Noun = TypeVar("Noun")
 NOUN, ARRAYS = "noun.json", "arrays.bin"
 """Files of entries."""
+BLOCK = 256
+"""Images that an accuracy's entry has in one file: no more are in memory at once."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """An accuracy; its detections, which are tensors there, as arrays."""
+class Images:
+    """What an accuracy holds of some images, by name, as its mappings."""
 
-    accuracy: Accuracy
     detections: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+    scores: Mapping[str, ImageScores]
+    fidelity_scores: Mapping[str, ImageScores]
+    found: Mapping[str, ImageDetections]
+
+
+PARTS = tuple(each.name for each in fields(Images))
 
 
 @dataclass(frozen=True)
@@ -86,27 +96,47 @@ def kept_accuracy(cache: Cache, key: str, links: Mapping[str, Path]) -> tuple[Ac
     Args:
         links: file name in the evaluation set → the image, which may have lain elsewhere then.
     """
-    found = kept(cache, key, Scored)
-    if found is None:
-        return None
-    scored, made = found
-    accuracy = scored.accuracy
-    known = [*scored.detections, *accuracy.found, *accuracy.scores, *accuracy.fidelity_scores]
-    if not set(known) <= set(links):
-        return None
-    tensors = {
-        name: (torch.from_numpy(boxes), torch.from_numpy(classes))
-        for name, (boxes, classes) in scored.detections.items()
-    }
-    images = {name: replace(each, path=links[name]) for name, each in accuracy.found.items()}
-    return replace(accuracy, detections=tensors, found=images), made
+
+    def read(entry: Entry) -> tuple[Accuracy, str]:
+        spools: dict[str, Spool[Any]] = {part: Spool() for part in PARTS}
+        for number in range(sum(name.endswith(f"-{ARRAYS}") for name in entry.names)):
+            plain, block = read_json(entry, f"{number}-{NOUN}"), entry.read(f"{number}-{ARRAYS}", cache.limit)
+            images = unpacked(Images, plain, block)
+            for part, spool in spools.items():
+                for name, value in getattr(images, part).items():
+                    spool.add(name, replace(value, path=links[name]) if isinstance(value, ImageDetections) else value)
+        if not all(set(each) <= set(links) for each in spools.values()):
+            raise ValueError("it is of other images")
+        accuracy = unpacked(Accuracy, read_json(entry, NOUN), b"")
+        return replace(accuracy, **spools), entry.made
+
+    return cache.read(key, read) if key else None
 
 
 def keep_accuracy(cache: Cache, key: str, accuracy: Accuracy) -> None:
     """Keep an accuracy, without where its images lie."""
-    detections = {name: (boxes.numpy(), classes.numpy()) for name, (boxes, classes) in accuracy.detections.items()}
-    found = {name: replace(each, path=Path(each.path.name)) for name, each in accuracy.found.items()}
-    keep(cache, key, Scored(replace(accuracy, detections={}, found=found), detections))
+    if not key:
+        return
+    every: dict[str, Mapping[str, Any]] = {part: getattr(accuracy, part) for part in PARTS}
+    names = list(dict.fromkeys(name for each in every.values() for name in each))
+    plain, _ = packed(replace(accuracy, detections={}, scores={}, fidelity_scores={}, found={}))
+    files: dict[str, bytes | Path] = {NOUN: written_json(plain)}
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        for number, start in enumerate(range(0, len(names), BLOCK)):
+            some = names[start : start + BLOCK]
+            images = {
+                part: {name: _nameless(each[name]) for name in some if name in each} for part, each in every.items()
+            }
+            plain, block = packed(Images(**images))
+            for name, content in ((NOUN, written_json(plain)), (ARRAYS, block)):
+                files[f"{number}-{name}"] = path = Path(folder) / f"{number}-{name}"
+                path.write_bytes(content)
+        cache.keep(key, files)
+
+
+def _nameless(value: Any) -> Any:
+    """What is kept of an image, without where that lies."""
+    return replace(value, path=Path(value.path.name)) if isinstance(value, ImageDetections) else value
 
 
 def identity(item: ArtifactResult) -> dict[str, str]:
@@ -130,21 +160,23 @@ def timing_key(cache: Cache, items: Sequence[ArtifactResult], batch: NDArray[np.
     return cache.key("latency", {**parts, "shape": batch.shape, **machine})
 
 
-def set_digest(data: EvaluationSet) -> str:
-    """SHA-256 over what a validator reads of an evaluation set: names, images, labels, classes; not where it lies.
+def set_digest(shards: Sequence[EvaluationSet]) -> str:
+    """SHA-256 over what validators read of all shards: names, images, labels, classes; not where they lie.
 
     "" where a file of it cannot be read, which the validator leaves out and names.
     """
-    root, total = data.yaml if data.yaml.is_dir() else data.yaml.parent, hashlib.sha256()
-    total.update(repr((list(data.links), data.single_class, data.labelled)).encode("utf-8", "surrogateescape"))
-    # Validators leave what they have read of the labels in files of their own.
-    for path in sorted(each for each in root.rglob("*") if each.is_file() and each.suffix != ".cache"):
-        try:
-            content = read_bytes(path)
-        except OSError:
-            return ""
-        if path == data.yaml:
-            content = content.replace(str(root).encode(), b"")
-        name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
-        total.update(name + b"\0" + hashlib.sha256(content).digest())
+    total = hashlib.sha256()
+    for data in shards:
+        root = data.yaml if data.yaml.is_dir() else data.yaml.parent
+        total.update(repr((list(data.links), data.single_class, data.labelled)).encode("utf-8", "surrogateescape"))
+        # Validators leave what they have read of the labels in files of their own.
+        for path in sorted(each for each in root.rglob("*") if each.is_file() and each.suffix != ".cache"):
+            try:
+                content = read_bytes(path)
+            except OSError:
+                return ""
+            if path == data.yaml:
+                content = content.replace(str(root).encode(), b"")
+            name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+            total.update(name + b"\0" + hashlib.sha256(content).digest())
     return total.hexdigest()

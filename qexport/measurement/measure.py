@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from qexport.backends.protocol import LowersFloats, Runner
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
-from qexport.data.evaluation_set import EvaluationSet, make_evaluation_set
+from qexport.data.evaluation_set import EvaluationSet, make_shards
 from qexport.data.selection import RunImages
-from qexport.measurement.accuracy import Accuracy, Detections, evaluate
+from qexport.measurement.accuracy import Accuracy, Elsewhere, evaluate_shards
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.kept import (
     Compared,
@@ -33,6 +33,8 @@ from qexport.measurement.kept import (
     unchanged,
 )
 from qexport.measurement.latency import ROUNDS, WARM_UP, Latency, measure_latency
+from qexport.measurement.recorder import Detections
+from qexport.measurement.shards import RunnerRequest
 from qexport.programs.program import INPUT, Program
 from qexport.programs.sample_inputs import named_inputs, sample_inputs
 from qexport.system.cache import Cache
@@ -41,6 +43,8 @@ from qexport.verification.outcome import OutputFidelity
 from qexport.verification.output_fidelity import compare_outputs
 from qexport.verification.result import ArtifactResult
 
+Elsewheres = Callable[[RunnerRequest], Elsewhere]
+"""Other processes that score shards, once they know what with."""
 NO_CACHE = Cache()
 MAX_COMPARED = 128
 """Runs that outputs are compared on."""
@@ -76,6 +80,7 @@ def measure(
     clock: Clock,
     missing: list[Unmeasured] | None = None,
     cache: Cache = NO_CACHE,
+    elsewhere: Elsewheres | None = None,
 ) -> dict[Path, Figures]:
     """Measure every artifact, by path. Float ones are scored first: INT8 fidelity refers to them.
 
@@ -85,9 +90,10 @@ def measure(
         threads: CPU threads of runners.
         missing: gains what could not be measured; what else can be is.
         cache: figures of earlier runs.
+        elsewhere: processes that score beside this one; latency is never measured there.
     """
     lost = [] if missing is None else missing
-    run = _Run(program, task, images, results, threads, clock, lost, cache)
+    run = _Run(program, task, images, results, threads, clock, lost, cache, elsewhere)
     with clock.alone() if latency else nullcontext():
         latencies, lowered = _latencies(run) if latency else ({}, {})
     accuracies = _accuracies(run) if task and accuracy else {}
@@ -117,6 +123,7 @@ class _Run:
     clock: Clock
     missing: list[Unmeasured]
     cache: Cache
+    elsewhere: Elsewheres | None
     taken: dict[tuple[Path, str], str] = field(default_factory=dict)
 
 
@@ -262,14 +269,15 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
         tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch,
     ):
         place = Path(scratch) / "data"
-        data = evaluation_set(run.program, run.task, run.images, place)
+        data = evaluation_shards(run.program, run.task, run.images, place)
+        links = {name: path for each in data for name, path in each.links.items()}
         digest = set_digest(data) if run.cache.folder else ""
         for item in scored:
             path, name = item.artifact.path, item.backend.info.name
             with attempt(run.missing, "accuracy", path):
                 detections, of_reference = references.get(name, (None, ""))
                 key = _key(run, "accuracy", item, {"reference": of_reference}, digest)
-                if earlier := kept_accuracy(run.cache, key, data.links):
+                if earlier := kept_accuracy(run.cache, key, links):
                     found[path], run.taken[path, "accuracy"] = earlier
                 else:
                     found[path] = _accuracy(run, item, data, detections)
@@ -280,7 +288,7 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
     return found
 
 
-def evaluation_set(program: Program, task: str, images: RunImages, folder: Path) -> EvaluationSet:
+def evaluation_shards(program: Program, task: str, images: RunImages, folder: Path) -> tuple[EvaluationSet, ...]:
     """The evaluation images of a run, which have a data set, as validators read them.
 
     Args:
@@ -290,20 +298,27 @@ def evaluation_set(program: Program, task: str, images: RunImages, folder: Path)
     assert data is not None
     if task == "pose" and data.kpt_shape is None:
         data = replace(data, kpt_shape=program.layout.shape)
-    return make_evaluation_set(data, images.evaluation, folder, images.classes, task=task, labelled=images.labelled)
+    given = data, images.evaluation, folder, images.classes
+    return make_shards(*given, task=task, labelled=images.labelled, batch=program.input.batch)
 
 
-def _accuracy(run: _Run, item: ArtifactResult, data: EvaluationSet, reference: Detections | None) -> Accuracy:
+def _accuracy(
+    run: _Run, item: ArtifactResult, shards: Sequence[EvaluationSet], reference: Detections | None
+) -> Accuracy:
     path, program = item.artifact.path, run.program
     kind = item.backend.info.name if not item.engine else "engine"
     title = f"evaluate_{kind}_{item.artifact.precision}", f"Scoring {path.name}"
-    with run.clock.step(*title, len(data.links)) as advance:
-        return evaluate(
-            _finite(item, run),
+    elsewhere = None
+    if run.elsewhere and not item.engine:
+        elsewhere = run.elsewhere(RunnerRequest(item.backend.info.name, path, item.artifact.sha256, run.threads))
+    with run.clock.step(*title, sum(len(each.links) for each in shards)) as advance:
+        return evaluate_shards(
+            lambda: _finite(item, run),
             program.layout,
             run.task,
-            data,
+            shards,
             batch=program.input.batch,
             reference=reference,
             on_image=advance,
+            elsewhere=elsewhere,
         )

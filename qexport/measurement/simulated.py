@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from qexport.data.selection import RunImages
-from qexport.measurement.accuracy import evaluate
-from qexport.measurement.measure import evaluation_set
+from qexport.measurement.accuracy import evaluate_shards
+from qexport.measurement.measure import evaluation_shards
 from qexport.optimisation.candidate import Candidate
 from qexport.programs.captured_graph import shared_copy
 from qexport.progress import Progress
@@ -49,13 +50,19 @@ def simulated_fidelity(
     graphs = [shared_copy(reference), *(insert(each.program, each.plan, Fused) for each in candidates)]
     found, layout, batch = list[float | None](), reference.layout, reference.input.batch
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as scratch:
-        data = evaluation_set(reference, task, images, Path(scratch) / "data")
-        with progress.step("Scoring what was simulated", len(graphs) * len(data.links)) as advance:
+        shards = evaluation_shards(reference, task, images, Path(scratch) / "data")
+        count = sum(len(each.links) for each in shards)
+        with progress.step("Scoring what was simulated", len(graphs) * count) as advance:
             detections = None
-            for graph in graphs:
-                scored = evaluate(
-                    SimulatedRunner(graph), layout, task, data, batch=batch, reference=detections, on_image=advance
+            for runner in map(SimulatedRunner, graphs):
+                load = partial(_same, runner)
+                scored = evaluate_shards(
+                    load, layout, task, shards, batch=batch, reference=detections, on_image=advance
                 )
                 detections = detections or scored.detections
                 found.append(scored.fidelity)
     return tuple(found[1:])
+
+
+def _same(runner: SimulatedRunner) -> SimulatedRunner:
+    return runner

@@ -7,7 +7,8 @@ format that Ultralytics cannot load is scored as well. The steps are those of `B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,14 @@ from qexport.verification.finite import NotFiniteError
 
 STRIDE = 32
 """Of a head without levels; no image is padded to it."""
+
+
+class NothingReadableError(Exception):
+    """A validator finds no image that it can read; `reason` is what it raised."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Recorder(Protocol):
@@ -99,6 +108,7 @@ def make_validator(
     validator = base(save_dir=folder, args=arguments)
     validator.args.imgsz = list(layout.imgsz)  # the constructor takes squares only
     validator.training = False
+    validator.args.max_det = max(validator.args.max_det, data.most_objects)  # as it does itself for the whole set
     validator.device = torch.device("cpu")
     validator.stride = max(layout.strides, default=STRIDE)
     with replaced(FONT_CHECK, lambda *_: None):
@@ -115,15 +125,17 @@ def validate(
     on_image: Callable[[], None],
     labelled: bool = True,
     links: Mapping[str, Path] = {},
-) -> Any:
-    """Run the whole data set in its own order, and return the validator's metrics; those are of labelled sets only.
+) -> None:
+    """Run the whole data set in its own order, and let the validator match what is found with the labels.
 
     Args:
+        labelled: there are labels.
         on_image: called after each image, for a progress bar.
         links: file name of an image in the data set → the file that a refusal names.
 
     Raises:
         VerificationError: the runner refuses its outputs, as a `FiniteRunner` does.
+        NothingReadableError: there is no image that the validator can read.
     """
 
     def named(batch: dict[str, Any], number: int, place: int) -> str:
@@ -133,25 +145,37 @@ def validate(
         return str(links.get(Path(file).name, file))
 
     validator.names = model.names
-    validator.dataloader = _in_order(validator)
+    try:
+        validator.dataloader = _in_order(validator)
+    except (RuntimeError, FileNotFoundError) as error:  # the one of images in one folder, the other of classes
+        raise NothingReadableError(error) from error
     validator.init_metrics(model)
     for number, loaded in enumerate(validator.dataloader):
         validator.batch_i = number
         batch = validator.preprocess(loaded)
         try:
-            predictions = validator.postprocess(model(batch["img"]))
+            outputs = model(batch["img"])
         except NotFiniteError as error:
             raise error.named(named(batch, number, error.place)) from error
-        recorder.record(validator, predictions, batch)
-        if labelled:
-            validator.update_metrics(predictions, batch)
-            recorder.record_scores(validator)
+        with _one_thread():
+            predictions = validator.postprocess(outputs)
+            recorder.record(validator, predictions, batch)
+            if labelled:
+                validator.update_metrics(predictions, batch)
+                recorder.record_scores(validator)
         for _ in predictions:
             on_image()
-    if labelled:
-        validator.get_stats()
-        validator.finalize_metrics()
-    return validator.metrics
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: how it shares work among several decides on the last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_order(validator: Any) -> Any:

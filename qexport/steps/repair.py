@@ -17,7 +17,7 @@ from qexport.data.choice import take
 from qexport.data.selection import RunImages
 from qexport.errors import ConversionError, QexportError, VerificationError
 from qexport.measurement.accuracy import Accuracy
-from qexport.measurement.measure import measure
+from qexport.measurement.measure import Elsewheres, measure
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
@@ -221,6 +221,7 @@ class Scorer:
         reference: the FP32 file of the same format.
         latency: whether latency is measured, too.
         cache: figures of earlier runs.
+        elsewhere: processes that score beside this one.
         exact: the FP32 file's accuracy, once it is known.
     """
 
@@ -232,6 +233,7 @@ class Scorer:
     latency: bool
     clock: Clock
     cache: Cache
+    elsewhere: Elsewheres | None = None
     exact: Accuracy | None = None
 
     def __call__(self, item: ArtifactResult) -> Score:
@@ -247,6 +249,7 @@ class Scorer:
             latency=self.latency,
             clock=self.clock,
             cache=self.cache,
+            elsewhere=self.elsewhere,
         )
         if not labelled:
             self.exact = figures[self.reference.artifact.path].accuracy

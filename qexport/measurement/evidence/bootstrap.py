@@ -19,6 +19,8 @@ from qexport.measurement.evidence.fidelity_parts import Interval
 
 RESAMPLES = 1000
 SEED = 0
+BLOCK = 50
+"""Resamples that are drawn at once: the generator gives 64 bits for each number."""
 TAILS = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
@@ -45,8 +47,12 @@ class Intervals:
 
 def resample_weights(images: int, resamples: int = RESAMPLES) -> NDArray[np.uint16]:
     """How often each image is drawn in each resample: (resamples, images), every row adding up to `images`."""
-    drawn = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=resamples)
-    return drawn.astype(np.uint16)
+    generator, shares = np.random.default_rng(SEED), np.full(images, 1 / images)
+    drawn = np.empty((resamples, images), np.uint16)
+    for start in range(0, resamples, BLOCK):
+        block = drawn[start : start + BLOCK]
+        block[:] = generator.multinomial(images, shares, size=len(block))
+    return drawn
 
 
 def interval(samples: FloatArray) -> Interval | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qexport.detections.agreement import MIN_SCORE
+from qexport.detections.detections import Detections
 from qexport.detections.equating import Flags, thresholds
 from qexport.detections.matching import pairs
 from qexport.detections.thresholds import Thresholds
@@ -44,14 +46,21 @@ def evaluated_thresholds(reference: Accuracy, own: Accuracy) -> Thresholds | Non
     names = [name for name, found in reference.found.items() if found.probabilities is None]
     if not names:
         return None
-    real, other = ([each.found[name].detections for name in names] for each in (reference, own))
     labelled = any(len(reference.scores[name].labels) for name in names if name in reference.scores)
-    return thresholds(real, other, (_right(reference, names), _right(own, names)) if labelled else None)
+    (real, right), (other, right_too) = (_counted(each, names, labelled) for each in (reference, own))
+    return thresholds(real, other, (right, right_too) if labelled else None)
 
 
-def _right(accuracy: Accuracy, names: Sequence[str]) -> list[Flags]:
-    """Of each image which detections agree with a label, (n,)."""
-    return [accuracy.scores[name].correct[:, 0] for name in names]
+def _counted(accuracy: Accuracy, names: Sequence[str], labelled: bool) -> tuple[list[Detections], list[Flags]]:
+    """Of each image the detections that thresholds are found by, and which of them, (n,), agree with a label."""
+    found, right = list[Detections](), list[Flags]()
+    for name in names:
+        every = accuracy.found[name].detections
+        kept = every.scores >= MIN_SCORE
+        found.append(every.chosen(kept))
+        if labelled:
+            right.append(accuracy.scores[name].correct[kept, 0])
+    return found, right
 
 
 def summary(two: Sequence[tuple[float, float]]) -> ConfidenceShift:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,11 @@ def gallery(reference: DetectionsByImage, own: DetectionsByImage, least: float) 
 
     Boxes count from the score `least` on. A classifier has no boxes: its gallery is empty.
     """
-    boxed = {name: found.confident(least) for name, found in reference.items() if found.probabilities is None}
-    changes = [_change(found, own[name].confident(least)) for name, found in boxed.items()]
-    changed = sorted((each for each in changes if each.count), key=lambda each: (-each.count, each.reference.path.name))
-    return tuple(_picture(each) for each in changed[:MAX_IMAGES])
+    boxed = ((name, found.confident(least)) for name, found in reference.items() if found.probabilities is None)
+    changes = (_change(found, own[name].confident(least)) for name, found in boxed)
+    changed = (each for each in changes if each.count)
+    most = nsmallest(MAX_IMAGES, changed, key=lambda each: (-each.count, each.reference.path.name))
+    return tuple(map(_picture, most))
 
 
 def _change(reference: ImageDetections, own: ImageDetections) -> _Change:

@@ -119,10 +119,9 @@ def _resamples(
 def resampled(task: str, scores: Scores) -> FloatArray:
     """The task's own figure on each resample of the images, (resamples,)."""
     images = sorted(scores)  # resamples of different artifacts draw the same images
-    weights = resample_weights(len(images))
     if not SCORING[task].correct:
-        return top1(scores, images, weights)
-    return mean_average_precision(by_class(scores, images), weights)
+        return top1(scores, images, resample_weights(len(images)))
+    return mean_average_precision(by_class(scores, images), resample_weights(len(images)))
 
 
 def _of_accuracy(
@@ -153,12 +152,13 @@ def fidelity_parts(task: str, own: Accuracy, reference: Accuracy) -> FidelityPar
     bounds = corrected_interval(samples, own.fidelity)
     if not SCORING[task].correct:
         return FidelityParts(bounds, None, None, (), len(samples))
-    at_50 = at_first_threshold(own.fidelity_scores)
-    figure = figure_once(by_class(at_50, sorted(at_50)), len(at_50))
+    images = sorted(own.fidelity_scores)
+    at_50 = at_first_threshold(by_class(own.fidelity_scores, images))
+    figure = figure_once(at_50, len(images))
     return FidelityParts(
         interval=bounds,
         at_50=figure,
-        at_50_interval=corrected_interval(resampled(task, at_50), figure),
+        at_50_interval=corrected_interval(mean_average_precision(at_50, resample_weights(len(images))), figure),
         matched=matched_boxes(reference.found, own.found, CONFIDENCE),
         resamples=len(samples),
     )

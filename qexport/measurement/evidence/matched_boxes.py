@@ -26,8 +26,8 @@ def matched_boxes(reference: DetectionsByImage, own: DetectionsByImage, least: f
     Returns:
         () of classifiers, and where the float file finds nothing.
     """
-    boxed = {name: found.detections.confident(least) for name, found in reference.items()}
-    rows = [_rows(found, own[name].detections) for name, found in boxed.items() if len(found.scores)]
+    boxed = ((name, found.detections.confident(least)) for name, found in reference.items())
+    rows = [_rows(found, own[name].detections) for name, found in boxed if len(found.scores)]
     return tuple(_of_sizes(np.concatenate(rows))) if rows else ()
 
 
