@@ -14,14 +14,16 @@ from torch import Tensor
 
 from qexport.data.evaluation_set import EvaluationSet
 from qexport.detections.matching import CONFIDENCE
-from qexport.measurement.accuracy import Detections, _left_out, _Recorder
+from qexport.measurement import accuracy
+from qexport.measurement.recorder import BoxRecorder, Detections
+from qexport.measurement.shards import left_out
 from qexport.tasks import SCORING
 
-Found = tuple[Tensor, Tensor]
+Found = tuple[Any, Any]
 
 
 def found(*rows: tuple[float, float, float, float, int]) -> Found:
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    table = np.array(rows, dtype=np.float32).reshape(-1, 5)
     return table[:, :4], table[:, 4]
 
 
@@ -39,14 +41,18 @@ def fidelity_of(predictions: dict[str, tuple[Found, Tensor]], reference: Detecti
     validator.metrics.names = {0: "circle", 1: "square"}
     validator.niou = 10
     validator.iouv = torch.linspace(0.5, 0.95, 10)
-    recorder = _Recorder(reference)
+    recorder = BoxRecorder(reference, {name: Path(name) for name in predictions}, SCORING["detect"])
     for name, ((boxes, classes), confidence) in predictions.items():
-        recorder.record(
-            validator,
-            [{"bboxes": boxes, "cls": classes, "conf": confidence}],
-            {"im_file": [f"/somewhere/{name}"]},
-        )
-    return recorder.fidelity()
+        prediction = {"bboxes": torch.from_numpy(boxes), "cls": torch.from_numpy(classes), "conf": confidence}
+        recorder.record(validator, [prediction], loaded(name))
+    scores = {each.name: each.fidelity_scores for each in recorder.records if each.fidelity_scores}
+    return accuracy.fidelity_of(scores)
+
+
+def loaded(name: str) -> dict[str, Any]:
+    """A batch of one image of the input's size, as a data loader gives it."""
+    whole = {"img": torch.zeros(1, 3, 96, 96), "ori_shape": [(96, 96)], "ratio_pad": [((1.0, 1.0), (0, 0))]}
+    return {"im_file": [f"/somewhere/{name}"], **whole}
 
 
 def test_the_references_own_detections_have_fidelity_one() -> None:
@@ -69,7 +75,7 @@ def test_missing_detections_and_looser_boxes_cost_fidelity() -> None:
 def test_without_a_reference_or_without_anything_in_it_there_is_no_fidelity() -> None:
     prediction = {"a.jpg": (found(A), torch.tensor([0.9]))}
     assert fidelity_of(prediction, {"a.jpg": found()}) is None
-    assert _Recorder(None).fidelity() is None
+    assert accuracy.fidelity_of({}) is None
 
 
 @pytest.mark.parametrize(("task", "metrics"), [("segment", "Segment"), ("pose", "Pose"), ("obb", "OBB")])
@@ -83,10 +89,15 @@ def test_the_validators_own_matches_are_kept(task: str, metrics: str) -> None:
     kept.update_stats(
         {**stats, "conf": one * 0.7, "pred_cls": one, "target_cls": one, "target_img": one, "im_name": "a"}
     )
-    recorder = _Recorder(None, {}, SCORING[task].correct)
-    recorder.latest = ["a.jpg"]
+    recorder = BoxRecorder(None, {"a.jpg": Path("a.jpg")}, SCORING[task])
+    boxes = {"bboxes": torch.zeros(0, 5 if task == "obb" else 4), "conf": torch.zeros(0), "cls": torch.zeros(0)}
+    recorder.record(None, [boxes], loaded("a.jpg"))
     recorder.record_scores(SimpleNamespace(metrics=kept))
-    found = recorder.scores["a.jpg"]
+    (record,) = recorder.records
+    found, around = record.scores, record.box_scores
+    assert found
+    assert (around is None) == (task == "obb")
+    assert around is None or not around.correct.any()
     assert (found.confidence.tolist(), found.classes.tolist(), found.labels.tolist()) == ([0.7], [1.0], [1.0])
     kept.process()
     assert getattr(kept, SCORING[task].metric).map == pytest.approx(0.995)
@@ -94,16 +105,15 @@ def test_the_validators_own_matches_are_kept(task: str, metrics: str) -> None:
 
 
 def test_only_confident_detections_become_a_reference() -> None:
-    recorder = _Recorder(None)
+    recorder = BoxRecorder(None, {"a.jpg": Path("a.jpg")}, SCORING["detect"])
     confidence = torch.tensor([0.9, CONFIDENCE, 0.2])
     prediction = {
         "bboxes": torch.arange(12.0).reshape(3, 4),
         "cls": torch.tensor([0.0, 1, 2]),
         "conf": confidence,
     }
-    validator = SimpleNamespace(metrics=SimpleNamespace(names={}))
-    recorder.record(validator, [prediction], {"im_file": ["/x/a.jpg"]})
-    boxes, classes = recorder.confident["a.jpg"]
+    recorder.record(None, [prediction], loaded("a.jpg"))
+    boxes, classes = recorder.records[0].confident
     assert classes.tolist() == [0.0, 1.0]
     assert boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     prediction["bboxes"].zero_()
@@ -116,7 +126,7 @@ def test_an_image_that_is_none_is_said_to_be_left_out_for_that(content: bytes, t
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(content)
     data = EvaluationSet(tmp_path / "data.yaml", {"a.jpg": tmp_path / "photo.jpg"})
-    said = _left_out(data, "a.jpg")
+    said = left_out(data, "a.jpg")
     assert said.startswith("photo.jpg (")
     assert "pi_heif" not in said
     assert any(word in said for word in ("corrupt", "identify"))

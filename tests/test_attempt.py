@@ -156,9 +156,9 @@ def test_a_file_that_does_not_run_does_not_stop_the_others_timing(
 def test_a_failing_evaluation_is_that_of_one_file(
     fault: str, bad: str, tiny: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "evaluate", failing(FAULTS[fault], bad))
-    made = failing(FAULTS[fault]) if bad == "evaluation set" else lambda *_, **__: SimpleNamespace(links={})
-    monkeypatch.setattr(measure, "make_evaluation_set", made)
+    monkeypatch.setattr(measure, "evaluate_shards", lambda load, *_, **__: failing(FAULTS[fault], bad)(load()))
+    made = failing(FAULTS[fault]) if bad == "evaluation set" else lambda *_, **__: (SimpleNamespace(links={}),)
+    monkeypatch.setattr(measure, "make_shards", made)
     images: Any = SimpleNamespace(evaluation_data="set", evaluation=(), classes={}, labelled=True)
     items = [written("a_int8.onnx"), written("a_fp32.onnx", precision="fp32"), written("a_fp16.onnx", precision="fp16")]
     missing: list[Unmeasured] = []
@@ -227,12 +227,12 @@ def test_a_run_with_failing_steps_leaves_everything_else(
 ) -> None:
     """One file's evaluation, the page and the samples fail; the other file is scored, and all is on disk."""
 
-    def scored(runner: Runner, *given: Any, **named: Any) -> Accuracy:
-        if not isinstance(getattr(runner, "runner", None), OnnxRunner):
+    def scored(load: Callable[[], Runner], *given: Any, **named: Any) -> Accuracy:
+        if not isinstance(getattr(load(), "runner", None), OnnxRunner):
             raise RuntimeError("the validator has a fault")
-        return accuracy.evaluate(runner, *given, **named)
+        return accuracy.evaluate_shards(load, *given, **named)
 
-    monkeypatch.setattr(measure, "evaluate", scored)
+    monkeypatch.setattr(measure, "evaluate_shards", scored)
     monkeypatch.setattr(publish, "take_samples", failing(ValueError("no samples today")))
     monkeypatch.setattr(publish, "write_page", failing(TypeError("no page today")))
     out, names = tmp_path / "out", ("shapes26_fp32.onnx", "shapes26_fp32_openvino_model")

@@ -19,6 +19,7 @@ from qexport.measurement.average_precision import (
     by_class,
     class_precisions,
     mean_average_precision,
+    validator_figures,
 )
 from qexport.measurement.evidence.bootstrap import resample_weights
 
@@ -74,6 +75,9 @@ def test_every_image_once_is_ultralytics_own_figure(validated: tuple[Scores, Any
     found = mean_average_precision(by_class(scores, images), np.ones((2, 30), dtype=int))
     assert 0.2 < metrics.box.map < 0.8
     assert found == pytest.approx([metrics.box.map] * 2, abs=1e-12)
+    assert validator_figures(by_class(scores, images)) == pytest.approx((metrics.box.map, metrics.box.map50), abs=1e-12)
+    assert validator_figures(by_class(scores, list(scores))) == (metrics.box.map, metrics.box.map50)
+    assert validator_figures(()) == (0.0, 0.0)
     rows = list(class_precisions(by_class(scores, images)))
     assert [number for number, _, _ in rows] == list(range(CLASSES))
     assert [labels for _, labels, _ in rows] == metrics.nt_per_class[:CLASSES].tolist()

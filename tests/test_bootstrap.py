@@ -23,6 +23,8 @@ def test_every_resample_draws_as_many_images_and_the_same_every_time() -> None:
     assert weights.shape == (RESAMPLES, 60) == (1000, 60)
     assert set(weights.sum(axis=1)) == {60}
     assert np.array_equal(weights, resample_weights(60))
+    drawn_at_once = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=1000)
+    assert np.array_equal(weights, drawn_at_once)
     # Each is drawn Poisson-like: in 1/e of the resamples not at all.
     assert (weights == 0).mean() == pytest.approx((1 - 1 / 60) ** 60, abs=0.005)
 

@@ -69,6 +69,7 @@ def test_a_job_cannot_be_changed() -> None:
         ({"batch": 0}, r"--batch 0 is out of range: give 1 or more"),
         ({"batch": -3}, r"--batch -3 is out of range"),
         ({"threads": 0}, r"--threads 0 is out of range"),
+        ({"jobs": 0}, r"--jobs 0 is out of range"),
         ({"head": "both"}, r"--head both is out of range: give end2end or one2many"),
         (
             {"ranges": "average"},

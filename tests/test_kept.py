@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from qexport.backends.artifact import describe_artifact
@@ -80,7 +79,7 @@ class Bench:
     def evaluate(self, *given: Any, reference: Any, **_: Any) -> Accuracy:
         self.scored.append(reference)
         self.meanwhile()
-        return accuracy(given[3].links, 0.1 * len(self.scored))
+        return accuracy(dict(given[3][0].links), 0.1 * len(self.scored))
 
     def measure_latency(self, runners: dict[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
         self.timed.append(list(runners))
@@ -99,7 +98,7 @@ class Bench:
 
 
 def accuracy(links: dict[str, Path], figure: float) -> Accuracy:
-    boxes, classes = torch.tensor([[1.0, 2.0, 3.0, figure]]), torch.tensor([1.0])
+    boxes, classes = np.array([[1.0, 2.0, 3.0, figure]]), np.array([1.0])
     scores = {name: ImageScores(np.ones((1, 10), bool), np.ones(1), np.ones(1), np.zeros(2)) for name in links}
     found = {name: ImageDetections(path, (16, 12), NOTHING) for name, path in links.items()}
     detections = dict.fromkeys(links, (boxes, classes))
@@ -109,7 +108,7 @@ def accuracy(links: dict[str, Path], figure: float) -> Accuracy:
 @pytest.fixture
 def bench(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tiny, tmp_path)
-    monkeypatch.setattr(measuring, "evaluate", made.evaluate)
+    monkeypatch.setattr(measuring, "evaluate_shards", made.evaluate)
     monkeypatch.setattr(measuring, "measure_latency", made.measure_latency)
     monkeypatch.setattr(measuring, "compare_outputs", made.compare_outputs)
     monkeypatch.setattr(measuring, "_finite", lambda *_: None)
@@ -219,7 +218,7 @@ def test_what_could_not_be_measured_is_not_kept(bench: Bench, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "measure_latency", fails)
-        patch.setattr(measuring, "evaluate", fails)
+        patch.setattr(measuring, "evaluate_shards", fails)
         with pytest.raises(AssertionError, match="RuntimeError: no"):
             bench.run()
     assert not bench.run()[ASKED].taken
@@ -253,7 +252,7 @@ def test_every_part_of_an_accuracy_comes_back(tmp_path: Path) -> None:
             0.7,
             2,
             (),
-            {"a": (torch.zeros(0, 5), torch.zeros(0)), "b": (torch.ones(2), torch.ones(1).long())},
+            {"a": (np.zeros((0, 5)), np.zeros(0)), "b": (np.ones(2), np.ones(1, np.int64))},
         ),
         box_map=float("nan"),
         scores={"a": empty},
@@ -270,7 +269,7 @@ def test_every_part_of_an_accuracy_comes_back(tmp_path: Path) -> None:
     assert found.box_map is not None
     assert np.isnan(found.box_map)
     assert found.detections["a"][0].shape == (0, 5)
-    assert found.detections["b"][1].dtype == torch.int64
+    assert found.detections["b"][1].dtype == np.int64
     assert found.scores["a"].correct.shape == (0, 10)
     assert found.fidelity_scores["b"].labels.dtype == np.dtype(np.float32)
     back = found.found["a"]

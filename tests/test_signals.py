@@ -349,6 +349,26 @@ def test_the_second_process_ends_with_one_that_is_killed_and_leaves_nothing_half
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+SEVERAL = """
+from qexport.execution.executor import Task
+from qexport.execution.workers import worker_processes
+with worker_processes(2) as executor:
+    futures = [executor.submit(Task(time.sleep, (20,))) for _ in range(3)]
+    there()
+"""
+
+
+def test_an_interrupt_ends_every_process_that_scores(tmp_path: Path) -> None:
+    process = start(tmp_path, "-c", script(SEVERAL))
+    assert process.stdout
+    assert process.stdout.readline() == "there\n"
+    limit = time.monotonic() + 10
+    while len(living(process.pid)) < 3 and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert len(living(process.pid)) >= 3
+    assert ended(process, signal.SIGINT, whole_group=True) == []
+
+
 def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: Path) -> None:
     """Ctrl-C in a terminal goes to all processes; the file that the second one has begun goes, finished ones stay."""
     words = ("--int8", "--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--calib-images", "4")

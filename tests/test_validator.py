@@ -213,7 +213,7 @@ def test_a_classifiers_answers_are_kept_by_the_image_that_they_are_of(batch: int
         number = int(link.stem)
         score: Any = found.scores[name]
         assert "abc"[int(score.labels[0])] == class_of(link, dataset.splits["val"])
-        assert int(score.classes[0]) == int(found.detections[name][1]) == answers[number]
+        assert score.classes.item() == found.detections[name][1].item() == answers[number]
         assert bool(score.correct[0, 0]) == (answers[number] == labels[number])
     again = evaluate(runner, kind, "classify", data, batch=batch, reference=found.detections)
     assert again.fidelity == 1.0

@@ -46,23 +46,24 @@ class Worker:
 
 
 @contextmanager
-def worker_process(progress: Progress = SILENT) -> Iterator[Worker]:
+def worker_process(progress: Progress = SILENT, niceness: int = NICENESS) -> Iterator[Worker]:
     """Start the process; it ends with the block, whatever it is doing.
 
     Args:
         progress: shows the steps of its tasks, from another thread.
+        niceness: how far it stands back behind this one.
     """
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
-            with _started(Path(folder), progress) as worker:
+            with _started(Path(folder), progress, niceness) as worker:
                 yield worker
         finally:
             undo_notes(Path(folder))
 
 
 @contextmanager
-def _started(folder: Path, progress: Progress) -> Iterator[Worker]:
-    words = tied("from qexport.execution.worker_process import serve; serve()")
+def _started(folder: Path, progress: Progress, niceness: int) -> Iterator[Worker]:
+    words = tied(f"from qexport.execution.worker_process import serve; serve({niceness})")
     environment = child_environment(folder)
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdin
@@ -95,10 +96,10 @@ def _exchange(requests: IO[bytes], replies: IO[bytes], task: Task, progress: Pro
     return reply
 
 
-def serve() -> None:
+def serve(niceness: int) -> None:
     """Be the second process: do tasks of the first until there are no more."""
     if hasattr(os, "nice"):
-        os.nice(NICENESS)
+        os.nice(niceness)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between replies
     quiet_libraries()

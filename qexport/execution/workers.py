@@ -59,7 +59,7 @@ class _Place:
             if self._closed:
                 raise WorkerDiedError("no more processes are started")
             if self._worker is None:
-                self._worker = self._stack.enter_context(worker_process())
+                self._worker = self._stack.enter_context(worker_process(niceness=0))
             return self._worker
 
     def leave(self, for_good: bool = False) -> None:

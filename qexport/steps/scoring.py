@@ -10,7 +10,7 @@ from qexport.errors import QexportError
 from qexport.execution.executor import Executor, Task, WorkerDiedError
 from qexport.execution.workers import in_order, worker_processes
 from qexport.measurement.measure import Elsewheres
-from qexport.measurement.shards import RunnerRequest, ShardRequest, ShardScores, load_runner, score_shard
+from qexport.measurement.shards import ShardRequest, ShardScores, load_runner, score_shard
 
 AHEAD = 2
 """Shards for each process that are handed out before they are wanted."""
@@ -23,21 +23,21 @@ def scoring_processes(jobs: int) -> Iterator[Elsewheres | None]:
         yield None
         return
     with worker_processes(jobs) as executor:
-        yield lambda loading: partial(scored_by, executor, loading, AHEAD * jobs)
+        yield lambda asked: partial(scored_by, executor, Task(load_runner, (asked,)), AHEAD * jobs)
 
 
 def scored_by(
-    executor: Executor, loading: RunnerRequest, ahead: int, shards: Iterator[ShardRequest]
+    executor: Executor, loading: Task, ahead: int, shards: Iterator[ShardRequest]
 ) -> Iterator[tuple[ShardRequest, ShardScores | None]]:
     """Yield every shard with what it comes to, None where its process is gone or failed: it is scored here, then.
 
     So a failure is told as in one process, and outputs that are not finite are judged where the model is.
 
     Args:
+        loading: gives the runner.
         ahead: see `in_order`.
     """
-    setup = Task(load_runner, (loading,))
-    for task, future in in_order(executor, (Task(score_shard, (each,), setup) for each in shards), ahead):
+    for task, future in in_order(executor, (Task(score_shard, (each,), loading) for each in shards), ahead):
         try:
             found: ShardScores | None = future.result()
         except (QexportError, WorkerDiedError, OSError):
