@@ -138,8 +138,9 @@ faults: setup  ## end runs by signals at each step of the walk and look at the n
 bench-snippets: setup  ## run the programs of `qexport snippet` on files of every task, and compare what they find
 	$(PY) benchmarks/snippets.py
 
-bench-limits: setup  ## measure what memory grows by with images and with exports in one process, against the bounds
+bench-limits: setup  ## measure what memory grows by with images, calibrated on and scored, and with exports in one process
 	$(PY) benchmarks/limits.py
+	$(PY) benchmarks/large_evaluation.py
 
 bench-sweep: setup  ## sweep three demo models here and on two workers of Ray, of which one is killed: equal tables
 	$(PY) benchmarks/sweep.py

@@ -47,9 +47,9 @@ class Run:
         plan: one that was given, by itself or in a candidate, which is obeyed in place of planning.
         progress: what steps report to that time themselves.
         here, beside: where artifacts are built; the second one at the same time as the first, None for nowhere.
-        elsewhere: processes that score images in place of this one; None for none.
         cache: what earlier runs have left.
         fingerprint: of the run's images, each found out once.
+        elsewhere: processes that score images in place of this one; None for none.
     """
 
     job: ExportJob
@@ -59,11 +59,11 @@ class Run:
     clock: Clock
     here: Executor
     beside: Executor | None = None
-    elsewhere: Elsewheres | None = None
     plan: QuantPlan | None = None
     progress: Progress = SILENT
     cache: Cache = NO_CACHE
     fingerprint: Fingerprint = field(default_factory=lambda: remembered(fingerprint))
+    elsewhere: Elsewheres | None = None
 
 
 def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:

@@ -77,7 +77,7 @@ def test_shards_come_to_what_one_pass_does(task: str, batch: int, tmp_path: Path
     parts = shards(tmp_path / "some", 7, task, batch=batch)
     assert len(parts) == (3 if batch == 1 else 4)  # of 7, or of 6, which is two runs of three
     reference = evaluate(DrawnRunner(masks, moved=2.0), LAYOUT, task, all_at_once, batch=batch)
-    given = {"batch": batch, "reference": reference.detections}
+    given: dict[str, Any] = {"batch": batch, "reference": reference.detections}
     whole = evaluate(DrawnRunner(masks), LAYOUT, task, all_at_once, **given)
     here = evaluate_shards(lambda: DrawnRunner(masks), LAYOUT, task, parts, **given)
     setup = Task(DrawnRunner, (masks,))

@@ -366,7 +366,7 @@ def test_an_interrupt_ends_every_process_that_scores(tmp_path: Path) -> None:
     while len(living(process.pid)) < 3 and time.monotonic() < limit:
         time.sleep(0.01)
     assert len(living(process.pid)) >= 3
-    assert ended(process, signal.SIGINT, whole_group=True) == []
+    assert ended(process, signal.SIGINT) == []
 
 
 def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: Path) -> None:

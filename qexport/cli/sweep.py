@@ -96,7 +96,7 @@ def _executor(asked: Sweep, jobs: int, name: str, address: str | None, progress:
     else:
         from qexport.execution.ray.cluster import connected
 
-        threads = max(run.job.threads for run in asked.runs if run.job)
+        threads = max(run.job.threads * run.job.jobs for run in asked.runs if run.job)
         with connected(address or ANYWHERE, threads) as cluster:
             yield cluster
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qexport.backends.protocol import Runner
@@ -140,7 +141,7 @@ class _Whole:
     """All shards so far."""
 
     def __init__(self) -> None:
-        self.detections: Spool[tuple[object, object]] = Spool()
+        self.detections: Spool[tuple[NDArray[Any], NDArray[Any]]] = Spool()
         self._found: Spool[ImageDetections] = Spool()
         self._scores: Spool[ImageScores] = Spool()
         self._box_scores: Spool[ImageScores] = Spool()

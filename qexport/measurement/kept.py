@@ -108,7 +108,8 @@ def kept_accuracy(cache: Cache, key: str, links: Mapping[str, Path]) -> tuple[Ac
         if not all(set(each) <= set(links) for each in spools.values()):
             raise ValueError("it is of other images")
         accuracy = unpacked(Accuracy, read_json(entry, NOUN), b"")
-        return replace(accuracy, **spools), entry.made
+        kept: Any = spools  # by the names of fields
+        return replace(accuracy, **kept), entry.made
 
     return cache.read(key, read) if key else None
 

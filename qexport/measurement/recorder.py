@@ -91,7 +91,7 @@ class BoxRecorder:
         )
 
 
-def matched(validator: Any, found: Mapping[str, Tensor], boxes: Any, classes: Any) -> ImageScores:
+def matched(validator: Any, found: dict[str, Tensor], boxes: Any, classes: Any) -> ImageScores:
     """Match one image's detections with boxes and classes of a reference, arrays or tensors.
 
     Fidelity is that of the boxes: the validators of masks and keypoints want more of the truth than that.
