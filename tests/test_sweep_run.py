@@ -99,6 +99,7 @@ def test_runs_that_are_complete_are_not_run_again(sweep: Sweeps) -> None:
     again, none = sweep()
     assert none.names == []
     assert again == first
+    assert sweep(jobs=2)[1].names == []  # figures do not depend on how many processes score
     _, more = sweep(formats=["tflite", "onnx", "openvino"])
     assert sorted(more.names) == ["m_tflite_fp16", "m_tflite_int8"]
 

@@ -87,9 +87,13 @@ def in_order(executor: Executor, tasks: Iterable[Task], ahead: int) -> Iterator[
         ahead: tasks that may be done before their turn: no more results are in memory at once.
     """
     waiting: deque[tuple[Task, Future[Any]]] = deque()
-    for task in tasks:
-        waiting.append((task, executor.submit(task)))
-        if len(waiting) > ahead:
+    try:
+        for task in tasks:
+            waiting.append((task, executor.submit(task)))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        while waiting:
             yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()
+    finally:  # who asks for no more has failed
+        for _, future in waiting:
+            future.cancel()

@@ -29,7 +29,7 @@ PLURALS = {"models": "model", "formats": "format", "precisions": "precision"}
 EXCLUDE, INCLUDE = "exclude", "include"
 WRITTEN = ("out", "report", "summary", "junit")
 """Options that say where an export writes, which a sweep decides."""
-TELLING = ("data", "eval_data", "no_eval", "no_latency")
+TELLING = ("data", "eval_data", "no_eval", "no_latency", "jobs")
 """Options that are those of every run as a rule: they are in a name where nothing else tells two runs apart."""
 ELSEWHERE = ("model", "format", "precision", "int8", "half", "imgsz", *TELLING)
 """Options that a name has without being told, or not at all."""
