@@ -129,10 +129,10 @@ def megabytes(process: psutil.Process) -> float:
 
 def run(given: dict[str, Any], folder: Path, jobs: int) -> Run:
     """Do one run in a process of its own."""
-    note, out = folder / "step", folder / "out"
+    note, result = folder / "step", folder / "result.json"
     note.write_text("", encoding="utf-8")
-    words = ["--here", json.dumps({**given, "out": str(out), "jobs": jobs}), str(note)]
-    child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+    words = ["--here", json.dumps({**given, "out": str(folder / "out"), "jobs": jobs}), str(note), str(result)]
+    child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = peak_evaluation = 0.0
     while child.poll() is None:
         with suppress(psutil.Error):
@@ -142,8 +142,7 @@ def run(given: dict[str, Any], folder: Path, jobs: int) -> Run:
         time.sleep(PAUSE)
     if child.returncode:
         raise SystemExit(f"the run ended with {child.returncode}")
-    assert child.stdout
-    found = json.loads(child.stdout.read().splitlines()[-1])
+    found = json.loads(result.read_text(encoding="utf-8"))
     return Run(peak, peak_evaluation, found["seconds"], found["figures"])
 
 
@@ -169,10 +168,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--format", default="onnx")
     parser.add_argument("--imgsz", type=int, default=64)
-    parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--here", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
-        print(json.dumps(evaluate_here(json.loads(given.here[0]), Path(given.here[1]))))
+        what, note, result = given.here
+        Path(result).write_text(json.dumps(evaluate_here(json.loads(what), Path(note))), encoding="utf-8")
         return 0
     fixed = {"model": str(given.model), "format": given.format, "imgsz": given.imgsz, "int8": True, "effort": "none"}
     fixed |= {"no_latency": True, "no_cache": True}

@@ -110,7 +110,7 @@ def test_what_a_format_does_not_have_is_said_and_not_refused(tmp_path: Path) -> 
 GRID: dict[str, Any] = {"models": [A], "formats": ["onnx", "tflite"], "precisions": ["fp16"], **QUICK}
 REFUSED = [
     ({**GRID, "formatss": ["onnx"]}, "unknown option formatss: did you mean formats"),
-    ({**GRID, "jobs": 2}, "unknown option jobs: "),
+    ({**GRID, "executor": "ray"}, "unknown option executor: "),
     ({**GRID, "format": "onnx"}, "format is there twice: give one of format and formats"),
     ({**GRID, "out": "a"}, "out is not for sweeps"),
     ({**GRID, "formats": ["onnx", "tflit"]}, "formats, item 2: unknown format tflit: choose from "),
