@@ -1,8 +1,8 @@
 """Evaluate many images in one process and in several: equal figures, and memory that does not grow with their number.
 
 Images of a data set's val split are repeated until there are as many as wanted. Every run is a process of its own; its
-memory is that of its whole tree, with pages that several share counted once (Linux: proportional set sizes, as they are
-sampled). Peaks are those of the whole run, and of its scoring and evidence alone.
+memory is that of its whole tree, with pages that several share counted once (proportional set sizes, as they are
+sampled; Linux). Peaks are those of the whole run, and of its scoring and evidence alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
@@ -97,10 +97,10 @@ def exact(figures: Mapping[Path, Any]) -> dict[str, Any]:
 
 def evaluate_here(given: dict[str, Any], note: Path) -> dict[str, Any]:
     """Export in this process; return figures and seconds."""
-    from qexport import publish
     from qexport.job.options import make_job
     from qexport.pipeline import export
 
+    publish: Any = import_module("qexport.publish")
     kept: dict[str, Any] = {}
     measure = publish.measure
 
@@ -117,14 +117,23 @@ def evaluate_here(given: dict[str, Any], note: Path) -> dict[str, Any]:
     return {"figures": kept, "seconds": seconds}
 
 
-def megabytes(process: psutil.Process) -> float:
-    """Of a process and its children."""
+def tree(process: int) -> Iterator[int]:
+    """A process and its descendants."""
+    yield process
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in file.read_text(encoding="ascii").split():
+                yield from tree(int(child))
+
+
+def megabytes(process: int) -> float:
+    """Proportional set size of a process and its descendants."""
     total = 0
-    for each in (process, *process.children(recursive=True)):
-        with suppress(psutil.Error):
-            found = each.memory_full_info()
-            total += getattr(found, "pss", found.rss)
-    return float(total / 2**20)
+    for each in tree(process):
+        with suppress(OSError):
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def run(given: dict[str, Any], folder: Path, jobs: int) -> Run:
@@ -135,10 +144,9 @@ def run(given: dict[str, Any], folder: Path, jobs: int) -> Run:
     child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = peak_evaluation = 0.0
     while child.poll() is None:
-        with suppress(psutil.Error):
-            now, step = megabytes(psutil.Process(child.pid)), note.read_text(encoding="utf-8")
-            peak = max(peak, now)
-            peak_evaluation = max(peak_evaluation, now) if step.startswith(EVALUATION) else peak_evaluation
+        now, step = megabytes(child.pid), note.read_text(encoding="utf-8")
+        peak = max(peak, now)
+        peak_evaluation = max(peak_evaluation, now) if step.startswith(EVALUATION) else peak_evaluation
         time.sleep(PAUSE)
     if child.returncode:
         raise SystemExit(f"the run ended with {child.returncode}")
