@@ -82,19 +82,23 @@ def by_class(scores: Scores, images: Sequence[str]) -> tuple[ClassScores, ...]:
     column = {name: index for index, name in enumerate(images)}
     columns = np.array([column[name] for name in scores], dtype=np.int32)
     order = np.argsort(-np.concatenate([each.confidence for each in scores.values()]))
+    classes = np.concatenate([each.classes for each in scores.values()])
+    order = order[np.argsort(classes[order], kind="stable")]  # one class behind the other
+    classes = classes[order]
     correct = np.concatenate([each.correct for each in scores.values()])[order]
-    classes = np.concatenate([each.classes for each in scores.values()])[order]
     image = np.repeat(columns, [len(each.classes) for each in scores.values()])[order]
     labels = np.concatenate([each.labels for each in scores.values()])
     labelled = np.repeat(columns, [len(each.labels) for each in scores.values()])
+    numbers = np.unique(labels)
+    places = zip(np.searchsorted(classes, numbers), np.searchsorted(classes, numbers, "right"), strict=True)
     return tuple(
         ClassScores(
             int(number),
-            correct[classes == number],
-            image[classes == number],
+            correct[start:end],
+            image[start:end],
             np.bincount(labelled[labels == number], minlength=len(images)),
         )
-        for number in np.unique(labels)
+        for number, (start, end) in zip(numbers, places, strict=True)
     )
 
 
