@@ -15,6 +15,9 @@ from conftest import DEMO
 from refusals import TOLD
 
 from qexport.cli.app import main
+from qexport.execution.executor import Task
+from qexport.execution.worker_process import worker_process
+from qexport.system.guard import run_code
 from qexport.system.signals import STOPPING
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
@@ -366,7 +369,15 @@ def test_an_interrupt_ends_every_process_that_scores(tmp_path: Path) -> None:
     while len(living(process.pid)) < 3 and time.monotonic() < limit:
         time.sleep(0.01)
     assert len(living(process.pid)) >= 3
-    assert ended(process, signal.SIGINT) == []
+    assert ended(process, signal.SIGINT, whole_group=True) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="there are no groups of processes")
+def test_a_terminal_interrupts_the_first_process_alone() -> None:
+    """An interpreter that is starting would say so itself, at length."""
+    assert int(run_code("import os; print(os.getpgrp())").stdout) != os.getpgrp()
+    with worker_process() as worker:
+        assert worker.submit(Task(os.getpgrp)).result() != os.getpgrp()
 
 
 def test_a_run_that_is_interrupted_while_the_second_process_converts(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from qexport.errors import QexportError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
 from qexport.execution.far_progress import Shown, StepEvent, Told
 from qexport.progress import Progress, Silent
-from qexport.system.guard import tied
+from qexport.system.guard import OWN_GROUP, tied
 from qexport.system.scratch import child_environment, undo_notes
 
 SILENT = Silent()
@@ -65,7 +65,9 @@ def worker_process(progress: Progress = SILENT, niceness: int = NICENESS) -> Ite
 def _started(folder: Path, progress: Progress, niceness: int) -> Iterator[Worker]:
     words = tied(f"from qexport.execution.worker_process import serve; serve({niceness})")
     environment = child_environment(folder)
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
+    )
     assert process.stdin
     assert process.stdout
     with ThreadPoolExecutor(1) as pool:

@@ -16,6 +16,8 @@ from qexport.system.scratch import NOTES, undo_notes
 from qexport.system.signals import hold_if_ending
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+OWN_GROUP = 0
+"""A terminal's Ctrl-C goes to a group: an interpreter that is starting would not know yet that its parent decides."""
 POLL_MS = 1000
 """How soon it is noticed, at the latest, that the child went first."""
 
@@ -77,6 +79,7 @@ def run_code(
             check=False,
             env=environment,
             cwd=folder,
+            process_group=OWN_GROUP,
         )
     finally:
         hold_if_ending()

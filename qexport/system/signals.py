@@ -134,6 +134,9 @@ class Ending:
         """Keep the main thread from going on, and so from printing or from ending with another code."""
         if number == signal.SIGINT and stop_requests:
             stop_requests[-1].made = True
+            limit = time.monotonic() + 1
+            while self._waits and not stop_requests[-1].heard and time.monotonic() < limit:
+                time.sleep(0.005)  # or the work might end before it is said why
             return
         if not self._waits:
             self._end(number)
@@ -152,8 +155,9 @@ class Ending:
             number = os.read(self._arrived, 1)[0]
             request = stop_requests[-1] if number == signal.SIGINT and stop_requests else None
             if request and not request.heard:
-                request.made = request.heard = True
+                request.made = True
                 self._write(STOPPING)
+                request.heard = True
             elif number in self._lines:
                 self._end(number)
 
