@@ -91,9 +91,11 @@ sbom: setup $(TOOLS)/.ready  ## write dist/qexport.cdx.json: qexport and all tha
 	  --output-reproducible -o dist/qexport.cdx.json $(PY)
 
 # Of what is committed, and of nothing else that lies about.
-dist: $(TOOLS)/.ready  ## build dist/*.whl and dist/*.tar.gz of the last commit, the same bytes each time
+dist: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+dist: $(TOOLS)/.ready  ## build dist/*.whl (qexport and qexport-decode) and dist/*.tar.gz of the last commit, the same bytes each time
 	rm -rf build/source && mkdir -p build/source && git archive HEAD | tar -x -C build/source
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --no-isolation --outdir dist build/source
+	$(TOOLS)/bin/python -m build --no-isolation --outdir dist build/source
+	$(TOOLS)/bin/python -m build --no-isolation --wheel --outdir dist build/source/qexport/decode
 
 # Warnings are errors: a dead link, a page that is in no menu, an argument that a docstring names and a function lacks. With
 # --quiet none would be counted.

@@ -151,7 +151,7 @@ def expected(facts: Facts, image: Path) -> list[dict[str, Any]]:
     if layout.classifier:
         best = np.argsort(-outputs[0])[:5]
         return [{"name": facts.names[each], "probability": float(outputs[0][each])} for each in best]
-    least = np.array([(facts.class_thresholds or {}).get(n, facts.threshold) for n in range(len(facts.names))])
+    least = facts.least_scores
     found = detections_in(outputs[0], layout, float(least.min()))
     found = found.chosen(found.scores >= least[found.classes])
     places = _places(found, outputs, layout, pixels)

@@ -12,7 +12,7 @@ from conftest import lowering, synthetic_statistics
 from small_models import small_model
 
 from qexport.backends.tflite.backend import TFLiteBackend
-from qexport.backends.tflite.file import read_metadata
+from qexport.decode.metadata import tflite_metadata
 from qexport.lowering import decompositions
 from qexport.lowering import direct_export as exports
 from qexport.lowering.onnx import export
@@ -90,7 +90,7 @@ def test_the_converters_own_way_is_taken_where_the_quick_one_fails(
     notes: list[str] = []
     TFLiteBackend().lower(lowering(tiny, "fp32", warn=notes.append), tmp_path / "a.tflite")
     assert notes == ["converted the slow way, because the quick one failed (RuntimeError: planted)"]
-    assert read_metadata(tmp_path / "a.tflite") == {"precision": "fp32", "end2end": True}
+    assert tflite_metadata(tmp_path / "a.tflite") == {"precision": "fp32", "end2end": True}
 
 
 def nodes(model: ir.Model) -> list[Any]:

@@ -14,8 +14,9 @@ from conftest import demo_checkpoint, demo_image, demo_images, lowering
 from guides import DOCS, blocks, page
 
 from qexport.backends.tflite.backend import TFLiteBackend
-from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8, read_metadata
+from qexport.backends.tflite.file import append_metadata, convert_io_to_uint8
 from qexport.calibration.calibrate import calibrate
+from qexport.decode.metadata import tflite_metadata
 from qexport.errors import ConversionError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.planning.plan import QuantPlan
@@ -174,7 +175,7 @@ def test_unsigned_integers_are_the_same_steps_128_higher(
     program, plan, signed = integer
     path = Path(shutil.copy(signed, tmp_path / "unsigned.tflite"))
     convert_io_to_uint8(path)
-    append_metadata(path, read_metadata(signed))
+    append_metadata(path, tflite_metadata(signed))
     assert set(types_of(path)) <= {"UINT8", "INT8", "INT32", "INT64", "BOOL"}
     pixels = np.random.default_rng(0).integers(0, 256, (1, *program.input.imgsz, 3), dtype=np.uint8)
     results: list[list[Any]] = []

@@ -176,7 +176,7 @@ def test_thresholds_of_classes_and_coordinates_of_0_to_1() -> None:
     values = output(given)
     normalised = values.copy()
     normalised[:4] /= np.array([96, 64, 96, 64], np.float32)[:, None]
-    space = loaded(facts(given, threshold=0.3, class_thresholds={1: 0.5}, unit=(96, 64)))
+    space = loaded(facts(given, threshold=0.3, class_thresholds={1: 0.5}, normalised=True))
     boxes, scores, classes, _ = space["decode"]([normalised])
     wanted = detections_in(values, given, 0.3)
     wanted = wanted.chosen((wanted.classes != 1) | (wanted.scores >= 0.5))

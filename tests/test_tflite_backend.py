@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
-from qexport.backends.tflite.file import read_metadata
 from qexport.calibration.calibrate import calibrate
+from qexport.decode.metadata import tflite_metadata
 from qexport.errors import ConversionError, VerificationError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.lowering.stored import StoredGraph
@@ -298,7 +298,7 @@ def test_a_run_does_not_change_its_input_or_an_earlier_result(lowered: Lowered) 
 @pytest.mark.slow
 def test_metadata_is_readable_as_ultralytics_reads_it(demo_program: Program, lowered: Lowered) -> None:
     expected = json.loads(json.dumps(lowered.metadata))
-    assert read_metadata(lowered.path) == expected
+    assert tflite_metadata(lowered.path) == expected
     # Ultralytics opens the file as a zip archive and takes its first member.
     with zipfile.ZipFile(lowered.path) as archive:
         content = json.loads(archive.read(archive.namelist()[0]))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.data.images import COLOURS, PADDING, PREPROCESS, centre_crop, stretch
+from qexport.data.images import COLOURS, PREPROCESS, centre_crop, stretch
 from qexport.data.input_form import InputSpec
+from qexport.detections.placement import PADDING
 
 Pixels = NDArray[np.uint8]
 """HxWxC, colours in BGR order."""

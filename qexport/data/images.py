@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import IMAGE_SUFFIXES
+from qexport.detections.placement import PADDING, letterboxed
 from qexport.errors import InputError, first_line
 from qexport.system.given_files import read_bytes
 
@@ -26,8 +27,6 @@ OWN_WAYS = (".tif", ".tiff", ".avif", ".heic", ".heif")
 ALL_PAGES = (".tif", ".tiff")
 """Endings of files whose pages are all decoded, whichever of them is used."""
 MAX_PIXELS, MAX_PAGES = 2**27, 10_000
-PADDING = 114
-"""The grey of what no image covers."""
 COLOURS = 3
 
 
@@ -71,17 +70,9 @@ def letterbox(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     """
     import cv2
 
-    height, width = image.shape[:2]
-    scale = min(shape[0] / height, shape[1] / width)
-    # A very thin image must keep one pixel, or cv2 refuses to scale it.
-    scaled_width, scaled_height = max(round(width * scale), 1), max(round(height * scale), 1)
-    scaled = image
-    if (width, height) != (scaled_width, scaled_height):
-        scaled = stretch(image, (scaled_height, scaled_width))
-    # An odd margin puts its extra pixel at the bottom or right, which the 0.1 decides in Ultralytics too.
-    vertical, horizontal = (shape[0] - scaled_height) / 2, (shape[1] - scaled_width) / 2
-    top, bottom = round(vertical - 0.1), round(vertical + 0.1)
-    left, right = round(horizontal - 0.1), round(horizontal + 0.1)
+    placement = letterboxed((image.shape[0], image.shape[1]), shape)
+    scaled = stretch(image, placement.inner)
+    top, bottom, left, right = placement.margins
     if image.shape[2] != COLOURS:  # OpenCV's borders have four channels at most
         margins = ((top, bottom), (left, right), (0, 0))
         return np.pad(scaled, margins, constant_values=PADDING)

@@ -1,8 +1,7 @@
-"""Turn the raw outputs of an integer-only file into what it found, with NumPy and nothing else.
+"""Turn the outputs of a file, raw or decoded, into what it found, with NumPy and nothing else.
 
-For devices that run a `…_int8-full.tflite` file: run the interpreter, make floats of its outputs with `dequantised`,
-and hand them to `detections`, or those of a classifier to `decoded`. The arithmetic is that of the program's float
-decode, `qexport.programs.torch_decode`, and nothing here imports torch.
+The arithmetic is that of the program's float decode, `qexport.programs.torch_decode`, and nothing here imports torch.
+What devices call is in `qexport.decode`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from qexport.detections.detections import Detections, Floats, corners_of
 from qexport.detections.layout import CENTRE, CORNERS, ROTATED, UNIT_CENTRE, HeadLayout
@@ -20,9 +19,31 @@ MAX_CANDIDATES = 2048
 """Boxes that are looked at for overlaps, best first; a trained model has hundreds."""
 
 
-def dequantised(integers: NDArray[np.integer], scale: float, zero_point: int) -> Floats:
-    """(integers - zero point) · scale, as float32."""
-    return (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+def dequantised(values: NDArray[np.number], scale: float, zero_point: int) -> Floats:
+    """(integers - zero point) · scale, as float32; floats stay what they are, whatever is said of their scale."""
+    if not np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32)
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def quantised(values: Floats, scale: float, zero_point: int, dtype: DTypeLike) -> NDArray[np.integer]:
+    """The integers of a type that are next to values / scale + zero point."""
+    limits = np.iinfo(np.dtype(dtype))
+    integers: NDArray[np.integer] = np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    return integers
+
+
+def scale_to_pixels(output: Floats, layout: HeadLayout) -> None:
+    """Multiply the coordinates of (batch, 4 + classes + k, anchors) by the input's width and height, in place.
+
+    Those of one-to-many heads are 0..1 in TFLite files.
+    """
+    height, width = layout.imgsz
+    output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
+    if layout.extras == "keypoints":
+        first, values = 4 + layout.classes, layout.shape[1]
+        output[:, first::values] *= width
+        output[:, first + 1 :: values] *= height
 
 
 def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:

@@ -73,12 +73,12 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
         MissingExtraError: TensorFlow is not installed.
     """
     from qexport.backends.tflite.backend import interpreter, runner_of
-    from qexport.backends.tflite.file import read_metadata
     from qexport.backends.tflite.reference_kernels import first_layer_steps, gpu_delegate_findings, reference_runner
+    from qexport.decode.metadata import tflite_metadata
 
     repair()
     try:
-        metadata = read_metadata(path)
+        metadata = tflite_metadata(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a .tflite file with metadata", "give a file that qexport wrote") from error
     layout = layout_of(metadata)

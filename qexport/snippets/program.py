@@ -69,7 +69,7 @@ def _constants(facts: Facts, image: str) -> dict[str, tuple[Value, str]]:
         "BATCH": (facts.batch, "Images in one run: this program gives the same one to each place."),
         "NAMES": (facts.names, "The classes, by number."),
         "THRESHOLD": (facts.threshold, "The score from which a detection counts."),
-        "CLASS_THRESHOLDS": (facts.class_thresholds or {}, "Those of classes that have another one, by number."),
+        "CLASS_THRESHOLDS": (facts.class_thresholds, "Those of classes that have another one, by number."),
         "IOU": (IOU, "Overlap from which of two boxes of a class the worse one goes."),
         "MAX_DETECTIONS": (layout.max_detections, "Detections in an image at most."),
         "MAX_CANDIDATES": (MAX_CANDIDATES, "Boxes that are looked at for overlaps, best first."),

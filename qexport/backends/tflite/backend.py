@@ -16,6 +16,8 @@ from qexport.backends.info import check_precision
 from qexport.backends.protocol import Runner
 from qexport.backends.tflite.convert import silence
 from qexport.backends.tflite.info import INFO
+from qexport.detections.layout import layout_of
+from qexport.detections.numpy_decode import scale_to_pixels
 from qexport.lowering.stored import StoredGraph
 
 if TYPE_CHECKING:
@@ -39,17 +41,17 @@ class TFLiteBackend:
 
     def read(self, path: Path) -> StoredGraph:
         """Read types, scales and INT8 weights from the flatbuffer, and the metadata behind it."""
-        from qexport.backends.tflite.file import read_metadata
         from qexport.backends.tflite.read import read_file
+        from qexport.decode.metadata import tflite_metadata
 
-        metadata = read_metadata(path) if zipfile.is_zipfile(path) else {}
+        metadata = tflite_metadata(path) if zipfile.is_zipfile(path) else {}
         return replace(read_file(path), metadata=metadata)
 
     def runner(self, path: Path, threads: int) -> Runner:
         """Load the file into LiteRT."""
-        from qexport.backends.tflite.file import read_metadata
+        from qexport.decode.metadata import tflite_metadata
 
-        return runner_of(interpreter(path, threads), read_metadata(path))
+        return runner_of(interpreter(path, threads), tflite_metadata(path))
 
     def convolutions(self, stack: ConvolutionStack, threads: int) -> dict[str, Callable[[], object]]:
         """Run the stack in float and in integers."""
@@ -86,16 +88,8 @@ class LiteRunner:
         self._interpreter.invoke()
         found = tuple(self._interpreter.get_tensor(index) for index in self._outputs)
         if not self._metadata["end2end"] and found[0].ndim == 3:
-            self._to_pixels(found[0], *batch.shape[2:])
+            scale_to_pixels(found[0], layout_of(self._metadata))  # as `write.prepared` divided them
         return found
-
-    def _to_pixels(self, output: NDArray[np.float32], height: int, width: int) -> None:
-        """Undo what `write.prepared` did to the coordinates of a one-to-many head."""
-        output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
-        if "kpt_shape" in self._metadata:
-            first, values = 4 + len(self._metadata["names"]), self._metadata["kpt_shape"][1]
-            output[:, first::values] *= width
-            output[:, first + 1 :: values] *= height
 
 
 def interpreter(path: Path, threads: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qexport.decode.metadata import METADATA
 from qexport.errors import ConversionError
-from qexport.system.given_files import exceeded, open_given
-from qexport.system.json_form import parse_json
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program
@@ -23,23 +21,11 @@ VALUE = re.compile(r"qexport_(\w+)")
 """How the name of a tensor begins that helps to compute a value of the program; "a;;b": of b, merged into a."""
 
 
-METADATA = "metadata.json"
-
-
 def append_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Put metadata behind a file, as Ultralytics does: a zip archive of one JSON file."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         # A fixed date keeps equal exports byte-identical.
         archive.writestr(zipfile.ZipInfo(METADATA, (1980, 1, 1, 0, 0, 0)), json.dumps(dict(metadata)))
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata that was appended to a file."""
-    with open_given(path) as stream, zipfile.ZipFile(stream) as archive:
-        if bomb := exceeded(archive, os.fstat(stream.fileno()).st_size):
-            raise ValueError(bomb)
-        content: dict[str, Any] = parse_json(archive.read(METADATA))
-    return content
 
 
 def flatbuffer_of(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from qexport.detections.layout import layout_of
-from qexport.detections.numpy_decode import decoded, dequantised
+from qexport.detections.numpy_decode import decoded, dequantised, quantised
 from qexport.programs.graph_module import nodes_by_name
 from qexport.programs.program import INPUT, Program
 
@@ -75,9 +75,4 @@ class IntegerRunner:
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:
     """Quantise what goes into an interpreter; `details` are its input's."""
-    scale, zero_point = details["quantization"]
-    limits = np.iinfo(details["dtype"])
-    integers: NDArray[np.integer] = np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(
-        details["dtype"]
-    )
-    return integers
+    return quantised(values, *details["quantization"], details["dtype"])

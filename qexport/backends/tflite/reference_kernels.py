@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from qexport.backends.protocol import Runner
 from qexport.backends.tflite.backend import interpreter, layer_output, runner_of
-from qexport.backends.tflite.file import first_integer_layer, read_metadata
+from qexport.backends.tflite.file import first_integer_layer
+from qexport.decode.metadata import tflite_metadata
 from qexport.errors import MissingExtraError
 
 
@@ -28,7 +29,7 @@ def reference_runner(path: Path) -> Runner:
     Raises:
         MissingExtraError: TensorFlow is not installed.
     """
-    return runner_of(reference_interpreter(path), read_metadata(path))
+    return runner_of(reference_interpreter(path), tflite_metadata(path))
 
 
 def first_layer_steps(path: Path, batch: NDArray[np.float32], threads: int) -> tuple[str, int]:

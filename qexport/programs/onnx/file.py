@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import math
 import re
@@ -17,6 +16,7 @@ from qexport.detections.layout import HeadLayout
 from qexport.errors import InputError
 from qexport.programs.onnx.bounds import MAX_PROTO, bound_weights, check_expansion
 from qexport.system.given_files import UnfitFileError, read_bytes
+from qexport.system.literals import literal_value
 from qexport.tasks import SCORING, extras_of
 
 QUANTISED = re.compile(
@@ -29,14 +29,6 @@ OTHER_FLOATS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, o
 OPEN_SIZE = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress"})
 """Operators whose results have as many rows as the image has objects."""
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-LITERAL_TOKEN = re.compile(
-    r"""([\[({])|[\])},:\s]|-?[0-9]{1,9}(?:\.[0-9]{0,9})?(?![\w.-])|(?:True|False|None)(?!\w)"""
-    r"""|[bu]?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")(?=\s*(?:[,:\])}]|$))""",
-    re.DOTALL,
-)
-"""What names and sizes are written of: short numbers, because long ones can be chosen to collide in a dictionary."""
-MAX_LITERAL, MAX_TOKENS, MAX_BRACKETS = 2**20, 400_000, 100
-"""Characters, words and signs, and lists in a literal of metadata: names of 50,000 classes have less."""
 OWN = frozenset({"task", "names", "imgsz", "stride"})
 """What all metadata of Ultralytics have."""
 UNREADABLE = (
@@ -280,16 +272,3 @@ def _count(value: Any) -> int:
     if not 0 < found <= MAX_SIDE:
         raise ValueError(f"{found} pixels")
     return found
-
-
-def literal_value(text: str) -> Any:
-    """The value of a literal; of one that nobody writes for names or sizes, whose parsing never ends, a ValueError."""
-    rest = 0 if len(text) <= MAX_LITERAL else -1
-    tokens = brackets = 0
-    for token in LITERAL_TOKEN.finditer(text):
-        if token.start() != rest or tokens > MAX_TOKENS or brackets > MAX_BRACKETS:
-            break
-        rest, tokens, brackets = token.end(), tokens + 1, brackets + (token[1] is not None)
-    if rest != len(text) or brackets > MAX_BRACKETS:
-        raise ValueError("no plain literal")
-    return ast.literal_eval(text)
