@@ -1,15 +1,17 @@
-"""Run the programs of `qexport snippet` on files of every task, and compare them with the package's own decode.
+"""Run the programs of `qexport snippet`, and one with `qexport.decode`, on files of every task.
 
     make bench-snippets    (or: .venv/bin/python benchmarks/snippets.py [--tasks detect …] [--kinds onnx int8-full …])
 
-Exports the demo models small, runs each program in a process that cannot import qexport, torch or ultralytics, on an
-image of the model's size and on a wide one, and says what differs. Exits with 1 if anything does.
+Exports the demo models small, runs each program in a process that cannot import torch or ultralytics, nor qexport but
+for the files of the wheel qexport-decode, on an image of the model's size and on a wide one, and says what differs from
+the package's own decode. Exits with 1 if anything does. `--files` looks at what is exported already.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tomllib
 
 if TYPE_CHECKING:
     from qexport.snippets.facts import Facts
@@ -32,20 +36,27 @@ KINDS = {
 MAX_PIXELS, MAX_SCORE = 0.01, 0.001
 """Differences that the order of sums may make."""
 ALONE = """
-import runpy, sys
+import runpy, sys, types
+wheel, *sys.argv = sys.argv[1:]
+kept_away = {"torch", "ultralytics", "torchvision", "cv2", "" if wheel else "qexport"}
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("qexport", "torch", "ultralytics", "torchvision", "cv2"):
+        if name.partition(".")[0] in kept_away:
             raise ImportError(f"{name} is not for this program")
 sys.meta_path.insert(0, Blocked())
-sys.argv = sys.argv[1:]
+if wheel:
+    sys.modules["qexport"] = types.ModuleType("qexport")
+    sys.modules["qexport"].__path__ = [wheel]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+"""Runs a program without the package; where `wheel` is a folder, with that one as `qexport`."""
+DEVICE = Path(__file__).with_name("device_program.py")
 
 
 def main() -> int:
     """Compare everything that was asked for, and return the exit code."""
     from qexport.compat.quiet import quiet_libraries
+    from qexport.compat.torchvision import repair
     from qexport.snippets.facts import facts_of
     from qexport.tasks import SCORING
 
@@ -53,21 +64,32 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="*", default=list(SCORING), choices=list(SCORING))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--heads", nargs="*", default=["end2end", "one2many"])
+    parser.add_argument("--files", nargs="*", type=Path, help="exported already, in place of all of these")
     given = parser.parse_args()
     quiet_libraries()
+    repair()
     wrong = []
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
-        for task in given.tasks:
-            for head in given.heads if task != "classify" else [None]:
-                for kind in given.kinds:
-                    artifact = exported(task, head, kind, Path(tempfile.mkdtemp(dir=scratch)))
-                    for image in images(task, artifact.parent):
-                        name = f"{task} {head or ''} {kind} {image.stem}"
-                        found = differences(facts_of(artifact), image, artifact.parent)
-                        found = [f"{name}: {each}" for each in found]
-                        print(*(found or [f"{name}: equal"]), sep="\n", flush=True)
-                        wrong += found
+        for name, artifact in files(given, Path(scratch)):
+            facts, folder = facts_of(artifact), Path(tempfile.mkdtemp(dir=scratch))
+            for image in images(facts, folder):
+                for way, differ in {"snippet": differences, "qexport.decode": device_differences}.items():
+                    what = f"{name} {image.stem} {way}"
+                    found = [f"{what}: {each}" for each in differ(facts, image, folder)]
+                    print(*(found or [f"{what}: equal"]), sep="\n", flush=True)
+                    wrong += found
     return 1 if wrong else 0
+
+
+def files(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """What is looked at, with its name, each once it is exported."""
+    if given.files is not None:
+        yield from ((path.name, path) for path in given.files)
+        return
+    for task in given.tasks:
+        for head in given.heads if task != "classify" else [None]:
+            for kind in given.kinds:
+                yield f"{task} {head or ''} {kind}", exported(task, head, kind, Path(tempfile.mkdtemp(dir=folder)))
 
 
 def exported(task: str, head: str | None, kind: str, folder: Path) -> Path:
@@ -85,13 +107,13 @@ def exported(task: str, head: str | None, kind: str, folder: Path) -> Path:
     return Path(export(job, Silent()).artifacts[-1].path)
 
 
-def images(task: str, folder: Path) -> Iterator[Path]:
+def images(facts: Facts, folder: Path) -> Iterator[Path]:
     """One of the model's size, and a wide one."""
     from PIL import Image
 
-    place = ROOT / "calibration_data" / "shapes" / ("crops/val" if task == "classify" else "images/val")
+    place = ROOT / "calibration_data" / "shapes" / ("crops/val" if facts.layout.classifier else "images/val")
     source = Image.open(sorted(place.rglob("*.jpg"))[1]).convert("RGB")
-    for name, size in (("square", (SIZE, SIZE)), ("wide", (source.width, source.height * 3 // 5))):
+    for name, size in (("square", facts.layout.imgsz[::-1]), ("wide", (source.width, source.height * 3 // 5))):
         image = source.resize(size) if name == "square" else source.crop((0, 0, *size))
         image.save(folder / f"{name}.png")
         yield folder / f"{name}.png"
@@ -107,11 +129,28 @@ def differences(facts: Facts, image: Path, folder: Path) -> list[str]:
 
     program = folder / "run.py"
     program.write_text(program_of(facts, "python", str(image)), encoding="ascii")
-    words = [sys.executable, "-I", "-c", ALONE, str(program), "--out", str(program.with_suffix(".png"))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder)
+    words = [str(program), "--out", str(program.with_suffix(".png"))]
+    return _alone("", words, expected(facts, image), folder)
+
+
+def device_differences(facts: Facts, image: Path, folder: Path) -> list[str]:
+    """As `differences`, of a program with nothing but the files of the wheel `qexport-decode`."""
+    wheel = folder / "wheel"
+    with (ROOT / "qexport" / "decode" / "pyproject.toml").open("rb") as stream:
+        inside = tomllib.load(stream)["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source, target in inside.items():
+        (wheel / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "qexport" / "decode" / source, wheel / target)
+    return _alone(str(wheel / "qexport"), [str(DEVICE), facts.model, str(image)], expected(facts, image), folder)
+
+
+def _alone(wheel: str, words: list[str], wanted: list[dict[str, Any]], folder: Path) -> list[str]:
+    """What a program prints that is not wanted, and the other way round."""
+    start = [sys.executable, "-I", "-c", ALONE, wheel, *words]
+    done = subprocess.run(start, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         return [done.stderr.strip().splitlines()[-1]]
-    return list(compared([json.loads(line) for line in done.stdout.splitlines()], expected(facts, image)))
+    return list(compared([json.loads(line) for line in done.stdout.splitlines()], wanted))
 
 
 def compared(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> Iterator[str]:
@@ -154,14 +193,14 @@ def expected(facts: Facts, image: Path) -> list[dict[str, Any]]:
     least = facts.least_scores
     found = detections_in(outputs[0], layout, float(least.min()))
     found = found.chosen(found.scores >= least[found.classes])
-    places = _places(found, outputs, layout, pixels)
+    where = places(found, outputs, layout, pixels)
     return [
         {"name": facts.names[number], "score": float(score), **rest}
-        for number, score, rest in zip(found.classes, found.scores, places, strict=True)
+        for number, score, rest in zip(found.classes, found.scores, where, strict=True)
     ]
 
 
-def _places(found: Any, outputs: list[Any], layout: Any, pixels: Any) -> Iterator[dict[str, Any]]:
+def places(found: Any, outputs: list[Any], layout: Any, pixels: Any) -> Iterator[dict[str, Any]]:
     """Where each object is, in the image's pixels."""
     import numpy as np
     import torch

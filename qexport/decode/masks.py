@@ -1,5 +1,5 @@
-"""Instance masks of integer-only segmenters: `qexport.detections.masks`, under the name that devices import."""
+"""Masks of segmenters: those of `qexport.detections.masks`, under the name that devices import."""
 
-from qexport.detections.masks import instance_masks
+from qexport.detections.masks import image_masks, instance_masks
 
-__all__ = ["instance_masks"]
+__all__ = ["image_masks", "instance_masks"]

@@ -6,8 +6,12 @@ cropped to its box.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from qexport.detections.placement import Placement
 
 Floats = NDArray[np.float32]
 
@@ -28,12 +32,29 @@ def instance_masks(
         x1, y1, x2, y2 = box
         rows, columns = np.arange(imgsz[0]), np.arange(imgsz[1])
         inside = ((rows >= y1) & (rows < y2))[:, None] & ((columns >= x1) & (columns < x2))
-        mask[:] = (_enlarged(prototypes @ weights, imgsz) > 0) & inside
+        mask[:] = (_interpolated(prototypes @ weights, imgsz) > 0) & inside
     return found
 
 
-def _enlarged(small: Floats, size: tuple[int, int]) -> Floats:
-    """Bilinear interpolation of (h, w) to a larger size; the centres of corner pixels lie where those of corners do."""
+def image_masks(
+    coefficients: Floats, prototypes: Floats, boxes: Floats, placement: Placement
+) -> Iterator[NDArray[np.bool_]]:
+    """Which pixels of the image belong to each object, (height, width) of the image, one mask at a time.
+
+    Args:
+        coefficients, prototypes, boxes: as for `instance_masks`, boxes in pixels of the input.
+        placement: where the image lies in the input.
+    """
+    (height, width), (left, top) = placement.inner, placement.corner
+    y, x = np.arange(placement.imgsz[0])[:, None], np.arange(placement.imgsz[1])
+    for weights, (x1, y1, x2, y2) in zip(coefficients, boxes, strict=True):
+        inside = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+        logits = np.where(inside, _interpolated(prototypes @ weights, placement.imgsz), np.float32(-1))
+        yield _interpolated(logits[top : top + height, left : left + width], placement.size) > 0
+
+
+def _interpolated(small: Floats, size: tuple[int, int]) -> Floats:
+    """Bilinear interpolation of (h, w) to another size; centres of corner pixels lie where those of corners do."""
     for axis, (count, target) in enumerate(zip(small.shape, size, strict=True)):
         place = np.clip((np.arange(target) + 0.5) * (count / target) - 0.5, 0, count - 1)
         first = np.minimum(place.astype(np.int64), count - 2) if count > 1 else np.zeros(target, np.int64)
