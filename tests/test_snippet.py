@@ -26,8 +26,9 @@ from qexport.compat.torchvision import repair
 from qexport.data.images import PREPROCESS, letterbox
 from qexport.detections.detections import Detections, corner_points
 from qexport.detections.layout import ROTATED, HeadLayout
-from qexport.detections.masks import instance_masks
+from qexport.detections.masks import image_masks, instance_masks
 from qexport.detections.numpy_decode import decoded, detections_in
+from qexport.detections.placement import letterboxed
 from qexport.errors import InputError, UsageError
 from qexport.lowering.metadata import artifact_metadata
 from qexport.programs.program import Program
@@ -238,6 +239,12 @@ def test_masks_and_corners_are_those_of_the_package() -> None:
     space = loaded(facts(layout("coefficients")))
     found = space["masks_of"](weights, prototypes, boxes, 1.0, (0, 0), Image.new("RGB", (96, 64)))
     np.testing.assert_array_equal(found, instance_masks(weights, np.moveaxis(prototypes, 0, -1), boxes, SIZE))
+    narrow = letterboxed((200, 150), SIZE)
+    inside = Image.new("RGB", (150, 200))
+    wanted = space["masks_of"](weights, prototypes, boxes, narrow.scale[0], narrow.corner, inside)
+    at_image = list(image_masks(weights, np.moveaxis(prototypes, 0, -1), boxes, narrow))
+    assert 0 < np.mean(at_image) < 1
+    np.testing.assert_array_equal(at_image, wanted)
     turned = Detections(boxes, np.ones(4, np.float32), np.zeros(4, np.int64), weights[:, :1], ROTATED)
     corners = loaded(facts(layout("angles")))["corners_of"](boxes, weights[:, :1])
     np.testing.assert_allclose(corners, corner_points(turned), atol=1e-4)
@@ -265,6 +272,7 @@ def test_a_program_alone_finds_what_the_package_finds(
     known = facts_of(artifact)
     assert (known.names, known.threshold, known.class_thresholds) == (HOSTILE[:6], 0.3, {1: 0.6})
     assert snippets.differences(known, tmp_path / "wide.png", tmp_path) == []
+    assert snippets.device_differences(known, tmp_path / "wide.png", tmp_path) == []
     capsys.readouterr()
     assert main(["snippet", str(artifact), "--image", HOSTILE[2]]) == 0
     assert capsys.readouterr().out == program_of(known, "python", HOSTILE[2])

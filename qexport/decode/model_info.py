@@ -105,6 +105,8 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
     layout = layout_of({**metadata, "names": names})
     if metadata["task"] not in SCORING:
         raise ValueError(f"its task is {metadata['task']!r}")
+    if int(metadata.get("channels", 3)) != 3:
+        raise ValueError(f"{metadata['channels']} channels, and these functions are for colour images")
     if not names or not 0 < min(layout.imgsz) <= max(layout.imgsz) <= MAX_SIDE or not 0 < batch <= MAX_BATCH:
         raise ValueError(f"{len(names)} classes, {layout.imgsz} pixels, {batch} images")
     if layout.extras == "keypoints" and not 0 < layout.shape[0] <= MAX_SIDE > layout.shape[1] >= 2:

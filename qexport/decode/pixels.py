@@ -99,7 +99,8 @@ def centre_crop(image: Pixels, imgsz: tuple[int, int]) -> Pixels:
         imgsz: (height, width); for others than a square both sides are scaled to it.
 
     Returns:
-        uint8 of `imgsz` x 3, byte for byte as Pillow's bilinear filter makes it.
+        uint8 of `imgsz` x 3, byte for byte as Pillow's bilinear filter makes it; within one level where proportions
+        change, as Pillow takes the two passes in either order then.
     """
     height, width = _size(image)
     inner = imgsz
