@@ -105,12 +105,8 @@ def test_metadata_are_read_from_every_file(tmp_path: Path) -> None:
     (tmp_path / "m_openvino_model" / "metadata.yaml").write_text(json.dumps(own))  # YAML knows JSON
     for name in ("m.onnx", "m.engine", "m.tflite", "m_openvino_model"):
         info = read_model_info(tmp_path / name)
-        assert (info.task, info.names, info.layout.imgsz, info.layout.end2end) == (
-            "detect",
-            ("cat", "dog"),
-            (64, 96),
-            True,
-        )
+        assert (info.task, info.names, info.layout.imgsz) == ("detect", ("cat", "dog"), (64, 96))
+        assert info.layout.end2end
         assert (info.threshold, info.class_thresholds, info.normalised) == (0.3, {1: 0.6}, False)
         np.testing.assert_array_equal(info.least_scores, np.array([0.3, 0.6], np.float32))
 
@@ -150,7 +146,7 @@ def test_files_that_say_nothing_are_one_line(name: str, content: bytes | None, r
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"task": "play"}, {"names": {}}, {"names": {1: "a"}}, {"imgsz": [0, 64]}, {"batch": 0}, {"channels": 4}]
+    "wrong", [{"task": "play"}, {"names": {}}, {"names": {1: "a"}}, {"imgsz": [0, 64]}, {"batch": 0}, {"channels": "x"}]
 )
 def test_metadata_of_another_form_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):

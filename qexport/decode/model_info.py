@@ -31,6 +31,7 @@ class ModelInfo:
         task: "detect", "segment", "pose", "obb" or "classify".
         names: of the classes, by number.
         batch: images in one run.
+        channels: of an image; `qexport.decode.prepared` takes those of colour, which have three.
         integers: it takes integers, channels last, and gives the raw outputs of each level as integers.
         normalised: coordinates in its output are shares of the input's width and height.
         threshold: the score from which a detection counts, 0..1.
@@ -41,6 +42,7 @@ class ModelInfo:
     layout: HeadLayout
     names: tuple[str, ...]
     batch: int = 1
+    channels: int = 3
     integers: bool = False
     normalised: bool = False
     threshold: float = CONFIDENCE
@@ -105,8 +107,6 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
     layout = layout_of({**metadata, "names": names})
     if metadata["task"] not in SCORING:
         raise ValueError(f"its task is {metadata['task']!r}")
-    if int(metadata.get("channels", 3)) != 3:
-        raise ValueError(f"{metadata['channels']} channels, and these functions are for colour images")
     if not names or not 0 < min(layout.imgsz) <= max(layout.imgsz) <= MAX_SIDE or not 0 < batch <= MAX_BATCH:
         raise ValueError(f"{len(names)} classes, {layout.imgsz} pixels, {batch} images")
     if layout.extras == "keypoints" and not 0 < layout.shape[0] <= MAX_SIDE > layout.shape[1] >= 2:
@@ -119,6 +119,7 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
         layout=layout,
         names=names,
         batch=batch,
+        channels=int(metadata.get("channels", 3)),
         integers=integers,
         # Consumers of one-to-many TFLite files multiply coordinates by the size of the input.
         normalised=tflite and not (layout.end2end or integers or layout.classifier),

@@ -55,7 +55,7 @@ def facts_of(artifact: Path) -> Facts:
     except ValueError as error:
         what = f"the metadata of {artifact} are not as qexport writes them ({error})"
         raise InputError(what, "export it again") from error
-    _check_input(artifact, metadata)
+    _check_input(artifact, metadata, info.channels)
     return Facts(model=str(artifact), format=name, exact=metadata.get("precision") == "fp32", **vars(info))
 
 
@@ -70,9 +70,8 @@ def _check_plain(artifact: Path) -> None:
         raise InputError(f"{artifact} is a graph to build an engine from, not to run", f"build it; {LOADED}")
 
 
-def _check_input(artifact: Path, metadata: Mapping[str, Any]) -> None:
+def _check_input(artifact: Path, metadata: Mapping[str, Any], channels: int) -> None:
     """Refuse what wants other pixels than RGB in 0..1; the samples beside a file say so, where there are any."""
-    channels = int(metadata.get("channels", COLOURS))
     if channels != COLOURS:
         raise InputError(f"{artifact} takes {channels} channels", "programs are for colour images: use qexport's API")
     path = samples_of(artifact)
