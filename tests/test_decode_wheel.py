@@ -13,12 +13,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import demo_images
+from guides import DOCS, blocks, page
 from numpy.typing import NDArray
+from PIL import Image
 
 from qexport.backends.tflite.file import append_metadata
 from qexport.data.images import letterbox, read_image
@@ -193,3 +196,44 @@ def corners_by_hand(x: float, y: float, width: float, height: float, angle: floa
     signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
     corners: list[list[float]] = (signs * [width / 2, height / 2] @ turn.T + [x, y]).tolist()
     return corners
+
+
+class Recorded:
+    """An interpreter that knows one answer, whose file takes what the recorded one took."""
+
+    def __init__(self, path: str, num_threads: int) -> None:
+        with np.load(Path(path).with_name("recorded.npz")) as arrays:
+            keys = [f"columns.{n}" for n in range(sum(key.startswith("columns") for key in arrays) // 2)]
+            self._outputs = {key: (arrays[key], arrays[f"{key}.quantization"]) for key in keys}
+
+    def allocate_tensors(self) -> None: ...
+
+    def invoke(self) -> None: ...
+
+    def set_tensor(self, index: int, values: NDArray[Any]) -> None:
+        assert (index, values.shape, values.dtype) == (7, (1, 3, 160, 160), np.float32)
+
+    def get_input_details(self) -> list[dict[str, Any]]:
+        return [{"index": 7, "dtype": np.float32, "quantization": (0.0, 0)}]
+
+    def get_output_details(self) -> list[dict[str, Any]]:
+        return [{"index": key, "quantization": quantization} for key, (_, quantization) in self._outputs.items()]
+
+    def get_tensor(self, index: str) -> NDArray[Any]:
+        return self._outputs[index][0]
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
+def test_the_documented_program_finds_it(
+    on_device: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", SimpleNamespace(Interpreter=Recorded))
+    monkeypatch.chdir(on_device["folder"])
+    Image.fromarray(picture()).save("bus.png")
+    (code,) = blocks(page("decode.md"), "python")
+    exec(code.replace("yolo26n_int8.tflite", "columns.tflite").replace("bus.jpg", "bus.png"), {})
+    wanted = on_device["found"]["columns"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{wanted['names'][number]} {round(score, 2)} {box}"
+        for number, score, box in zip(wanted["classes"], wanted["scores"], wanted["boxes"], strict=True)
+    ]

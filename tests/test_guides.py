@@ -37,6 +37,7 @@ LANGUAGES = {"sh", "python", "toml", "yaml"}
 RUN_BY: Mapping[str, tuple[str, ...]] = {
     "accuracy.md": ("test_all_formats.py",),
     "combining.md": ("test_combining.py",) * 2,
+    "decode.md": ("test_decode_wheel.py",),
     "formats.md": (*("test_all_formats.py",) * 6, "test_precisions.py"),
     "plugins.md": ("test_outside_package.py",) * 4,
     "python.md": ("test_public_face.py",) * 2,
