@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +75,7 @@ def read_model_info(path: str | Path) -> ModelInfo:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     except ImportError as error:
         raise InputError(f"the metadata of {path} are YAML", "pip install pyyaml") from error
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged archive zipfile and zlib raise anything
         raise InputError(f"{path} has no metadata ({first_line(error)})", "give a file that qexport wrote") from error
     try:
         return info_of(metadata, tflite=read is tflite_metadata)

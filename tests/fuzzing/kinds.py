@@ -39,6 +39,7 @@ from qexport.data.dataset import image_list
 from qexport.data.images import letterbox, read_image
 from qexport.data.labels import Wanted, read_labels
 from qexport.data.resolve import resolve_data
+from qexport.decode import read_model_info
 from qexport.detections.agreement import Findings
 from qexport.detections.detections import Detections
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
@@ -616,6 +617,31 @@ def _json(content: Any) -> bytes:
     return json.dumps(content).encode()
 
 
+ABOUT = {"task": "detect", "names": {"0": "cat", "1": "dog"}, "imgsz": [64, 96], "batch": 1, "end2end": True}
+ABOUT |= {"thresholds": {"everything": 0.3, "classes": {"0": 0.3, "1": 0.4}}}
+"""Metadata that a device reads."""
+
+
+def _device(metadata: bytes) -> bytes:
+    return archives.packed({"metadata.json": metadata})
+
+
+def _other_device(random: Random) -> bytes:
+    if random.random() < 0.5:
+        return _device(texts.json_of(ABOUT, random))
+    return archives.changed({"metadata.json": _json(ABOUT)}, random)
+
+
+def _device_network() -> bytes:
+    """An ONNX file of nothing but properties, by protobuf's wire format."""
+    return b"".join(_field(14, _field(1, key.encode()) + _field(2, str(ABOUT[key]).encode())) for key in ABOUT)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    assert len(content) < 2**7, "a length of one byte"
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
 KINDS = {
     "pickle": Kind("x.pt", 14, lambda: _checkpoint(), _other_pickle, _door(_read_checkpoint)),
     "hostile pickle": Kind("x.pt", 20, _legacy, _hostile_pickle, _door(_read_checkpoint)),
@@ -694,6 +720,10 @@ KINDS = {
         lambda: _json(_manifest()),
         lambda random: texts.json_of(_manifest(), random),
         _door(_read_manifest),
+    ),
+    "device": Kind("x.tflite", 3, lambda: _device(_json(ABOUT)), _other_device, _door(read_model_info)),
+    "device network": Kind(
+        "x.onnx", 3, _device_network, lambda random: mutated(_device_network(), random), _door(read_model_info)
     ),
     "network": Kind("x.onnx", 8, _network, _other_network, _door(read_source), (DONE, USAGE, INPUT)),
     "image": Kind(
