@@ -16,11 +16,13 @@ from qexport.backends.tflite.file import append_metadata
 from qexport.compat.torchvision import repair
 from qexport.data.images import PREPROCESS
 from qexport.decode import (
+    Detections,
     HeadLayout,
     ModelInfo,
     as_input,
     centre_crop,
     found_in,
+    in_image,
     info_of,
     letterbox,
     letterboxed,
@@ -36,6 +38,7 @@ from qexport.detections.placement import stretched
 from qexport.errors import InputError
 
 SIZES = ((64, 96), (480, 640), (33, 200), (101, 7), (1, 300), (40, 50))
+QUERIES = HeadLayout((), (100, 100), 2, end2end=True, head="queries")
 METADATA = {"task": "detect", "names": {0: "cat", 1: "dog"}, "imgsz": [64, 96], "batch": 1, "end2end": True}
 
 
@@ -85,6 +88,9 @@ def test_stretched_boxes_come_back_by_two_scales() -> None:
     placement = stretched((50, 200), (100, 100))
     assert placement.scale == (0.5, 2.0)
     assert placement.margins == (0, 0, 0, 0)
+    box, one = np.array([[10, 20, 60, 120]], np.float32), np.ones(1, np.float32)
+    there = in_image(Detections(box, one, np.zeros(1, np.int64), np.zeros((1, 0), np.float32)), placement, QUERIES)
+    assert there.boxes.tolist() == [[20, 10, 120, 50]]  # nothing lies below the image
 
 
 def test_metadata_are_read_from_every_file(tmp_path: Path) -> None:
