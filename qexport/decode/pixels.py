@@ -80,7 +80,8 @@ def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
         band = image[rows]
         line = band[:, left].astype(np.int32) * share[:, None] + band[:, right] * other[:, None]
         bands.append(((line >> 4) * weights[:, None, None]) >> 16)
-    return ((bands[0] + bands[1] + 2) >> 2).astype(np.uint8)
+    made: Pixels = ((bands[0] + bands[1] + 2) >> 2).astype(np.uint8)
+    return made
 
 
 def _neighbours(count: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Any, Any]:
