@@ -75,4 +75,5 @@ class IntegerRunner:
 
 def as_integers(values: NDArray[np.float32], details: Mapping[str, Any]) -> NDArray[np.integer]:
     """Quantise what goes into an interpreter; `details` are its input's."""
-    return quantised(values, *details["quantization"], details["dtype"])
+    scale, zero_point = details["quantization"]
+    return quantised(values, scale, zero_point, details["dtype"])
