@@ -34,7 +34,8 @@ import yolox
 from yolox_kept import HELD_OUT, SHARED
 
 from qexport.data.dataset import label_path
-from qexport.data.images import PADDING, read_image, stretch
+from qexport.data.images import read_image, stretch
+from qexport.detections.placement import PADDING
 
 SIZE, CANVAS, CLASSES, MOST_BOXES = 416, 640, 80, 80
 """Pixels that the network takes, pixels that images are kept in, and boxes of a batch's image at most."""

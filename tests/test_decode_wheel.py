@@ -50,7 +50,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[Any]
     """For each case outputs, their scales and zero points, and the file's metadata."""
     if os.environ.get("QEXPORT_UPDATE_GOLDEN"):
         files = {case: snippets.exported(*CASES[case], tmp_path_factory.mktemp(case)) for case in CASES}
-        np.savez_compressed(GOLDEN, **record(files))
+        np.savez_compressed(GOLDEN, **record(files))  # type: ignore[arg-type]
     with np.load(GOLDEN) as arrays:
         return dict(arrays)
 
@@ -204,14 +204,17 @@ class Recorded:
     def __init__(self, path: str, num_threads: int) -> None:
         with np.load(Path(path).with_name("recorded.npz")) as arrays:
             keys = [f"columns.{n}" for n in range(sum(key.startswith("columns") for key in arrays) // 2)]
-            self._outputs = {key: (arrays[key], arrays[f"{key}.quantization"]) for key in keys}
+            self._outputs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+                key: (arrays[key], arrays[f"{key}.quantization"]) for key in keys
+            }
 
     def allocate_tensors(self) -> None: ...
 
     def invoke(self) -> None: ...
 
     def set_tensor(self, index: int, values: NDArray[Any]) -> None:
-        assert (index, values.shape, values.dtype) == (7, (1, 3, 160, 160), np.float32)
+        assert (index, values.shape) == (7, (1, 3, 160, 160))
+        assert values.dtype == np.float32
 
     def get_input_details(self) -> list[dict[str, Any]]:
         return [{"index": 7, "dtype": np.float32, "quantization": (0.0, 0)}]
