@@ -1,7 +1,7 @@
 """qexport: INT8 and FP16 edge artifacts from YOLO checkpoints, with the evidence that they still work.
 
 The names below are its face for Python: verbs on nouns, silent, and imported where they are first used. Those of a
-package that adds a format, a range estimator or a pass are among them, and `qexport.testing` for its tests.
+package that adds a format, a range estimator, a pass or a rule are among them, and `qexport.testing` for its tests.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qexport.measurement.measure import measure
     from qexport.optimisation.candidate import Candidate
     from qexport.optimisation.candidate_file import load_candidate, save_candidate
+    from qexport.optimisation.distance import Distance
     from qexport.optimisation.pass_record import PassRecord
     from qexport.optimisation.passes import WeightPass
     from qexport.optimisation.sensitivity_record import Sensitivity
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from qexport.programs.build import Source
     from qexport.programs.options import CaptureOptions
     from qexport.programs.program import Program
+    from qexport.progress import Progress
     from qexport.reporting.load import load_report
+    from qexport.reporting.report import ArtifactReport, Report
+    from qexport.reporting.rule import NumberFormat, Rule
     from qexport.reporting.sensitivity_file import load_sensitivity
     from qexport.reporting.sweep_report import SweepReport, load_sweep
     from qexport.reporting.training_report import TrainingReport, load_training
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from qexport.steps.model import calibrate, read_model
     from qexport.steps.optimise import optimise
     from qexport.steps.plan import make_target, plan
-    from qexport.steps.sensitivity import sensitivity
+    from qexport.steps.sensitivity import distance, sensitivity
     from qexport.steps.train import train
     from qexport.steps.verify import Verified, verify
     from qexport.training.loop import Trained
@@ -51,25 +55,31 @@ if TYPE_CHECKING:
     from qexport.training.record import TrainingRecord
 
 __all__ = [
+    "ArtifactReport",
     "Backend",
     "BackendInfo",
     "CalibrationTable",
     "Candidate",
     "CaptureOptions",
+    "Distance",
     "Executor",
     "ExportJob",
     "FixedScale",
     "HeadLayout",
     "Inline",
     "Lowering",
+    "NumberFormat",
     "Option",
     "OwnScale",
     "PassRecord",
     "Program",
+    "Progress",
     "QexportError",
     "QuantPlan",
     "Quantiser",
     "Recipe",
+    "Report",
+    "Rule",
     "Runner",
     "RuntimeProfile",
     "Sensitivity",
@@ -91,6 +101,7 @@ __all__ = [
     "calibrate",
     "check_plan",
     "check_precision",
+    "distance",
     "export",
     "load_candidate",
     "load_plan",
@@ -130,6 +141,7 @@ _MODULES = {
     "measurement.measure": ("measure",),
     "optimisation.candidate": ("Candidate",),
     "optimisation.candidate_file": ("load_candidate", "save_candidate"),
+    "optimisation.distance": ("Distance",),
     "optimisation.pass_record": ("PassRecord",),
     "optimisation.passes": ("WeightPass",),
     "optimisation.sensitivity_record": ("Sensitivity",),
@@ -140,7 +152,10 @@ _MODULES = {
     "programs.build": ("Source",),
     "programs.options": ("CaptureOptions",),
     "programs.program": ("Program",),
+    "progress": ("Progress",),
     "reporting.load": ("load_report",),
+    "reporting.report": ("ArtifactReport", "Report"),
+    "reporting.rule": ("NumberFormat", "Rule"),
     "reporting.sensitivity_file": ("load_sensitivity",),
     "reporting.sweep_report": ("SweepReport", "load_sweep"),
     "reporting.training_report": ("TrainingReport", "load_training"),
@@ -148,7 +163,7 @@ _MODULES = {
     "steps.model": ("calibrate", "read_model"),
     "steps.optimise": ("optimise",),
     "steps.plan": ("make_target", "plan"),
-    "steps.sensitivity": ("sensitivity",),
+    "steps.sensitivity": ("distance", "sensitivity"),
     "steps.train": ("train",),
     "steps.verify": ("Verified", "verify"),
     "training.loop": ("Trained",),

@@ -1,7 +1,8 @@
 """Plug-ins: what packages register as entry points, by group and name.
 
-Groups are `qexport.backends` (classes of backends), `qexport.ranges` (range estimators) and `qexport.passes` (passes
-over weights). Names are listed without importing anything; only what is asked for is loaded.
+Groups are `qexport.backends` (classes of backends), `qexport.ranges` (range estimators), `qexport.passes` (passes
+over weights) and `qexport.rules` (rules of the gate). Names are listed without importing anything; only what is asked
+for is loaded.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from qexport.errors import MissingExtraError, PluginError, UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
 
+OURS = __name__.partition(".")[0]
 BACKENDS = "qexport.backends"
 """Entry points of backends' classes."""
 
@@ -85,10 +87,16 @@ def packages_of(*groups: str) -> dict[str, str]:
     return {each.name: each.version for each in found if each}
 
 
+def packages_by_name(group: str) -> dict[str, str]:
+    """Names that other packages register in a group → those packages with their versions; nothing is imported."""
+    entries = sorted((entry for entry in _entries(group) if _top(entry) != OURS), key=lambda entry: entry.name)
+    return {entry.name: _package(entry) for entry in entries}
+
+
 def places_of(*groups: str) -> tuple[Path, ...]:
     """Folders and modules of other packages that register anything in the groups; nothing is imported."""
-    tops = {entry.value.partition(":")[0].partition(".")[0] for group in groups for entry in _entries(group)}
-    specs = filter(None, map(find_spec, sorted(tops - {__name__.partition(".")[0]})))
+    tops = {_top(entry) for group in groups for entry in _entries(group)}
+    specs = filter(None, map(find_spec, sorted(tops - {OURS})))
     found = (each.submodule_search_locations or [each.origin or ""] for each in specs)
     return tuple(path for each in found for path in map(Path, filter(None, each)) if path.exists())
 
@@ -125,6 +133,11 @@ def check_modules(what: str, modules: Iterable[str], install: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise MissingExtraError(f"{what} needs {', '.join(missing)}", f"pip install '{install}'")
+
+
+def _top(entry: EntryPoint) -> str:
+    """The top-level module that an entry point is in."""
+    return entry.value.partition(":")[0].partition(".")[0]
 
 
 def _package(entry: EntryPoint) -> str:

@@ -24,12 +24,13 @@ from qexport.inspection.run_folder import REPORT, locked
 from qexport.job.export_job import ExportJob
 from qexport.job.images import has_task_metadata, image_choice
 from qexport.job.sweep_file import PAGE, Sweep, SweepRun
-from qexport.optimisation.registry import PASSES
-from qexport.planning.registry import RANGES, needs_importance
-from qexport.plugins import BACKENDS, packages_of
+from qexport.planning.registry import needs_importance
+from qexport.plugins import packages_of
 from qexport.progress import Progress, Silent
 from qexport.reporting.load import load_report
+from qexport.reporting.rule import GROUP as RULES
 from qexport.reporting.sweep_report import DONE, FAILED, UNAVAILABLE, SweepReport, SweptRun, save_sweep, swept
+from qexport.steps.reuse import GROUPS
 from qexport.sweeps.one_run import RunRequest, run_export
 from qexport.sweeps.run_record import RunRecord, load_run
 from qexport.system.files import make_folder
@@ -192,7 +193,7 @@ def _identity(job: ExportJob, hashes: _Hashes) -> str:
         "files": [hashes.file(path) if (path := getattr(job, name)) else "" for name in FILES],
         "images": _identity_of_images(images, hashes),
         "qexport": __version__,
-        "packages": {**environment(reported_packages()).packages, **packages_of(BACKENDS, RANGES.group, PASSES.group)},
+        "packages": {**environment(reported_packages()).packages, **packages_of(*GROUPS, RULES)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

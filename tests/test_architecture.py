@@ -52,11 +52,11 @@ FLOORS = (
     ("inspection", "execution", "sweeps"),
     ("job", "snippets"),
     ("steps", "publish", "opening", "pipeline", "training_run", "sweep_run"),
-    ("cli", "testing", "__main__", ""),
+    ("cli", "testing", "integrations", "__main__", ""),
 )
 """From the ground up; a module imports its own floor or a lower one. "" is `qexport/__init__.py`, the public face."""
 
-KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "sweep_run", "cli", "")
+KNOW_THE_JOB = ("job", "publish", "opening", "pipeline", "training_run", "sweep_run", "cli", "integrations", "")
 """Where an `ExportJob` ends: everything below takes the few values that it needs."""
 
 ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
@@ -64,7 +64,7 @@ ONNX = ("programs/onnx", "lowering/onnx", "backends/onnxruntime")
 
 TORCH = (
     *("checkpoints", "programs", "calibration", "simulation", "optimisation"),
-    *("lowering", "backends", "training", "verification", "measurement", "execution", "compat"),
+    *("lowering", "backends", "training", "verification", "measurement", "execution", "compat", "integrations"),
 )
 """Not data, planning, detections, reporting or job: they start, and refuse, without it."""
 SIMULATED = "testing"
@@ -101,6 +101,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
 PUBLIC = (
     "qexport/decode/masks.py",  # masks from the raw outputs of integer-only files, on the user's device
     "qexport/simulation/fake_quant.py",  # a plan with gradients, for training loops
+    "qexport/integrations",  # what users hook into the loops of other programs
     "qexport/testing",  # a backend that needs no runtime, for the tests of plug-ins
 )
 """What is there for users alone."""

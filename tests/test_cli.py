@@ -15,6 +15,7 @@ import yaml
 import qexport
 from qexport.cli.app import join_sizes, main
 from qexport.job.options import make_job, read_config
+from qexport.system.machine import version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
@@ -161,13 +162,14 @@ def test_formats() -> None:
     done = run(COMMAND, "formats")
     assert (done.returncode, done.stderr) == (0, "")
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
-    assert {name: set(line.split(", ")) for name, line in lines.items()} == {
+    assert {name: set(line.partition(" (")[0].split(", ")) for name, line in lines.items()} == {
         "tflite": {"fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16"},
         "edgetpu": {"int8-full"},
         "onnx": {"fp32", "fp16", "int8", "int8-dynamic"},
         "openvino": {"fp32", "fp16", "int8", "int8-dynamic"},
         "tensorrt": {"fp32", "fp16", "int8"},
     }
+    assert f"onnxruntime {version_of('onnxruntime')}" in lines["onnx"]
 
 
 @pytest.mark.parametrize(

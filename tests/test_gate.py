@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from refusals import DATA, FLOAT, INT8, MODEL, USAGE, Refusal
 from reports import FEW, RESTLESS, accuracy, artifact, report
 
+from qexport.errors import QexportError
 from qexport.job.bounds import bounds_of
 from qexport.job.options import make_job
 from qexport.job.units import BOUNDS
-from qexport.reporting.gate import RULES, check
+from qexport.reporting.gate import RULES, accuracy_of, check
+from qexport.reporting.rule import NumberFormat, Rule
+from qexport.testing.registered import entry_point
 
 NAMES = ("max-drop", "min-retention", "min-fidelity", "min-speedup", "max-size", "max-latency-ms")
 MEASURED = {"model": "a.pt", "data": "a.yaml", "int8": True}
@@ -199,3 +203,53 @@ def test_outcomes_are_json() -> None:
     content = json.loads(json.dumps(asdict(found)))
     assert set(content) == {"rule", "artifact", "figure", "interval", "bound", "passed", "text"}
     assert content["interval"] == [0.977, 1.003]
+
+
+PLUGGED = Rule("min-odd", "oddness", "artifact", False, True, lambda each: each.bytes % 2, NumberFormat(1, "%", 100))
+FAILING = Rule("min-odd", "oddness", "artifact", False, True, lambda each: 1 / 0, NumberFormat(1))
+EARLIER = Rule("min-odd", "oddness", "accuracy", True, True, accuracy_of("fidelity"), NumberFormat(3))
+OTHER_NAME = Rule("odd", "oddness", "artifact", False, True, lambda each: None, NumberFormat(1))
+
+
+def plugged(name: str) -> AbstractContextManager[None]:
+    return entry_point("qexport.rules", f"min-odd = test_gate:{name}", "odd-things")
+
+
+def test_another_packages_rule_is_an_option_like_others() -> None:
+    with plugged("PLUGGED"):
+        bounds = bounds_of(make_job({**MEASURED, "rule": "min-odd=50%", "max_size": 3}))
+        assert bounds == {"max-size": 3.0, "min-odd": 0.5}
+        size, odd = check(report(artifact(bytes=1_000_001)), bounds, "int8")
+        assert (size.rule, odd.rule, odd.figure, odd.passed) == ("max-size", "min-odd", 1.0, True)
+        (even,) = check(report(artifact(bytes=1_000_000)), {"min-odd": 0.5}, "int8")
+    assert (even.passed, even.text) == (False, "oddness 0.0% of yolo26n_int8.onnx is under 50.0%")
+
+
+def test_another_packages_rule_that_fails_is_broken_and_no_other() -> None:
+    with plugged("FAILING"):
+        size, odd = check(report(artifact(bytes=1_000_000)), {"max-size": 3.0, "min-odd": 0.5}, "int8")
+    assert (size.passed, odd.passed, odd.figure) == (True, False, None)
+    why = "(ZeroDivisionError: division by zero)"
+    assert odd.text == f"oddness of yolo26n_int8.onnx could not be measured {why}; at least 0.5"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "line"),
+    [
+        ("PLUGGED", "min-odd=much", "--rule min-odd=much has no bound: give min-odd=NUMBER, or one with % behind it"),
+        ("PLUGGED", "min-odd", "--rule min-odd has no bound: give min-odd=NUMBER"),
+        ("PLUGGED", "min-odd=inf", "--rule min-odd=inf has no bound"),
+        ("PLUGGED", "min-ood=1", "--rule min-ood is out of range: give min-odd; did you mean min-odd"),
+        ("PLUGGED", "max-size=3MB", "--rule max-size=3MB has an option of its own: give --max-size 3MB"),
+        ("EARLIER", "min-odd=1", "--rule min-odd and --no-eval exclude each other"),
+        ("OTHER_NAME", "min-odd=1", r"min-odd in qexport.rules: .* is no Rule of this name: repair or uninstall its"),
+    ],
+)
+def test_a_rule_that_is_none_or_has_no_bound_is_refused(name: str, given: str, line: str) -> None:
+    with plugged(name), pytest.raises(QexportError, match=line):
+        make_job({**MEASURED, "no_eval": True, "rule": given})
+
+
+def test_a_rule_that_no_package_brings_is_refused() -> None:
+    with pytest.raises(QexportError, match=r"^--rule min-odd is none: no package that is installed brings rules"):
+        make_job({**MEASURED, "rule": "min-odd=1"})

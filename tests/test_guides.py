@@ -26,7 +26,6 @@ from qexport.planning.registry import RANGES
 from qexport.reporting import report, sweep_report, training_report
 from qexport.reporting.gate import RULES
 from qexport.targets import TARGETS
-from qexport.testing import FakeBackend, registered
 from qexport.vocabulary import PRECISIONS
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
@@ -39,9 +38,9 @@ RUN_BY: Mapping[str, tuple[str, ...]] = {
     "combining.md": ("test_combining.py",) * 2,
     "decode.md": ("test_decode_wheel.py",),
     "formats.md": (*("test_all_formats.py",) * 6, "test_precisions.py"),
-    "plugins.md": ("test_outside_package.py",) * 4,
+    "plugins.md": ("test_outside_package.py",) * 5,
     "python.md": ("test_public_face.py",) * 2,
-    "training.md": ("test_guides.py",),
+    "training.md": ("test_examples.py",) * 2,
 }
 """Page → which file of tests runs each of its Python blocks."""
 QEXPORT = ("qexport", ".venv/bin/qexport")
@@ -104,24 +103,6 @@ def test_every_block_has_a_language_and_a_test() -> None:
         assert len(RUN_BY.get(guide.name, ())) == len(blocks(text, "python")), guide.name
         for file in RUN_BY.get(guide.name, ()):
             assert f'"{guide.name}"' in (ROOT / "tests" / file).read_text(encoding="utf-8"), (guide.name, file)
-
-
-def test_the_example_of_training_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """With fewer images, and lowered by what needs no converter."""
-    pytest.importorskip("torchao", reason="needs the extra qexport[tflite]")
-    (tmp_path / "calibration_data").symlink_to(ROOT / "calibration_data")
-    monkeypatch.chdir(tmp_path)
-    (code,) = blocks(page("training.md"), "python")
-    names: dict[str, Any] = {}
-    with registered(FakeBackend):
-        exec(compile(code.replace("count=16", "count=8").replace('"onnx"', '"fake"'), "training.md", "exec"), names)
-    record = names["trained"].record
-    start, end, best = capfd.readouterr().out.splitlines()[0].split()
-    assert (float(start), float(end), int(best)) == (record.start, record.end, record.best)
-    assert (len(record.epochs), record.images + record.held_out) == (1, 8)
-    assert Path("shapes26_trained.onnx").is_file()
 
 
 def test_the_reference_is_that_of_the_program() -> None:

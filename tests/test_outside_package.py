@@ -1,10 +1,11 @@
-"""A package of somebody else: its format, its range estimator and its pass, with nothing of it in qexport."""
+"""The package that people copy: its format, range estimator, pass and rule, with nothing of it in qexport."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,24 +14,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import DEMO
-from guides import blocks, page
+from conftest import DEMO, synthetic_statistics
+from guides import DOCS, blocks, page
 
-import qexport
-from qexport import BackendInfo, Quantiser, Statistics
-from qexport.calibration.statistics import BINS
+from qexport import BackendInfo
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.passes import WeightPass, optimise
 from qexport.optimisation.registry import weight_pass
-from qexport.planning.arithmetic import INT8
-from qexport.progress import Silent
-from qexport.testing import check_backend
-from qexport.testing.program import pictures, program
+from qexport.planning.planner import make_plan
+from qexport.planning.runtime_profiles import TFLITE
+from qexport.testing.program import program
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "tests" / "plugin_package"
+PACKAGE = ROOT / "examples" / "plugin"
+OWN_TESTS = PACKAGE / "tests" / "test_archive.py"
 METADATA = "Metadata-Version: 2.1\nName: qexport-archive\nVersion: 1.2\n"
 QUICK = ("--imgsz", "64", "--calib-images", "4", "--no-latency", "--effort", "none")
 
@@ -74,9 +71,10 @@ def run(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         start = [sys.executable, "-m", "qexport", *words]
         return subprocess.run(start, capture_output=True, text=True, env=environment, cwd=folder)
 
+    gate = ("--rule", "min-integer-share=90%", "--optimise", "finer-weights")
     data = ("--data", str(DEMO / "shapes" / "shapes.yaml"), *QUICK, "--int8", "--format", "archive")
     given = (str(DEMO / "shapes26.pt"), *data, "--ranges", "three-sigma", "--option", "level=9", "--out", "out")
-    done = started(*given, "--no-eval", "--report", "page.html")
+    done = started(*given, *gate, "--no-eval", "--report", "page.html")
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(qexport=started, out=folder / "out", said=done)
 
@@ -101,51 +99,56 @@ def test_its_file_is_verified_like_others(run: Any) -> None:
 
 
 def test_qexport_lists_it_and_holds_nothing_of_it(run: Any) -> None:
-    assert "archive: fp32, int8\n" in run.qexport("formats").stdout
+    listed = run.qexport("formats").stdout
+    assert re.search(
+        r"^archive: fp32, int8 \(qexport-archive 1\.2, .*\), a plug-in of qexport-archive 1\.2$", listed, re.M
+    )
+    for besides in ("range estimator three-sigma", "pass finer-weights", "rule min-integer-share"):
+        assert f"{besides}: a plug-in of qexport-archive 1.2\n" in listed
     wrong = run.qexport(str(DEMO / "shapes26.pt"), "--format", "archive", "--no-eval", "--option", "level=11")
     assert wrong.returncode == 2
     assert "option level cannot be 11" in wrong.stderr
-    names = re.compile(r"qexport_archive|ArchiveBackend|three[-_]sigma")
+    names = re.compile(r"qexport_archive|ArchiveBackend|three[-_]sigma|finer[-_]weights|integer_share")
     assert not [path for path in (ROOT / "qexport").rglob("*.py") if names.search(path.read_text(encoding="utf-8"))]
 
 
-def test_its_backend_keeps_its_promises(installed: None) -> None:
+def test_its_rule_has_judged_it(run: Any) -> None:
+    report = json.loads((run.out / "report.json").read_text())
+    (artifact,), (outcome,) = report["artifacts"], report["gate"]["rules"]
+    share = f"{100 * artifact['int8_mac_coverage']:.1f}%"
+    line = f"share of the arithmetic in integers {share} of shapes26_int8.qzip is at least 90.0%"
+    assert (outcome["rule"], outcome["text"], outcome["passed"]) == ("min-integer-share", line, True)
+
+
+def test_its_pass_was_tried_on_images_that_it_did_not_see(run: Any) -> None:
+    (artifact,) = json.loads((run.out / "report.json").read_text())["artifacts"]
+    (record,) = artifact["passes"]
+    assert (record["name"], record["images"]) == ("finer-weights", 2)
+    assert record["before"] != record["after"]
+    whys = [each["why"] for each in json.loads((run.out / "plan.json").read_text())["tensors"].values()]
+    assert any(why.endswith("finer-weights") for why in whys) == record["kept"]
+
+
+@pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", OWN_TESTS.read_text(encoding="utf-8"), re.M))
+def test_its_own_tests_pass(name: str, installed: None) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra qexport[onnx]")
-    from qexport.backends.registry import find_backend
-
-    check_backend(find_backend("archive"))
+    runpy.run_path(str(OWN_TESTS))[name]()
 
 
-def outcome_of(each: WeightPass, folder: Path) -> Any:
-    """What becomes of a pass on the small detector, planned with the package's estimator."""
-    made_of, images = program(), pictures(folder, 8)
-    table = qexport.calibrate(made_of, images)
-    plan = qexport.plan(made_of, table, qexport.make_target("archive", "int8"), ranges="three-sigma")
-    assert plan
-    before = Candidate(made_of, plan, made_of)
-    after, (record,) = optimise(before, [each], images, Silent())
-    assert after == before
-    return record
+def test_it_runs_on_no_plan_of_another_format(installed: None) -> None:
+    made_of = program()
+    plan = make_plan(made_of, synthetic_statistics(made_of.values), TFLITE)
+    assert weight_pass("finer-weights").requires(Candidate(made_of, plan, made_of)) == "it is for archives"
 
 
-def test_its_pass_is_found_and_reverted_as_it_improves_nothing(installed: None, tmp_path: Path) -> None:
-    record = outcome_of(weight_pass("idle"), tmp_path)
-    assert (record.name, record.kept, record.images) == ("idle", False, 4)
-    assert record.before == record.after is not None
-    assert record.reason.startswith("reverted")
-
-
-def test_the_recipes_in_the_documentation_run(installed: None, tmp_path: Path) -> None:
+@pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")
+def test_the_page_shows_the_package(installed: None) -> None:
     text = page("plugins.md")
-    code: dict[str, Any] = {}
-    for block in blocks(text, "python"):
-        exec(block, code)
-    assert outcome_of(code["Idle"](), tmp_path).reason.startswith("reverted")
-    assert isinstance(code["ArchiveBackend"].info, BackendInfo)
+    *parts, outline, test = blocks(text, "python")
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "qexport_archive").glob("*.py")))
+    assert [part for part in parts if part.strip() not in code] == []
+    found: dict[str, Any] = {}
+    exec(outline + test, found)
+    assert isinstance(found["ArchiveBackend"].info, BackendInfo)
     entry = r'"(qexport\.\w+)"\]\n([\w-]+) = "(.*)"'
     assert re.findall(entry, text) == re.findall(entry, (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")) != []
-    # By hand: 97 zeros, and 3 of four: mean 0.12, deviation 0.68.
-    counts = np.zeros(BINS, np.int64)
-    counts[BINS // 2], counts[-1] = 97, 3
-    low, high = code["three_sigma"](Statistics(0.0, 4.0, 4.0, counts), Quantiser(INT8))
-    assert (low, high) == (0.0, pytest.approx(0.12 + 3 * 0.6824, abs=0.005))

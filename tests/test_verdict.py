@@ -142,6 +142,11 @@ def verdict(changes: Mapping[str, Any], of_report: Mapping[str, Any]) -> tuple[s
         ),
         ({}, {"gate": Gate(False, (TOO_BIG,))}, ("unfit", f"{KEEPS}: not fit to ship by --max-size", "")),
         (
+            {},
+            {"gate": Gate(False, (replace(TOO_BIG, rule="min-odd"),))},
+            ("unfit", f"{KEEPS}: not fit to ship by --rule min-odd", ""),
+        ),
+        (
             {"accuracy": LOST},
             {"command": "qexport --effort none -- m.pt"},
             (

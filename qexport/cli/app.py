@@ -21,6 +21,7 @@ from qexport.cli.cache import cache_command
 from qexport.cli.console import SETTINGS, Timeout, UnexpectedError, fail, library_output, misused, tell, unexpected
 from qexport.cli.console import option as _option
 from qexport.cli.doctor import doctor_command
+from qexport.cli.formats import formats_command
 from qexport.cli.output import say, say_json
 from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
@@ -145,6 +146,7 @@ def export_command(
     min_speedup: Annotated[str | None, _gate("Least speed-up against FP32.", "--min-speedup")] = None,
     max_latency_ms: Annotated[str | None, _gate("Most milliseconds (p50).", "--max-latency-ms")] = None,
     max_size: Annotated[str | None, _gate("Most MB, or with a unit: 900kB, 3MiB.", "--max-size")] = None,
+    rule: Annotated[str | None, _gate("Rules of plug-ins: NAME=BOUND, comma-separated.", "--rule")] = None,
     strict: Annotated[
         bool | None, _gate("Fail where outputs are far from FP32's, which is a warning otherwise.", "--strict")
     ] = None,
@@ -218,21 +220,6 @@ def demo(
     return _run(demo_job(out, task), context.obj, quiet, json_, timeout)
 
 
-@verbs_app.command(cls=texts.Command)
-def formats() -> None:
-    """List the formats, their precisions, and whether this installation can write them."""
-    from qexport.backends.registry import available_formats, find_backend
-    from qexport.errors import MissingExtraError, PluginError
-
-    for name in available_formats():
-        try:
-            say(f"{name}: {', '.join(sorted(find_backend(name).info.precisions))}")
-        except PluginError as error:
-            say(f"{name}: broken ({error})")
-        except MissingExtraError as error:
-            say(f"{name}: not installed ({error.remedy})")
-
-
 def _run(
     job: ExportJob, words: Sequence[str], quiet: bool, as_json: bool, timeout: float | None, folder: Path | None = None
 ) -> int:
@@ -279,6 +266,7 @@ def _run(
 
 
 verbs_app.command("cache", cls=texts.Command, epilog=texts.CACHE)(cache_command)
+verbs_app.command("formats", cls=texts.Command)(formats_command)
 verbs_app.command("doctor", cls=texts.Command, epilog=texts.DOCTOR)(doctor_command)
 verbs_app.command("report", cls=texts.Command, epilog=texts.REPORT)(report_command)
 verbs_app.command("sensitivity", cls=texts.Command, epilog=texts.SENSITIVITY)(sensitivity_command)

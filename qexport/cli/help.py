@@ -62,7 +62,7 @@ VERBS = {
     "demo": "run it all offline, on a small model that comes with qexport",
     "cache": "what runs leave for later ones, and how to remove it",
     "doctor": "what this machine can do, what is missing, what INT8 is worth",
-    "formats": "formats, their precisions, and whether they can be written here",
+    "formats": "formats, what is installed for them, and what plug-ins bring",
     "qat": "train with the rounding in place",
     "sensitivity": "measure what each layer costs",
     "snippet": "print a program that runs a file without qexport",

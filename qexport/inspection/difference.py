@@ -24,9 +24,10 @@ from qexport.inspection.manifest import read_manifest, recorded_names, samples_o
 from qexport.inspection.run_folder import report_beside
 from qexport.inspection.samples import Samples, batches_of, detect, load_samples
 from qexport.lowering.stored import StoredGraph, StoredTensor
-from qexport.reporting.gate import NumberFormat, accuracy_of
+from qexport.reporting.gate import accuracy_of
 from qexport.reporting.load import load_report
 from qexport.reporting.report import ArtifactReport, Report
+from qexport.reporting.rule import NumberFormat
 from qexport.verification.plan_check import furthest, own_names, scales_differ
 from qexport.verification.tolerances import listed
 

@@ -61,6 +61,7 @@ class ExportJob:
         min_speedup: gate: least factor by which it is faster than FP32.
         max_size: gate: most megabytes (10⁶ bytes) of an artifact.
         max_latency_ms: gate: most milliseconds of the median run.
+        rule: gate: rules of other packages, each as NAME=BOUND.
         strict: an artifact whose outputs are far from FP32's fails the gate.
         baseline: report.json of an earlier run; what is worse by more than noise fails the gate.
         summary, junit: files for the report as Markdown, and for rules and verifications as JUnit XML.
@@ -117,6 +118,7 @@ class ExportJob:
     min_speedup: float | None = None
     max_size: float | None = None
     max_latency_ms: float | None = None
+    rule: tuple[str, ...] = ()
     strict: bool = False
     baseline: Path | None = None
     summary: Path | None = None

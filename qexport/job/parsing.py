@@ -14,7 +14,7 @@ from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, PRECISION_ALIASES, canonical
 
 PATHS = ("out", "report", "calibration", "plan", "candidate", "timing_cache", "baseline", "summary", "junit")
-NAME_LISTS = ("format", "keep_float", "raw_outputs", "option", "optimise")
+NAME_LISTS = ("format", "keep_float", "raw_outputs", "option", "optimise", "rule")
 
 
 def converted(name: str, value: Any, kind: str) -> Any:

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from qexport.errors import InputError
 from qexport.reporting.gate import (
     SHARE,
-    SIZE,
-    NumberFormat,
     accuracy_of,
     describe_outcome,
     megabytes_of,
@@ -44,6 +42,7 @@ from qexport.reporting.report import (
     Outcome,
     Report,
 )
+from qexport.reporting.rule import SIZE, NumberFormat
 
 MAP_NOISE = 0.02
 """Share of mAP, and of retention, that a hundred images leave open where there is no interval."""

@@ -1,7 +1,7 @@
 """The gate: bounds that the user sets on measured figures, checked on the report.
 
-Rules are rows of a table. A rule is checked on the figure itself; the interval, where there is one, is shown beside
-it, and so is every warning that concerns the figure.
+Rules are rows of a table, and what other packages bring (`qexport.reporting.rule`). A rule is checked on the figure
+itself; the interval, where there is one, is shown beside it, and so is every warning that concerns the figure.
 """
 
 from __future__ import annotations
@@ -10,61 +10,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qexport.errors import EngineNotBuiltError, GateError
+from qexport.errors import EngineNotBuiltError, GateError, named_reason
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.provenance import on_stand_in
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Outcome, Report
+from qexport.reporting.rule import SIZE, NumberFormat, Rule, find_rule
 
-SIZE = "size"
-"""What a rule is of that needs no measurement."""
-MAX_DIGITS = 6
 WITHOUT_LABELS = ": the evaluation images have no labels"
-
-
-@dataclass(frozen=True)
-class NumberFormat:
-    """How a figure is written: multiplied, with so many digits, and a unit."""
-
-    digits: int
-    unit: str = ""
-    times: float = 1.0
-
-    def text(self, value: float, digits: int | None = None) -> str:
-        """The figure with its unit."""
-        return f"{value * self.times:.{self.digits if digits is None else digits}f}{self.unit}"
-
-    def pair(self, first: float, second: float) -> tuple[str, str]:
-        """Both figures, with as many digits as it takes to tell them apart."""
-        for digits in range(self.digits, MAX_DIGITS):
-            texts = self.text(first, digits), self.text(second, digits)
-            if texts[0] != texts[1]:
-                return texts
-        return self.text(first), self.text(second)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One bound that can be set.
-
-    Attributes:
-        name: that of the option, too.
-        words: what the figure is called.
-        of: what has to be measured for it: `ACCURACY`, `LATENCY` or `SIZE`.
-        compares: whether it takes an FP32 file of the same run.
-        labels: whether it takes evaluation images with labels.
-        least: the bound is the least that the figure may be; otherwise the most.
-        figure, interval: of an artifact; None where it was not measured.
-    """
-
-    name: str
-    words: str
-    of: str
-    compares: bool
-    least: bool
-    figure: Callable[[ArtifactReport], float | None]
-    shown: NumberFormat
-    interval: Callable[[ArtifactReport], Interval | None] = lambda _: None
-    labels: bool = False
+MAX_REASON = 200
+"""Characters of what another package's rule says where it fails."""
 
 
 def accuracy_of(name: str) -> Callable[[ArtifactReport], float | None]:
@@ -199,6 +153,17 @@ LOSS_WITHOUT_LABELS = replace(
 """What `--max-drop` means where mAP cannot be had; `--repair` steers by the same."""
 
 
+def rules_for(bounds: Mapping[str, float]) -> tuple[Rule, ...]:
+    """The rules that have a bound: those that are here in their order, then other packages' in that of the bounds.
+
+    Raises:
+        UsageError, PluginError: see `find_rule`.
+    """
+    own = tuple(rule for rule in RULES if rule.name in bounds)
+    known = {rule.name for rule in own}
+    return (*own, *(find_rule(name) for name in bounds if name not in known))
+
+
 def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[Outcome, ...]:
     """Check every rule on every artifact of the precision that was asked for.
 
@@ -207,11 +172,13 @@ def check(report: Report, bounds: Mapping[str, float], precision: str) -> tuple[
     """
     artifacts = [artifact for artifact in report.artifacts if artifact.precision == precision]
     unlabelled = report.evaluation is not None and not report.evaluation.labelled
+    rules = rules_for(bounds)
+    if unlabelled:
+        rules = tuple(LOSS_WITHOUT_LABELS if rule is RULES[0] else rule for rule in rules)
     return tuple(
-        _outcome(rule, artifact, bounds[rule.name], WITHOUT_LABELS if rule.labels and unlabelled else "")
-        for rule in ((LOSS_WITHOUT_LABELS, *RULES[1:]) if unlabelled else RULES)
-        if rule.name in bounds
-        for artifact in _measured(rule, artifacts)
+        _outcome(rule, artifact, bounds[rule.name], found, WITHOUT_LABELS if rule.labels and unlabelled else "")
+        for rule in rules
+        for artifact, found in _measured(rule, artifacts)
     )
 
 
@@ -226,15 +193,36 @@ def exit_code(report: Report) -> int:
     return next(iter(lost), GateError.exit_code if broken else 0)
 
 
-def _measured(rule: Rule, artifacts: Sequence[ArtifactReport]) -> list[ArtifactReport]:
+@dataclass(frozen=True)
+class _Reading:
+    """What a rule reads of an artifact; `why` says where there is no figure why."""
+
+    figure: float | None = None
+    interval: Interval | None = None
+    why: str = ""
+
+
+def _read(rule: Rule, artifact: ArtifactReport) -> _Reading:
+    try:
+        figure, interval = rule.figure(artifact), rule.interval(artifact)
+        if figure is None or not math.isfinite(figure):
+            return _Reading()
+        return _Reading(float(figure), (float(interval[0]), float(interval[1])) if interval else None)
+    except Exception as error:  # other packages' rules raise anything
+        return _Reading(why=f" ({named_reason(error, MAX_REASON)})")
+
+
+def _measured(rule: Rule, artifacts: Sequence[ArtifactReport]) -> list[tuple[ArtifactReport, _Reading]]:
     """Leave out a graph whose engine has the figure: what the engine does is what counts."""
-    having = {each.format for each in artifacts if rule.figure(each) is not None}
-    return [each for each in artifacts if rule.figure(each) is not None or each.format not in having]
+    found = [(each, _read(rule, each)) for each in artifacts]
+    having = {each.format for each, read in found if read.figure is not None}
+    return [(each, read) for each, read in found if read.figure is not None or each.format not in having]
 
 
-def _outcome(rule: Rule, artifact: ArtifactReport, bound: float, why: str) -> Outcome:
-    figure, interval = rule.figure(artifact), rule.interval(artifact)
+def _outcome(rule: Rule, artifact: ArtifactReport, bound: float, found: _Reading, why: str) -> Outcome:
+    figure, interval = found.figure, found.interval
     passed = figure is not None and (figure >= bound if rule.least else figure <= bound)
+    why = why or found.why
     text = describe_outcome(rule.shown, rule.words, artifact, figure, interval, bound, rule.least, why)
     text = with_caveats(text, rule.of, artifact)
     return Outcome(rule.name, artifact.file_name, figure, interval, bound, passed, text)

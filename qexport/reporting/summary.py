@@ -6,11 +6,11 @@ import math
 
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.fidelity_text import fidelity_text
-from qexport.reporting.gate import NumberFormat
 from qexport.reporting.markdown import as_code, as_text
 from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, taken_lines, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
+from qexport.reporting.rule import NumberFormat
 from qexport.reporting.thresholds import advice
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
 from qexport.reporting.warning_list import list_warnings

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from qexport.optimisation.effort import BEST
-from qexport.reporting.gate import accuracy_of
+from qexport.reporting.gate import RULES, accuracy_of
+from qexport.reporting.likeness import STRICT
 from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION
 from qexport.reporting.provenance import stand_in
 from qexport.reporting.report import ACCURACY, LATENCY, LIKENESS, ArtifactReport, Report
@@ -25,7 +26,7 @@ CPU_FORMATS = ("tflite", "onnx", "openvino")
 """What runs on CPUs, each with kernels of its own: which is fastest nobody knows before."""
 UNPLANNED = ("fp16", "int8-dynamic")
 """Precisions without scales of activations, which no pass works on."""
-OF_ACCURACY = ("max-drop", "min-retention", "min-fidelity", "strict")
+OF_ACCURACY = ("max-drop", "min-retention", "min-fidelity", STRICT)
 """Rules that more effort may meet."""
 
 
@@ -73,7 +74,7 @@ def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str,
     broken = [each.rule for each in rules if not each.passed]
     if broken:
         of_accuracy = any(rule in OF_ACCURACY for rule in broken)
-        words = listed([f"--{rule}" for rule in dict.fromkeys(broken)])
+        words = listed([_option(rule) for rule in dict.fromkeys(broken)])
         yield UNFIT, f"not fit to ship by {words}", _nearer(artifact, report) if of_accuracy else ""
     device = artifact.device
     if device and device.lacking and device.in_front is None:
@@ -86,6 +87,12 @@ def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str,
     if runtime := stand_in(artifact):
         yield DOUBTFUL, f"looks fit to ship as {runtime} runs it: try it where it belongs", ""
     yield FIT, "fit to ship", ""
+
+
+def _option(rule: str) -> str:
+    """What a rule was asked for by; other packages' have no option of their own."""
+    own = rule == STRICT or rule.startswith("baseline-") or any(rule == each.name for each in RULES)
+    return f"--{rule}" if own else f"--rule {rule}"
 
 
 def _files(artifact: ArtifactReport, report: Report) -> set[str]:

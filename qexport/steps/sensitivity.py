@@ -1,4 +1,4 @@
-"""Find out what each part of a quantised program costs."""
+"""Find out what each part of a quantised program costs, and all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from qexport.data.choice import take
 from qexport.data.selection import image_files
 from qexport.optimisation import sensitivity as optimisation
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.distance import hold_out
+from qexport.optimisation.distance import Distance, HeldOut, hold_out
+from qexport.optimisation.distance import distance as measured_distance
 from qexport.optimisation.passes import HELD_OUT
 from qexport.optimisation.sensitivity_record import Sensitivity
 from qexport.progress import Progress, Silent
@@ -37,10 +38,33 @@ def sensitivity(
     Raises:
         InputError: images are missing, the plan quantises nothing, or errors inside of the program cannot be measured.
     """
+    return optimisation.sensitivity(candidate, _held_out(candidate, images, count, progress), progress, max_settings)
+
+
+def distance(
+    candidate: Candidate, images: str | Path | Sequence[Path], progress: Progress = SILENT, *, count: int = COUNT
+) -> Distance:
+    """Measure how far a quantised program is from the float one, by its raw outputs: less is better, 0 is the same.
+
+    It is what passes and training are judged by, and `whole` of `sensitivity` where images and count are the same.
+
+    Args:
+        images: image files; or a data set whose train split is taken: a YAML, a folder of images, or a list in a file.
+        count: how many of them to measure on, evenly chosen; of those that passes do not see, where there are enough.
+
+    Raises:
+        InputError: images are missing, or errors inside of the program cannot be measured.
+    """
+    held_out = _held_out(candidate, images, count, progress)
+    with progress.step("measuring the distance", len(held_out.inputs)) as advance:
+        return measured_distance(candidate, held_out, advance)
+
+
+def _held_out(candidate: Candidate, images: str | Path | Sequence[Path], count: int, progress: Progress) -> HeldOut:
+    """Images to measure on, with what the float program says of them."""
     optimisation.check_measurable(candidate)
     given = image_files(images)
     unseen = given[::HELD_OUT] if len(given) >= HELD_OUT * count else given
     chosen = take(unseen, count=count)
     with progress.step("measuring the float program", len(chosen)) as advance:
-        held_out = hold_out(candidate.reference, chosen, advance)
-    return optimisation.sensitivity(candidate, held_out, progress, max_settings)
+        return hold_out(candidate.reference, chosen, advance)

@@ -1,0 +1,1 @@
+"""What hooks qexport into other programs' loops."""

@@ -1,0 +1,21 @@
+"""Statistics of numbers that are at hand, for tests of range estimators."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from qexport.calibration.observer import Observer
+from qexport.calibration.statistics import Statistics
+
+
+def statistics_of(values: ArrayLike) -> Statistics:
+    """What calibration would keep of a value that had these elements in one image; of more than 65536 every so manyth.
+
+    Raises:
+        ValueError: an element is not finite.
+    """
+    observer = Observer()
+    observer.update(torch.from_numpy(np.asarray(values, np.float32)))
+    return observer.statistics()
