@@ -70,6 +70,8 @@ COMPILE := $(TOOLS)/bin/uv pip compile --quiet --python-version 3.11 --generate-
 lock: $(TOOLS)/.ready  ## write locks/ anew, from pyproject.toml and constraints.txt
 	$(COMPILE) --universal pyproject.toml --all-extras --group build -c constraints.txt --no-emit-package torch \
 	  --no-emit-package torchvision -o locks/qexport.txt
+	$(COMPILE) --universal pyproject.toml --extra tflite --extra onnx --extra openvino --group build -c constraints.txt \
+	  --no-emit-package torch --no-emit-package torchvision -o locks/runtime.txt
 	$(COMPILE) --universal --group tools -o locks/tools.txt
 	$(COMPILE) --universal --group docs -o locks/docs.txt
 	$(COMPILE) --no-deps --group tflite-micro -o locks/tflite-micro.txt

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-GUIDES = (README, *sorted(DOCS.glob("*.md")))
+GUIDES = (README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.M | re.S)
 
 

@@ -24,7 +24,7 @@ DOCUMENTS = (
 )
 pytestmark = pytest.mark.skipif(not DECISIONS.is_dir(), reason="a source distribution has no documents")
 
-FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data", "docs", "locks")
+FOLDERS = ("qexport", "tests", "benchmarks", "calibration_data", "docs", "examples", "locks")
 NOT_FILES = {"utils.py", "_openvino_model/"}
 """Named as what must not be, and as what names of artifacts end with."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from guides import DOCS, FENCE, GUIDES, README, ROOT, blocks, commands, page
 
 from qexport.calibration import calibration_table
@@ -44,7 +46,7 @@ RUN_BY: Mapping[str, tuple[str, ...]] = {
 }
 """Page → which file of tests runs each of its Python blocks."""
 QEXPORT = ("qexport", ".venv/bin/qexport")
-NOT_RUN = {"pip": "installs from PyPI", "python": "build_engine.py needs TensorRT"}
+NOT_RUN = {"pip": "installs from PyPI", "docker": "needs its daemon", "python": "build_engine.py needs TensorRT"}
 """Commands that are not tried, and why; of make's the target has to be there."""
 
 
@@ -86,6 +88,16 @@ def _tried(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     except Made:
         return
     assert words in (["formats"], ["cache"], ["cache", "--clear"]) or "--dry-run" in words, f"{words} has run"
+
+
+def test_the_gitlab_example_is_a_command(stopped: None, capfd: pytest.CaptureFixture[str]) -> None:
+    job = yaml.safe_load((DOCS / "gitlab-ci.yml").read_text(encoding="utf-8"))["export"]
+    (line,) = job["script"]
+    program, *words = shlex.split(line)
+    assert program == "qexport"
+    _tried(words, capfd)
+    assert words[words.index("--junit") + 1] == job["artifacts"]["reports"]["junit"]
+    assert words[words.index("--out") + 1] in job["artifacts"]["paths"]
 
 
 def test_a_command_that_is_none_is_found(stopped: None, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def run(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         start = [sys.executable, "-m", "qexport", *words]
         return subprocess.run(start, capture_output=True, text=True, env=environment, cwd=folder)
 
-    gate = ("--rule", "min-integer-share=90%", "--optimise", "finer-weights")
+    gate = ("--rule", "min-integer-share=90%", "--optimise", "fitted-weights")
     data = ("--data", str(DEMO / "shapes" / "shapes.yaml"), *QUICK, "--int8", "--format", "archive")
     given = (str(DEMO / "shapes26.pt"), *data, "--ranges", "three-sigma", "--option", "level=9", "--out", "out")
     done = started(*given, *gate, "--no-eval", "--report", "page.html")
@@ -103,12 +103,12 @@ def test_qexport_lists_it_and_holds_nothing_of_it(run: Any) -> None:
     assert re.search(
         r"^archive: fp32, int8 \(qexport-archive 1\.2, .*\), a plug-in of qexport-archive 1\.2$", listed, re.M
     )
-    for besides in ("range estimator three-sigma", "pass finer-weights", "rule min-integer-share"):
+    for besides in ("range estimator three-sigma", "pass fitted-weights", "rule min-integer-share"):
         assert f"{besides}: a plug-in of qexport-archive 1.2\n" in listed
     wrong = run.qexport(str(DEMO / "shapes26.pt"), "--format", "archive", "--no-eval", "--option", "level=11")
     assert wrong.returncode == 2
     assert "option level cannot be 11" in wrong.stderr
-    names = re.compile(r"qexport_archive|ArchiveBackend|three[-_]sigma|finer[-_]weights|integer_share")
+    names = re.compile(r"qexport_archive|ArchiveBackend|three[-_]sigma|fitted[-_]weights|integer_share")
     assert not [path for path in (ROOT / "qexport").rglob("*.py") if names.search(path.read_text(encoding="utf-8"))]
 
 
@@ -123,10 +123,10 @@ def test_its_rule_has_judged_it(run: Any) -> None:
 def test_its_pass_was_tried_on_images_that_it_did_not_see(run: Any) -> None:
     (artifact,) = json.loads((run.out / "report.json").read_text())["artifacts"]
     (record,) = artifact["passes"]
-    assert (record["name"], record["images"]) == ("finer-weights", 2)
+    assert (record["name"], record["images"]) == ("fitted-weights", 2)
     assert record["before"] != record["after"]
     whys = [each["why"] for each in json.loads((run.out / "plan.json").read_text())["tensors"].values()]
-    assert any(why.endswith("finer-weights") for why in whys) == record["kept"]
+    assert any(why.endswith("fitted-weights") for why in whys) == record["kept"]
 
 
 @pytest.mark.parametrize("name", re.findall(r"^def (test_\w+)", OWN_TESTS.read_text(encoding="utf-8"), re.M))
@@ -138,7 +138,7 @@ def test_its_own_tests_pass(name: str, installed: None) -> None:
 def test_it_runs_on_no_plan_of_another_format(installed: None) -> None:
     made_of = program()
     plan = make_plan(made_of, synthetic_statistics(made_of.values), TFLITE)
-    assert weight_pass("finer-weights").requires(Candidate(made_of, plan, made_of)) == "it is for archives"
+    assert weight_pass("fitted-weights").requires(Candidate(made_of, plan, made_of)) == "it is for archives"
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documents")

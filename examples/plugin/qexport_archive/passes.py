@@ -1,4 +1,4 @@
-"""The pass "finer-weights"."""
+"""The pass "fitted-weights"."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
     from qexport import Candidate, Progress
 
-FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8)
-"""Of a scale, the plan's own first: with a finer one the largest weights are clipped, and all others nearer."""
+FACTORS = (1.0, 0.98, 0.985, 0.99, 0.995, 1.005, 1.01, 1.015, 1.02)
+"""Of a scale, the plan's own first: in other steps other weights happen to be near to integers."""
 
 
-class FinerWeights:
+class FittedWeights:
     """Gives every output channel the scale that rounds its weights with the least squared error."""
 
-    name = "finer-weights"
+    name = "fitted-weights"
 
     def requires(self, candidate: Candidate) -> str:
-        """Archives: other formats may store scales in FP16, or integer biases that finer scales would overflow."""
+        """Archives: other formats may store scales in FP16, or integer biases that other scales would overflow."""
         return "" if candidate.plan.profile == "archive" else "it is for archives"
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress) -> Candidate:
