@@ -12,9 +12,10 @@ import qexport
 from qexport.errors import GateError
 from qexport.integrations.ultralytics import quantise_after_training
 
-gate = quantise_after_training(format="onnx", effort="none", no_latency=True, max_size="3MB", min_fidelity=0.3)
+gate = quantise_after_training(format="onnx", effort="none", no_latency=True, max_size="3MB", min_fidelity=0.8)
 
 # %% Train as ever; one epoch at 64 pixels to be quick
+folder = Path("runs/gated").resolve()
 model = YOLO("calibration_data/shapes26.pt")
 model.add_callback("on_train_end", gate)
 try:
@@ -24,14 +25,15 @@ try:
         imgsz=64,
         device="cpu",
         plots=False,
-        project=str(Path("runs").resolve()),
-        name="gated",
+        project=str(folder.parent),
+        name=folder.name,
+        exist_ok=True,
     )
 except GateError as error:
     raise SystemExit(f"INT8 is not fit to ship: {error}") from error
 
 # %% The report of the export lies beside the weights
-report = qexport.load_report(Path(model.trainer.save_dir) / "qexport" / "report.json")
+report = qexport.load_report(folder / "qexport" / "report.json")
 for artifact in report.artifacts:
     fidelity = artifact.accuracy.fidelity if artifact.accuracy else None
     print(f"{artifact.label}: {artifact.bytes / 1e6:.1f} MB, fidelity {fidelity}")

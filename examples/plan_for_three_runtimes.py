@@ -32,7 +32,7 @@ for format, plan in plans.items():
     print(f"{name} for {format}: {tensor.dtype}, scale {tensor.scale}, {tensor.why}")
 
 # %% Write each file, read it back, run it, and compare it with its plan
-for format, path in {"onnx": "shapes.onnx", "openvino": "shapes.xml", "tflite": "shapes.tflite"}.items():
+for format, path in {"onnx": "shapes.onnx", "openvino": "shapes_openvino_model", "tflite": "shapes.tflite"}.items():
     target = qexport.make_target(format, "int8")
     qexport.lower(model, target, path, plans[format])
     found = qexport.verify(path, model.program, target, plans[format], data).verification

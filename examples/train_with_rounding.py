@@ -14,6 +14,7 @@ model = qexport.read_model("calibration_data/shapes26.pt", imgsz=(64, 64))
 table = qexport.calibrate(model.program, data, count=16)
 target = qexport.make_target("onnx", "int8")
 plan = qexport.plan(model.program, table, target)
+assert plan is not None  # of INT8 there always is one
 
 # %% Train from there; some of the images are held out, and the epoch that is nearest to FP32 on them is kept
 start = qexport.Candidate(model.program, plan, model.program)

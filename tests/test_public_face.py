@@ -96,7 +96,7 @@ def test_the_examples_of_the_page_run(
     assert plan is not None
     name = next(name for name in sorted(plan.integer) if f"{name}.scale" in stored)
     assert float(stored[f"{name}.scale"]) == pytest.approx(plan.tensors[name].scale[0])
-    assert (tmp_path / "shapes26_int8.bin").is_file()
+    assert (tmp_path / "shapes26_int8_openvino_model" / "model.bin").is_file()
 
 
 def test_two_threads_read_models_at_the_same_time() -> None:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qexport.errors import EngineNotBuiltError, GateError, named_reason
+from qexport.measurement.attempt import MAX_REASON
 from qexport.measurement.evidence.fidelity_parts import Interval
 from qexport.reporting.provenance import on_stand_in
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Outcome, Report
 from qexport.reporting.rule import SIZE, NumberFormat, Rule, find_rule
 
 WITHOUT_LABELS = ": the evaluation images have no labels"
-MAX_REASON = 200
-"""Characters of what another package's rule says where it fails."""
 
 
 def accuracy_of(name: str) -> Callable[[ArtifactReport], float | None]:
