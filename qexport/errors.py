@@ -11,6 +11,7 @@ QexportError            exit 1   something failed that has no class of its own
 ├── VerificationError   exit 6   an artifact does not do what its plan says
 ├── MeasurementError    exit 7   all is written, but a figure could not be measured: the report says which, and why
 ├── EngineNotBuiltError exit 8   the graph is written, the engine for it could not be built here
+├── OtherProcessError   exit 1   another process of a training that several share has failed, or has ended
 └── GateError           exit 9   all is written, but a figure breaks a rule of the gate or is worse than the baseline's,
                                or, with --strict, outputs are far from FP32's
 """
@@ -88,6 +89,10 @@ class EngineNotBuiltError(QexportError):
     """The graph for an engine is written, but the engine could not be built on this machine."""
 
     exit_code = 8
+
+
+class OtherProcessError(QexportError):
+    """Another process of a training that several share has failed, or has ended."""
 
 
 class GateError(QexportError):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from qexport.backends.registry import reported_packages
-from qexport.calibration.calibration_table import CalibrationTable
 from qexport.checkpoints.checkpoint import load_checkpoint
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
@@ -32,12 +32,14 @@ from qexport.reporting.training_report import ProfileTraining, TrainingReport, s
 from qexport.steps.build import optimised, planned_candidate
 from qexport.steps.train import split, train
 from qexport.system.files import make_folder
+from qexport.system.launch import ALONE
 from qexport.system.machine import environment
 from qexport.system.signals import stop_request
 from qexport.training.device import check_device
 from qexport.training.images import Images
 from qexport.training.labelled_images import labelled
 from qexport.training.loop import Trained
+from qexport.training.processes import OfFirst, candidates_from_first, everywhere, from_first, joined
 from qexport.training.qat_file import Learned, LearnedProfile, Provenance, learned_profile, read_learned, save_qat
 from qexport.training.recipe import Recipe
 from qexport.training.record import INTERRUPTED
@@ -88,36 +90,47 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     Raises:
         QexportError: one of its kinds; no half-written file is left behind.
     """
-    check_device(job.recipe.device)
-    clock = Clock(progress)
-    run = opened(job.export, clock, None)
-    _check_data(job, run)
-    training = _Training(job, run, progress, clock, command, earlier_profiles(job, run.source.checkpoint.fingerprint))
-    make_folder(job.export.folder)
-    with locked(job.export.folder, progress):
-        table, _ = calibrated(run)
-        profiles, trained = _profiles(training, table), list[Trained]()
+    launch, clock = job.launch, Clock(progress)
+    with joined(launch, launch.device(job.recipe.device)):
+        run = everywhere(launch, lambda: _opened(job, clock))
+        earlier = from_first(launch, lambda: _earlier(job, run.source.checkpoint.fingerprint))
+        return _trained_together(_Training(job, run, progress, clock, command, earlier))
+
+
+def _trained_together(training: _Training) -> TrainingReport:
+    """The first process plans, keeps states, judges and writes; all of them train."""
+    job, launch, clock = training.job, training.job.launch, training.clock
+    with locked(job.export.folder, training.progress) if launch.first else nullcontext():
+        profiles, trained = _planned(training), list[Trained]()
         with stop_request() as stopped:
             for profile in profiles:
                 with clock.timed(f"train_{profile.name}"):
                     trained.append(_trained(training, profile, stopped))
                 if trained[-1].record.stopped == INTERRUPTED:
                     break
-        if training.earlier and not any(each.record.epochs for each in trained):
-            return _report(training, profiles, trained)
-        return _written(training, profiles, trained)
+        return from_first(launch, lambda: _written(training, profiles, trained))
 
 
-def _check_data(job: TrainJob, run: Run) -> None:
-    """Refuse too few images, data without the labels that are asked for, and a resumption of nothing."""
+def _opened(job: TrainJob, clock: Clock) -> Run:
+    """Read model and data; refuse a device that is not here, too few images, and data without labels asked for."""
+    check_device(job.launch.device(job.recipe.device))
+    run = opened(job.export, clock, None)
     images = run.images
     data = images.calibration_dataset
     assert data is not None
     split(images.calibration)
     if job.recipe.labels and not has_labels(data, images.calibration):
         raise InputError(f"--labels needs labels, and the images of {data.yaml} have none", "leave out --labels")
+    return run
+
+
+def _earlier(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
+    """See `earlier_profiles`; the folder is made, and a resumption of nothing refused."""
     if job.resume and not any(job.export.folder.glob(_state("*"))):
         raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
+    found = earlier_profiles(job, fingerprint)
+    make_folder(job.export.folder)
+    return found
 
 
 def earlier_profiles(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
@@ -140,9 +153,22 @@ def _state(profile: str) -> str:
     return f"train_{profile}.state"
 
 
-def _profiles(training: _Training, table: CalibrationTable | None) -> list[_Profile]:
-    """Plan for each distinct profile of the formats, and run the passes."""
+def _planned(training: _Training) -> list[_Profile]:
+    """What the first process has calibrated, planned and optimised; its passes are not told of in the others."""
+    made = list[_Profile]()
+
+    def starts() -> list[Candidate]:
+        made.extend(_profiles(training))
+        return [each.start for each in made]
+
+    found = candidates_from_first(training.job.launch, training.run.source.program, starts)
+    return made or [_Profile((), each, ()) for each in found]
+
+
+def _profiles(training: _Training) -> list[_Profile]:
+    """Calibrate, plan for each distinct profile of the formats, and run the passes."""
     job, run, clock = training.job.export, training.run, training.clock
+    table, _ = calibrated(run)
     asked = {name: request(run, name, job.precision, table) for name in job.format}
     formats: dict[str, list[str]] = {}
     for name, each in asked.items():
@@ -161,23 +187,26 @@ def _profiles(training: _Training, table: CalibrationTable | None) -> list[_Prof
 
 def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]) -> Trained:
     """Train for one profile, from the beginning or from where an earlier run was."""
-    job, run = training.job, training.run
+    job, run, launch = training.job, training.run, training.job.launch
     checkpoint, plan = run.source.checkpoint, profile.start.plan
     identity = training_identity(job.recipe, checkpoint.fingerprint, fingerprint(run.images.calibration), plan)
+    if launch.world > 1 and job.recipe.device != "cpu":  # the program then takes a share of a step at once
+        identity["number of processes"] = str(launch.world)
     kept = FileStore(job.export.folder / _state(profile.name), identity)
     store = kept if job.resume else Anew(kept)
-    training.notes.extend(_gone_on(profile.name, store.load(), job.recipe))
+    training.notes.extend(_gone_on(profile.name, OfFirst(store, launch).load(), job.recipe))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True)))
 
-        def with_labels(images: Sequence[Path], needed: bool) -> Images:
+        def with_labels(images: Sequence[Path], learned: bool) -> Images:
             data, source = run.images.calibration_dataset, run.source
             assert data is not None
             task, recipe = source.checkpoint.task_spec, job.recipe
             links, skip = Path(tempfile.mkdtemp(dir=scratch)) / "data", training.skipped.setdefault
-            batch = min(recipe.batch, max(len(images), source.program.input.batch))
-            seed = recipe.seed
-            return labelled(data, images, task, source.program, batch, seed, links, on_skip=skip, needed=needed)
+            sharing, seed = launch if learned else ALONE, recipe.seed
+            batch = sharing.share(min(recipe.batch, max(len(images), source.program.input.batch)))
+            made = partial(labelled, on_skip=skip, needed=learned, shard=(sharing.rank, sharing.world))
+            return made(data, images, task, source.program, batch, seed, links)
 
         return train(
             profile.start,
@@ -188,6 +217,7 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
             labelled=with_labels if job.recipe.labels else None,
             stopped=stopped,
             on_skip=training.skipped.setdefault,
+            launch=launch,
         )
 
 
@@ -215,8 +245,13 @@ def _gone_on(profile: str, state: TrainingState | None, recipe: Recipe) -> tuple
 
 
 def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequence[Trained]) -> TrainingReport:
-    """Write the checkpoint, the record and the page; states stay for those that are to train on."""
+    """Write the checkpoint, the record and the page; states stay for those that are to train on.
+
+    What an earlier run has left stays where nothing was learned.
+    """
     job, run, clock = training.job, training.run, training.clock
+    if training.earlier and not any(each.record.epochs for each in trained):
+        return _report(training, profiles, trained)
     checkpoint = run.source.checkpoint
     packages = environment(reported_packages()).packages
     names = {each.record.profile for each in trained}

@@ -19,6 +19,7 @@ from qexport.cli.completion import WORDS
 from qexport.cli.output import say
 from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, UsageError, is_out_of_memory, named_reason
 from qexport.system.files import out_of_room
+from qexport.system.launch import launched
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
 
@@ -105,7 +106,12 @@ class UnexpectedError(Exception):
 
 
 def fail(line: str, code: int) -> int:
-    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code."""
+    """Print one line on stderr, wrapped between words on a terminal, behind what is on stdout; return the code.
+
+    What is wrong with a command line that several processes have is printed by the first one.
+    """
+    if code == UsageError.exit_code and not launched(os.environ).first:
+        return code
     with suppress(OSError):  # nobody reads it: this line is for stderr
         sys.stdout.flush()
     say(f"qexport: error: {line}", sys.stderr, wrapped=True)

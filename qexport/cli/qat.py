@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from qexport.cli.completion import model_path
 from qexport.cli.console import Timeout, fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import Rows, say_json, sentence, show
+from qexport.errors import OtherProcessError
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
+from qexport.system.launch import launched
 from qexport.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -120,21 +123,31 @@ def qat_command(
     others = ("format_", "resume", "timeout", "quiet", "json_")
     from qexport.job.train_job import make_train_job
 
-    job = make_train_job({name: value for name, value in given.items() if name not in others}, resume)
+    launch = launched(os.environ)
+    job = make_train_job({name: value for name, value in given.items() if name not in others}, resume, launch)
     from qexport.cli.progress import shown_progress
+    from qexport.compat.patches import WORLD_SIZE, without_variable
     from qexport.compat.quiet import quiet_libraries
     from qexport.job.places import check_paths
 
     quiet_libraries()
-    check_paths(job.export)
+    if launch.first:
+        check_paths(job.export)
+    hidden = quiet or json_ or not launch.first
     with (
+        without_variable(WORLD_SIZE),
         library_output(job.export.folder) as terminal,
-        shown_progress(terminal, quiet or json_, timeout) as progress,
+        shown_progress(terminal, hidden, timeout) as progress,
     ):
         from qexport.training_run import train_of
 
-        report = train_of(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
-    return _told(report, job.export, quiet, json_)
+        try:
+            report = train_of(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
+        except OtherProcessError as error:
+            if launch.first:
+                raise
+            return error.exit_code
+    return _told(report, job.export, quiet, json_) if launch.first else 0
 
 
 def _told(report: TrainingReport, job: ExportJob, quiet: bool, as_json: bool) -> int:

@@ -134,6 +134,11 @@ TORCH_LOADERS = Absent(
     "torch 2.6 and later",
     "with it torch refuses every other unpickler, and does not see that ours allows less than its own",
 )
+WORLD_SIZE = Absent(
+    "WORLD_SIZE",
+    "ultralytics 8.4",
+    "with it Ultralytics waits for other processes where it reads settings, and they wait for it elsewhere",
+)
 
 HIDDEN_MODULES = {
     "openvino_telemetry": "openvino has no other switch, but a stub of its own where its telemetry package is missing"

@@ -14,6 +14,7 @@ from qexport.job.export_job import ExportJob
 from qexport.job.options import FIELDS, make_job
 from qexport.job.parsing import converted
 from qexport.job.value_rules import Choice, Range
+from qexport.system.launch import ALONE, Launch
 from qexport.training.recipe import WEIGHTS, Recipe
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -29,11 +30,13 @@ class TrainJob:
             the program takes at once, `out` the folder.
         recipe: how the network is trained.
         resume: go on from what an earlier run left in the folder.
+        launch: the processes that share each step.
     """
 
     export: ExportJob
     recipe: Recipe
     resume: bool = False
+    launch: Launch = ALONE
 
     @property
     def file(self) -> Path:
@@ -41,7 +44,7 @@ class TrainJob:
         return self.export.folder / f"{self.export.stem}_qat.pt"
 
 
-def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob:
+def make_train_job(options: Mapping[str, Any], resume: bool = False, launch: Launch = ALONE) -> TrainJob:
     """Check what was asked for.
 
     Args:
@@ -59,20 +62,21 @@ def make_train_job(options: Mapping[str, Any], resume: bool = False) -> TrainJob
     if not given.get("data"):
         raise UsageError("qat needs images to train on", "add --data DATA.yaml")
     recipe = _recipe({name: value for name, value in given.items() if name in RECIPE})
+    _check_shared(recipe, launch)
     asked = {name: value for name, value in given.items() if name in FIELDS and name != "device"}
     asked.setdefault("int8", "precision" not in asked)
     asked |= {
-        "batch": 1 if recipe.device == "cpu" else recipe.batch,
+        "batch": 1 if recipe.device == "cpu" else launch.share(recipe.batch),
         "no_latency": True,
         "no_eval": "eval_data" not in given,
     }
     asked.setdefault("out", Path("qexport_out") / f"{Path(model).stem}_qat")
-    job = TrainJob(make_job(asked), recipe, resume)
+    job = TrainJob(make_job(asked), recipe, resume, launch)
     if not job.export.calibrates:
         raise UsageError(
             f"--precision {job.export.precision} has no integer activations to train", "give --precision int8"
         )
-    if resume and not job.export.folder.is_dir():
+    if resume and launch.first and not job.export.folder.is_dir():
         raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
     return job
 
@@ -82,6 +86,16 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     for row in RULES:
         row.check(recipe)
     return recipe
+
+
+def _check_shared(recipe: Recipe, launch: Launch) -> None:
+    """Refuse what several processes cannot do: share a step unequally, or one GPU."""
+    if recipe.batch % launch.world:
+        what = f"{launch.world} processes cannot share --batch {recipe.batch} equally"
+        raise UsageError(what, f"give a multiple of {launch.world}")
+    if launch.world > 1 and recipe.device.startswith("cuda:"):
+        what = f"--device {recipe.device} is one GPU, and there are {launch.world} processes"
+        raise UsageError(what, "give --device cuda, and each takes its own")
 
 
 RULES: tuple[Range | Choice, ...] = (

@@ -13,11 +13,13 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import hold_out
 from qexport.optimisation.passes import HELD_OUT
 from qexport.progress import Progress, Silent
+from qexport.system.launch import ALONE, Launch
 from qexport.training import loop
 from qexport.training.images import Batch, Images, Skip, augmented
 from qexport.training.judge import Judge
 from qexport.training.labelled_loss import labelled_loss
 from qexport.training.loop import Trained
+from qexport.training.processes import OfFirst, anyone
 from qexport.training.recipe import Recipe
 from qexport.training.state import Store
 
@@ -27,7 +29,9 @@ EVERY = 8
 """One of so many images is kept from training, to judge each epoch by."""
 MIN_JUDGED, MAX_JUDGED = 8, 40
 Labelling = Callable[[Sequence[Path], bool], Images]
-"""Image files, and whether some of them have to have labels → batches of them."""
+"""Image files, and whether they are to train on → batches of them, of which each process then has its share.
+
+Some of those have to have labels."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def train(
     on_skip: Skip = lambda *_: None,
     fraction: float = 1.0,
     count: int | None = None,
+    launch: Launch = ALONE,
 ) -> Trained:
     """Train a candidate's weights, biases and scales; return the best of its epochs, or what came in.
 
@@ -83,9 +88,10 @@ def train(
         on_skip: takes images that cannot be read, and why.
         fraction: share of a data set's images, evenly chosen.
         count: the greatest number of them; None for 512, 0 for all.
+        launch: the processes that share each step, see `qexport.training.processes`.
 
     Raises:
-        InputError: images are missing, or errors inside of the program cannot be measured.
+        InputError: images are missing, or fewer than processes, or errors inside of the program cannot be measured.
     """
     if not candidate.measurable:
         obstacle = candidate.program.graph.obstacle or "no raw outputs"
@@ -94,17 +100,28 @@ def train(
     wanted = candidate.program.input
     if wanted.dynamic or wanted.batch == 1:  # to see an image twice in a step gains nothing
         recipe = replace(recipe, batch=min(recipe.batch, len(parts.train)))
+    recipe = replace(recipe, batch=_shared(recipe.batch, launch), device=launch.device(recipe.device))
     judged: tuple[Batch, ...] = ()
     if labelled:
         made = labelled(parts.train, True)
         judged = tuple(labelled(parts.held_out, False).epoch(1)) if recipe.labels else ()
     else:
-        made = augmented(parts.train, wanted, recipe.batch, recipe.seed, on_skip=on_skip)
+        share, shard = launch.share(recipe.batch), (launch.rank, launch.world)
+        made = augmented(parts.train, wanted, share, recipe.seed, shard=shard, on_skip=on_skip)
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
     judge = Judge(held_out, judged, labelled_loss)
-    trained = loop.train(candidate, Stoppable(made, stopped), judge, recipe, store, progress)
+    images = Stoppable(made, lambda: anyone(launch, stopped()))
+    trained = loop.train(candidate, images, judge, recipe, OfFirst(store, launch) if store else None, progress, launch)
     return replace(trained, record=replace(trained.record, images=len(parts.train)))
+
+
+def _shared(batch: int, launch: Launch) -> int:
+    """As many of a step's images as can be shared equally."""
+    if batch < launch.world:
+        what = f"{launch.world} processes cannot share a step of {batch} image{'s'[: batch != 1]}"
+        raise InputError(what, "start fewer, or give more images")
+    return launch.share(batch) * launch.world
 
 
 @dataclass(frozen=True)

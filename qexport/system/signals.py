@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from qexport.system.launch import launched
+
 LINES = {
     "SIGINT": (130, "interrupted"),
     "SIGTERM": (143, "terminated"),
@@ -117,6 +119,7 @@ class Ending:
         self._first = 0.0
         self._said = False
         self._waits = False
+        self._told_elsewhere = not launched(os.environ).first  # `torchrun` has started several, which end together
         self._lines = {int(getattr(signal, name)): line for name, line in LINES.items() if hasattr(signal, name)}
 
     def watch(self) -> None:
@@ -181,6 +184,8 @@ class Ending:
             self._write(f"error: {_overrun() if over else self._lines[number][1]}", start)
 
     def _write(self, line: str, start: str = "") -> None:
+        if self._told_elsewhere:
+            return
         with suppress(OSError):
             os.write(self._terminal, f"{start}qexport: {line}\n".encode())
 

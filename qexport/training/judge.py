@@ -13,7 +13,7 @@ from qexport.programs.captured_graph import on_device
 from qexport.simulation.fused import Fused
 from qexport.simulation.insert import insert
 from qexport.training.images import Batch, pieces
-from qexport.training.losses import Labelled
+from qexport.training.losses import Labelled, by_labels
 from qexport.training.record import Judged
 
 
@@ -44,7 +44,7 @@ class Judge:
         with torch.no_grad():
             for batch in self.batches:
                 for piece in pieces(batch, program.input.batch):
-                    targets = {name: each.to(device) for name, each in (piece.targets or {}).items()}
-                    sums += float(self.labelled(program, graph(piece.pixels.to(device)), targets)) * len(piece.pixels)
+                    raw = graph(piece.pixels.to(device))
+                    sums += float(by_labels(self.labelled, program, raw, piece).sum())
                     count += len(piece.pixels)
         return sums / count

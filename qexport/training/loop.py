@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.lone_threads import WORKERS, lone_threads
 from qexport.progress import Progress
+from qexport.system.launch import ALONE, Launch
 from qexport.training.images import Batch, Images, pieces
 from qexport.training.judge import Judge
 from qexport.training.losses import loss
+from qexport.training.processes import from_first, mean
 from qexport.training.recipe import Recipe
 from qexport.training.record import INTERRUPTED, EpochRecord, Judged, TrainingRecord
 from qexport.training.state import Store, TrainingState, require_fitting
@@ -51,21 +53,25 @@ def train(
     recipe: Recipe,
     store: Store | None,
     progress: Progress,
+    launch: Launch = ALONE,
 ) -> Trained:
     """Train; the same images, recipe and device give the same result, whether it went on from a state or not.
 
-    An interrupt (Ctrl-C) ends it with the best of the epochs that were whole.
+    An interrupt (Ctrl-C) ends it with the best of the epochs that were whole. Processes that train together begin, and
+    learn, the same, up to how floats are summed what one process learns from all their images; the first one judges.
 
     Args:
-        images: to train on, none of them held out.
+        images: to train on, none of them held out; of several processes each has as many in a step.
         judge: judges every epoch, by images that are not trained on; its `labelled` is the loss that `recipe.labels` is
             the share of.
         store: keeps the state after each epoch, and has that of an earlier run to go on from.
+        launch: the processes, within `joined`.
 
     Raises:
         InputError: batches do not fit the program, or labels are wanted and there are none.
+        OtherProcessError: another process has ended.
     """
-    course = _Course(candidate, images, judge, recipe)
+    course = _Course(candidate, images, judge, recipe, launch)
     known = store.load() if store else None
     if known is not None:
         course.restore(known)
@@ -89,10 +95,10 @@ def train(
 class _Course:
     """A training between its first step and its last."""
 
-    def __init__(self, candidate: Candidate, images: Images, judge: Judge, recipe: Recipe) -> None:
+    def __init__(self, candidate: Candidate, images: Images, judge: Judge, recipe: Recipe, launch: Launch) -> None:
         if recipe.labels and judge.labelled is None:
             raise InputError("there is no loss for labels here", "train without labels")
-        self.images, self.judge, self.recipe = images, judge, recipe
+        self.images, self.judge, self.recipe, self.launch = images, judge, recipe, launch
         self.student = Student(candidate, recipe)
         self.learned = self.student.parameters
         self.optimiser = torch.optim.Adam(
@@ -166,18 +172,18 @@ class _Course:
         parts = list(pieces(batch, self._piece(count)))
         found = list(pool.map(self._slopes, parts))
         shares = [len(each.pixels) / count for each in parts]
-        for parameter, *slopes in zip(learned, *(slopes for _, slopes in found), strict=True):
-            parameter.grad = torch.stack([slope * share for slope, share in zip(slopes, shares, strict=True)]).sum(
-                dim=0
-            )
+        summed = (_weighted(each, shares) for each in zip(*((lost, *slopes) for lost, slopes in found), strict=True))
+        lost, *slopes = mean(self.launch, list(summed))
+        for parameter, slope in zip(learned, slopes, strict=True):
+            parameter.grad = slope
         self._adjust()
         self.optimiser.step()
         self.student.learner.bound()
         self.step += 1
         kept = min(self.recipe.averaging, self.step / (self.step + 9))  # the first steps are far from all others
-        for name, mean in self.average.items():
-            mean.lerp_(self.learned[name].detach(), 1 - kept)
-        return torch.stack([each * share for (each, _), share in zip(found, shares, strict=True)]).sum()
+        for name, average in self.average.items():
+            average.lerp_(self.learned[name].detach(), 1 - kept)
+        return lost.clone()  # it is a part of all slopes, which are not kept
 
     def _piece(self, count: int) -> int:
         """How many images of a batch the program takes at once; each worker has a share of them."""
@@ -225,7 +231,7 @@ class _Course:
             self.student.load(own)
 
     def _judged(self, candidate: Candidate, pool: ThreadPoolExecutor) -> Judged:
-        return pool.submit(self.judge.judged, candidate, self.student.device).result()
+        return from_first(self.launch, lambda: pool.submit(self.judge.judged, candidate, self.student.device).result())
 
     def state(self) -> TrainingState:
         """All that the next epoch depends on, between two epochs."""
@@ -277,7 +283,13 @@ class _Course:
             recipe=self.recipe,
             device=_described(self.student.device),
             seconds=round(sum(each.seconds for each in self.epochs), 2),
+            processes=self.launch.world,
         )
+
+
+def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sum of tensors of one shape, each with its weight."""
+    return torch.stack([each * weight for each, weight in zip(values, weights, strict=True)]).sum(dim=0)
 
 
 def _diverged(epoch: int, finite: list[bool]) -> str:

@@ -75,6 +75,7 @@ class TrainingRecord:
         device: that it ran on, in words.
         seconds: of all epochs.
         start_labelled: loss by labels on the held-out images before training; None without labels.
+        processes: that shared each step.
     """
 
     profile: str
@@ -88,6 +89,7 @@ class TrainingRecord:
     device: str
     seconds: float
     start_labelled: float | None = None
+    processes: int = 1
 
     @property
     def end(self) -> float:
