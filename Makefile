@@ -15,7 +15,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-snippets bench-limits bench-sweep bench-training fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-snippets bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -151,6 +151,9 @@ bench-sweep: setup  ## sweep three demo models here and on two workers of Ray, o
 
 bench-training: setup  ## measure a step of quantisation-aware training on the real models: seconds and memory
 	$(PY) benchmarks/training.py
+
+bench-processes: setup  ## train in two processes of torchrun, of which one is killed or interrupted: as one process does
+	$(PY) benchmarks/processes.py
 
 fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
 	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)

@@ -1,6 +1,6 @@
 """Two processes of one command line with what `torchrun` sets, forked from one that has loaded everything.
 
-`python two_processes.py FOLDER WORD…` runs `qexport WORD… --out FOLDER/whole`, then the same with `FOLDER/killed`, where
+`python two_processes.py FOLDER WORD…` runs `qexport WORD… --out FOLDER/whole`, then the same with FOLDER/killed, where
 the second process is killed in the middle of the second epoch. Writes the exit codes as JSON; what each process says is
 in FOLDER/whole.0.txt and so on.
 """
