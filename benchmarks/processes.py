@@ -27,7 +27,7 @@ from qexport.training.container import unpack
 DEMO = Path(__file__).resolve().parents[1] / "calibration_data"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 STATE, FILE = "train_tflite.state", "shapes26_qat.pt"
-MAX_APART = 0.02
+MAX_APART = 1e-3
 """Of what is learned, in its own units: steps of weights, logarithms of scales."""
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDetector, captured, demo_images, seeded
+from conftest import captured, demo_images
 from small_models import saved, small_model
+from test_sensitivity import seeded_chain
 from test_training import planned
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def test_what_a_batch_is_cut_into_does_not_matter() -> None:
     ]
     found = []
     for size, batches in ((4, [Batch(pixels, targets)]), (1, singly)):
-        student = Student(planned(captured(seeded(TinyDetector()), batch=size), TENSORRT), Recipe())
+        student = Student(planned(captured(seeded_chain(), batch=size), TENSORRT), Recipe())
         lost = torch.stack([loss(student, each, 0.5, by_first_score) for each in batches]).mean()
         slopes = torch.autograd.grad(lost, list(student.parameters.values()), materialize_grads=True)
         found.append((lost.detach(), *slopes))

@@ -57,7 +57,7 @@ def kill_at(count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return summed(*arguments)
 
-    distributed.all_reduce = counted
+    vars(distributed)["all_reduce"] = counted
 
 
 def run(name: str, words: list[str], folder: Path, killed: int | None) -> list[int]:

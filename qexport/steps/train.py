@@ -111,8 +111,8 @@ def train(
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
     judge = Judge(held_out, judged, labelled_loss)
-    images = Stoppable(made, lambda: anyone(launch, stopped()))
-    trained = loop.train(candidate, images, judge, recipe, OfFirst(store, launch) if store else None, progress, launch)
+    shared = Stoppable(made, lambda: anyone(launch, stopped()))
+    trained = loop.train(candidate, shared, judge, recipe, OfFirst(store, launch) if store else None, progress, launch)
     return replace(trained, record=replace(trained.record, images=len(parts.train)))
 
 

@@ -47,6 +47,8 @@ def joined(launch: Launch, device: str) -> Iterator[None]:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=MAX_WAIT, rank=launch.rank, world_size=launch.world
         )
+    if nccl and launch.local < torch.cuda.device_count():  # one that is not here is refused where all can be told
+        torch.cuda.set_device(device)
     yield
     distributed.destroy_process_group()
 
@@ -118,7 +120,8 @@ def everywhere(launch: Launch, make: Callable[[], _Made]) -> _Made:
         return make()
     made = _first_error_raised(launch, make if launch.first else None)
     others = _first_error_raised(launch, None if launch.first else make)
-    return made if launch.first else others
+    own: _Made = made if launch.first else others
+    return own
 
 
 @dataclass(frozen=True)
