@@ -1,8 +1,8 @@
 """Two processes of one command line with what `torchrun` sets, forked from one that has loaded everything.
 
-`python two_processes.py FOLDER WORD…` runs `qexport WORD… --out FOLDER/whole`, then the same with FOLDER/killed, where
-the second process is killed in the middle of the second epoch. Writes the exit codes as JSON; what each process says is
-in FOLDER/whole.0.txt and so on.
+`python two_processes.py FOLDER WORD…` runs `qexport WORD… --out FOLDER/out`, where the second process is killed in the
+middle of the second epoch, then the same with `--resume`. Writes the exit codes as JSON; what each process says is in
+FOLDER/killed.0.txt and so on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def started(rank: int, port: int, words: list[str], folder: Path, name: str, kil
     )
     if killed:
         kill_at(KILLED_AT)
-    code = main([*words, "--out", str(folder / name)])
+    code = main([*words, "--out", str(folder / "out")])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -76,5 +76,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # threads do not outlive a fork
     place, command = Path(sys.argv[1]), sys.argv[2:]
-    codes = {name: run(name, command, place, killed) for name, killed in (("whole", None), ("killed", 1))}
+    codes = [run("killed", command, place, 1), run("resumed", [*command, "--resume"], place, None)]
     sys.stdout.write(json.dumps(codes))

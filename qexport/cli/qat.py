@@ -21,6 +21,7 @@ from qexport.cli.output import Rows, say_json, sentence, show
 from qexport.errors import OtherProcessError
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.system.launch import launched
+from qexport.system.signals import ignore_termination
 from qexport.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def qat_command(
         try:
             report = train_of(job, progress, shlex.join(["qexport", *sys.argv[1:]]))
         except OtherProcessError as error:
+            ignore_termination()  # of `torchrun`, which has seen the same, and would add a second line
             if launch.first:
                 raise
             return error.exit_code

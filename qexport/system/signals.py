@@ -197,6 +197,11 @@ class Ending:
                 signal.signal(number, signal.SIG_DFL)
 
 
+def ignore_termination() -> None:
+    """Let a process end by itself and say why: SIGTERM asks for no more. For the main thread."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def run_process(work: Callable[[], int]) -> int:
     """Do the work of a whole process, interruptible from here to its last moment; return its exit code.
 
