@@ -205,7 +205,7 @@ def _trained(training: _Training, profile: _Profile, stopped: Callable[[], bool]
             links, skip = Path(tempfile.mkdtemp(dir=scratch)) / "data", training.skipped.setdefault
             sharing, seed = launch if learned else ALONE, recipe.seed
             batch = sharing.share(min(recipe.batch, max(len(images), source.program.input.batch)))
-            made = partial(labelled, on_skip=skip, needed=learned, shard=(sharing.rank, sharing.world))
+            made = partial(labelled, on_skip=skip, needed=learned, shard=sharing.shard)
             return made(data, images, task, source.program, batch, seed, links)
 
         return train(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qexport.data.choice import take
+from qexport.data.input_form import InputSpec
 from qexport.data.selection import image_files
 from qexport.errors import InputError
 from qexport.optimisation.candidate import Candidate
@@ -98,30 +99,30 @@ def train(
         raise InputError(f"this program cannot be trained: {obstacle}", "export it without training")
     parts = split(image_files(images, fraction, count))
     wanted = candidate.program.input
-    if wanted.dynamic or wanted.batch == 1:  # to see an image twice in a step gains nothing
-        recipe = replace(recipe, batch=min(recipe.batch, len(parts.train)))
-    recipe = replace(recipe, batch=_shared(recipe.batch, launch), device=launch.device(recipe.device))
-    judged: tuple[Batch, ...] = ()
+    recipe = _fitting(recipe, wanted, len(parts.train), launch)
     if labelled:
         made = labelled(parts.train, True)
-        judged = tuple(labelled(parts.held_out, False).epoch(1)) if recipe.labels else ()
     else:
-        share, shard = launch.share(recipe.batch), (launch.rank, launch.world)
-        made = augmented(parts.train, wanted, share, recipe.seed, shard=shard, on_skip=on_skip)
+        share = launch.share(recipe.batch)
+        made = augmented(parts.train, wanted, share, recipe.seed, shard=launch.shard, on_skip=on_skip)
+    judged = tuple(labelled(parts.held_out, False).epoch(1)) if labelled and recipe.labels else ()
     with progress.step("Measuring held-out images", len(parts.held_out)) as advance:
         held_out = hold_out(candidate.reference, parts.held_out, advance)
-    judge = Judge(held_out, judged, labelled_loss)
+    judge, kept = Judge(held_out, judged, labelled_loss), OfFirst(store, launch) if store else None
     shared = Stoppable(made, lambda: anyone(launch, stopped()))
-    trained = loop.train(candidate, shared, judge, recipe, OfFirst(store, launch) if store else None, progress, launch)
+    trained = loop.train(candidate, shared, judge, recipe, kept, progress, launch)
     return replace(trained, record=replace(trained.record, images=len(parts.train)))
 
 
-def _shared(batch: int, launch: Launch) -> int:
-    """As many of a step's images as can be shared equally."""
+def _fitting(recipe: Recipe, wanted: InputSpec, count: int, launch: Launch) -> Recipe:
+    """The recipe with no more images in a step than there are, and as many as can be shared equally."""
+    batch = recipe.batch
+    if wanted.dynamic or wanted.batch == 1:  # to see an image twice in a step gains nothing
+        batch = min(batch, count)
     if batch < launch.world:
         what = f"{launch.world} processes cannot share a step of {batch} image{'s'[: batch != 1]}"
         raise InputError(what, "start fewer, or give more images")
-    return launch.share(batch) * launch.world
+    return replace(recipe, batch=launch.share(batch) * launch.world, device=launch.device(recipe.device))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class Launch:
         """Whether it is the one that prints and writes."""
         return self.rank == 0
 
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which of how many parts of an epoch's images it has."""
+        return self.rank, self.world
+
     def share(self, batch: int) -> int:
         """How many images of a step each process takes: the same for each."""
         return batch // self.world

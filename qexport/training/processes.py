@@ -132,7 +132,7 @@ class OfFirst:
     launch: Launch
 
     def save(self, state: TrainingState) -> None:
-        """See `Store`."""
+        """See `Store`; what cannot be kept ends the first process, and so the others."""
         if self.launch.first:
             self.store.save(state)
 
