@@ -98,8 +98,7 @@ def train(
         obstacle = candidate.program.graph.obstacle or "no raw outputs"
         raise InputError(f"this program cannot be trained: {obstacle}", "export it without training")
     parts = split(image_files(images, fraction, count))
-    wanted = candidate.program.input
-    recipe = _fitting(recipe, wanted, len(parts.train), launch)
+    recipe = _fitting(recipe, wanted := candidate.program.input, len(parts.train), launch)
     if labelled:
         made = labelled(parts.train, True)
     else:
