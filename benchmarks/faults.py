@@ -1,7 +1,8 @@
-"""End runs at each step of the walk, by kill -9, SIGTERM and SIGINT, and look at what is left and at the next run.
+"""End runs at each step of the walk, by kill -9, SIGTERM, SIGINT and a full disk; look at what is left, and at the next.
 
 The command is started as a user starts it and followed by the lines that it prints and the files that it leaves; the
-signal comes at a random moment of the step, whose length an undisturbed run has shown. Then:
+signal comes at a random moment of the step, whose length an undisturbed run has shown, and so does the end of the disk
+(FULL), which is the end of what a file may have. Then:
 
 - the exit code and one line on standard error, nothing else; no process is left a second later;
 - every file in the output folder is what a whole run leaves, and a report is there with its files only;
@@ -37,12 +38,14 @@ MODEL = str(DEMO / "shapes26.pt")
 DATA = ("--data", str(DEMO / "shapes" / "shapes.yaml"), "--imgsz", "64", "--calib-images", "8")
 IMAGES = "images.txt"
 """What is scored, in the folder of a run: a few images, for short steps."""
-SIGNALS = {"KILL": -9, "TERM": 143, "INT": 130}
-"""Signal → exit code."""
-FULL = {"20kB": 20_000, "2MB": 2_000_000}
-"""What no file of a run may exceed: a calibration's table has more than the first, a float file than the second."""
 NO_ROOM = (3, 7)
 """Exit codes of a run that finds no room: nothing, or not all that was measured, is written."""
+ENDS = {"KILL": (-9,), "TERM": (143,), "INT": (130,), "FULL": NO_ROOM}
+"""How a run is ended → its exit codes."""
+FULL = {"20kB": 20_000, "2MB": 2_000_000}
+"""What no file of a run may exceed: a calibration's table has more than the first, a float file than the second."""
+LEFT = 1000
+"""Bytes that a file may have once the disk is full."""
 TOKEN = "QEXPORT_FAULTS"
 """Environment variable that all processes of a run have, whoever their parents are by now."""
 MAX_SECONDS = 1.0
@@ -128,8 +131,11 @@ VERBS = {
             *BEGINNING,
             Step("optimise", lambda seen: seen.said("Planning")),
             Step("train", lambda seen: seen.said("Measuring held-out")),
-            Step("state", lambda seen: seen.wrote("train_*.state")),
+            Step("state", lambda seen: seen.wrote(".*.state") or seen.wrote("train_*.state")),
             Step("write", lambda seen: seen.said("Training, epoch 3")),
+            Step("checkpoint", lambda seen: seen.wrote(".*.pt") or seen.wrote("*_qat.pt")),
+            Step("record", lambda seen: seen.wrote("*_qat.pt")),
+            Step("page", lambda seen: seen.wrote("train.json")),
         ),
         lambda folder: ("--resume",) if any(folder.glob("train_*.state")) else (),
     ),
@@ -175,6 +181,14 @@ class Run:
         with suppress(OSError, StopIteration):
             return step.begun(self.seen)
         return False
+
+    def end(self, name: str) -> None:
+        """Send a signal to it, or let its disk be full."""
+        pid = self.process.pid
+        if name == "FULL":
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (LEFT, resource.RLIM_INFINITY))
+        else:
+            (os.killpg if name == "INT" else os.kill)(pid, signal.Signals[f"SIG{name}"])
 
     def ended(self) -> int:
         """Wait for its end and its last line; return the exit code."""
@@ -297,7 +311,6 @@ class Outcome:
 
 def interrupted(verb: Verb, step: Step, name: str, whole: Whole) -> Outcome | None:
     """End a run at a random moment of a step, and run once more; None where it was over before."""
-    number = signal.Signals[f"SIG{name}"]
     with new_place() as place:
         run, out = Run(place, verb.words), place / "out"
         if not run.until(step):
@@ -307,7 +320,7 @@ def interrupted(verb: Verb, step: Step, name: str, whole: Whole) -> Outcome | No
             return None
         at = [each.name for each in verb.steps if run.has_begun(each)][-1]
         sent = time.monotonic()
-        (os.killpg if name == "INT" else os.kill)(run.process.pid, number)
+        run.end(name)
         if run.ended() == 0 and contents(out) == whole.files:  # it was on its way out
             return None
         faults = list(_end_wrong(run, name))
@@ -323,12 +336,10 @@ def starved(verb: Verb, most: int, whole: Whole) -> Outcome:
     """Let a run find the disk full, and run once more."""
     with new_place() as place:
         run = Run(place, verb.words, most)
-        code, faults = run.ended(), list(left_wrong(place / "out", whole, "FULL"))
-        if code not in NO_ROOM or any("cannot be written (" not in line for line in run.errors):
-            faults.append(f"exit code {code}: {run.errors}")
+        faults = [*_end_wrong(run, "FULL"), *left_wrong(place / "out", whole, "FULL")]
         faults += [f"{path.name} is left in TMPDIR" for path in run.temporary.iterdir()]
         taken, more = _next(place, verb, whole)
-        return Outcome(f"{code}", (*faults, *more), 0.0, taken)
+        return Outcome("full", (*faults, *more), 0.0, taken)
 
 
 def _end_wrong(run: Run, name: str) -> Iterator[str]:
@@ -338,10 +349,12 @@ def _end_wrong(run: Run, name: str) -> Iterator[str]:
         time.sleep(POLL)
     if time.monotonic() - over > MAX_SECONDS:
         yield f"processes live on{': ' if alive else ''}{', '.join(map(str, alive))}"
-    if code != SIGNALS[name]:
-        yield f"exit code {code}"
     errors = [line for line in run.errors if not line.endswith("Ctrl-C again ends at once")]
-    if len(errors) != (name != "KILL"):
+    if code not in ENDS[name]:
+        yield f"exit code {code}"
+    if name == "FULL" and any("cannot be written (" not in line for line in errors):
+        yield f"error lines: {errors}"
+    if name != "FULL" and len(errors) != (name != "KILL"):
         yield f"error lines: {errors}"
 
 
@@ -378,7 +391,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5, help="runs for each step and signal")
     parser.add_argument("--steps", default=",".join(VERBS), help="verbs or single steps: onnx,qat.train")
-    parser.add_argument("--signals", default=",".join(SIGNALS))
+    parser.add_argument("--signals", default=",".join(ENDS), help="signals, and FULL for a full disk")
     parser.add_argument("--seed", type=int, default=0, help="of the moments within the steps")
     given = parser.parse_args()
     random.seed(given.seed)

@@ -178,7 +178,17 @@ def _calibrated_once(run: Run, weighted: bool) -> tuple[CalibrationTable, str]:
 
 def table_notes(run: Run, table: CalibrationTable | None) -> tuple[str, ...]:
     """What is to be said of the statistics that ranges are chosen by."""
-    return () if table is None else (*_seen_in_views(table), *_unweighted(run, table))
+    return () if table is None else (*_seen_in_views(table), *_unweighted(run, table), *_not_needed(run))
+
+
+def _not_needed(run: Run) -> tuple[str, ...]:
+    """A note where statistics were given of values whose ranges were all learned."""
+    job = run.job
+    if run.plan is not None or not (job.calibration and run.source.checkpoint.learned):
+        return ()
+    if any(needs_table(target_of(job, name), None, run.source, job.keep_float) for name in job.format):
+        return ()
+    return ("no range is taken of --calibration: all were learned in training",)
 
 
 def _seen_in_views(table: CalibrationTable) -> tuple[str, ...]:

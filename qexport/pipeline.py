@@ -153,7 +153,7 @@ def request(run: Run, name: str, precision: str, table: CalibrationTable | None 
         model=run.source.checkpoint.fingerprint,
         plan=run.plan if own and job.plan else None,
         candidate=job.candidate if own else None,
-        learned=own and run.source.checkpoint.trained and computes_in_integers(target),
+        learned=own and run.plan is None and run.source.checkpoint.trained and computes_in_integers(target),
         candidate_path=companion_path("candidate.npz", *beside),
         table=table,
         ranges=job.range_method,

@@ -19,9 +19,10 @@ from qexport.data.dataset import fingerprint
 from qexport.data.selection import has_labels
 from qexport.errors import InputError
 from qexport.inspection.run_folder import locked
+from qexport.job.export_job import ExportJob
 from qexport.job.train_job import TrainJob
 from qexport.measurement.simulated import simulated_fidelity
-from qexport.opening import Run, calibrated, opened
+from qexport.opening import Run, calibrated, opened, target_of
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.pass_record import PassRecord
 from qexport.pipeline import request
@@ -126,11 +127,18 @@ def _opened(job: TrainJob, clock: Clock) -> Run:
 
 def _earlier(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
     """See `earlier_profiles`; the folder is made, and a resumption of nothing refused."""
-    if job.resume and not any(job.export.folder.glob(_state("*"))):
-        raise InputError(f"there is no training to resume in {job.export.folder}", "leave out --resume")
+    states = [job.export.folder / _state(name) for name in _profile_names(job.export)]
+    if job.resume and not any(path.exists() for path in states):
+        names = ", ".join(dict.fromkeys(path.name for path in states))
+        raise InputError(f"there is no training to resume in {job.export.folder}: no {names}", "leave out --resume")
     found = earlier_profiles(job, fingerprint)
     make_folder(job.export.folder)
     return found
+
+
+def _profile_names(job: ExportJob) -> list[str]:
+    """Of each format."""
+    return [profile.name for name in job.format if (profile := target_of(job, name).profile)]
 
 
 def earlier_profiles(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
@@ -250,15 +258,18 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
     What an earlier run has left stays where nothing was learned.
     """
     job, run, clock = training.job, training.run, training.clock
-    if training.earlier and not any(each.record.epochs for each in trained):
+    ended = trained[-1].record.stopped == INTERRUPTED
+    if training.earlier and ended and not any(each.record.epochs for each in trained):
         return _report(training, profiles, trained)
     checkpoint = run.source.checkpoint
     packages = environment(reported_packages()).packages
-    names = {each.record.profile for each in trained}
+    known = {each.plan.profile for each in training.earlier}
+    made = [each for each in trained if each.record.epochs or each.record.profile not in known]
+    names = {each.record.profile for each in made}
     others = tuple(each for each in training.earlier if each.plan.profile not in names)
     training.notes.extend(f"{each.plan.profile} is kept as an earlier run has learned it" for each in others)
     learned = Learned(
-        (*(learned_profile(each.candidate, each.record) for each in trained), *others),
+        (*(learned_profile(each.candidate, each.record) for each in made), *others),
         Provenance(checkpoint.path.name, checkpoint.fingerprint, str(job.export.data), training.command, packages),
     )
     with clock.step("write", f"Writing {job.file.name}"):

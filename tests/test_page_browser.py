@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sample_report import sample_report
+from test_training_page import REPORT as TRAINING
 
 from qexport.reporting.load import load_report
 from qexport.reporting.page import write_page
+from qexport.reporting.page.training_page import write_training
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -140,6 +142,22 @@ def test_it_fits_the_screen_in_both_themes(page: Any, size: tuple[int, int]) -> 
         assert seen.std() > 10
         brightness[scheme] = float(np.median(seen))
     assert brightness["light"] > 200 > 60 > brightness["dark"]
+
+
+def test_a_trainings_page_fits_a_phone_and_its_charts_stay_legible(browser: Any, tmp_path: Path) -> None:
+    long = "/".join(["folder" * 20, "data.yaml"])
+    write_training(replace(TRAINING, data=long, command=f"qexport qat {long}", notes=(long,)), tmp_path / "train.html")
+    page = browser.new_page()
+    look(page, PHONE, "light")
+    page.goto((tmp_path / "train.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    ends = "e => Math.max(...[...e.querySelectorAll('text')].map(t => t.getBoundingClientRect().right))"
+    assert page.locator("svg.chart").count() == 3
+    for chart in page.locator("svg.chart").all():
+        box = chart.bounding_box()
+        assert box["width"] >= 860  # letters of ten pixels stay so high
+        assert chart.evaluate(ends) <= box["x"] + box["width"]
+    page.close()
 
 
 def test_wide_tables_scroll_inside_their_box_on_a_phone(page: Any) -> None:

@@ -15,12 +15,13 @@ from trained import kept, numbers, trained
 from qexport.calibration.calibrate import calibrate
 from qexport.clock import Clock
 from qexport.inspection.recheck import recheck
+from qexport.job.export_job import ExportJob
 from qexport.job.options import make_job
 from qexport.opening import read_run
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.candidate_file import load_candidate
+from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.pipeline import export, request
-from qexport.planning.plan import load_plan
+from qexport.planning.plan import load_plan, save_plan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import OPENVINO, TFLITE, RuntimeProfile
 from qexport.programs.build import read_source
@@ -54,14 +55,18 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return made
 
 
-def exported(path: Path, **options: object) -> Report:
+def job_of(path: Path, **options: object) -> ExportJob:
     given = {"no_eval": True, "no_latency": True, "no_build": True, "out": path.parent / "out", **options}
-    return export(make_job({"model": str(path), "imgsz": "64", **given}))
+    return make_job({"model": str(path), "imgsz": "64", "data": DATA, "calib_images": 2, **given})
+
+
+def exported(path: Path, **options: object) -> Report:
+    return export(job_of(path, **options))
 
 
 def test_every_format_verifies_by_what_was_learned_and_nothing_is_calibrated(make: Make) -> None:
     path, candidate = make(TFLITE)
-    report = exported(path, format=",".join(FORMATS), int8=True, data=DATA, calib_images=2)
+    report = exported(path, format=",".join(FORMATS), int8=True)
     assert [each.format for each in report.artifacts] == [*FORMATS]
     assert report.calibration is None
     assert not any("calibrat" in step for step in report.seconds)
@@ -85,8 +90,7 @@ def test_every_format_verifies_by_what_was_learned_and_nothing_is_calibrated(mak
 
 def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
     path, candidate = make(OPENVINO)
-    given = {"model": str(path), "imgsz": "64", "no_eval": True, "no_latency": True, "out": path.parent / "out"}
-    run = read_run(make_job({**given, "format": "onnx", "half": True}), Clock(Silent()), None)
+    run = read_run(job_of(path, format="onnx", half=True), Clock(Silent()), None)
     assert run.source.program.fingerprint == candidate.reference.fingerprint
     (said,) = run.images.notes
     assert said.startswith("fp16 files have the float weights from before training")
@@ -97,13 +101,27 @@ def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
 
 def test_a_plan_that_is_given_goes_before_what_was_learned_and_that_is_said(make: Make) -> None:
     path, _ = make(OPENVINO)
-    given = {"model": str(path), "imgsz": "64", "no_eval": True, "no_latency": True, "out": path.parent / "out"}
-    run = read_run(make_job({**given, "format": "openvino", "half": True}), Clock(Silent()), None)
-    program = run.source.program
-    plan = make_plan(program, synthetic_statistics(program.values), OPENVINO)
-    made, (said,) = planned_candidate(run.source, replace(request(run, "openvino", "fp16"), plan=plan))
-    assert made == Candidate(program, plan, program)
+    source = read_source(path, CaptureOptions(imgsz=SIZE))
+    plan = make_plan(source.program, synthetic_statistics(source.program.values), OPENVINO)
+    save_plan(plan, path.parent / "plan.json")
+    job = job_of(path, format="openvino", int8=True, plan=path.parent / "plan.json")
+    run = read_run(job, Clock(Silent()), None)
+    asked = request(run, "openvino", "int8")
+    assert not asked.learned  # so that passes run
+    made, (said,) = planned_candidate(run.source, asked)
+    assert made == Candidate(run.source.program, plan, run.source.program)
     assert "what it has learned is not used" in said
+
+
+def test_what_a_repair_plans_once_more_is_said_to_be_learned(make: Make) -> None:
+    path, candidate = make(OPENVINO)
+    save_candidate(candidate, path.parent / "candidate.npz")
+    source = read_source(path, CaptureOptions(imgsz=SIZE))
+    plain = request(read_run(job_of(path, format="openvino", int8=True), Clock(Silent()), None), "openvino", "int8")
+    made, (said,) = planned_candidate(source, replace(plain, candidate=path.parent / "candidate.npz"))
+    assert made is not None
+    assert made.program.fingerprint == candidate.program.fingerprint
+    assert said.startswith("weights and scales were learned in training")
 
 
 def test_what_was_not_learned_needs_images_to_calibrate_with(make: Make, refused: Refusal) -> None:

@@ -158,8 +158,9 @@ def test_another_training_is_not_resumed(
     (line,) = capsys.readouterr().err.splitlines()
     assert "is of a training with --seed 0: give what it was begun with" in line
     assert not list(tmp_path.glob("*.pt"))
-    assert main([*words, "--out", str(tmp_path / "none"), "--quiet", "--resume"]) == 3
-    assert "there is no training to resume" in capsys.readouterr().err
+    for more in (("--out", str(tmp_path / "none")), ("--out", str(tmp_path), "--format", "onnx")):
+        assert main([*words, *more, "--quiet", "--resume"]) == 3
+        assert "there is no training to resume" in capsys.readouterr().err
 
 
 def test_labels_train_the_demo_model(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_a_gpu_takes_whole_batches_and_devices_that_have_no_float_take_integers_
         ({"epochs": 0}, "--epochs 0 is out of range: give 1 or more", 2),
         ({"damping": math.inf}, "--damping inf is out of range: give 0 or more", 2),
         ({"rate_weights": -1}, "--rate-weights -1.0 is out of range", 2),
+        ({"rate_scales": math.nan}, "--rate-scales nan is out of range: give 0 or more and less than 1", 2),
+        ({"rate_scales": 1}, "--rate-scales 1.0 is out of range: give 0 or more and less than 1", 2),
+        (
+            {"rate_weights": 0, "rate_scales": 0, "rate_biases": 0},
+            "all rates are 0, and nothing would be learned: leave out one of --rate-weights, --rate-scales, --rate-biases",
+            2,
+        ),
         ({"weights": "all"}, "--weights all is out of range: give within-step or free", 2),
         ({"effort": "most"}, "--effort most is out of range", 2),
         ({"out": "nowhere", "resume": True}, "there is no training to resume in nowhere: leave out --resume", 3),

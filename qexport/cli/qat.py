@@ -156,7 +156,8 @@ def _told(report: TrainingReport, job: ExportJob, quiet: bool, as_json: bool) ->
     """Print what came of it, and return the exit code."""
     last = report.profiles[-1].record
     if report.interrupted and not any(each.record.epochs for each in report.profiles):
-        return fail("interrupted before an epoch was whole: nothing was learned", INTERRUPTED)
+        what = f"nothing was learned, {report.file} has what was known before"
+        return fail(f"interrupted before an epoch was whole: {what}", INTERRUPTED)
     if as_json:
         say_json((report.file.parent / "train.json").read_text(encoding="utf-8"))
     elif not quiet:

@@ -85,6 +85,8 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     recipe = Recipe(**{name: converted(name, value, str(RECIPE[name].type)) for name, value in given.items()})
     for row in RULES:
         row.check(recipe)
+    if not (recipe.rate_weights or recipe.rate_scales or recipe.rate_biases):
+        raise UsageError("all rates are 0, and nothing would be learned", f"leave out one of --{', --'.join(RATES)}")
     return recipe
 
 
@@ -98,10 +100,11 @@ def _check_shared(recipe: Recipe, launch: Launch) -> None:
         raise UsageError(what, "give --device cuda, and each takes its own")
 
 
+RATES = ("rate-weights", "rate-scales", "rate-biases")
 RULES: tuple[Range | Choice, ...] = (
     *(Range(name, lambda value: value > 0, "1 or more") for name in ("epochs", "batch")),
     *(Range(name, lambda value: 0 <= value < math.inf, "0 or more") for name in ("seed", "patience", "damping")),
-    *(Range(name, lambda value: 0 <= value < 1, "0 to 1") for name in ("rate-weights", "rate-scales", "rate-biases")),
+    *(Range(name, lambda value: 0 <= value < 1, "0 or more and less than 1") for name in RATES),
     Range("labels", lambda value: 0 <= value <= 1, "a share, 0 to 1"),
     Range("device", lambda value: bool(DEVICE.fullmatch(value)), "cpu, cuda or cuda:NUMBER"),
     Choice("weights", WEIGHTS),

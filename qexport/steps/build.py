@@ -38,6 +38,7 @@ from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
 UNUSED = "the checkpoint was trained for integers; what it has learned is not used, as a plan or a candidate was given"
+MADE_OF_LEARNED = "weights and scales were learned in training, but for what was planned once more"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class BuildRequest:
         model: SHA-256 of the model's file as the first process read it.
         plan: one that was given, obeyed in place of planning.
         candidate: file of one that was given, obeyed in place of planning and optimising.
-        learned: weights and scales are those that the source's checkpoint has learned, which goes before planning.
+        learned: weights and scales are those that the source's checkpoint has learned, which goes before planning; a
+            plan or a candidate beside it was made of them.
         candidate_path: where a candidate goes that is not what was planned; None for nowhere.
         table, ranges, keep_float: what a plan is made by, see `qexport.steps.plan.plan`.
         densify: see `Candidate`.
@@ -168,11 +170,11 @@ def planned_candidate(source: Source, request: BuildRequest) -> tuple[Candidate 
     With it what a report has to say of where weights and scales are from.
     """
     program = source.program
-    unused = (UNUSED,) if source.checkpoint.trained else ()
+    origin = (MADE_OF_LEARNED if request.learned else UNUSED,) if source.checkpoint.trained else ()
     if request.candidate is not None:
-        return load_candidate(request.candidate, program), unused
+        return load_candidate(request.candidate, program), origin
     if request.plan is not None:
-        return Candidate(program, request.plan, program, request.densify), unused
+        return Candidate(program, request.plan, program, request.densify), origin
     if request.learned:
         candidate, note = planned_as_learned(source, request.target, request.table, request.ranges, request.keep_float)
         return candidate, (note,)

@@ -197,7 +197,7 @@ def _best(rounds: Sequence[_Round], max_drop: float) -> _Round:
 
 
 def _built(search: _Search, made: Candidate, number: int) -> _Round:
-    asked = replace(search.request, passes=(), candidate=None, learned=False, plan=made.plan)
+    asked = replace(search.request, passes=(), candidate=None, plan=made.plan)
     if search.candidate.program is not search.candidate.reference:
         path = search.folder / f"round_{number}.npz"
         save_candidate(made, path)

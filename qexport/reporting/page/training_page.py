@@ -16,7 +16,7 @@ from qexport.reporting.training_report import TrainingReport
 from qexport.system.files import write_text
 from qexport.training.record import EpochRecord, TrainingRecord
 
-WIDTH, LEFT, RIGHT = 860, 62, 70
+WIDTH, LEFT, RIGHT = 860, 62, 92
 MARKED = 40
 """Epochs that points are drawn for; more would run into each other."""
 
