@@ -1,4 +1,4 @@
-"""End runs at each step of the walk, by kill -9, SIGTERM, SIGINT and a full disk; look at what is left, and at the next.
+"""End runs at each step of the walk, by kill -9, SIGTERM, SIGINT and a full disk; look at what is left and comes next.
 
 The command is started as a user starts it and followed by the lines that it prints and the files that it leaves; the
 signal comes at a random moment of the step, whose length an undisturbed run has shown, and so does the end of the disk

@@ -27,6 +27,7 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.pass_record import PassRecord
 from qexport.pipeline import request
 from qexport.planning.plan import QuantPlan
+from qexport.programs.build import Source
 from qexport.progress import Progress, Silent, Titled
 from qexport.reporting.page.training_page import write_training
 from qexport.reporting.training_report import ProfileTraining, TrainingReport, save_training
@@ -94,7 +95,7 @@ def train_of(job: TrainJob, progress: Progress = SILENT, command: str = "") -> T
     launch, clock = job.launch, Clock(progress)
     with joined(launch, launch.device(job.recipe.device)):
         run = everywhere(launch, lambda: _opened(job, clock))
-        earlier = from_first(launch, lambda: _earlier(job, run.source.checkpoint.fingerprint))
+        earlier = from_first(launch, lambda: _earlier(job, run.source))
         return _trained_together(_Training(job, run, progress, clock, command, earlier))
 
 
@@ -125,13 +126,13 @@ def _opened(job: TrainJob, clock: Clock) -> Run:
     return run
 
 
-def _earlier(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
-    """See `earlier_profiles`; the folder is made, and a resumption of nothing refused."""
+def _earlier(job: TrainJob, source: Source) -> tuple[LearnedProfile, ...]:
+    """See `_known`; the folder is made, and a resumption of nothing refused."""
     states = [job.export.folder / _state(name) for name in _profile_names(job.export)]
     if job.resume and not any(path.exists() for path in states):
         names = ", ".join(dict.fromkeys(path.name for path in states))
         raise InputError(f"there is no training to resume in {job.export.folder}: no {names}", "leave out --resume")
-    found = earlier_profiles(job, fingerprint)
+    found = _known(job, source)
     make_folder(job.export.folder)
     return found
 
@@ -139,6 +140,14 @@ def _earlier(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
 def _profile_names(job: ExportJob) -> list[str]:
     """Of each format."""
     return [profile.name for name in job.format if (profile := target_of(job, name).profile)]
+
+
+def _known(job: TrainJob, source: Source) -> tuple[LearnedProfile, ...]:
+    """What an earlier run has learned, and what the model has that is trained, where it was trained before."""
+    found, checkpoint = earlier_profiles(job, source.checkpoint.fingerprint), source.checkpoint
+    names = {each.plan.profile for each in found}
+    own = read_learned(checkpoint.learned, checkpoint.path).profiles if checkpoint.learned else ()
+    return (*found, *(each for each in own if each.plan.profile not in names))
 
 
 def earlier_profiles(job: TrainJob, fingerprint: str) -> tuple[LearnedProfile, ...]:
@@ -259,7 +268,7 @@ def _written(training: _Training, profiles: Sequence[_Profile], trained: Sequenc
     """
     job, run, clock = training.job, training.run, training.clock
     ended = trained[-1].record.stopped == INTERRUPTED
-    if training.earlier and ended and not any(each.record.epochs for each in trained):
+    if job.file.exists() and ended and not any(each.record.epochs for each in trained):
         return _report(training, profiles, trained)
     checkpoint = run.source.checkpoint
     packages = environment(reported_packages()).packages

@@ -95,6 +95,20 @@ def test_other_formats_are_exported_from_it(whole: Path, words: tuple[str, ...],
     assert {each["format"] for each in report["artifacts"] if each["verification"]} == {"onnx", "tflite"}
 
 
+def test_a_trained_checkpoint_is_trained_on_and_keeps_what_it_has(
+    whole: Path, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    quick = ("--format", "onnx", "--calib-images", "4", "--epochs", "1", "--quiet", "--out", str(tmp_path))
+    assert main(["qat", str(whole / "small_qat.pt"), *words[2:], *quick]) == 0
+    path = tmp_path / "small_qat_qat.pt"
+    new, old = read_learned(load_checkpoint(path).learned, path).profiles
+    assert (new.plan.profile, old.plan.profile) == ("onnx", "tflite")
+    assert old.plan == learned(whole).profiles[0].plan
+    first, second = record(tmp_path)["notes"]
+    assert first.endswith("weights and ranges were learned in training for tflite")
+    assert second == "tflite is kept as an earlier run has learned it"
+
+
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(whole: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -124,6 +138,24 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(whole: Path, words: tu
     assert other.plan == one.plan
     losses = ([each.loss for each in profile.record.epochs] for profile in (one, other))
     assert next(losses) == next(losses)
+
+
+def test_what_cannot_be_written_leaves_nothing_half_and_the_next_run_writes_it(
+    whole: Path, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / STATE).write_bytes((whole / STATE).read_bytes())
+    (tmp_path / "train.json").mkdir()
+    resumed = [*words, "--out", str(tmp_path), "--quiet", "--resume"]
+    assert main(resumed) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"qexport: error: {tmp_path / 'train.json'} cannot be written (")
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found - {"calibration.npz"} == {STATE, "small_qat.pt", "train.json"}
+    (tmp_path / "train.json").rmdir()
+    assert main(resumed) == 0
+    assert record(tmp_path)["profiles"] == record(whole)["profiles"]
+    (one,), (other,) = (learned(each).profiles for each in (whole, tmp_path))
+    assert all(torch.equal(other.parameters[name], each) for name, each in one.parameters.items())
 
 
 def test_an_interrupt_leaves_a_checkpoint_and_says_so(

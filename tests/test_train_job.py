@@ -63,7 +63,7 @@ def test_a_gpu_takes_whole_batches_and_devices_that_have_no_float_take_integers_
         ({"rate_scales": 1}, "--rate-scales 1.0 is out of range: give 0 or more and less than 1", 2),
         (
             {"rate_weights": 0, "rate_scales": 0, "rate_biases": 0},
-            "all rates are 0, and nothing would be learned: leave out one of --rate-weights, --rate-scales, --rate-biases",
+            "all rates are 0, and nothing would be learned: leave out one of --rate-weights, --rate-scales, --rate-",
             2,
         ),
         ({"weights": "all"}, "--weights all is out of range: give within-step or free", 2),
