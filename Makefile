@@ -136,7 +136,7 @@ bench-ablation: setup  ## measure what each range estimator and each pass is wor
 bench-gate: setup  ## run the demo export twenty times against its own first report: equal figures must pass
 	$(PY) benchmarks/gate_noise.py
 
-faults: setup  ## end runs by signals at each step of the walk and look at the next (fewer: TIMES=1 STEPS=onnx.lower)
+faults: setup  ## end runs by signals and a full disk at each step of the walk and look at the next (fewer: TIMES=1 STEPS=onnx.lower)
 	$(PY) benchmarks/faults.py $(TIMES:%=--times %) $(STEPS:%=--steps %) $(SIGNALS:%=--signals %)
 
 bench-snippets: setup  ## run the programs of `qexport snippet` on files of every task, and compare what they find
