@@ -99,26 +99,20 @@ def test_float_files_have_the_float_weights_and_say_so(make: Make) -> None:
     assert planned_candidate(run.source, asked) == (None, ())
 
 
-def test_a_plan_that_is_given_goes_before_what_was_learned_and_that_is_said(make: Make) -> None:
-    path, _ = make(OPENVINO)
-    source = read_source(path, CaptureOptions(imgsz=SIZE))
-    plan = make_plan(source.program, synthetic_statistics(source.program.values), OPENVINO)
-    save_plan(plan, path.parent / "plan.json")
-    job = job_of(path, format="openvino", int8=True, plan=path.parent / "plan.json")
-    run = read_run(job, Clock(Silent()), None)
+def test_where_weights_and_scales_are_from_is_said_of_what_is_given_and_of_what_is_repaired(make: Make) -> None:
+    path, candidate = make(OPENVINO)
+    program, folder = candidate.reference, path.parent
+    plan = make_plan(program, synthetic_statistics(program.values), OPENVINO)
+    save_plan(plan, folder / "plan.json")
+    run = read_run(job_of(path, format="openvino", int8=True, plan=folder / "plan.json"), Clock(Silent()), None)
     asked = request(run, "openvino", "int8")
     assert not asked.learned  # so that passes run
     made, (said,) = planned_candidate(run.source, asked)
     assert made == Candidate(run.source.program, plan, run.source.program)
     assert "what it has learned is not used" in said
-
-
-def test_what_a_repair_plans_once_more_is_said_to_be_learned(make: Make) -> None:
-    path, candidate = make(OPENVINO)
-    save_candidate(candidate, path.parent / "candidate.npz")
-    source = read_source(path, CaptureOptions(imgsz=SIZE))
-    plain = request(read_run(job_of(path, format="openvino", int8=True), Clock(Silent()), None), "openvino", "int8")
-    made, (said,) = planned_candidate(source, replace(plain, candidate=path.parent / "candidate.npz"))
+    save_candidate(candidate, folder / "candidate.npz")
+    repaired = replace(asked, plan=None, candidate=folder / "candidate.npz", learned=True)
+    made, (said,) = planned_candidate(run.source, repaired)
     assert made is not None
     assert made.program.fingerprint == candidate.program.fingerprint
     assert said.startswith("weights and scales were learned in training")
