@@ -256,7 +256,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _hash(path: Path) -> str:
-    if path.name.endswith(TIMED) or path.suffix == ".state":
+    if path.name.startswith(".") or path.name.endswith(TIMED) or path.suffix == ".state":  # the first are unfinished
         return ""
     return _learned(path) if path.suffix == ".pt" else hashlib.sha256(path.read_bytes()).hexdigest()
 
