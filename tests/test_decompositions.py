@@ -40,11 +40,11 @@ def both_ways(
     calls: list[str] = []
     original, export = decompositions.run_decompositions, exports.exported_program
 
-    def counted(*given: object, **named: object) -> object:
+    def counted(*given: Any, **named: Any) -> object:
         calls.append("")
         return original(*given, **named)
 
-    def directly(*given: object) -> object:
+    def directly(*given: Any) -> object:
         calls.append("export")
         return export(*given)
 

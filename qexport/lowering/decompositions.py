@@ -70,7 +70,8 @@ def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
     for node in graph.nodes:
         _describe(node)
     graph.eliminate_dead_code()
-    for spec, result in zip(exported.graph_signature.output_specs, graph.output_node().args[0], strict=True):
+    results: Any = graph.output_node().args[0]
+    for spec, result in zip(exported.graph_signature.output_specs, results, strict=True):
         spec.arg = TensorArgument(result.name)  # another node where the decomposition is what it was given
     graph.lint()
     exported.graph_module.recompile()
