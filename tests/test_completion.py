@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qexport.cli.app import main
-from qexport.cli.completion import VARIABLE
+from qexport.cli.completion import VARIABLE, model_path
 
 COMMAND = Path(sys.executable).with_name("qexport")
 
@@ -65,6 +65,21 @@ def test_a_word_is_completed(
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     assert sorted(completed(*words, capsys=capsys, monkeypatch=monkeypatch)) == sorted(expected)
+
+
+@pytest.mark.parametrize("folder", ["", "a\\$(touch RAN)/"])
+def test_a_name_that_a_shell_would_read_as_code_is_not_told(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    signs = ("\\$(touch RAN)", "$(x)", "`x`", "a;x", "a&b", "a|b", "'a", '"a', "a b", "a\nb", "*", "[a]", "{a,b}", "~", "!x")
+    for name in (*signs, "<a", "a>b", "#a", "=a", "a=b", "%1", "^a", "a:b", "\x1b[2J", "-rf", "\u202ea"):
+        (place / f"{name}.pt").touch()
+    for name in ("best.pt", "größe-2_v1.0+x,y@z.onnx"):
+        (place / name).touch()
+    assert sorted(model_path(folder)) == ([] if folder else ["best.pt", "größe-2_v1.0+x,y@z.onnx"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ import yaml
 from conftest import DEMO
 
 from qexport.errors import InputError
+from qexport.job.options import read_config
+from qexport.job.sweep_file import read_sweep
 from qexport.progress import Silent
 from qexport.sweeps import one_run
 from qexport.sweeps.one_run import RunRequest, run_export
@@ -47,6 +49,19 @@ def test_it_is_the_command_with_a_config(request_: RunRequest, tmp_path: Path, m
         *("--config", f"{folder}/options.yaml", "--out", folder, "--report", f"{folder}/report.html", "--quiet"),
     ]
     assert yaml.safe_load((request_.folder / "options.yaml").read_text(encoding="utf-8")) == request_.options
+
+
+def test_whom_the_user_trusts_is_typed_and_stands_in_no_file(
+    request_: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yaml").write_text(f"model: {DEMO}\nformat: onnx\n")
+    told, trusting = (read_sweep(tmp_path / "s.yaml", trust=trust).runs[0] for trust in (False, True))
+    assert told.job
+    assert trusting.job
+    assert (told.job.trust_checkpoint, trusting.job.trust_checkpoint) == (False, True)
+    run(replace(request_, options=trusting.options), WORDS, monkeypatch)
+    assert (tmp_path / "words").read_text().splitlines()[-1] == "--trust-checkpoint"
+    read_config(request_.folder / "options.yaml")  # which refuses a file that says so
 
 
 def test_runs_side_by_side_take_turns_where_files_can_be_locked(

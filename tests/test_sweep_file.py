@@ -113,6 +113,8 @@ REFUSED = [
     ({**GRID, "executor": "ray"}, "unknown option executor: "),
     ({**GRID, "format": "onnx"}, "format is there twice: give one of format and formats"),
     ({**GRID, "out": "a"}, "out is not for sweeps"),
+    ({**GRID, "trust-checkpoint": True}, "trust-checkpoint is not for files, which may be anybody's: type --trust-che"),
+    ({**GRID, "include": [{"trust_checkpoint": [True]}]}, "include, item 1: trust-checkpoint is not for files"),
     ({**GRID, "formats": ["onnx", "tflit"]}, "formats, item 2: unknown format tflit: choose from "),
     ({**GRID, "precisions": ["fp16", "int9"]}, "precisions, item 2: --precision int9 is out of range: give fp32"),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from qexport.vocabulary import IO_TYPES, PRECISIONS
 VARIABLE = "_QEXPORT_COMPLETE"
 """Set by the shell's script where it asks what a word may become."""
 MODELS = (".pt", ".onnx")
+PLAIN = re.compile(r"(?!-)[\w.+,@/-]+")
+"""Paths that every shell takes as they stand: what bash is told becomes part of the line unquoted, zsh evaluates it."""
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
@@ -57,7 +60,7 @@ def verb_or_model(incomplete: str) -> list[str]:
 
 
 def model_path(incomplete: str) -> list[str]:
-    """Complete the path of a checkpoint or an ONNX file."""
+    """Complete the path of a checkpoint or an ONNX file, of names that need no quotes."""
     folder, _, start = incomplete.rpartition("/")
     place = Path(f"{folder}/" if folder or incomplete.startswith("/") else ".")
     try:
@@ -66,9 +69,10 @@ def model_path(incomplete: str) -> list[str]:
         return []
     before = incomplete[: len(incomplete) - len(start)]
     shown = (each for each in entries if each.name.startswith(start) and (start or not each.name.startswith(".")))
-    return [
+    paths = (
         f"{before}{each.name}{'/' if each.is_dir() else ''}" for each in shown if each.is_dir() or each.suffix in MODELS
-    ]
+    )
+    return [path for path in paths if PLAIN.fullmatch(path)]
 
 
 def typed_verb() -> str:

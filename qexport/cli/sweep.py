@@ -43,6 +43,9 @@ def sweep_command(
     address: Annotated[
         str | None, _option("Of Ray's cluster, as ray.init takes it. Default: this machine's.", "--address")
     ] = None,
+    trust_checkpoint: Annotated[
+        bool, _option("Unpickle any class: runs code from the checkpoints.", "--trust-checkpoint")
+    ] = False,
     dry_run: Annotated[bool, _option("Print the runs, and do none.", "--dry-run")] = False,
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
@@ -52,7 +55,7 @@ def sweep_command(
     _check(jobs, executor, address)
     from qexport.job.sweep_file import read_sweep
 
-    asked = read_sweep(file, out)
+    asked = read_sweep(file, out, trust_checkpoint)
     if dry_run:
         _show_runs(asked)
         return 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from qexport.targets import TARGETS, preset
 __all__ = ["ExportJob", "make_job", "read_config"]
 
 SHORT_FORMS = ("int8", "half")
+TYPED = ("trust_checkpoint",)
+"""Options that only a command line gives: a file may be a stranger's, who does not say whom the user trusts."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(ExportJob)}
 
@@ -72,7 +74,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     options = read_mapping(path, "config")
     _check_names(options, f" in {path}")
+    check_from_file(options, str(path))
     return {name: value for name, value in options.items() if value is not None}
+
+
+def check_from_file(names: Iterable[str], place: str) -> None:
+    """Raise `UsageError` where a file gives an option that only a command line may."""
+    for name in TYPED:
+        if name in names:
+            option = name.replace("_", "-")
+            raise UsageError(f"{place}: {option} is not for files, which may be anybody's", f"type --{option} yourself")
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

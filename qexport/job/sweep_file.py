@@ -18,7 +18,7 @@ from typing import Any
 
 from qexport.errors import MissingExtraError, QexportError, UnavailableError, UsageError
 from qexport.job.export_job import ExportJob
-from qexport.job.options import FIELDS, make_job, read_mapping
+from qexport.job.options import FIELDS, TYPED, check_from_file, make_job, read_mapping
 from qexport.job.parsing import converted
 from qexport.job.places import check_paths
 from qexport.job.value_rules import check_value
@@ -81,17 +81,20 @@ class Sweep:
     runs: tuple[SweepRun, ...]
 
 
-def read_sweep(path: Path, out: Path | None = None) -> Sweep:
+def read_sweep(path: Path, out: Path | None = None, trust: bool = False) -> Sweep:
     """The runs that a file asks for, in its order: the last list varies fastest, and what is included comes last.
 
     Args:
         out: folder that every run has one in; None for qexport_out/<name of the file>.
+        trust: the user trusts all of its checkpoints; the file does not say so.
 
     Raises:
         UsageError, InputError: one line that names the place in the file.
     """
     content = _named(read_mapping(path, "sweep"), str(path), (EXCLUDE, INCLUDE))
     common, axes = _split(content, path)
+    if trust:
+        common["trust_checkpoint"] = _Given(True, True)
     grid: list[_Combination] = []
     if "model" in content:
         grid = [{**common, **dict(zip(axes, each, strict=True))} for each in itertools.product(*axes.values())]
@@ -111,7 +114,8 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
 
 def _named(content: Mapping[str, Any], place: str, others: Sequence[str] = ()) -> dict[str, Any]:
     """Options by the names of their fields; what has no value is left out."""
-    known = (*PLURALS, *(name.replace("_", "-") for name in FIELDS if name not in WRITTEN), *others)
+    known = (*PLURALS, *(name.replace("_", "-") for name in FIELDS if name not in (*WRITTEN, *TYPED)), *others)
+    check_from_file(content, place)
     found: dict[str, Any] = {}
     for key, value in content.items():
         name = PLURALS.get(key, key)

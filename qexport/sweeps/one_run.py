@@ -23,6 +23,8 @@ from qexport.system.scratch import child_environment, undo_notes
 COMMAND = "import sys; from qexport.__main__ import main; code = main(); print(code); sys.exit(code)"
 """It says its code itself: that of a child that somebody else has waited for, as what ends this process does, is 0."""
 OPTIONS = "options.yaml"
+TRUST = "trust_checkpoint"
+"""The one option that no file gives."""
 ERROR = "qexport: error: "
 
 
@@ -34,7 +36,7 @@ class RunRequest:
         label: what it is, in a few words.
         folder: for all that it writes; absolute.
         page: where its report goes as a page, beside report.json.
-        options: of the export, as a config file has them.
+        options: of the export, as a config file has them, and `TRUST`.
         fingerprint: see `RunRecord`.
         turns: folder for `Turns`; None where runs come one after the other.
         start: folder that relative paths begin at.
@@ -65,6 +67,7 @@ def run_export(request: RunRequest, *, progress: Progress) -> RunRecord:
         record = RunRecord(request.fingerprint, alone=bool(turns) or not side_by_side)
         save_run(record, folder)
         words = ["--config", str(folder / OPTIONS), "--out", str(folder), "--report", str(request.page), "--quiet"]
+        words += ["--trust-checkpoint"] if request.options.get(TRUST) else []
         code, line = _run([*words, *(("--turns", str(turns)) if turns else ())], request.start)
         done = replace(record, exit_code=code, line=line, seconds=round(time.monotonic() - begun, 1))
         save_run(done, folder)
@@ -76,7 +79,8 @@ def _prepare(request: RunRequest) -> None:
     if earlier and earlier.fingerprint != request.fingerprint:
         shutil.rmtree(folder)
         make_folder(folder)
-    write_text(folder / OPTIONS, yaml.safe_dump(dict(request.options), allow_unicode=True, sort_keys=False))
+    options = {name: value for name, value in request.options.items() if name != TRUST}
+    write_text(folder / OPTIONS, yaml.safe_dump(options, allow_unicode=True, sort_keys=False))
 
 
 def _run(words: list[str], start: Path) -> tuple[int, str]:
