@@ -109,6 +109,29 @@ def test_what_is_no_file_waits_for_nobody(cache: Cache, kind: str) -> None:
     assert cache.size() == (0, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="has no owners")
+@pytest.mark.parametrize("kind", ["another's", "everybody's"])
+def test_a_folder_that_others_write_to_is_neither_read_nor_written(
+    cache: Cache, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.keep(KEY, {"a": b"bytes"})
+    assert cache.read(KEY, content)
+    assert cache.folder
+    if kind == "everybody's":
+        cache.folder.chmod(0o777)
+    elif os.getuid():
+        own = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    else:
+        os.chown(cache.folder, 12345, -1)
+    assert (cache.holds(KEY), cache.read(KEY, content)) == (False, None)
+    cache.keep(f"other-{'0' * 64}", {"a": b"bytes"})
+    assert cache.size()[0] == 1
+    monkeypatch.setenv("QEXPORT_CACHE", str(cache.folder))
+    assert main(["cache"]) == 0
+    assert "which are not read: " in capsys.readouterr().out
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path, limit=10_000)
     keys = [f"figure-{number:064d}" for number in range(5)]

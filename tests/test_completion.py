@@ -74,7 +74,23 @@ def test_a_name_that_a_shell_would_read_as_code_is_not_told(
     monkeypatch.chdir(tmp_path)
     place = tmp_path / folder
     place.mkdir(exist_ok=True)
-    signs = ("\\$(touch RAN)", "$(x)", "`x`", "a;x", "a&b", "a|b", "'a", '"a', "a b", "a\nb", "*", "[a]", "{a,b}", "~", "!x")
+    signs = (
+        "\\$(touch RAN)",
+        "$(x)",
+        "`x`",
+        "a;x",
+        "a&b",
+        "a|b",
+        "'a",
+        '"a',
+        "a b",
+        "a\nb",
+        "*",
+        "[a]",
+        "{a,b}",
+        "~",
+        "!x",
+    )
     for name in (*signs, "<a", "a>b", "#a", "=a", "a=b", "%1", "^a", "a:b", "\x1b[2J", "-rf", "\u202ea"):
         (place / f"{name}.pt").touch()
     for name in ("best.pt", "größe-2_v1.0+x,y@z.onnx"):

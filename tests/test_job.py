@@ -236,7 +236,7 @@ def test_a_job_is_made_or_refused_without_torch(changes: str) -> None:
 def test_a_file_does_not_say_whom_the_user_trusts(line: str, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(f"model: m.pt\n{line}\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="trust-checkpoint is not for files, .*: type --trust-checkpoint yourself"):
+    with pytest.raises(UsageError, match=r"trust-checkpoint is not for files, .*: type --trust-checkpoint yourself"):
         make_job({"trust_checkpoint": True}, config)
     config.write_text("model: m.pt\n", encoding="utf-8")
     assert make_job({"trust_checkpoint": True}, config).trust_checkpoint

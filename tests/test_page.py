@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
+from markupsafe import Markup
 from page_reader import Element, read_page, sections, shown_number
 from sample_report import FEW, RESTLESS, bare, rendered, sample_report, value_at
+
+from qexport.reporting.page.svg import axes_in, drawing, svg_of, themed
 
 PERCENT = ("retention", "retention_interval", "int8_mac_coverage", "agreement", "min_agreement")
 UNITS = {"bytes": 1e-6, "tensor arena": 1e-6, **dict.fromkeys(PERCENT, 100.0)}
@@ -230,6 +241,53 @@ def test_text_of_the_report_is_never_markup(page: Element, report: dict[str, Any
     made = rendered(hostile)
     assert uri not in made
     assert len(read_page(made).all("script")) == 1
+
+
+HOSTILE = "\"'><script>alert(1)</script></style>\0\x1b[31m\ufffe\u202e\u2028 $x^2$ \\frac{ {{7*7}}"
+
+
+def test_text_that_no_run_writes_breaks_nothing() -> None:
+    def said(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {name: said(each) for name, each in content.items()}
+        if isinstance(content, list):
+            return [said(each) for each in content]
+        return HOSTILE if isinstance(content, str) else content
+
+    made = rendered(said(sample_report(layers=1, images=1, histograms=1)))
+    assert not re.search("[\0\x1b\ufffe\u202e\u2028]", made)
+    page = read_page(made)
+    assert len(page.all("script")) == len(page.all("style")) == 1
+    assert not [name for each in page for name in each.attributes if name.startswith("on")]
+    assert "49" not in page.all("h1")[0].text
+
+
+def test_a_browser_runs_the_pages_own_script_alone(page: Element) -> None:
+    (script,) = page.all("script")
+    (text,) = script.children
+    assert isinstance(text, str)
+    policy = page.all("meta", http_equiv="Content-Security-Policy")[0].attributes["content"].split("; ")
+    known = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    assert [rule for rule in policy if rule.startswith("script-src")] == [f"script-src 'sha256-{known}'"]
+    assert {"base-uri 'none'", "form-action 'none'"} <= set(policy)
+
+
+def test_settings_of_matplotlib_change_no_chart() -> None:
+    @themed
+    def chart() -> Markup | None:
+        figure = drawing(60, 60)
+        axes_in(figure, 4, 4, 4, 4).plot([0, 1], [0, 1], label="x")
+        return svg_of(figure, "chart", "a line")
+
+    usual = chart()
+    with matplotlib.rc_context({"text.usetex": True, "lines.linewidth": 40, "font.size": 30, "axes.grid": False}):
+        assert chart() == usual
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_settings_of_the_working_directory_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "matplotlibrc")
+    subprocess.run([sys.executable, "-c", "import qexport.compat.plots"], cwd=tmp_path, check=True, timeout=60)
 
 
 def test_a_report_of_schema_1_has_no_empty_sections(report: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def class_names(names: Any, model: Any) -> dict[int, str]:
     other = next((name for _, name in pairs if not isinstance(name, str | int | float | None)), None)
     if other is not None:
         raise TypeError(f"a {type(other).__name__} is no name of a class")
-    found = {int(index): str(name) for index, name in pairs}
+    found = {whole(index): str(name) for index, name in pairs}
     if (length := sum(map(len, found.values()))) > MAX_NAMES:
         raise ValueError(f"names of {length:,} characters")
     return {index: found.get(index, str(index)) for index in range(class_count(model))}
@@ -65,13 +65,25 @@ def class_count(model: Any) -> int:
     return _number("classes", said, MAX_CLASSES)
 
 
-def _number(what: str, said: Any, most: int) -> int:
-    """A whole number that a checkpoint says, within bounds.
+def whole(said: Any) -> int:
+    """A whole number that a checkpoint says, as a number of any type or as text.
 
     Raises:
         TypeError, ValueError, OverflowError: it is another.
     """
     found = int(said)
+    if isinstance(said, bool) or (not isinstance(said, str) and found != said):
+        raise ValueError(f"{said} where a whole number belongs")
+    return found
+
+
+def _number(what: str, said: Any, most: int) -> int:
+    """A whole number within bounds.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is another.
+    """
+    found = whole(said)
     if not 0 < found <= most:
         raise ValueError(f"{found} {what}")
     return found
@@ -92,6 +104,8 @@ def _strides(given: Any) -> torch.Tensor | None:
     if given is None:
         return None
     strides = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    for stride in strides.tolist():
+        whole(stride)
     return strides if len(strides) and float(strides.min()) > 0 else None
 
 
@@ -125,6 +139,16 @@ def training_arguments(model: Any, content: Mapping[str, Any]) -> dict[str, Any]
 def training_size(value: Any) -> int:
     """Side of the images in pixels that the training used."""
     longest = max(value) if isinstance(value, list | tuple) else value
-    if longest and int(longest) > MAX_SIZE:
-        raise ValueError(f"trained at {longest} pixels")
-    return int(longest) if longest else DEFAULT_SIZE
+    return _number("pixels", longest, MAX_SIZE) if longest else DEFAULT_SIZE
+
+
+def check_numbers(head: nn.Module) -> None:
+    """Refuse a head that counts in fractions, of whose numbers whoever decodes makes whole ones.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it does.
+    """
+    for name in ("nc", "reg_max", "nm"):
+        whole(getattr(head, name, 0))
+    for size in getattr(head, "kpt_shape", None) or ():
+        whole(size)

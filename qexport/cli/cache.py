@@ -28,5 +28,7 @@ def cache_command(
         except OSError as error:
             raise InputError(f"{cache.folder} cannot be cleared ({error.strerror})", "remove it by hand") from error
         say(f"{cache.folder}: {what} removed")
+    elif cache.foreign:
+        say(f"{cache.folder}: {what}, which are not read: {cache.foreign}")
     else:
         say(f"{cache.folder}: {what} of at most {cache.limit / 1e6:.0f} MB")

@@ -92,7 +92,21 @@ OPERATOR_CHECK = Patch(
     "it refuses although the operator is declared anew (compat/torchvision.py)",
     lasting=True,
 )
-PATCHES = (FONT_CHECK, TORCH_EXPORT, DECOMPOSITIONS, DECOMPOSITIONS_AS_IMPORTED, ONNX_DECOMPOSITIONS, OPERATOR_CHECK)
+PLOT_SETTINGS = Patch(
+    "os.path",
+    "exists",
+    "matplotlib 3.9 and later",
+    "on its import matplotlib takes settings from the working directory, or waits for a pipe there (compat/plots.py)",
+)
+PATCHES = (
+    FONT_CHECK,
+    TORCH_EXPORT,
+    DECOMPOSITIONS,
+    DECOMPOSITIONS_AS_IMPORTED,
+    ONNX_DECOMPOSITIONS,
+    OPERATOR_CHECK,
+    PLOT_SETTINGS,
+)
 
 _ULTRALYTICS, _OPENMP = "ultralytics 8.4", "every build of torch and of the runtimes with OpenMP"
 OFFLINE = (

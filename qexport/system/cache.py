@@ -2,7 +2,7 @@
 
 An entry is one archive, which appears whole or not at all and is read through one open file: who replaces or removes it
 meanwhile disturbs nobody. Nothing in it is unpickled or unpacked by a name of its own; what is damaged counts as
-missing. Without a folder that can be written nothing is kept, and nothing fails.
+missing. Without a folder that can be written, and by this user alone, nothing is kept, and nothing fails.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ VARIABLE = "QEXPORT_CACHE"
 """Environment variable: another folder."""
 MAX_BYTES = 2**31
 """Of all entries together: those that were used longest ago go first."""
+ROOT = 0
+"""Whoever that is can write to every folder."""
 MADE = "made"
 """File in an entry: when it was made."""
 SUFFIX = ".qexport-cache"
@@ -79,13 +81,26 @@ class Cache:
         content = json.dumps({"conditions": self.conditions, "parts": parts}, sort_keys=True, default=_as_text)
         return f"{kind}-{hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
+    @property
+    def foreign(self) -> str:
+        """Why what is in the folder may be a stranger's, in words; "" where it is the user's own, or is not there."""
+        try:
+            state = self.folder.stat() if self.folder else None
+        except OSError:
+            state = None
+        if state is None or not hasattr(os, "getuid"):  # on Windows folders of a home are their user's
+            return ""
+        if state.st_uid not in (os.getuid(), ROOT):
+            return "it is another user's"
+        return "everybody may write to it" if state.st_mode & stat.S_IWOTH else ""
+
     def holds(self, key: str) -> bool:
         """Whether there is an entry, sound or not."""
-        return self.folder is not None and (self.folder / f"{key}{SUFFIX}").is_file()
+        return self.folder is not None and not self.foreign and (self.folder / f"{key}{SUFFIX}").is_file()
 
     def read(self, key: str, reader: Callable[[Entry], Found]) -> Found | None:
         """What `reader` makes of an entry; None where there is none, or the reader raises: it is damaged, then."""
-        if self.folder is None:
+        if self.folder is None or self.foreign:
             return None
         path = self.folder / f"{key}{SUFFIX}"
         try:
@@ -112,6 +127,8 @@ class Cache:
             if size > self.limit // 2:
                 return
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.foreign:
+                return
             with write_whole(self.folder / f"{key}{SUFFIX}") as temporary, zipfile.ZipFile(temporary, "w") as archive:
                 archive.writestr(MADE, datetime.now(UTC).isoformat(timespec="seconds"))
                 for name, content in files.items():

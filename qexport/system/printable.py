@@ -14,9 +14,17 @@ def printable(text: object) -> str:
     What Unicode calls not printable (`str.isprintable`: control characters, line ends of all kinds, marks that turn
     the direction of writing, code points that are no characters) becomes Python's escape: `\x1b`, `\n`, `\u202e`.
     """
+    words = str(text)
+    if words.isprintable():
+        return words
     return "".join(
-        each if each.isprintable() or unicodedata.category(each) == BLANK else _escape(each) for each in str(text)
+        each if each.isprintable() or unicodedata.category(each) == BLANK else _escape(each) for each in words
     )
+
+
+def printable_lines(text: str) -> str:
+    """The same of each of its lines, which are told apart by line feeds alone."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _escape(character: str) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from qexport.compat.plots import Axes, MaxNLocator
 from qexport.measurement.evidence.parts import Layer
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.svg import ASKED, FLOAT, INK, LINE, MUTED, PAPER, SOFT, axes_in, drawing, svg_of, themed

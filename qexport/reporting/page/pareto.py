@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from qexport.compat.plots import Axes, MaxNLocator, PercentFormatter
 from qexport.optimisation.repair_record import CurvePoint
 from qexport.reporting.page.content import Entry
 from qexport.reporting.page.svg import ASKED, INK, LINE, MUTED, PAPER, axes_in, drawing, svg_of, themed

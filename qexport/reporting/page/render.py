@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
-from qexport.reporting.page.environment import environment
+from qexport.reporting.page.environment import filled
 from qexport.reporting.page.pareto import pareto
 from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
@@ -21,8 +21,7 @@ def render(report: Report) -> str:
     """The page, one HTML document that loads nothing."""
     entries = content.entries_of(report)
     asked = content.asked_of(entries)
-    pages = environment()
-    pages.globals |= {
+    known = {
         "figure": partial(figure, report),
         "lookup": partial(lookup, report),
         "charts": charts,
@@ -33,7 +32,9 @@ def render(report: Report) -> str:
         "drawn": gallery,
         "pareto": pareto,
     }
-    return pages.get_template("page.html").render(
+    return filled(
+        "page.html",
+        known,
         report=report,
         entries=entries,
         asked=asked,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from matplotlib.ticker import PercentFormatter
 
+from qexport.compat.plots import PercentFormatter
 from qexport.optimisation.sensitivity_record import Sensitivity, SensitivityRow
-from qexport.reporting.page.environment import environment
+from qexport.reporting.page.environment import filled
 from qexport.reporting.page.svg import ASKED, INK, SOFT, axes_in, drawing, svg_of, themed
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.system.files import write_text
@@ -29,7 +29,7 @@ def write_sensitivity(found: Sensitivity, path: Path, model: str) -> None:
     """
     blocks = [row for row in found.rows if row.kind == "block"]
     charts = {"Blocks": bars(found, blocks, "blocks"), "Layers and joints": bars(found, found.single, "layers")}
-    write_text(path, environment().get_template("sensitivity.html").render(found=found, model=model, charts=charts))
+    write_text(path, filled("sensitivity.html", found=found, model=model, charts=charts))
 
 
 @themed

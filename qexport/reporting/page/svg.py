@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 from xml.etree import ElementTree
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from qexport.compat.plots import Axes, Figure, rc_context, rcdefaults, rcParams
+from qexport.system.printable import printable_lines
 
 THEME = {
     "#101010": "--ink",
@@ -57,11 +58,13 @@ Chart = TypeVar("Chart", bound=Callable[..., Markup | None])
 
 
 def themed(chart: Chart) -> Chart:
-    """Decorate a function that draws, so that all charts look alike."""
+    """Decorate a function that draws, so that all charts look alike, whatever settings a user has."""
 
     @functools.wraps(chart)
     def draw(*args: Any, **settings: Any) -> Any:
-        with matplotlib.rc_context(STYLE):
+        with rc_context():
+            rcdefaults()
+            rcParams.update(STYLE)
             return chart(*args, **settings)
 
     return cast(Chart, draw)
@@ -89,9 +92,10 @@ def svg_of(figure: Figure, name: str, label: str, marks: Mapping[str, Mapping[st
     """
     text = io.StringIO()
     # Identifiers depend on the salt: two charts never share one, and the same report gives the same page.
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a browser has fonts of its own
         figure.savefig(text, format="svg", metadata=NO_METADATA)
-    root = ElementTree.fromstring(text.getvalue())
+    root = ElementTree.fromstring(printable_lines(text.getvalue()))
     _clean(root, marks or {})
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
-from qexport.reporting.page.environment import environment
+from qexport.compat.plots import MaxNLocator
+from qexport.reporting.page.environment import filled
 from qexport.reporting.page.svg import ASKED, INK, LINE, MUTED, PAPER, axes_in, drawing, svg_of, themed
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.reporting.report import ACCURACY, LATENCY
@@ -30,9 +30,8 @@ def write_sweep_page(report: SweepReport, path: Path) -> None:
     rows = ranked(report)
     measures = dict.fromkeys(row.measure for row in rows if row.accuracy is not None)
     charts = {name: plot(rows, name, number) for number, name in enumerate(measures)}
-    page = environment().get_template("sweep.html")
     others = [run for run in report.runs if run.line or not run.artifacts]
-    write_text(path, page.render(report=report, rows=rows, charts=charts, marks=MARKS, others=others))
+    write_text(path, filled("sweep.html", report=report, rows=rows, charts=charts, marks=MARKS, others=others))
 
 
 @themed

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from qexport.reporting.page.environment import environment
+from qexport.compat.plots import Axes, MaxNLocator
+from qexport.reporting.page.environment import filled
 from qexport.reporting.page.svg import ASKED, FLOAT, INK, MUTED, axes_in, drawing, svg_of, themed
 from qexport.reporting.page.typeset import form_of, typeset
 from qexport.reporting.training_report import TrainingReport
@@ -27,7 +26,7 @@ def write_training(report: TrainingReport, path: Path) -> None:
     Raises:
         InputError: the page cannot be written.
     """
-    write_text(path, environment().get_template("training.html").render(report=report, curves=curves))
+    write_text(path, filled("training.html", report=report, curves=curves))
 
 
 def curves(record: TrainingRecord, name: str) -> dict[str, Markup | None]:
