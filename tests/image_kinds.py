@@ -128,6 +128,7 @@ LEFT_OUT: dict[str, tuple[Callable[[], bytes], str]] = {
     "nine high.jpg": (lambda: saved("JPEG", image=Image.new("RGB", (200, 9))), "is 200x9 pixels"),
     "bomb.png": (lambda: png_of(20_000, 20_000), "400000000 pixels"),
     "photo.heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC needs the package pi-heif"),
+    "photo.jpg": (lambda: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(64), "a name that ends in .heic"),
     "no end.jpg": (lambda: saved("JPEG")[:-2], ""),
 }
 """Name of a file → its bytes, and what the reason says of it."""

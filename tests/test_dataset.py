@@ -82,6 +82,8 @@ def test_names(tmp_path: Path, names: str, expected: dict[int, str]) -> None:
         ("train: t\nnames: []\n", "not numbered 0 to n-1"),
         ("train: t\nnames: [a, b]\nnc: 3\n", "2 names but 'nc: 3'"),
         ("train: t\nnc: 1.5\n", "'nc' in"),
+        ("train: t\nnc: true\n", "'nc' in"),
+        ("train: t\nnames: {0: a, 1.5: b}\n", "'names' in"),
         ("train: 7\nnames: [a]\n", "'train' in"),
         ("path: [a]\ntrain: t\nnames: [a]\n", "'path' in"),
         ("- a\n- b\n", "not a YAML mapping"),

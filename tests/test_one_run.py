@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -62,6 +63,21 @@ def test_whom_the_user_trusts_is_typed_and_stands_in_no_file(
     run(replace(request_, options=trusting.options), WORDS, monkeypatch)
     assert (tmp_path / "words").read_text().splitlines()[-1] == "--trust-checkpoint"
     read_config(request_.folder / "options.yaml")  # which refuses a file that says so
+
+
+def test_links_in_a_folder_of_runs_are_not_followed(request_: RunRequest, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    save_run(RunRecord("0" * 64), elsewhere)
+    request_.folder.parent.mkdir()
+    request_.folder.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="m_onnx_int8 is a link"):
+        run_export(request_, progress=Silent())
+    assert [each.name for each in elsewhere.iterdir()] == ["run.json"]
+    for name in ("room", "door"):
+        (tmp_path / f".turns-{platform.node()}-{name}").symlink_to(tmp_path / "made")
+    assert not Turns(tmp_path).can_be_taken()
+    assert not (tmp_path / "made").exists()
 
 
 def test_runs_side_by_side_take_turns_where_files_can_be_locked(

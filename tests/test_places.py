@@ -11,6 +11,7 @@ import pytest
 from refusals import INPUT, PREFIX, ROOT, TOLD, UNMEASURED
 
 QEXPORT = (sys.executable, "-m", "qexport")
+COMMAND = Path(sys.executable).with_name("qexport")
 REFUSED = ("absent.pt", *UNMEASURED)
 NOBODY = (
     "import pwd, sys\ndef nobody(number): raise KeyError(number)\npwd.getpwuid = nobody\n"
@@ -41,6 +42,26 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
     done = ran(*QEXPORT, "formats", folder=tmp_path, shell=GONE)
     assert (done.returncode, done.stderr) == (0, "")
     check_refused(ran(*QEXPORT, *REFUSED, folder=tmp_path, shell=GONE), "working directory", "change to another")
+
+
+@pytest.mark.skipif(not COMMAND.is_file(), reason="the command is not installed")
+def test_nothing_of_the_working_directory_is_imported(tmp_path: Path) -> None:
+    others = [
+        "torch",
+        "numpy",
+        "yaml",
+        "typer",
+        "rich",
+        "onnx",
+        "filelock",
+        "usercustomize",
+        "sitecustomize",
+        "qexport",
+    ]
+    for name in {*sys.stdlib_module_names, *others}:
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(99)")
+    done = ran(str(COMMAND), "formats", folder=tmp_path, HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no numbers of users")

@@ -212,7 +212,7 @@ def _described(path: Path, model: Any, content: dict[str, Any], fingerprint: str
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     arguments = training_arguments(module, content)
-    check_numbers(module.model[-1])
+    check_numbers(module)
     channels = channels_of(module)
     module.args, module.yaml = arguments, {**architecture(module), "channels": channels}
     ranges, notes = None, tuple[str, ...]()

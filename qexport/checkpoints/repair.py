@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qexport.system.whole import whole
+
 MIN_STRIDE = 32
 """Classifiers call theirs 1, but halve the image five times like the others."""
 DEFAULT_SIZE = 640
@@ -63,18 +65,6 @@ def class_count(model: Any) -> int:
         return linear.out_features
     said = getattr(head, "nc", None) or getattr(model, "nc", None) or architecture(model).get("nc", 1)
     return _number("classes", said, MAX_CLASSES)
-
-
-def whole(said: Any) -> int:
-    """A whole number that a checkpoint says, as a number of any type or as text.
-
-    Raises:
-        TypeError, ValueError, OverflowError: it is another.
-    """
-    found = int(said)
-    if isinstance(said, bool) or (not isinstance(said, str) and found != said):
-        raise ValueError(f"{said} where a whole number belongs")
-    return found
 
 
 def _number(what: str, said: Any, most: int) -> int:
@@ -142,13 +132,14 @@ def training_size(value: Any) -> int:
     return _number("pixels", longest, MAX_SIZE) if longest else DEFAULT_SIZE
 
 
-def check_numbers(head: nn.Module) -> None:
-    """Refuse a head that counts in fractions, of whose numbers whoever decodes makes whole ones.
+def check_numbers(model: Any) -> None:
+    """Refuse a model that counts in fractions, of whose numbers whoever decodes makes whole ones.
 
     Raises:
         TypeError, ValueError, OverflowError: it does.
     """
-    for name in ("nc", "reg_max", "nm"):
-        whole(getattr(head, name, 0))
-    for size in getattr(head, "kpt_shape", None) or ():
-        whole(size)
+    head = model.model[-1]
+    counts = [getattr(head, name, 0) for name in ("nc", "reg_max", "nm")]
+    counts += [getattr(model, "nc", 0), architecture(model).get("nc", 0), *(getattr(head, "kpt_shape", None) or ())]
+    for said in counts:
+        whole(said or 0)

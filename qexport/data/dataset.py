@@ -25,6 +25,7 @@ from qexport.data.layout import (
 )
 from qexport.errors import InputError
 from qexport.system.given_files import UnfitFileError, open_given, read_text, special_kind
+from qexport.system.whole import whole
 
 SPLITS = ("train", "val", "test", "minival")
 # The list of ultralytics.data.utils.IMG_FORMATS, repeated so that reading a YAML does not import torch.
@@ -278,7 +279,7 @@ def _names(content: Mapping[str, Any], yaml: Path) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:
-        numbered = {int(index): str(name) for index, name in names.items()}
+        numbered = {whole(index): str(name) for index, name in names.items()}
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise _wrong_kind("names", names, "a list of names or a map from index to name", yaml) from None
     if not numbered or sorted(numbered) != list(range(len(numbered))):
@@ -310,12 +311,12 @@ def _kpt_shape(value: Any, yaml: Path) -> tuple[int, ...] | None:
 
 def _integer(value: Any, key: str, yaml: Path, most: int) -> int:
     try:
-        number = float(value)
-        if number != int(number) or not 1 <= number <= most:
+        number = whole(value)
+        if not 1 <= number <= most:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise _wrong_kind(key, value, f"a whole number of 1 to {most}", yaml) from None
-    return int(number)
+    return number
 
 
 def _wrong_kind(key: str, value: Any, expected: str, yaml: Path) -> InputError:

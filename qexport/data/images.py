@@ -24,6 +24,11 @@ MIN_SIDE = 10
 """Pixels: Ultralytics' data sets leave out what is smaller."""
 OWN_WAYS = (".tif", ".tiff", ".avif", ".heic", ".heif")
 """Endings that Ultralytics' `imread` does more for than OpenCV."""
+HEIC = (".heic", ".heif")
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+"""Pictures and sequences of them in HEVC (ISO/IEC 23008-12, annex B)."""
+MAX_BRANDS = 256
+"""Bytes that are looked for them in."""
 ALL_PAGES = (".tif", ".tiff")
 """Endings of files whose pages are all decoded, whichever of them is used."""
 MAX_PIXELS, MAX_PAGES = 2**27, 10_000
@@ -52,7 +57,8 @@ def read_image(path: Path, channels: int = COLOURS) -> NDArray[np.uint8]:
         raise InputError(f"image {path} {reason}", "restore or remove it")
     image = _decode(path, np.frombuffer(encoded, np.uint8), channels)
     if image is None:
-        raise InputError(f"image {path} is corrupt or not an image{_decoder_missing(path)}", "restore or remove it")
+        reason = f"is corrupt or not an image{_heic_reason(path, encoded)}"
+        raise InputError(f"image {path} {reason}", "restore or remove it")
     if image.shape[2] != channels:
         raise InputError(f"image {path} has {image.shape[2]} channels, not {channels}", "restore or remove it")
     return image
@@ -159,7 +165,7 @@ def _refused(path: Path, encoded: bytes) -> str:
         if path.suffix.lower() in ALL_PAGES and (pixels := _pixels_of_pages(encoded)):
             return f"is too large (its pages have more than {pixels:,} pixels)"
     except (UnidentifiedImageError, ImportError):  # Ultralytics' `Image.open` wants another decoder then
-        return f"is corrupt or not an image{_decoder_missing(path)}"
+        return f"is corrupt or not an image{_heic_reason(path, encoded)}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return f"is too large ({first_line(error)})"
     except Exception as error:  # Pillow raises anything of a damaged one
@@ -221,11 +227,21 @@ def _imread() -> Callable[[Path, int], Any]:
     return imread
 
 
-def _decoder_missing(path: Path) -> str:
-    """What a reader has to know of an image that only a further package decodes."""
-    if path.suffix.lower() not in (".heic", ".heif") or find_spec("pi_heif"):
+def _heic_reason(path: Path, encoded: bytes) -> str:
+    """What a reader has to know of an image of a phone, whatever it is called; "" of all others."""
+    named = path.suffix.lower() in HEIC
+    if not named and not _is_heic(encoded[:MAX_BRANDS]):
         return ""
-    return ": HEIC needs the package pi-heif"
+    if find_spec("pi_heif") is None:
+        return ": HEIC needs the package pi-heif" + ("" if named else f", and a name that ends in {HEIC[0]}")
+    return "" if named else f": it is HEIC, whose name has to end in {HEIC[0]}"
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether a file says so in its first box (ISO/IEC 14496-12, 4.3): type, version, and the types it is read as."""
+    size = int.from_bytes(head[:4], "big")
+    brands = head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)) - 3, 4))
+    return head[4:8] == b"ftyp" and any(brand in HEIC_BRANDS for brand in brands)
 
 
 def _uint8(image: Any) -> NDArray[np.uint8]:

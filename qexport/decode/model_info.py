@@ -14,6 +14,7 @@ from qexport.detections.detections import Floats
 from qexport.detections.layout import HeadLayout, layout_of
 from qexport.detections.matching import CONFIDENCE
 from qexport.errors import InputError, first_line
+from qexport.system.whole import whole
 from qexport.tasks import SCORING
 
 MAX_SIDE, MAX_BATCH = 2**14, 2**14
@@ -102,7 +103,7 @@ def info_of(metadata: Mapping[str, Any], tflite: bool = False) -> ModelInfo:
 
 
 def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
-    names, batch, integers = _names(metadata["names"]), int(metadata.get("batch", 1)), "raw_outputs" in metadata
+    names, batch, integers = _names(metadata["names"]), whole(metadata.get("batch", 1)), "raw_outputs" in metadata
     layout = layout_of({**metadata, "names": names})
     if metadata["task"] not in SCORING:
         raise ValueError(f"its task is {metadata['task']!r}")
@@ -112,13 +113,13 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
         raise ValueError(f"{layout.shape} keypoints")
     scores = metadata.get("thresholds") or {}
     everything = _score(scores.get("everything", CONFIDENCE))
-    own = {int(number): _score(score) for number, score in scores.get("classes", {}).items()}
+    own = {whole(number): _score(score) for number, score in scores.get("classes", {}).items()}
     return ModelInfo(
         task=metadata["task"],
         layout=layout,
         names=names,
         batch=batch,
-        channels=int(metadata.get("channels", 3)),
+        channels=whole(metadata.get("channels", 3)),
         integers=integers,
         # Consumers of one-to-many TFLite files multiply coordinates by the size of the input.
         normalised=tflite and not (layout.end2end or integers or layout.classifier),
@@ -129,7 +130,7 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
 
 def _names(given: Any) -> tuple[str, ...]:
     """Names by number, whatever they are kept as."""
-    numbered = dict(enumerate(given)) if isinstance(given, list | tuple) else {int(key): given[key] for key in given}
+    numbered = dict(enumerate(given)) if isinstance(given, list | tuple) else {whole(key): given[key] for key in given}
     if sorted(numbered) != list(range(len(numbered))):
         raise ValueError("classes are not numbered from 0")
     return tuple(str(numbered[number]) for number in range(len(numbered)))

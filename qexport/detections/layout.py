@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from qexport.system.json_form import from_plain
+from qexport.system.whole import whole
 from qexport.tasks import extras_of
 
 CORNERS, CENTRE, UNIT_CENTRE, ROTATED = "corners", "centre", "unit centre", "rotated"
@@ -70,24 +71,32 @@ def layout_of(metadata: Mapping[str, Any]) -> HeadLayout:
     """Read the layout from an artifact's metadata (`metadata.json` in the zip behind a `.tflite` file).
 
     Strides and bins are known of integer-only files alone, which end at their raw outputs.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: they are not as qexport writes them.
     """
     raw = metadata.get("raw_outputs", {})
     height, width = metadata["imgsz"]
     keypoints = tuple(metadata.get("kpt_shape") or (0, 0))
+    strides = tuple(whole(each) for each in raw.get("strides", ()))
+    extras = raw.get("further", extras_of(metadata.get("task", "")))
+    if extras not in EXTRAS or min(strides, default=1) < 1:
+        raise ValueError(f"outputs of {extras!r} in cells of {strides} pixels")
     return HeadLayout(
-        strides=tuple(raw.get("strides", ())),
-        imgsz=(int(height), int(width)),
+        strides=strides,
+        imgsz=(whole(height), whole(width)),
         classes=len(metadata["names"]),
-        reg_max=int(raw.get("reg_max", 1)),
+        reg_max=whole(raw.get("reg_max", 1)),
         end2end=bool(metadata.get("end2end", False)),
-        extras=raw.get("further", extras_of(metadata.get("task", ""))),
+        extras=extras,
         shape=_pair(raw.get("shape", keypoints)),
         direct=bool(raw.get("newer", False)),
         head=_head(metadata),
-        max_detections=int(raw.get("max_detections", MAX_DETECTIONS)),
+        max_detections=whole(raw.get("max_detections", MAX_DETECTIONS)),
     )
 
 
+EXTRAS = ("", "coefficients", "keypoints", "angles")
 NAMES = {"extras": "further", "direct": "newer"}
 """Field → what files call it."""
 
@@ -100,7 +109,7 @@ def _head(metadata: Mapping[str, Any]) -> str:
 
 def _pair(numbers: Any) -> tuple[int, int]:
     first, second = numbers
-    return int(first), int(second)
+    return whole(first), whole(second)
 
 
 RAW = ("strides", "reg_max", "further", "shape", "newer", "max_detections")

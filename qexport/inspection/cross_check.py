@@ -26,6 +26,7 @@ from qexport.detections.numpy_decode import as_columns, detections_in
 from qexport.errors import InputError, VerificationError
 from qexport.inspection.samples import detect
 from qexport.measurement.accuracy import score_against
+from qexport.system.whole import whole
 
 MIN_MAP = 0.95
 """mAP50-95 of one implementation's detections against the other's, from which they agree."""
@@ -79,10 +80,10 @@ def cross_check(path: Path, images: Sequence[Path], threads: int) -> CrossCheck:
     repair()
     try:
         metadata = tflite_metadata(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        layout, channels = layout_of(metadata), whole(metadata.get("channels", COLOURS))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a .tflite file with metadata", "give a file that qexport wrote") from error
-    layout = layout_of(metadata)
-    read = stream(images, layout.imgsz, lambda *_: None, layout.preprocess, int(metadata.get("channels", COLOURS)))
+    read = stream(images, layout.imgsz, lambda *_: None, layout.preprocess, channels)
     batches = [pixels[None] for _, pixels in read]
     if not batches:
         raise InputError("no image to compare on can be read", "give --data with other images")

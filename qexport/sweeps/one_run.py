@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from qexport.errors import InputError
 from qexport.progress import Progress
 from qexport.sweeps.run_record import RunRecord, load_run, save_run
 from qexport.sweeps.turns import Turns
@@ -57,7 +58,7 @@ def run_export(request: RunRequest, *, progress: Progress) -> RunRecord:
     What an earlier run has begun there is gone on with if it is of the same, and removed if it is not.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or is a link.
     """
     with progress.step(request.label):
         folder, begun = request.folder, time.monotonic()
@@ -75,6 +76,8 @@ def run_export(request: RunRequest, *, progress: Progress) -> RunRecord:
 
 
 def _prepare(request: RunRequest) -> None:
+    if request.folder.is_symlink():
+        raise InputError(f"{request.folder} is a link, which may lead anywhere", "remove it, or give another --out")
     folder, earlier = make_folder(request.folder), load_run(request.folder)
     if earlier and earlier.fingerprint != request.fingerprint:
         shutil.rmtree(folder)

@@ -17,6 +17,7 @@ from qexport.errors import InputError
 from qexport.programs.onnx.bounds import MAX_PROTO, bound_weights, check_expansion
 from qexport.system.given_files import UnfitFileError, read_bytes
 from qexport.system.literals import literal_value
+from qexport.system.whole import whole
 from qexport.tasks import SCORING, extras_of
 
 QUANTISED = re.compile(
@@ -257,18 +258,18 @@ def _described(metadata: dict[str, str]) -> UltralyticsMetadata | None:
         points, values = literal_value(metadata.get("kpt_shape", "(0, 0)"))
         return UltralyticsMetadata(
             task=task,
-            names={int(number): str(name) for number, name in names.items()},
+            names={whole(number): str(name) for number, name in names.items()},
             stride=_count(metadata["stride"]),
             imgsz=(_count(height), _count(width)),
             end2end=bool(literal_value(metadata.get("end2end", "False"))),
-            kpt_shape=(int(points), int(values)),
+            kpt_shape=(whole(points), whole(values)),
         )
     except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):
         return None
 
 
 def _count(value: Any) -> int:
-    found = int(value)
+    found = whole(value)
     if not 0 < found <= MAX_SIDE:
         raise ValueError(f"{found} pixels")
     return found
