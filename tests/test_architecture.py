@@ -89,7 +89,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "onnx_ir": (*ONNX, "backends/tensorrt"),
     "onnxscript": ONNX,
     "onnxruntime": ONNX,
-    "matplotlib": ("reporting/page",),
+    "matplotlib": ("compat",),
     "jinja2": ("reporting/page",),
     "markupsafe": ("reporting/page",),
     "ray": ("execution/ray",),

@@ -318,7 +318,9 @@ def test_no_type_of_any_value_of_a_report_is_unexpected(tmp_path: Path) -> None:
     assert all(str(path) in line for line in lines)
 
 
+THRESHOLDS = {"reference": 0.2, "everything": 0.2, "classes": {"x": 0.4}, "shift": 0.0, "images": 9, "count": {"x": 99}}
 REPORTS = {
+    "class of a threshold": (("artifacts", 0, "accuracy", "thresholds"), THRESHOLDS),
     "class of a box": (("artifacts", 0, "gallery", 0, "kept", 0, "class"), []),
     "corners of a box": (("artifacts", 0, "gallery", 0, "kept", 0, "box"), [1, 2]),
     "score of a box": (("artifacts", 0, "gallery", 0, "lost", 0, "score"), "x"),

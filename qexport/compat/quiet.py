@@ -15,8 +15,10 @@ from qexport.system.scratch import folder_until_exit
 FOLDERS = {
     "MPLCONFIGDIR": (".cache/matplotlib", ".config/matplotlib", ".matplotlib"),
     "KERAS_HOME": (".keras",),
+    "TORCHINDUCTOR_CACHE_DIR": (),
 }
-"""Variable → where matplotlib and Keras keep what they write on import, below the home folder."""
+"""Variable → where matplotlib and Keras keep what they write on import, below the home folder. torch has a folder in /tmp
+for compiled code, whose name anybody can take first: nothing here compiles with it, and it is given another."""
 
 
 def quiet_ultralytics() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from qexport.errors import InputError
 from qexport.reporting.report import SCHEMA, BaselineInfo, Report, from_json
+from qexport.reporting.thresholds import thresholds_of
 from qexport.system.given_files import MAX_TEXT, read_bytes
 from qexport.system.json_form import parse_json
 
@@ -20,6 +22,7 @@ IN_PLACE = " in place of "
 PARTS = ("command", "seconds", "model", "artifacts", "environment", "threads", "warnings", "failures")
 """What every report has. All else is of later versions, and empty where it is missing."""
 TIMES = ("latency_ms", "latency_float_ms")
+_CLASS = re.compile("[0-9]{1,9}")
 EMPTY: Mapping[str, Any] = {"calibration": None, "evaluation": None, "qexport": ""}
 """What a report may lack that has another value by itself, or none."""
 
@@ -88,6 +91,11 @@ def report_of(content: Mapping[str, Any]) -> Report:
             timing = getattr(artifact, name)
             if timing is not None and min(timing.min, timing.p50, timing.p95) <= 0:
                 raise ValueError(f"artifacts.{number}.{name} is no time")
+        known = thresholds_of(artifact)
+        if known and not (
+            known[0].count.keys() <= known[0].classes.keys() and all(map(_CLASS.fullmatch, known[0].classes))
+        ):
+            raise ValueError(f"artifacts.{number} has thresholds of no classes")
     return report
 
 
