@@ -17,8 +17,8 @@ FOLDERS = {
     "KERAS_HOME": (".keras",),
     "TORCHINDUCTOR_CACHE_DIR": (),
 }
-"""Variable → where matplotlib and Keras keep what they write on import, below the home folder. torch has a folder in /tmp
-for compiled code, whose name anybody can take first: nothing here compiles with it, and it is given another."""
+"""Variable → where matplotlib and Keras keep what they write on import, below the home folder. torch's is for compiled
+code, in /tmp by a name that anybody can take first: nothing here compiles with it, and it is given another."""
 
 
 def quiet_ultralytics() -> None:
