@@ -106,7 +106,7 @@ RUNS: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "padding": ("Classify", _set("conv", padding=(30_000, 30_000)), "more than networks do (aten.convolution"),
     "upsampling": ("Classify", _activation(lambda: nn.Upsample(scale_factor=1000.0)), "aten.upsample_nearest2d"),
     "operations": ("Classify", _activation(_endless_pooling), "more than 1,000 operations"),
-    "stride": ("Detect", _set("head", stride=torch.tensor([0.5, 8, 16])), "cannot be captured"),
+    "stride": ("Detect", _set("head", stride=torch.tensor([0.5, 8, 16])), "0.5 where a whole number belongs"),
     "keypoints": ("Pose", _set("head", kpt_shape=[10**9, 3]), "cannot be captured"),
     "coefficients": ("Segment", _set("head", nm=10**9), "its head computes 8"),
 }

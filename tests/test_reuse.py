@@ -348,7 +348,7 @@ def test_a_run_that_ended_behind_its_artifacts_is_gone_on_with(
     shown = capfd.readouterr()
     assert "Taking shapes26_fp32.onnx of the run of 20" in shown.err
     assert "taken from the cache: shapes26_fp32.onnx: file of 20" in " ".join(shown.out.split())
-    monkeypatch.setattr(measure, "evaluate", ends)
+    monkeypatch.setattr(measure, "evaluate_shards", ends)
     monkeypatch.setattr(measure, "measure_latency", ends)
     assert main([*words, "--max-size", "1kB", "--out", str(second)]) == 9, capfd.readouterr().err
     with pytest.raises(SystemExit):

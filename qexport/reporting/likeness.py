@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from qexport.detections.faults import MIN_AGREEMENT
 from qexport.measurement.measure import Figures
+from qexport.reporting.limits import STRICT
 from qexport.reporting.report import LIKENESS, Outcome, Report, Warning
 from qexport.verification.likeness import Likeness
 from qexport.verification.result import ArtifactResult
-
-STRICT = "strict"
-"""Name of the rule, which is that of the option."""
 
 
 @dataclass(frozen=True)

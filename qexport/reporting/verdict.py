@@ -12,8 +12,7 @@ from itertools import pairwise
 
 from qexport.optimisation.effort import BEST
 from qexport.reporting.gate import RULES, accuracy_of
-from qexport.reporting.likeness import STRICT
-from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION
+from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION, STRICT
 from qexport.reporting.provenance import stand_in
 from qexport.reporting.report import ACCURACY, LATENCY, LIKENESS, ArtifactReport, Report
 from qexport.targets import INTEGERS_ONLY

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
-from qexport.calibration.observer import Observer
-from qexport.calibration.statistics import Statistics
+if TYPE_CHECKING:
+    from qexport.calibration.statistics import Statistics
 
 
 def statistics_of(values: ArrayLike) -> Statistics:
@@ -16,6 +17,10 @@ def statistics_of(values: ArrayLike) -> Statistics:
     Raises:
         ValueError: an element is not finite.
     """
+    import torch  # it takes time to import, and so do observers
+
+    from qexport.calibration.observer import Observer
+
     observer = Observer()
     observer.update(torch.from_numpy(np.asarray(values, np.float32)))
     return observer.statistics()
