@@ -155,6 +155,23 @@ def one_file_prints(root: Path, home: str) -> list[Violation]:
     return broken
 
 
+STARTS = (
+    r"(.*\.)?(Popen|Process|ProcessPoolExecutor|check_(call|output))|subprocess\.(run|call)"
+    r"|os\.(system|popen|spawn.*|exec.*|posix_spawn.*)"
+)
+"""Calls that start another process."""
+
+
+def one_file_starts_processes(root: Path, home: str) -> list[Violation]:
+    """Files that start other programs or processes by themselves, `home` excepted, where signals are thought of."""
+    broken = []
+    for module in modules(root).values():
+        calls = (ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+        if module.path != f"{PACKAGE}/{home}" and any(re.fullmatch(STARTS, call) for call in calls):
+            broken.append(Violation(module.path, "starts a process"))
+    return broken
+
+
 def _is_print(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and bool(
         re.fullmatch(

@@ -17,6 +17,7 @@ from architecture import (
     no_module_state,
     nothing_imports_tests,
     one_file_prints,
+    one_file_starts_processes,
     packages_say_what_they_are,
     runtimes_at_home,
 )
@@ -114,6 +115,7 @@ RULES: Mapping[str, Callable[[Path], list[Violation]]] = {
     "circles": no_circles,
     "runtimes": lambda root: runtimes_at_home(root, HOMES),
     "prints": lambda root: one_file_prints(root, "cli/output.py"),
+    "processes": lambda root: one_file_starts_processes(root, "system/guard.py"),
     "job": lambda root: job_stays_above(root, KNOW_THE_JOB),
     "files": lambda root: files_are_short(root, MAX_FILE_LINES),
     "functions": lambda root: functions_are_short(root, MAX_FUNCTION_LINES),
@@ -151,6 +153,9 @@ EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
         "qexport/system/signals.py: stop_requests": "what a signal makes, which no object is handed to",
         "qexport/system/signals.py: time_limits": "as stop_requests, of what the alarm says",
         "qexport/testing/program.py: program": "captured once for all checks of the contract",
+    },
+    "processes": {
+        "qexport/testing/contract.py": "a check of the tests of backends, not of a run",
     },
     "unused files": {},
     "unused names": {
@@ -227,6 +232,8 @@ PLANTED = [
     ("prints", PLAN, "sys.stdout.buffer.write(b'')\n", PLAN),
     ("prints", "qexport/cli/app.py", "Console().print('[red]')\n", "qexport/cli/app.py"),
     ("prints", "qexport/cli/app.py", "Text('\\x1b')\n", "qexport/cli/app.py"),
+    ("processes", PLAN, "subprocess.run(['true'])\n", PLAN),
+    ("processes", PLAN, "multiprocessing.get_context('spawn').Process()\n", PLAN),
     ("job", PLAN, "def late(job: 'ExportJob') -> None: ...\n", PLAN),
     ("job", PLAN, "from qexport.job import options\n", PLAN),
     ("files", RANGES, "# more\n" * MAX_FILE_LINES, RANGES),

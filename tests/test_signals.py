@@ -372,6 +372,38 @@ def test_an_interrupt_ends_every_process_that_scores(tmp_path: Path) -> None:
     assert ended(process, signal.SIGINT, whole_group=True) == []
 
 
+REPLACED = """
+from qexport.execution.executor import Task, WorkerDiedError
+from qexport.execution.workers import Workers
+from qexport.system.signals import at_end
+
+def scored():
+    while True:
+        with contextlib.suppress(WorkerDiedError):
+            executor.submit(Task(time.sleep, (20,))).result()
+
+def children():
+    time.sleep(0.5)  # long enough to start another process for one that was killed
+    Path("children").write_text(Path(f"/proc/self/task/{scores.native_id}/children").read_text())
+
+executor = Workers(1)
+executor.submit(Task(time.sleep, (0,))).result()
+scores = executor._threads._threads.copy().pop()
+at_end.append(children)
+threading.Thread(target=scored, daemon=True).start()
+there()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the children of a thread from /proc")
+def test_no_process_is_replaced_while_a_signal_ends_the_run(tmp_path: Path) -> None:
+    process = start(tmp_path, "-c", script(REPLACED))
+    assert process.stdout
+    assert process.stdout.readline() == "there\n"
+    ended(process, signal.SIGINT)
+    assert (tmp_path / "children").read_text() == ""
+
+
 @pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="there are no groups of processes")
 def test_a_terminal_interrupts_the_first_process_alone() -> None:
     """An interpreter that is starting would say so itself, at length."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from qexport.errors import QexportError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
 from qexport.execution.far_progress import Shown, StepEvent, Told
 from qexport.progress import Progress, Silent
-from qexport.system.guard import OWN_GROUP, tied
+from qexport.system.guard import start_tied
 from qexport.system.scratch import child_environment, undo_notes
 
 SILENT = Silent()
@@ -63,11 +62,8 @@ def worker_process(progress: Progress = SILENT, niceness: int = NICENESS) -> Ite
 
 @contextmanager
 def _started(folder: Path, progress: Progress, niceness: int) -> Iterator[Worker]:
-    words = tied(f"from qexport.execution.worker_process import serve; serve({niceness})")
-    environment = child_environment(folder)
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
-    )
+    code = f"from qexport.execution.worker_process import serve; serve({niceness})"
+    process = start_tied(code, child_environment(folder))
     assert process.stdin
     assert process.stdout
     with ThreadPoolExecutor(1) as pool:

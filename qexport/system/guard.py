@@ -22,7 +22,7 @@ POLL_MS = 1000
 """How soon it is noticed, at the latest, that the child went first."""
 
 
-def tied(code: str) -> list[str]:
+def _tied(code: str) -> list[str]:
     """The command of a Python process that runs `code` and is killed when its standard input closes.
 
     The parent decides what an interrupt means. `-c` puts the working directory, which may be anybody's, before all
@@ -33,6 +33,17 @@ def tied(code: str) -> list[str]:
         f"from qexport.system.guard import end_with_parent; end_with_parent(); {code}"
     )
     return [sys.executable, "-c", start]
+
+
+def start_tied(code: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a Python process that reads requests and writes replies; it ends when its standard input closes.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    hold_if_ending()
+    pipe = subprocess.PIPE
+    return subprocess.Popen(_tied(code), stdin=pipe, stdout=pipe, env=environment, process_group=OWN_GROUP)
 
 
 def run_tied(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
@@ -70,7 +81,7 @@ def run_code(
     reading, writing = os.pipe()  # that of `subprocess.run` is closed at once
     try:
         return subprocess.run(
-            [*tied(code), *words],
+            [*_tied(code), *words],
             stdin=reading,
             capture_output=True,
             encoding="utf-8",
