@@ -2,14 +2,33 @@
 
 torch.export, torch.fx and converters put functions of their own in place of their classes' while they trace: a second
 thread finds those, and traces nonsense or fails. And torch.fx keeps the source of every graph that it ever made, for
-tracebacks: some megabytes an export, which are forgotten where the lock is given back.
+tracebacks: some megabytes an export, which are forgotten where the lock is given back, and behind every step that makes
+graphs without it.
 """
 
 from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from threading import RLock
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """Forget behind the block, on every way out, the sources of graphs that were made within it, by whichever thread.
+
+    It is a decorator, too. Of those graphs tracebacks have no lines afterwards; all else stays.
+    """
+    before = frozenset(_sources())
+    try:
+        yield
+    finally:
+        kept = _sources()
+        for name in kept.keys() - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 class _Tracing:
@@ -17,20 +36,17 @@ class _Tracing:
 
     def __init__(self) -> None:
         self._lock, self._depth = RLock(), 0
-        self._before = frozenset[str]()
+        self._forgetting = ExitStack()
 
     def __enter__(self) -> None:
         self._lock.acquire()
         self._depth += 1
         if self._depth == 1:
-            self._before = frozenset(_sources())
+            self._forgetting.enter_context(sources_forgotten())
 
     def __exit__(self, *_: object) -> None:
         if self._depth == 1:
-            kept = _sources()
-            for name in kept.keys() - self._before:
-                kept.pop(name, None)
-                linecache.cache.pop(name, None)
+            self._forgetting.close()
         self._depth -= 1
         self._lock.release()
 

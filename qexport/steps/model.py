@@ -9,6 +9,7 @@ from typing import Any
 
 from qexport.calibration import calibrate as calibration
 from qexport.calibration.calibration_table import CalibrationTable
+from qexport.compat.one_at_a_time import sources_forgotten
 from qexport.data.resolve import resolve_model
 from qexport.data.selection import image_files
 from qexport.errors import UsageError
@@ -58,6 +59,7 @@ def _is_count(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number > 0
 
 
+@sources_forgotten()
 def calibrate(
     program: Program,
     images: str | Path | Sequence[Path],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qexport.compat.one_at_a_time import sources_forgotten
 from qexport.data.selection import image_files
 from qexport.optimisation import passes as optimisation
 from qexport.optimisation.candidate import Candidate
@@ -17,6 +18,7 @@ from qexport.progress import Progress, Silent
 SILENT = Silent()
 
 
+@sources_forgotten()
 def optimise(
     candidate: Candidate,
     passes: Sequence[str | WeightPass],

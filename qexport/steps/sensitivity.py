@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qexport.compat.one_at_a_time import sources_forgotten
 from qexport.data.choice import take
 from qexport.data.selection import image_files
 from qexport.optimisation import sensitivity as optimisation
@@ -20,6 +21,7 @@ COUNT = 16
 """Images that sensitivity is measured on: the program runs over each of them hundreds of times."""
 
 
+@sources_forgotten()
 def sensitivity(
     candidate: Candidate,
     images: str | Path | Sequence[Path],
@@ -41,6 +43,7 @@ def sensitivity(
     return optimisation.sensitivity(candidate, _held_out(candidate, images, count, progress), progress, max_settings)
 
 
+@sources_forgotten()
 def distance(
     candidate: Candidate, images: str | Path | Sequence[Path], progress: Progress = SILENT, *, count: int = COUNT
 ) -> Distance:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qexport.compat.one_at_a_time import sources_forgotten
 from qexport.data.choice import take
 from qexport.data.input_form import InputSpec
 from qexport.data.selection import image_files
@@ -61,6 +62,7 @@ def split(images: Sequence[Path]) -> Split:
     return Split(tuple(image for image in every if image not in kept), held_out)
 
 
+@sources_forgotten()
 def train(
     candidate: Candidate,
     images: str | Path | Sequence[Path],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qexport.backends.protocol import Backend
 from qexport.backends.registry import find_backend
+from qexport.compat.one_at_a_time import sources_forgotten
 from qexport.data.selection import image_files
 from qexport.lowering.request import Target
 from qexport.planning.plan import QuantPlan
@@ -41,6 +42,7 @@ class Verified:
     sqnr: Mapping[str, float | None] | None = None
 
 
+@sources_forgotten()
 def verify(
     path: str | Path,
     program: Program,
