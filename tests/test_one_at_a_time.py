@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def test_every_step_that_python_code_calls_leaves_no_source(tmp_path: Path) -> N
     program, images, path = small_program(), demo_images("train", 4), tmp_path / "small.onnx"
     target = make_target("onnx", "int8")
     chosen = plan(program, calibrate(program, images), target)
+    assert chosen is not None
     find_backend("onnx").lower(lowering(program, "int8", chosen, metadata(program, "int8")), path)
     candidate = Candidate(program, chosen, program)
-    steps = {
+    steps: dict[str, Callable[[], object]] = {
         "calibrate": lambda: calibrate(program, images, importance=True),
         "optimise": lambda: optimise(candidate, ["bias-correction"], images),
         "distance": lambda: distance(candidate, images),
