@@ -36,7 +36,7 @@ def main(model: str, image: str) -> None:
     info = read_model_info(model)
     with Image.open(image) as opened:
         pixels, placement = prepared(np.asarray(opened.convert("RGB")), info.layout)
-    outputs = outputs_of(model, pixels)
+    outputs = outputs_of(model, info, pixels)
     for line in objects(outputs, info, placement):
         print(json.dumps(line))
 
@@ -62,7 +62,7 @@ def objects(outputs: list[Any], info: ModelInfo, placement: Any) -> Iterator[dic
         yield {"name": info.names[number], "score": score, **rest}
 
 
-def outputs_of(model: str, pixels: Any) -> list[Any]:
+def outputs_of(model: str, info: ModelInfo, pixels: Any) -> list[Any]:
     """Run the file on one image."""
     if Path(model).is_dir():
         import openvino
@@ -80,7 +80,7 @@ def outputs_of(model: str, pixels: Any) -> list[Any]:
     interpreter = Interpreter(model)
     interpreter.allocate_tensors()
     given = interpreter.get_input_details()[0]
-    interpreter.set_tensor(given["index"], as_input(pixels, given["dtype"], given["quantization"]))
+    interpreter.set_tensor(given["index"], as_input(pixels, given["dtype"], given["quantization"], info.channels_last))
     interpreter.invoke()
     outputs = interpreter.get_output_details()
     return [dequantised(interpreter.get_tensor(each["index"]), *each["quantization"]) for each in outputs]

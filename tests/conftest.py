@@ -175,7 +175,7 @@ def lowering(
     if metadata is None:  # hand-made heads give boxes in pixels
         program, metadata = (
             replace(program, layout=replace(program.layout, end2end=True)),
-            {"precision": precision, "end2end": True},
+            {"precision": precision, "end2end": True, "imgsz": list(program.input.imgsz), "names": {}},
         )
     return Lowering(program, Target("any", precision), metadata, plan, options, float32, warn)
 

@@ -165,6 +165,12 @@ def export_command(
     io: Annotated[
         str | None, _runtime("int8 or uint8 in and out of integer-only files. Default: int8.", "--io")
     ] = None,
+    layout: Annotated[
+        str | None, _runtime("nchw or nhwc: axes of images in TFLite files. Default: nchw; int8-full nhwc.", "--layout")
+    ] = None,
+    normalised_boxes: Annotated[
+        bool | None, _runtime("TFLite: boxes in 0..1 of end-to-end heads and --nms, too.", "--normalised-boxes")
+    ] = None,
     opset: Annotated[int | None, _runtime("ONNX operator set. Default: what suits the runtime.", "--opset")] = None,
     no_build: Annotated[
         bool | None, _runtime("Stop at the graph: no TensorRT engine, no Edge TPU file.", "--no-build")

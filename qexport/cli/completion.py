@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from qexport.cli.help import VERBS
+from qexport.detections.file_form import LAYOUTS
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import RANGES
@@ -46,6 +47,7 @@ WORDS: Mapping[str, Callable[[str], list[str]]] = {
     "--optimise": among(PASSES.own),
     "--ranges": among(RANGES.own),
     "--io": among(IO_TYPES),
+    "--layout": among(LAYOUTS),
     "--cpu": among(KINDS),
     "--weights": among(WEIGHTS),
     "--task": among(SCORING),

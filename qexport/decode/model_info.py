@@ -11,6 +11,7 @@ import numpy as np
 
 from qexport.decode.metadata import as_values, engine_metadata, onnx_metadata, openvino_metadata, tflite_metadata
 from qexport.detections.detections import Floats
+from qexport.detections.file_form import form_of
 from qexport.detections.layout import HeadLayout, layout_of
 from qexport.detections.matching import CONFIDENCE
 from qexport.errors import InputError, first_line
@@ -32,7 +33,8 @@ class ModelInfo:
         names: of the classes, by number.
         batch: images in one run.
         channels: of an image; `qexport.decode.prepared` takes those of colour, which have three.
-        integers: it takes integers, channels last, and gives the raw outputs of each level as integers.
+        integers: it takes integers and gives the raw outputs of each level as integers.
+        channels_last: it takes images as (n, height, width, channels), and gives prototypes of masks alike.
         normalised: coordinates in its output are shares of the input's width and height.
         threshold: the score from which a detection counts, 0..1.
         class_thresholds: those of classes that have another one, by number.
@@ -44,6 +46,7 @@ class ModelInfo:
     batch: int = 1
     channels: int = 3
     integers: bool = False
+    channels_last: bool = False
     normalised: bool = False
     threshold: float = CONFIDENCE
     class_thresholds: Mapping[int, float] = field(default_factory=dict)
@@ -91,7 +94,7 @@ def info_of(metadata: Mapping[str, Any], tflite: bool = False) -> ModelInfo:
 
     Args:
         metadata: values, or texts of them, as ONNX Runtime has them.
-        tflite: they are of a `.tflite` file, whose one-to-many heads give coordinates in 0..1.
+        tflite: they are of a `.tflite` file, which earlier versions did not let say its form.
 
     Raises:
         ValueError: they are not of the form that qexport writes.
@@ -112,6 +115,7 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
     if layout.extras == "keypoints" and not 0 < layout.shape[0] <= MAX_SIDE > layout.shape[1] >= 2:
         raise ValueError(f"{layout.shape} keypoints")
     scores = metadata.get("thresholds") or {}
+    form = form_of(metadata, layout, tflite)
     everything = _score(scores.get("everything", CONFIDENCE))
     own = {whole(number): _score(score) for number, score in scores.get("classes", {}).items()}
     return ModelInfo(
@@ -121,8 +125,8 @@ def _info(metadata: Mapping[str, Any], tflite: bool) -> ModelInfo:
         batch=batch,
         channels=whole(metadata.get("channels", 3)),
         integers=integers,
-        # Consumers of one-to-many TFLite files multiply coordinates by the size of the input.
-        normalised=tflite and not (layout.end2end or integers or layout.classifier),
+        channels_last=form.channels_last,
+        normalised=form.normalised,
         threshold=everything,
         class_thresholds={number: score for number, score in sorted(own.items()) if score != everything},
     )

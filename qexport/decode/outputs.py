@@ -42,9 +42,8 @@ def probabilities(outputs: Sequence[NDArray[np.floating]], info: ModelInfo) -> F
 
 def prototypes(outputs: Sequence[NDArray[np.floating]], info: ModelInfo) -> Floats:
     """(n, height, width, k) prototypes of masks, in the form that `instance_masks` takes them."""
-    if info.integers:
-        return np.asarray(outputs[-1], np.float32)
-    return np.moveaxis(_by_axes(outputs)[-1].astype(np.float32), 1, -1)
+    planes = np.asarray(outputs[-1] if info.integers else _by_axes(outputs)[-1], np.float32)
+    return planes if info.channels_last else np.moveaxis(planes, 1, -1)
 
 
 def _decoded(outputs: Sequence[NDArray[np.floating]], info: ModelInfo) -> Floats:

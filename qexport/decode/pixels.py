@@ -134,7 +134,10 @@ def _smoothed(image: Pixels, size: int, axis: int) -> Pixels:
 
 
 def as_input(
-    pixels: Pixels, dtype: DTypeLike = np.float32, quantization: tuple[float, int] = (0.0, 0)
+    pixels: Pixels,
+    dtype: DTypeLike = np.float32,
+    quantization: tuple[float, int] = (0.0, 0),
+    channels_last: bool | None = None,
 ) -> NDArray[np.number]:
     """Make of prepared pixels what a file takes.
 
@@ -142,15 +145,17 @@ def as_input(
         pixels: (height, width, 3) uint8 RGB, or (n, height, width, 3) of several images.
         dtype: the input's, as a runtime says it.
         quantization: scale and zero point of an input of integers, as LiteRT says them.
+        channels_last: as `ModelInfo` says it; where it is not given, integers have their channels last.
 
     Returns:
-        (n, 3, height, width) in 0..1; of integers (n, height, width, 3), as `int8-full` files take them.
+        (n, 3, height, width), or (n, height, width, 3): floats in 0..1, or integers.
     """
     images = pixels[None] if pixels.ndim == 3 else pixels
+    integers = np.issubdtype(dtype, np.integer)
+    last = integers if channels_last is None else channels_last
     values = images.astype(np.float32) / np.float32(255)
-    if np.issubdtype(dtype, np.integer):
-        return quantised(values, *quantization, dtype)
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2).astype(dtype))
+    ordered = values if last else values.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(quantised(ordered, *quantization, dtype) if integers else ordered.astype(dtype))
 
 
 def _size(image: Pixels) -> tuple[int, int]:

@@ -34,16 +34,19 @@ def quantised(values: Floats, scale: float, zero_point: int, dtype: DTypeLike) -
 
 
 def scale_to_pixels(output: Floats, layout: HeadLayout) -> None:
-    """Multiply the coordinates of (batch, 4 + classes + k, anchors) by the input's width and height, in place.
+    """Multiply the coordinates of a decoded output by the input's width and height, in place.
 
-    Those of one-to-many heads are 0..1 in TFLite files.
+    Args:
+        output: (batch, n, 6 + k) of an end-to-end head, (batch, 4 + classes + k, anchors) of a one-to-many head, with
+            coordinates in 0..1: see `qexport.detections.file_form`.
     """
     height, width = layout.imgsz
-    output[:, :4] *= np.array([width, height, width, height], dtype=np.float32)[:, None]
+    values_last = output if layout.end2end else output.swapaxes(1, 2)
+    values_last[..., :4] *= np.array([width, height, width, height], dtype=np.float32)
     if layout.extras == "keypoints":
-        first, values = 4 + layout.classes, layout.shape[1]
-        output[:, first::values] *= width
-        output[:, first + 1 :: values] *= height
+        first, values = 6 if layout.end2end else 4 + layout.classes, layout.shape[1]
+        values_last[..., first::values] *= width
+        values_last[..., first + 1 :: values] *= height
 
 
 def decoded(raw: Sequence[Floats], layout: HeadLayout) -> Floats:

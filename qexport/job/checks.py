@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.backends.info import check_precision, options_from
+from qexport.backends.info import BackendInfo, check_precision, options_from
 from qexport.backends.registry import (
     display_name,
     find_backend,
     find_info,
     formats_from_onnx,
+    infos,
     known,
 )
 from qexport.checkpoints.identify import holds_learned
+from qexport.detections.file_form import LAYOUT, NCHW, NHWC, NORMALISED
 from qexport.errors import UnavailableError, UsageError
 from qexport.job.export_job import ExportJob
 from qexport.job.places import check_places
@@ -215,6 +217,16 @@ CONFLICTS = (
         "give --precision int8-full",
     ),
     Conflict(
+        lambda job: job.precision == INTEGERS_ONLY and job.layout == NCHW,
+        "--layout nchw and --precision int8-full exclude each other",
+        "such files have their channels last: leave it out",
+    ),
+    Conflict(
+        lambda job: job.precision == INTEGERS_ONLY and job.normalised_boxes,
+        "--normalised-boxes and --precision int8-full exclude each other",
+        "such files end in front of the boxes, which qexport.decode makes: leave it out",
+    ),
+    Conflict(
         _another_cpu,
         "--cpu {other_cpu} and --target {target} exclude each other",
         "its CPU is {target_cpu}: leave out one of them",
@@ -294,9 +306,24 @@ def _check_options(job: ExportJob) -> None:
             raise UsageError(f"--option {text} is none of format {', '.join(job.format)}", able)
 
 
+def _check_form(info: BackendInfo, job: ExportJob) -> None:
+    """Refuse another form of files than a format has."""
+    own = {option.name for option in info.options}
+    asked = {
+        LAYOUT: job.layout == NHWC and f"--layout {NHWC}",
+        NORMALISED: job.normalised_boxes and "--normalised-boxes",
+    }
+    for name, option in asked.items():
+        if option and name not in own:
+            able = [each.name for each in infos() if name in {option.name for option in each.options}]
+            what = f"format {info.name} cannot be written with {option}"
+            raise UnavailableError(what, f"leave it out, or give --format {alternatives(able)}")
+
+
 def _check_format(name: str, job: ExportJob) -> None:
     info = find_backend(name).info  # where it is installed
     check_precision(info, job.precision)
     options_from(info, job.backend_options)
+    _check_form(info, job)
     if job.dynamic and not info.dynamic:
         raise UnavailableError(f"format {name} has a fixed number of images", "leave out --dynamic, or the format")

@@ -23,6 +23,8 @@ class ExportJob:
         int8, half: short forms of "int8" and "fp16"; neither means "fp32".
         target: a device of `qexport.targets`, which says what is not given: formats, precision, CPU, threads.
         io: type of what integer-only files take and give.
+        layout: order of axes of images in TFLite files, "nchw" or "nhwc"; None for nchw, of integer-only files nhwc.
+        normalised_boxes: TFLite files give coordinates in 0..1 where rows come out, too.
         data: data set YAML whose train split calibrates and whose val split evaluates.
         eval_data: another YAML to evaluate on, or a folder or list of images, which need no labels.
         imgsz: (height, width) in pixels; None for the size that the model was trained at.
@@ -80,6 +82,8 @@ class ExportJob:
     half: bool = False
     target: str | None = None
     io: str = "int8"
+    layout: str | None = None
+    normalised_boxes: bool = False
     data: str | None = None
     eval_data: str | None = None
     imgsz: tuple[int, int] | None = None

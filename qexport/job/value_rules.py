@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qexport.backends.registry import available_formats, find_info, known
+from qexport.detections.file_form import LAYOUTS
 from qexport.errors import UsageError
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
@@ -71,6 +72,7 @@ CHOICES = (
     Choice("head", HEADS),
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
+    Choice("layout", LAYOUTS),
 )
 
 

@@ -39,7 +39,7 @@ class Language:
 
 def _python_parts(facts: Facts) -> tuple[str, ...]:
     """Input, runtime, decode and drawing, each by what the file is."""
-    run = "run_integers" if facts.integers else f"run_{facts.format}"
+    run = "run_integers" if facts.integers else f"run_{facts.format}{'_nhwc' if facts.channels_last else ''}"
     ends = "read_arguments", f"main_{facts.task}", "end"
     if facts.layout.classifier:
         raw: tuple[str, ...] = ("raw_classify",) if facts.integers else ()
@@ -61,7 +61,13 @@ def _raw_parts(facts: Facts) -> tuple[str, ...]:
 
 
 def _other_parts(facts: Facts) -> tuple[str, ...]:
-    """Of a language that only detection is written in."""
+    """Of a language that only detection is written in, and that is compiled."""
+    order = "nhwc" if facts.channels_last else "nchw"
+    return f"about_{facts.format}", order, "letterbox", f"run_{facts.format}", _decode(facts), "main"
+
+
+def _script_parts(facts: Facts) -> tuple[str, ...]:
+    """Of a language that only detection in ONNX files is written in."""
     return f"about_{facts.format}", "letterbox", f"run_{facts.format}", _decode(facts), "main"
 
 
@@ -122,7 +128,7 @@ DETECTION = frozenset({"detect"})
 
 LANGUAGES: Mapping[str, Language] = {
     "python": Language("python", PYTHON, frozenset({"onnx", "openvino", "tflite"}), TASKS, True, _python_parts),
-    "js": Language("js", JAVASCRIPT, frozenset({"onnx"}), DETECTION, False, _other_parts),
+    "js": Language("js", JAVASCRIPT, frozenset({"onnx"}), DETECTION, False, _script_parts),
     "cpp": Language("cpp", CPP, frozenset({"onnx", "tflite"}), DETECTION, False, _other_parts),
     "kotlin": Language("kotlin", KOTLIN, frozenset({"tflite"}), DETECTION, False, _other_parts),
 }

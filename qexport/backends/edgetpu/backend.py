@@ -16,6 +16,7 @@ from qexport.backends.info import check_precision
 from qexport.backends.protocol import Runner
 from qexport.backends.tflite.backend import TFLiteBackend
 from qexport.backends.tflite.file import append_metadata, flatbuffer_of
+from qexport.detections.file_form import LAYOUT, NHWC, NORMALISED
 from qexport.errors import EngineNotBuiltError
 from qexport.lowering.request import Lowering
 from qexport.lowering.stored import StoredGraph
@@ -73,7 +74,7 @@ class EdgeTPUBackend:
             )
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             made, log = _compiled(compiler, graph, Path(scratch))
-            append_metadata(made, metadata)
+            append_metadata(made, {**metadata, LAYOUT: NHWC, NORMALISED: False})
             # What the compiler says it has mapped is more than its documentation can tell.
             write_text(path.with_suffix(".log"), log)
             with write_whole(path) as temporary:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qexport.backends.info import Engine
 from qexport.backends.tflite.info import INFO as TFLITE
+from qexport.backends.tflite.info import IO, LAYOUT
 
 COMPILER = "edgetpu_compiler"
 
@@ -16,6 +17,7 @@ INFO = replace(
     runtime="LiteRT interpreter on the CPU, in place of the Edge TPU",
     precisions=frozenset({"int8-full"}),
     profiles={"int8-full": TFLITE.profiles["int8-full"]},
+    options=(IO, LAYOUT),
     engine=Engine("_edgetpu.tflite", None, COMPILER, "https://coral.ai/docs/edgetpu/compiler (Linux on x86 only)"),
     offloadable=False,
     timed=False,

@@ -16,6 +16,7 @@ from qexport.backends.info import check_precision
 from qexport.backends.protocol import Runner
 from qexport.backends.tflite.convert import silence
 from qexport.backends.tflite.info import INFO
+from qexport.detections.file_form import as_metadata, form_of
 from qexport.detections.layout import layout_of
 from qexport.detections.numpy_decode import scale_to_pixels
 from qexport.lowering.stored import StoredGraph
@@ -31,13 +32,20 @@ class TFLiteBackend:
     info = INFO
 
     def lower(self, request: Lowering, path: Path) -> None:
-        """Write a `.tflite` file with float input and output, or integer ones, and Ultralytics' metadata."""
+        """Write a `.tflite` file with float input and output, or integer ones, and Ultralytics' metadata.
+
+        Behind those the metadata say what form the file has.
+        """
         from qexport.backends.tflite.file import append_metadata
+        from qexport.backends.tflite.outer_form import asked_form, remarks
         from qexport.backends.tflite.write import WRITERS
 
         check_precision(self.info, request.target.precision)
+        form = asked_form(request)
+        for remark in remarks(request, form):
+            request.warn(remark)
         WRITERS[request.target.precision](request, path)
-        append_metadata(path, request.metadata)
+        append_metadata(path, {**request.metadata, **as_metadata(form, request.program.layout)})
 
     def read(self, path: Path) -> StoredGraph:
         """Read types, scales and INT8 weights from the flatbuffer, and the metadata behind it."""
@@ -72,7 +80,7 @@ class TFLiteBackend:
 
 
 class LiteRunner:
-    """A `.tflite` file with float input and output in an interpreter."""
+    """A `.tflite` file with float input and output in an interpreter, whatever form the file has."""
 
     def __init__(self, loaded: Any, metadata: Mapping[str, Any]) -> None:
         self._interpreter = loaded
@@ -80,16 +88,18 @@ class LiteRunner:
         # The detections have three dimensions, prototypes of masks four; the converter does not promise an order.
         ordered = sorted(loaded.get_output_details(), key=lambda details: len(details["shape"]))
         self._outputs = [details["index"] for details in ordered]
-        self._metadata = metadata
+        self._layout = layout_of(metadata)
+        self._form = form_of(metadata, self._layout, tflite=True)
 
     def __call__(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """Run one batch; boxes come back in pixels for either head."""
-        self._interpreter.set_tensor(self._input, batch)
+        """Run one batch (n, channels, height, width); boxes come back in pixels, prototypes with channels first."""
+        last = self._form.channels_last
+        self._interpreter.set_tensor(self._input, batch.transpose(0, 2, 3, 1) if last else batch)
         self._interpreter.invoke()
-        found = tuple(self._interpreter.get_tensor(index) for index in self._outputs)
-        if not self._metadata["end2end"] and found[0].ndim == 3:
-            scale_to_pixels(found[0], layout_of(self._metadata))  # as `write.prepared` divided them
-        return found
+        found, *prototypes = (self._interpreter.get_tensor(index) for index in self._outputs)
+        if self._form.normalised and found.ndim == 3:
+            scale_to_pixels(found, self._layout)
+        return (found, *(np.ascontiguousarray(each.transpose(0, 3, 1, 2)) if last else each for each in prototypes))
 
 
 def interpreter(path: Path, threads: int) -> Any:

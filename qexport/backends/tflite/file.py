@@ -13,6 +13,7 @@ import numpy as np
 
 from qexport.decode.metadata import METADATA
 from qexport.errors import ConversionError
+from qexport.programs.program import INPUT
 
 if TYPE_CHECKING:
     from qexport.programs.program import Program
@@ -129,7 +130,7 @@ def _convert_input(model: Any, kind: int) -> None:
     inner = int(graph.inputs[0])
     outer = _like(model, inner, kind)
     graph.tensors[outer].name = graph.tensors[inner].name
-    graph.tensors[inner].name += b"_integers"
+    graph.tensors[inner].name = f"qexport_{INPUT};integers".encode()
     graph.operators.insert(0, add_operator(model, schema.BuiltinOperator.QUANTIZE, outer, inner))
     graph.inputs = [outer]
     for signature in model.signatureDefs or ():

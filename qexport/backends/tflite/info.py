@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from qexport.backends.info import BackendInfo, Option
+from qexport.detections import file_form
+from qexport.detections.file_form import LAYOUTS
 from qexport.planning.runtime_profiles import TFLITE, TFLITE_INT16, TFLITE_INTEGER
 from qexport.system.machine import ANY
 
 IO = Option("io", str, "int8", "type of what integer-only files take and give", ("int8", "uint8"))
+LAYOUT = Option(
+    file_form.LAYOUT, str, None, "order of axes of images; None for nchw, of integer-only files nhwc", LAYOUTS
+)
+NORMALISED = Option(file_form.NORMALISED, bool, False, "boxes in 0..1 where rows come out, too")
 
 INFO = BackendInfo(
     name="tflite",
@@ -18,7 +24,7 @@ INFO = BackendInfo(
     modules=("litert_torch", "ai_edge_litert", "ai_edge_quantizer", "torchao", "flatbuffers"),
     packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-micro"),
     install="qexport[tflite]",
-    options=(IO,),
+    options=(IO, LAYOUT, NORMALISED),
     family="tflite",
     offloadable=True,
     half_scope="weights",

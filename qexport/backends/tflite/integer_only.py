@@ -11,42 +11,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
+from qexport.backends.tflite.outer_form import channels_last, take_channels_last
 from qexport.detections.layout import layout_of
 from qexport.detections.numpy_decode import decoded, dequantised, quantised
 from qexport.programs.graph_module import nodes_by_name
-from qexport.programs.program import INPUT, Program
-
-aten = torch.ops.aten
+from qexport.programs.program import Program
 
 
 def raw_program(graph: GraphModule, program: Program) -> GraphModule:
     """End a copy of the program's graph at its raw outputs, and let channels come last at both ends."""
     nodes = nodes_by_name(graph)
-    images = nodes[INPUT]
-    readers = list(images.users)
-    with graph.graph.inserting_after(images):
-        channels_first = graph.graph.call_function(aten.permute.default, (images, [0, 3, 1, 2]))
-    for reader in readers:
-        reader.replace_input_with(images, channels_first)
+    take_channels_last(graph)
     output = graph.graph.output_node()
     with graph.graph.inserting_before(output):
-        raw = [_channels_last(graph, nodes[name]) for name in program.raw.all]
+        raw = [channels_last(graph, nodes[name]) for name in program.raw.all]
     output.args = (tuple(raw),)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
     return graph
-
-
-def _channels_last(graph: GraphModule, node: Node) -> Node:
-    """A feature map with its channels last; logits of a classifier as they are."""
-    if node.meta["val"].ndim < 4:
-        return node
-    return graph.graph.call_function(aten.permute.default, (node, [0, 2, 3, 1]))
 
 
 class IntegerRunner:

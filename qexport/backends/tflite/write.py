@@ -22,10 +22,11 @@ from qexport.backends.tflite.float_operators import add_barriers, remove_barrier
 from qexport.backends.tflite.graph_fixes import prepare_for_litert
 from qexport.backends.tflite.int16 import quantise_activations_to_int16
 from qexport.backends.tflite.integer_only import raw_program
+from qexport.backends.tflite.outer_form import asked_form, formed
 from qexport.backends.tflite.weight_compression import compress_weights, kept_layers
 from qexport.planning.plan import QuantPlan
 from qexport.programs.captured_graph import copied
-from qexport.programs.program import INPUT, Program
+from qexport.programs.program import INPUT
 from qexport.programs.tags import tag_values
 from qexport.simulation.rewrite import simulated
 
@@ -38,7 +39,7 @@ LEFT_TO_CONVERTER = frozenset({"conv_transpose"})
 
 def write_float(request: Lowering, path: Path) -> None:
     """FP32 throughout."""
-    _write(request, path, prepare_for_litert(prepared(request.program)), _example(request.program))
+    _write(request, path, prepare_for_litert(prepared(request)), _example(request))
 
 
 def write_compressed(request: Lowering, path: Path) -> None:
@@ -51,9 +52,9 @@ def write_compressed(request: Lowering, path: Path) -> None:
 def write_integers(request: Lowering, path: Path) -> None:
     """INT8 kernels where the plan says so, between float input and outputs."""
     program, plan = request.program, _plan_of(request)
-    graph = prepare_for_litert(simulated(program, plan, prepared(program), float_weights=LEFT_TO_CONVERTER))
+    graph = prepare_for_litert(simulated(program, plan, prepared(request), float_weights=LEFT_TO_CONVERTER))
     add_barriers(graph, program, plan)
-    _write(request, path, graph, _example(program), quantised=True)
+    _write(request, path, graph, _example(request), quantised=True)
     remove_barriers(path)
     add_float_input(path)
     add_float_outputs(path)
@@ -64,8 +65,7 @@ def write_integers_only(request: Lowering, path: Path) -> None:
     program, plan = request.program, _plan_of(request)
     raw = raw_program(copied(program), program)
     graph = prepare_for_litert(simulated(program, plan, raw, float_weights=LEFT_TO_CONVERTER))
-    example = _example(program).permute(0, 2, 3, 1).contiguous()
-    _write(request, path, graph, example, quantised=True)
+    _write(request, path, graph, _example(request), quantised=True)
     check_integers(path, program)
     name_outputs(path, program.raw.all)
     if request.options.get("io") == "uint8":
@@ -89,19 +89,14 @@ WRITERS: Mapping[str, Callable[[Lowering, Path], None]] = {
 """Precision → what writes it; the metadata come behind it."""
 
 
-def prepared(program: Program) -> GraphModule:
-    """A copy of the program's graph as consumers of the file expect its boxes."""
-    graph = copied(program)
-    unit = dict(graph.named_buffers()).get("decode.unit")
-    if not program.layout.end2end and unit is not None:
-        # Consumers of one-to-many files multiply coordinates by the image size; see `LiteRunner`.
-        height, width = program.input.imgsz
-        unit.div_(torch.tensor([width, height, width, height]).view_as(unit))
-    return graph
+def prepared(request: Lowering) -> GraphModule:
+    """A copy of the program's graph whose input and outputs are as consumers of the file expect them."""
+    return formed(copied(request.program), request.program.layout, asked_form(request))
 
 
-def _example(program: Program) -> Tensor:
-    return torch.zeros(program.values[INPUT].shape)
+def _example(request: Lowering) -> Tensor:
+    example = torch.zeros(request.program.values[INPUT].shape)
+    return example.permute(0, 2, 3, 1).contiguous() if asked_form(request).channels_last else example
 
 
 def _write(request: Lowering, path: Path, graph: GraphModule, example: Tensor, quantised: bool = False) -> None:
