@@ -32,7 +32,10 @@ KINDS = {
     "openvino": ("openvino", "fp32"),
     "tflite": ("tflite", "fp32"),
     "int8-full": ("tflite", "int8-full"),
+    "nhwc": ("tflite", "fp32"),
 }
+FORMS = {"nhwc": {"layout": "nhwc", "normalised_boxes": True}}
+"""Kind → in which form its files are, where it is not the usual one."""
 MAX_PIXELS, MAX_SCORE = 0.01, 0.001
 """Differences that the order of sums may make."""
 ALONE = """
@@ -103,7 +106,9 @@ def exported(task: str, head: str | None, kind: str, folder: Path) -> Path:
     size = {} if task == "classify" else {"imgsz": str(SIZE), "head": head}
     quick = {"effort": "none", "calib_images": 8, "no_eval": True, "no_latency": True}
     data = {"model": str(ROOT / "calibration_data" / demo.model), "data": str(ROOT / "calibration_data" / demo.data)}
-    job = make_job({**data, **size, **quick, "format": form, "precision": precision, "out": folder / "out"})
+    job = make_job(
+        {**data, **size, **quick, **FORMS.get(kind, {}), "format": form, "precision": precision, "out": folder / "out"}
+    )
     return Path(export(job, Silent()).artifacts[-1].path)
 
 

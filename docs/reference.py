@@ -116,8 +116,9 @@ def _format(info: BackendInfo) -> list[str]:
 
 
 def _option(info: BackendInfo, option: Option) -> list[str]:
-    kind = _listed(map(str, option.choices)) or KINDS.get(option.kind, "text")
-    default = "" if option.default is None else f" ({option.default})"
+    switch = option.kind is bool
+    kind = _listed(map(str, option.choices)) or ("`true`, `false`" if switch else KINDS.get(option.kind, "text"))
+    default = "" if option.default is None else f" ({str(option.default).lower() if switch else option.default})"
     return [f"`{info.name}`", f"`{option.name}`", f"{kind}{default}", _text(option.help)]
 
 

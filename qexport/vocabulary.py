@@ -30,6 +30,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-full", "w8a16")
 IO_TYPES = ("int8", "uint8")
 """Of what goes in and out of integer-only files."""
 
+LAYOUTS = ("nchw", "nhwc")
+"""Order of an image's axes."""
+
 PRECISION_ALIASES = {
     "fp32": ("float32", "f32", "float", "single", "32"),
     "fp16": ("float16", "f16", "half", "16"),

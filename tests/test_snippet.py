@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -172,11 +173,12 @@ def test_outputs_are_decoded_as_the_package_does(extras: str, end2end: bool) -> 
     np.testing.assert_array_equal(rest, wanted.extras)
 
 
-def test_thresholds_of_classes_and_coordinates_of_0_to_1() -> None:
-    given = layout()
+@pytest.mark.parametrize("end2end", [False, True])
+def test_thresholds_of_classes_and_coordinates_of_0_to_1(end2end: bool) -> None:
+    given = layout(end2end=end2end)
     values = output(given)
     normalised = values.copy()
-    normalised[:4] /= np.array([96, 64, 96, 64], np.float32)[:, None]
+    (normalised.T if end2end else normalised)[:4] /= np.array([96, 64, 96, 64], np.float32)[:, None]
     space = loaded(facts(given, threshold=0.3, class_thresholds={1: 0.5}, normalised=True))
     boxes, scores, classes, _ = space["decode"]([normalised])
     wanted = detections_in(values, given, 0.3)
@@ -184,6 +186,20 @@ def test_thresholds_of_classes_and_coordinates_of_0_to_1() -> None:
     np.testing.assert_allclose(boxes, wanted.boxes, atol=1e-3)
     np.testing.assert_array_equal(scores, wanted.scores)
     np.testing.assert_array_equal(classes, wanted.classes)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("language", ["cpp", "kotlin"])
+def test_colours_lie_where_the_file_wants_them(language: str, channels_last: bool) -> None:
+    """By the formula in the program, which both languages write as Python does."""
+    program = program_of(facts(layout(), format="tflite", channels_last=channels_last), language)
+    (formula,) = re.findall(r"(\(\w+ \* \w+ \+ \w+\) \* \w+ \+ \w+)(?:; }|\n)", program)
+    found = [
+        eval(formula, {"HEIGHT": 4, "WIDTH": 5, "channel": channel, "y": y, "x": x})
+        for channel, y, x in np.ndindex(3, 4, 5)
+    ]
+    numbered = np.arange(60).reshape((4, 5, 3) if channels_last else (3, 4, 5))
+    assert found == (numbered.transpose(2, 0, 1) if channels_last else numbered).ravel().tolist()
 
 
 @pytest.mark.parametrize("direct", [False, True])

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from qexport.cli.help import VERBS
-from qexport.detections.file_form import LAYOUTS
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import PASSES
 from qexport.planning.registry import RANGES
@@ -18,7 +17,7 @@ from qexport.system.machine import KINDS
 from qexport.targets import TARGETS
 from qexport.tasks import SCORING
 from qexport.training.recipe import WEIGHTS
-from qexport.vocabulary import IO_TYPES, PRECISIONS
+from qexport.vocabulary import IO_TYPES, LAYOUTS, PRECISIONS
 
 VARIABLE = "_QEXPORT_COMPLETE"
 """Set by the shell's script where it asks what a word may become."""

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from qexport.backends.registry import available_formats, find_info, known
-from qexport.detections.file_form import LAYOUTS
 from qexport.errors import UsageError
 from qexport.optimisation.effort import EFFORTS
 from qexport.optimisation.registry import weight_passes
@@ -16,7 +15,7 @@ from qexport.planning.registry import RANGES
 from qexport.programs.options import HEADS
 from qexport.targets import ALIASES as TARGET_ALIASES
 from qexport.targets import TARGETS
-from qexport.vocabulary import IO_TYPES, PRECISION_ALIASES, PRECISIONS, unknown
+from qexport.vocabulary import IO_TYPES, LAYOUTS, PRECISION_ALIASES, PRECISIONS, unknown
 
 MAX_JOBS = 256
 OPSETS = range(18, 24)

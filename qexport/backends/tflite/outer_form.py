@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 UNIT = "decode.unit"
 """The buffer that a one-to-many head's decode multiplies its boxes with: see `qexport.programs.torch_decode.Decode`."""
-READ_ALIKE = "Ultralytics' YOLO(file) reads boxes in 0..1 where channels come last, and pixels where they come first"
+READS = (
+    "Ultralytics' YOLO(file) takes boxes to be in 0..1 where channels come last, and in pixels where they come first"
+)
 
 
 def asked_form(request: Lowering) -> FileForm:
@@ -51,10 +53,10 @@ def remarks(request: Lowering, form: FileForm) -> list[str]:
     if request.options.get(NORMALISED) and layout.classifier:
         said.append("a classifier has no boxes: --normalised-boxes changes nothing")
     if layout.end2end and layout.box_format == UNIT_CENTRE and form.channels_last:
-        said.append(f"{READ_ALIKE}: it multiplies this model's by the input's size a second time")
+        said.append(f"{READS}: boxes of RT-DETR, which it scales anyway, come out wrong there")
     elif layout.end2end and request.target.precision != "int8-full" and form.channels_last != form.normalised:
         option = "--normalised-boxes" if form.channels_last else "--layout nhwc"
-        said.append(f"{READ_ALIKE}: for it, add {option}")
+        said.append(f"{READS}: for it, add {option}")
     return said
 
 
