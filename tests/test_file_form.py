@@ -40,7 +40,7 @@ snippets = pytest.importorskip("snippets")
 
 SIZE = (64, 128)
 """Powers of two: dividing by them, and multiplying again, changes no digit of a float."""
-ASKED = {"layout": "nhwc", "normalised_boxes": True}
+ASKED: dict[str, Any] = {"layout": "nhwc", "normalised_boxes": True}
 HEADS = [
     ("Segment26", "end2end"),
     ("Pose26", "end2end"),

@@ -41,8 +41,8 @@ def lower(
         plan: what becomes integers; None for float files.
         float32: what `beyond_half` says of the target; None to ask it without any image.
         keep_float: values whose operation stays FP32 in an FP16 file.
-        options: the backend's own: ONNX's "opset", TFLite's "io", "layout" and "normalised_boxes"; what is not its own is
-            left out.
+        options: the backend's own: ONNX's "opset", TFLite's "io", "layout", "normalised_boxes"; what is not its own
+            is left out.
         thresholds: what the file's metadata say of scores; None for nothing.
         warn: takes what must be known of how the file was written.
 
