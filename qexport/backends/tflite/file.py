@@ -188,6 +188,16 @@ def name_outputs(path: Path, values: Sequence[str]) -> None:
     save_file(model, path)
 
 
+def name_prototypes(path: Path, value: str) -> None:
+    """Give the output of four axes the name of the value that it is, by which it is quantised and verified."""
+    model = load_file(path)
+    graph = model.subgraphs[0]
+    for tensor in (graph.tensors[int(index)] for index in graph.outputs):
+        if len(tensor.shape) == 4:
+            tensor.name = f"qexport_{value};".encode()
+    save_file(model, path)
+
+
 def check_integers(path: Path, program: Program) -> None:
     """Raise `ConversionError` where any tensor of the file is made of floats."""
     from ai_edge_litert import schema_py_generated as schema

@@ -17,6 +17,7 @@ from qexport.backends.tflite.file import (
     check_integers,
     convert_io_to_uint8,
     name_outputs,
+    name_prototypes,
 )
 from qexport.backends.tflite.float_operators import add_barriers, remove_barriers
 from qexport.backends.tflite.graph_fixes import prepare_for_litert
@@ -40,6 +41,7 @@ LEFT_TO_CONVERTER = frozenset({"conv_transpose"})
 def write_float(request: Lowering, path: Path) -> None:
     """FP32 throughout."""
     _write(request, path, prepare_for_litert(prepared(request)), _example(request))
+    _name_prototypes(request, path)
 
 
 def write_compressed(request: Lowering, path: Path) -> None:
@@ -55,6 +57,7 @@ def write_integers(request: Lowering, path: Path) -> None:
     graph = prepare_for_litert(simulated(program, plan, prepared(request), float_weights=LEFT_TO_CONVERTER))
     add_barriers(graph, program, plan)
     _write(request, path, graph, _example(request), quantised=True)
+    _name_prototypes(request, path)
     remove_barriers(path)
     add_float_input(path)
     add_float_outputs(path)
@@ -104,6 +107,12 @@ def _write(request: Lowering, path: Path, graph: GraphModule, example: Tensor, q
     with silence():
         # Its own writer takes the process with it when the disk is full.
         path.write_bytes(convert(graph, example, quantised, request.warn).model_content())
+
+
+def _name_prototypes(request: Lowering, path: Path) -> None:
+    """Name the prototypes where they are an output as they are: channels first, a transposition lies between."""
+    if request.program.raw.prototypes and asked_form(request).channels_last:
+        name_prototypes(path, request.program.raw.prototypes)
 
 
 def _plan_of(request: Lowering) -> QuantPlan:
