@@ -1,0 +1,1 @@
+"""ExecuTorch as a format of qexport: `.pte` programs whose arithmetic XNNPACK does."""
