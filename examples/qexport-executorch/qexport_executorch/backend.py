@@ -11,6 +11,7 @@ import yaml
 
 from qexport import StoredGraph, check_precision
 from qexport_executorch.info import INFO
+from qexport_executorch.quiet import silence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class ExecuTorchBackend:
 
         metadata = yaml.safe_load((path / METADATA).read_text(encoding="utf-8"))
         names = json.loads((path / NAMES).read_text(encoding="utf-8"))
-        return read_program((path / MODEL).read_bytes(), names, metadata)
+        with silence():
+            return read_program((path / MODEL).read_bytes(), names, metadata)
 
     def runner(self, path: Path, threads: int) -> ExecuTorchRunner:
         """Load the program."""

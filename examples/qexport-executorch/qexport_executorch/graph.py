@@ -19,6 +19,7 @@ from qexport.planning.weights import quantised_weight
 from qexport.programs.captured_graph import copied
 from qexport.programs.graph_module import put, tensors
 from qexport.programs.naming import weight_of
+from qexport.programs.program import INPUT
 from qexport.programs.tags import OWNER, TAG, tag_values
 from qexport.simulation.insert import insert
 from qexport.simulation.rewrite import Pair, operations
@@ -183,4 +184,4 @@ def number(graph: GraphModule, values: Sequence[str]) -> None:
 
 def example(program: Program) -> Tensor:
     """What goes in, of the shape that the file is for."""
-    return torch.zeros(program.values["images"].shape)
+    return torch.zeros(program.values[INPUT].shape)

@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from qexport_executorch.quiet import silence
+
 
 @dataclass
 class Pool:
@@ -36,7 +38,7 @@ class Loaded:
     def __init__(self, path: Path, threads: int) -> None:
         self._path, self._threads = path, threads
         self._made, self._method = 0, None
-        with lock():
+        with lock(), silence():
             self._ready()
 
     def __call__(self, inputs: list[Any]) -> list[Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qexport.compat.patches import Patch, replaced
 from qexport.errors import ConversionError, first_line
+from qexport_executorch.quiet import silence
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -118,17 +115,3 @@ def _visitors(*given: Any) -> dict[str, Any]:
             super().define_tensor(*args, **{**options, "force_fp32": False})
 
     return {**known, CONVOLUTION: Convolution(*given)}
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep ExecuTorch's own lines away from ours."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)
