@@ -5,11 +5,13 @@ Nothing below knows of a job: what a step needs of it is given as a noun.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
 from qexport.backends.info import options_from
@@ -24,7 +26,9 @@ from qexport.inspection.run_folder import Model, run_folder
 from qexport.job.export_job import ExportJob
 from qexport.job.offload import offloaded_formats
 from qexport.opening import Run, calibrated, opened, table_notes, target_of
+from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.sensitivity_record import Sensitivity
+from qexport.optimisation.tune_record import TuneRecord
 from qexport.progress import Progress, Silent
 from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
@@ -36,6 +40,7 @@ from qexport.steps.repair import Scorer, repaired
 from qexport.steps.reuse import artifact_key, build_once
 from qexport.steps.scoring import scoring_processes
 from qexport.steps.sensitivity import sensitivity
+from qexport.steps.tune import Tuned, searched, tuned, tuning_key
 from qexport.sweeps.turns import Turns
 from qexport.verification.result import ArtifactResult
 
@@ -197,14 +202,7 @@ def _write_format(
 ) -> Iterator[ArtifactResult]:
     """What is asked for, FP32 where it is needed to compare with, and an engine where the format has one."""
     job, precision, name = run.job, run.job.precision, backend.info.name
-    wanted = request(run, name, precision, table)
-    asked, exact = _built(run, wanted, pending), None
-    if job.repairs:
-        try:
-            exact = _built(run, request(run, name, "fp32"), pending)
-            asked = _repaired(run, wanted, asked, exact)
-        except QexportError as error:
-            asked = replace(asked, warnings=(*asked.warnings, f"not repaired: {error}"))
+    asked, exact = _bettered(run, request(run, name, precision, table), pending)
     yield asked
     if job.needs_float_counterpart(backend.info.timed):
         yield exact or _built(run, request(run, name, "fp32"), pending)
@@ -218,7 +216,42 @@ def _write_format(
                 yield build_engine(run.source, asked, path, options)
 
 
-def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: ArtifactResult) -> ArtifactResult:
+def _bettered(run: Run, wanted: BuildRequest, pending: Pending) -> tuple[ArtifactResult, ArtifactResult | None]:
+    """What is asked for, made faster and repaired where the job says so; with it FP32, where that was needed for it."""
+    job, asked, exact, built_by = run.job, _built(run, wanted, pending), None, wanted
+    with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
+        if job.tune:
+            wait(pending.values())  # nothing is to work beside what is timed
+            try:
+                asked, built_by = _tuned(run, wanted, asked, Path(folder))
+            except QexportError as error:
+                asked = replace(asked, warnings=(*asked.warnings, f"not tuned: {error}"))
+        if job.repairs:
+            try:
+                exact = _built(run, request(run, wanted.target.format, "fp32"), pending)
+                asked = _repaired(run, replace(wanted, target=built_by.target), asked, exact, built_by)
+            except QexportError as error:
+                asked = replace(asked, warnings=(*asked.warnings, f"not repaired: {error}"))
+    return asked, exact
+
+
+def _tuned(run: Run, wanted: BuildRequest, asked: ArtifactResult, folder: Path) -> Tuned:
+    """What is fastest here in the place of an artifact; see `qexport.steps.tune`."""
+    job, source, clock, cache = run.job, run.source, run.clock, run.cache
+    wanted = replace(wanted, images=run.images.calibration)
+    before = artifact_key(cache, source, wanted, run.fingerprint)
+    key = tuning_key(cache, before, asked, wanted, job.tune_seconds)
+
+    def search(given: BuildRequest, candidate: Candidate) -> TuneRecord:
+        with clock.alone(), clock.timed(f"tune_{given.target.format}"):
+            return searched(given, candidate, source, job.tune_seconds, cache, key, run.progress)
+
+    return tuned(wanted, asked, source, lambda given: _built(run, given, {}), search, folder)
+
+
+def _repaired(
+    run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: ArtifactResult, built_by: BuildRequest
+) -> ArtifactResult:
     """What meets the job's budget in the place of an artifact that does not; see `qexport.steps.repair`."""
     job, source, clock = run.job, run.source, run.clock
     if not asked.runs_here or job.max_drop is None:
@@ -234,7 +267,7 @@ def _repaired(run: Run, wanted: BuildRequest, asked: ArtifactResult, exact: Arti
 
     started, timed = perf_counter(), sum(clock.seconds.values())
     try:
-        return repaired(wanted, asked, source.program, job.max_drop, score, build_again, run.progress)
+        return repaired(wanted, asked, source.program, job.max_drop, score, build_again, run.progress, built_by)
     finally:  # building and scoring are timed by themselves
         own = perf_counter() - started - (sum(clock.seconds.values()) - timed)
         clock.add({f"repair_{wanted.target.format}": own})

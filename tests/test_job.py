@@ -152,6 +152,28 @@ def test_a_job_cannot_be_changed() -> None:
             r"--repair and --precision int8-full exclude each other: it keeps values in float beside integers",
         ),
         ({"repair": True, "max_drop": 1, "int8": False}, r"--repair and --precision fp32 exclude each other"),
+        ({"tune": "speed"}, r"--tune speed is out of range: give latency$"),
+        ({"tune": "latency", "tune_seconds": 0}, r"--tune-seconds 0.* is out of range: give more than 0 seconds$"),
+        ({"tune_seconds": 60}, r"--tune-seconds is for a search: add --tune latency, or leave it out$"),
+        ({"tune": "latency", "int8": False}, r"--tune and --precision fp32 exclude each other: it chooses between"),
+        (
+            {"tune": "latency", "int8": False, "precision": "int8-full"},
+            r"--tune and --precision int8-full exclude each other",
+        ),
+        (
+            {"tune": "latency", "int8": False, "precision": "int8-dynamic"},
+            r"--tune and --precision int8-dynamic exclude",
+        ),
+        ({"tune": "latency", "plan": "plan.json"}, r"--tune plans, and a plan was given: leave out --tune, or --plan"),
+        (
+            {"tune": "latency", "no_latency": True},
+            r"--tune and --no-latency exclude each other: leave out one of them$",
+        ),
+        ({"tune": "latency", "target": "jetson-orin"}, r"--tune and --target jetson-orin exclude each other"),
+        (
+            {"tune": "latency", "format": "onnx,tensorrt"},
+            r"--tune times files as they are written, which this machine cannot for tensorrt: leave it out$",
+        ),
         ({"repair": True, "max_drop": 1, "plan": "plan.json"}, r"--repair plans, and a plan was given: leave out"),
         ({"candidate": "c.npz", "optimise": PASS}, r"--candidate and --optimise exclude each other: the candidate is"),
         ({"candidate": "c.npz", "plan": "plan.json"}, r"--candidate and --plan exclude each other"),

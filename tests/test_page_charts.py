@@ -126,6 +126,41 @@ def test_a_repair_has_a_chart_of_what_was_tried_and_says_why_values_are_float(re
     assert "repair" not in sections(read_page(rendered(bare(report))))
 
 
+def test_a_tuning_has_a_chart_and_a_table_of_what_was_tried(report: dict[str, Any]) -> None:
+    made = bare(report)
+    made["artifacts"][0]["tuning"] = {
+        "speedup": 1.25,
+        "reason": "1.25 times as fast as without, in 15 of 15 rounds, by stem",
+        "images": 12,
+        "seconds": 61.25,
+        "limit": 120.0,
+        "restless": True,
+        "floats": {"model_0_conv": "float: <1.25x> faster here"},
+        "curve": [
+            {"name": "the plan without tuning", "float_macs": 0.01, "distance": 0.3, "latency_ms": 10.0},
+            {"name": "sums", "float_macs": 0.01, "distance": 0.29, "speedup": 0.8, "latency_ms": 12.5, "outcome": "no"},
+            {"name": "joins", "float_macs": 0.01, "speedup": 0.5, "latency_ms": 20.0, "outcome": "no"},
+            {"name": "stem", "float_macs": 0.02, "distance": 0.25, "speedup": 1.25, "latency_ms": 8.0, "chosen": True},
+        ],
+    }
+    (section,) = read_page(rendered(made)).all("section", id="tuning")
+    said = " ".join(section.text.split())
+    assert "in 15 of 15 rounds, by stem. The search took 61.2 of 120 seconds" in said
+    assert "The machine was restless." in said
+    tables = [
+        [[cell.text for cell in row.all("th") + row.all("td")] for row in each.all("tr")]
+        for each in section.all("tbody")
+    ]
+    assert [row[0] for row in tables[0]] == ["the plan without tuning", "sums", "joins", "stem"]
+    assert tables[0][3][1:5] == ["2.0 %", "0.25", "1.25×", "8.0 ms"]
+    assert tables[1] == [["model_0_conv", "float: <1.25x> faster here"]]
+    (chart,) = section.all("svg")
+    cards = [each.attributes["data-card"].splitlines() for each in chart.all("g", data_card="")]
+    assert [card[0] for card in cards] == ["the plan without tuning", "sums", "stem"]  # of joins nobody knows how far
+    assert [card[-1] for card in cards].count("this one was written") == 1
+    assert "tuning" not in sections(read_page(rendered(bare(report))))
+
+
 def test_a_front_is_what_no_other_point_beats() -> None:
     points = [CurvePoint(float_macs=x, distance=y) for x, y in ((0.3, 2), (0.1, 3), (0.2, 4), (0.1, 5), (0.4, 1))]
     assert [(each.float_macs, each.distance) for each in unbeaten(points, "distance")] == [(0.1, 3), (0.3, 2), (0.4, 1)]

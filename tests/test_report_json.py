@@ -15,6 +15,7 @@ from qexport.errors import InputError
 from qexport.job.options import ExportJob
 from qexport.optimisation.pass_record import PassRecord
 from qexport.optimisation.repair_record import CurvePoint, RepairRecord
+from qexport.optimisation.tune_record import Trial, TuneRecord
 from qexport.publish import judged, run_options
 from qexport.reporting import assemble
 from qexport.reporting.assemble import Inputs, Measured, make_report, with_artifacts
@@ -31,6 +32,7 @@ ADDED = {
     "labelled",
     "likeness",
     "repair",
+    "tuning",
     "min_images",
     "skipped",
     "taken",
@@ -49,6 +51,22 @@ REPAIR = RepairRecord(
     curve=(
         CurvePoint(float_macs=0.0625, distance=0.3, lost_percent=2.5),
         CurvePoint(float_macs=0.125, distance=0.09, lost_percent=0.5, latency_ms=20.0, chosen=True),
+    ),
+)
+TUNING = TuneRecord(
+    speedup=1.25,
+    wins=15,
+    rounds=15,
+    reason="1.25 times as fast as without, in 15 of 15 rounds, by first convolution",
+    images=12,
+    seconds=20.5,
+    limit=120.0,
+    floats={"conv": "float: 1.25x faster here"},
+    changes=("signed activations",),
+    curve=(
+        Trial(name="the plan without tuning", float_macs=0.0, distance=0.3, latency_ms=10.0),
+        Trial(name="attention", float_macs=0.1, outcome="could not be tried: no"),
+        Trial(name="first convolution", float_macs=0.125, distance=0.09, speedup=1.25, latency_ms=8.0, chosen=True),
     ),
 )
 JOB = ExportJob(
@@ -100,7 +118,7 @@ def test_nothing_that_was_written_has_changed(made: Report) -> None:
 def test_what_is_read_is_what_was_written(made: Report, tmp_path: Path) -> None:
     passes = (PassRecord("bias correction", True, 0.25, 0.125, 8, 3.5, "less noise"), PassRecord("another", False))
     first, *others = made.artifacts
-    first = replace(first, passes=passes, repair=REPAIR, taken={"latency": "2026-01-02T03:04:05+00:00"})
+    first = replace(first, passes=passes, repair=REPAIR, tuning=TUNING, taken={"latency": "2026-01-02T03:04:05+00:00"})
     report = replace(made, artifacts=(first, *others))
     path = tmp_path / "report.json"
     path.write_text(to_json(report), encoding="utf-8")

@@ -114,6 +114,12 @@ def export_command(
     repair: Annotated[
         bool | None, _accuracy("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
     ] = None,
+    tune: Annotated[
+        str | None, _runtime("latency: search on this machine for the fastest plan no farther from FP32.", "--tune")
+    ] = None,
+    tune_seconds: Annotated[
+        str | None, _runtime("Most seconds of that search, a format. Default: 120.", "--tune-seconds")
+    ] = None,
     optimise: Annotated[
         str | None,
         _accuracy(f"Passes over the weights instead, comma-separated: {', '.join(PASSES.own)}.", "--optimise"),

@@ -19,6 +19,8 @@ NAMED = {
     "calib_images": "N",
     "min_images": "N",
     "max_drop": "PERCENT",
+    "tune": "latency",
+    "tune_seconds": "S",
     "min_retention": "SHARE",
     "min_fidelity": "SHARE",
     "min_speedup": "X",

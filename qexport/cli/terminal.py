@@ -19,6 +19,7 @@ from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, ta
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
 from qexport.reporting.thresholds import advice
+from qexport.reporting.tuning_lines import tuning_lines
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
 from qexport.reporting.warning_list import list_warnings
 from qexport.system.machine import ANY
@@ -192,6 +193,7 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [sentence(_verified(artifact), style="green") for artifact in report.artifacts if artifact.verification]
     lines += [sentence(line) for line in _planned(report)]
     lines += [sentence(f"{each.file_name}: {line}") for each in report.artifacts for line in pass_lines(each.passes)]
+    lines += [sentence(line) for each in report.artifacts for line in tuning_lines(each.file_name, each.tuning)]
     lines += [
         sentence(_repaired(artifact.file_name, artifact.repair)) for artifact in report.artifacts if artifact.repair
     ]

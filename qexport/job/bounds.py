@@ -33,7 +33,7 @@ def _bound(text: str) -> tuple[str, float]:
 
 
 def check_measured(job: ExportJob) -> None:
-    """Refuse rules about figures that the job does not measure.
+    """Refuse rules about figures that the job does not measure, and `--tune` where nothing is timed.
 
     Raises:
         UsageError: naming the rule.
@@ -49,6 +49,20 @@ def check_measured(job: ExportJob) -> None:
             raise UsageError(f"{option} needs images to measure accuracy on", "add --data DATA.yaml")
         if rule.of == LATENCY:
             _check_timed(option, job)
+    if job.tune:
+        _check_tuned(job)
+
+
+def _check_tuned(job: ExportJob) -> None:
+    from qexport.backends.registry import find_info
+
+    untimed = [name for name in job.format if not find_info(name).timed]
+    if not job.measures_latency:
+        _check_timed("--tune", job)
+    if untimed:
+        raise UsageError(
+            f"--tune times files as they are written, which this machine cannot for {untimed[0]}", "leave it out"
+        )
 
 
 def _check_timed(asked: str, job: ExportJob) -> None:

@@ -19,7 +19,7 @@ from qexport.backends.registry import (
 from qexport.checkpoints.identify import holds_learned
 from qexport.detections.file_form import LAYOUT, NCHW, NHWC, NORMALISED
 from qexport.errors import UnavailableError, UsageError
-from qexport.job.export_job import ExportJob
+from qexport.job.export_job import TUNE_SECONDS, ExportJob
 from qexport.job.places import check_places
 from qexport.job.value_rules import rows
 from qexport.job.wording import example
@@ -194,6 +194,21 @@ CONFLICTS = (
         lambda job: job.repair and job.max_drop is None,
         "--repair needs a bound to meet",
         "add --max-drop PERCENT, or leave it out",
+    ),
+    Conflict(
+        lambda job: job.tune and (not job.calibrates or job.precision == INTEGERS_ONLY),
+        "--tune and --precision {precision} exclude each other",
+        "it chooses between integers and float, which such files do not: leave it out",
+    ),
+    Conflict(
+        lambda job: not job.tune and job.tune_seconds != TUNE_SECONDS,
+        "--tune-seconds is for a search",
+        "add --tune latency, or leave it out",
+    ),
+    Conflict(
+        lambda job: job.tune and (job.plan or job.candidate),
+        "--tune plans, and a plan was given",
+        "leave out --tune, or --plan and --candidate",
     ),
     Conflict(
         lambda job: job.nms and job.head == "end2end",

@@ -10,6 +10,8 @@ from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.planning.registry import DEFAULT_RANGES
 from qexport.targets import INTEGERS_ONLY, TARGETS
 
+TUNE_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class ExportJob:
@@ -59,6 +61,8 @@ class ExportJob:
         no_cache: take nothing of earlier runs, and leave nothing for later ones: see `qexport.system.cache`.
         max_drop: gate: percent of FP32's mAP that may be lost, 0..100. Bounds are None where there is no such rule.
         repair: keep in float what it takes to meet `max_drop`.
+        tune: what a plan is searched for on this machine, "latency"; None for nothing.
+        tune_seconds: most seconds of that search, for each format.
         min_retention, min_fidelity: gate: least share, 0..1.
         min_speedup: gate: least factor by which it is faster than FP32.
         max_size: gate: most megabytes (10⁶ bytes) of an artifact.
@@ -117,6 +121,8 @@ class ExportJob:
     no_cache: bool = False
     max_drop: float | None = None
     repair: bool = False
+    tune: str | None = None
+    tune_seconds: float = TUNE_SECONDS
     min_retention: float | None = None
     min_fidelity: float | None = None
     min_speedup: float | None = None

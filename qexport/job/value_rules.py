@@ -65,6 +65,7 @@ BOUNDS = (
     Range("jobs", lambda value: 1 <= value <= MAX_JOBS, f"1 to {MAX_JOBS}"),
     Range("opset", lambda value: value in OPSETS, f"{OPSETS[0]} to {OPSETS[-1]}"),
     Range("workspace", lambda value: 0 < value < 4096, "more than 0 GiB"),
+    Range("tune-seconds", lambda value: 0 < value < float("inf"), "more than 0 seconds"),
     Range("dla", lambda value: value >= 0, "the number of a core, 0 or more"),
 )
 CHOICES = (
@@ -72,6 +73,7 @@ CHOICES = (
     Choice("target", tuple(TARGETS), TARGET_ALIASES),
     Choice("io", IO_TYPES),
     Choice("layout", LAYOUTS),
+    Choice("tune", ("latency",)),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,14 +63,22 @@ def measure_latency(
         By name, without the warm-up runs.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
-    for round_ in range(WARM_UP + rounds):
-        # Forwards and backwards in turn: whoever runs second finds warmer or colder caches.
-        for name, runner in list(runners.items())[:: -1 if round_ % 2 else 1]:
-            taken = _turn(runner, batch)
-            if round_ >= WARM_UP:
-                times[name] += taken
+    for taken in in_turns(runners, batch, rounds):
+        for name, values in taken.items():
+            times[name] += values
         on_round()
     return {name: summarise(values) for name, values in times.items()}
+
+
+def in_turns(
+    runners: Mapping[str, Runner], batch: NDArray[np.float32], rounds: int = ROUNDS
+) -> Iterator[dict[str, list[float]]]:
+    """Time each runner on `batch` in turn, and yield each round's milliseconds by name; of rounds that warm up none."""
+    for round_ in range(WARM_UP + rounds):
+        # Forwards and backwards in turn: whoever runs second finds warmer or colder caches.
+        order = list(runners.items())[:: -1 if round_ % 2 else 1]
+        taken = {name: _turn(runner, batch) for name, runner in order}
+        yield taken if round_ >= WARM_UP else {}
 
 
 def _turn(runner: Runner, batch: NDArray[np.float32]) -> list[float]:

@@ -12,14 +12,15 @@ class CurvePoint:
 
     Attributes:
         float_macs: share of the multiply-accumulates that it keeps in float, 0..1.
-        distance: mean distance from the float program on held-out images (`qexport.optimisation.distance`).
+        distance: mean distance from the float program on held-out images (`qexport.optimisation.distance`); None where
+            it was not measured.
         lost_percent: of FP32's accuracy that its file loses, None where no file was made of it.
         latency_ms: of its file, the median; None where it was not measured.
         chosen: whether it is what was written.
     """
 
     float_macs: float
-    distance: float
+    distance: float | None = None
     lost_percent: float | None = None
     latency_ms: float | None = None
     chosen: bool = False

@@ -5,8 +5,9 @@ A profile is a table, not code: the planner reads it, golden tests print it, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,19 @@ class FixedScale:
 
 
 ScaleRule = OwnScale | SharedScale | FixedScale
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another choice that a runtime leaves open, which may be faster on some machine.
+
+    Attributes:
+        name: in a few words.
+        changes: fields of the profile, and what they are then.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class RuntimeProfile:
             quantised between the two.
         fuses_relu_at_any_zero_point: kernels do so at any integer that stands for zero, not at the type's least one
             only.
+        alternatives: what it leaves open, for `--tune` to try.
     """
 
     name: str
@@ -86,6 +101,11 @@ class RuntimeProfile:
     float_stem: float = 0.0
     clamps: frozenset[str] = frozenset()
     fuses_relu_at_any_zero_point: bool = False
+    alternatives: tuple[Alternative, ...] = ()
+
+    def changed(self, alternatives: Sequence[Alternative]) -> RuntimeProfile:
+        """Return the profile with other choices."""
+        return replace(self, **{name: value for each in alternatives for name, value in each.changes.items()})
 
     @property
     def quantiser(self) -> Quantiser:
@@ -112,6 +132,8 @@ TANH = FixedScale(1 / 128, 0)
 """Hyperbolic tangent's lies in -1..1; one is the step behind the last."""
 
 ATTENTION = "attention products are a few percent of the time and a third of the accuracy loss"
+
+STEM_IN_INTEGERS = Alternative("first convolution in integers", {"float_stem": 0.0})
 
 COMMON: Mapping[str, ScaleRule] = {
     "conv": OWN,
@@ -188,11 +210,18 @@ ONNXRUNTIME = RuntimeProfile(
     integer_bias=INT32,
     float_stem=0.03,
     clamps=frozenset({"relu", "relu6", "clip"}),
+    alternatives=(STEM_IN_INTEGERS,),
 )
 """ONNX Runtime's CPU kernels: the whole chain in integers behind the first convolution.
 
 On x86 only unsigned activations are fused with signed weights (onnxruntime/core/optimizer/qdq_transformer).
 """
+
+SIGNED_ACTIVATIONS = Alternative(
+    "signed activations", {"activation": INT8, "operations": {**ONNXRUNTIME.operations, "sigmoid": LOGISTIC}}
+)
+ONNXRUNTIME_ARM = replace(ONNXRUNTIME, alternatives=(SIGNED_ACTIVATIONS, *ONNXRUNTIME.alternatives))
+"""ARM's kernels fuse signed activations as well (`QDQIsInt8Allowed` in the same folder)."""
 
 OPENVINO = RuntimeProfile(
     name="openvino",

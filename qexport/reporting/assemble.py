@@ -205,6 +205,7 @@ def artifact_report(
         passes=item.passes,
         likeness=item.likeness,
         repair=item.repair,
+        tuning=item.tuning,
         peak_share=peak_share(item, figures, peaks),
         taken=_taken(item, figures),
     )
@@ -212,7 +213,8 @@ def artifact_report(
 
 def _taken(item: ArtifactResult, figures: Figures) -> dict[str, str]:
     """What of it is an earlier run's; see `ArtifactReport`."""
-    return {**({"file": item.taken} if item.taken else {}), **figures.taken}
+    tuning = {"tuning": item.tuning.taken} if item.tuning and item.tuning.taken else {}
+    return {**({"file": item.taken} if item.taken else {}), **tuning, **figures.taken}
 
 
 def _artifact_warnings(

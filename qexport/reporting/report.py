@@ -15,6 +15,7 @@ from qexport.measurement.evidence.fidelity_parts import Interval, MatchedBoxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
 from qexport.optimisation.pass_record import PassRecord
 from qexport.optimisation.repair_record import RepairRecord
+from qexport.optimisation.tune_record import TuneRecord
 from qexport.system.json_form import beside, called, from_plain, to_plain
 from qexport.system.machine import Environment
 from qexport.tasks import METRICS
@@ -205,6 +206,7 @@ class ArtifactReport:
         passes: over the weights, in the order in which they were tried.
         likeness: to FP32 on calibration images; its thresholds are those of the file's metadata.
         repair: what was kept in float to meet `--max-drop`.
+        tuning: what was tried for `--tune`, and what each gave.
         peak_share: what its multiply-accumulates alone would take at the peaks that `qexport doctor` has measured here
             with as many threads, each in the type that it is computed in, as a share of the median run: 1 is the peak.
             None where nothing of this machine is kept.
@@ -241,6 +243,7 @@ class ArtifactReport:
     passes: tuple[PassRecord, ...] = ()
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
+    tuning: TuneRecord | None = None
     peak_share: float | None = field(default=None, metadata=beside("peak_share"))
     taken: Mapping[str, str] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, ta
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.rule import NumberFormat
 from qexport.reporting.thresholds import advice
+from qexport.reporting.tuning_lines import tuning_lines
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
 from qexport.reporting.warning_list import list_warnings
 
@@ -25,7 +26,15 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
     parts = [_title(report), _verdicts(report), _table(report), _legend(report), _warnings(report), _failures(report)]
-    parts += [_fidelity(report), _thresholds(report), _verified(report), _passes(report), _taken(report), _gate(report)]
+    parts += [
+        _fidelity(report),
+        _thresholds(report),
+        _verified(report),
+        _passes(report),
+        _tuned(report),
+        _taken(report),
+        _gate(report),
+    ]
     parts.append(_origin(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -152,6 +161,11 @@ def _verified(report: Report) -> str:
 def _passes(report: Report) -> str:
     lines = ((artifact, line) for artifact in report.artifacts for line in pass_lines(artifact.passes))
     return "\n".join(f"- {as_code(artifact.file_name)}: {as_text(line)}" for artifact, line in lines)
+
+
+def _tuned(report: Report) -> str:
+    lines = [line for each in report.artifacts for line in tuning_lines(each.file_name, each.tuning)]
+    return "\n".join(f"- {as_text(line)}" for line in lines)
 
 
 def _taken(report: Report) -> str:

@@ -13,23 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.clock import Clock
-from qexport.data.choice import take
 from qexport.data.selection import RunImages
 from qexport.errors import ConversionError, QexportError, VerificationError
 from qexport.measurement.accuracy import Accuracy
 from qexport.measurement.measure import Elsewheres, measure
 from qexport.optimisation.candidate import Candidate
-from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, margin
 from qexport.optimisation.float_sets import FloatSet, float_share
 from qexport.optimisation.mixed_precision import Replan, priced_sets, replanned
-from qexport.optimisation.passes import HELD_OUT
 from qexport.optimisation.repair_record import CurvePoint, RepairRecord
 from qexport.optimisation.sensitivity import NOT_MEASURABLE
-from qexport.planning.plan import load_plan
 from qexport.programs.program import Program
 from qexport.progress import Progress
 from qexport.steps.build import BuildRequest, replanner
+from qexport.steps.changed_plan import asked_with, float_before, judging_images, made_from
 from qexport.system.cache import Cache
 from qexport.verification.result import ArtifactResult
 
@@ -39,9 +36,6 @@ MAX_BETWEEN = 3
 """Files that are built between the last that lost too much and the first that did not."""
 MIN_STEP = 1 / 128
 """Share of the multiply-accumulates that is worth a file of its own."""
-KEPT_BEFORE = "float within the budget of mixed-precision"
-COUNT = 12
-"""Images that plans are compared on."""
 MIN_FASTER = 0.95
 """A file that has more in float than another is written all the same if its latency is at most this share."""
 
@@ -80,14 +74,16 @@ def repaired(
     score: Callable[[ArtifactResult], Score],
     build: Callable[[BuildRequest], ArtifactResult],
     progress: Progress,
+    built_by: BuildRequest | None = None,
 ) -> ArtifactResult:
     """Return the artifact, or one in its place that keeps as little in float as meets the budget; or the nearest.
 
     Args:
-        request: what `first` was built by, with images to compare plans on.
+        request: what plans are made by, with images to compare them on.
         program: the float program as it came.
         max_drop: percent of FP32's accuracy that may be lost.
         build: builds a request in the place of what was there.
+        built_by: what `first` was built by, where that is another request.
 
     Raises:
         QexportError: images cannot be read, or the runtime is gone; the first file is in its place.
@@ -97,7 +93,7 @@ def repaired(
         return _noted(first, "its loss could not be measured")
     if scored.drop <= max_drop:
         return first
-    candidate = _candidate(request, first, program)
+    candidate, own = made_from(request, first, program), built_by or request
     if candidate is None or not candidate.measurable:
         return _noted(first, NOT_MEASURABLE)
     replan = replanner(request, candidate)
@@ -105,9 +101,9 @@ def repaired(
         return _noted(first, "its plan is given")
     images = request.images or request.samples
     with progress.step("measuring the float program") as advance:
-        held_out = hold_out(candidate.reference, _chosen(images), advance)
+        held_out = hold_out(candidate.reference, judging_images(images), advance)
     start = distance(candidate, held_out)
-    rounds = [_Round(request, first, candidate, start, scored.drop, scored.latency_ms)]
+    rounds = [_Round(own, first, candidate, start, scored.drop, scored.latency_ms)]
     with tempfile.TemporaryDirectory(prefix="qexport-", ignore_cleanup_errors=True) as folder:
         try:
             asked = candidate, request, max_drop, score, build, progress, Path(folder), replan, held_out
@@ -116,11 +112,11 @@ def repaired(
             if failed or best is not rounds[-1]:
                 best = replace(best, result=build(best.request))
         except QexportError:
-            build(request)
+            build(own)
             raise
     notes = (f"a plan with more in float was not written: {error}" for error in failed)
     told = replace(best.result, warnings=(*best.result.warnings, *notes))
-    return replace(told, passes=first.passes, repair=_record(rounds, best, max_drop))
+    return replace(told, passes=first.passes, tuning=first.tuning, repair=_record(rounds, best, max_drop))
 
 
 @dataclass(frozen=True)
@@ -140,20 +136,13 @@ class _Search:
     def tried(self, floats: FloatSet, rounds: list[_Round], failed: list[QexportError]) -> bool:
         """Build and score a file with a set in float; return whether it loses little enough."""
         why = floats.why(f"to meet --max-drop {self.max_drop:g}")
-        made = replanned(self.candidate, self.replan, {**self.before, **why})
+        made = replanned(self.candidate, self.replan, {**float_before(self.candidate, self.replan), **why})
         try:
             rounds.append(replace(_built(self, made, len(rounds) + len(failed)), floats=why))
         except (ConversionError, VerificationError) as error:
             failed.append(error)
             return False
         return rounds[-1].drop <= self.max_drop
-
-    @property
-    def before(self) -> dict[str, str]:
-        """Operations that a pass has put into float already."""
-        planned, tensors = self.replan({}).integer, self.candidate.plan.tensors
-        gone = sorted(planned - self.candidate.plan.integer)
-        return {name: tensors[name].why if tensors[name].is_float else KEPT_BEFORE for name in gone}
 
 
 def _until_met(search: _Search, images: Sequence[Path], rounds: list[_Round]) -> list[QexportError]:
@@ -197,20 +186,11 @@ def _best(rounds: Sequence[_Round], max_drop: float) -> _Round:
 
 
 def _built(search: _Search, made: Candidate, number: int) -> _Round:
-    asked = replace(search.request, passes=(), candidate=None, plan=made.plan)
-    if search.candidate.program is not search.candidate.reference:
-        path = search.folder / f"round_{number}.npz"
-        save_candidate(made, path)
-        asked = replace(asked, candidate=path, plan=None)
+    asked = asked_with(search.request, made, search.folder / f"round_{number}.npz")
     result = search.build(asked)
     scored = search.score(result)
     drop = math.inf if scored.drop is None else scored.drop
     return _Round(asked, result, made, distance(made, search.held_out), drop, scored.latency_ms)
-
-
-def _chosen(images: Sequence[Path]) -> tuple[Path, ...]:
-    """Those that passes did not see, where they are enough to judge by."""
-    return take(images[::HELD_OUT] if len(images) >= HELD_OUT * COUNT else images, count=COUNT)
 
 
 @dataclass
@@ -271,13 +251,6 @@ def lost_percent(accuracy: Accuracy | None, exact: Accuracy | None) -> float | N
 
 def _is_number(figure: float | None) -> bool:
     return figure is not None and not math.isnan(figure)
-
-
-def _candidate(request: BuildRequest, item: ArtifactResult, program: Program) -> Candidate | None:
-    """What a file was made from."""
-    if item.candidate is not None:
-        return load_candidate(item.candidate, program)
-    return Candidate(program, load_plan(request.plan_path), program) if item.plan else None
 
 
 def _noted(item: ArtifactResult, why: str) -> ArtifactResult:

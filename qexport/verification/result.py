@@ -12,6 +12,7 @@ from qexport.backends.protocol import Backend
 from qexport.lowering.stored import StoredGraph
 from qexport.optimisation.pass_record import PassRecord
 from qexport.optimisation.repair_record import RepairRecord
+from qexport.optimisation.tune_record import TuneRecord
 from qexport.verification.likeness import Likeness
 from qexport.verification.outcome import Verification
 
@@ -54,6 +55,7 @@ class ArtifactResult:
         candidate: the file that its program and plan were saved to, None where no pass changed them.
         likeness: to FP32 on calibration images; None without those, and where activations are float.
         repair: what was kept in float for it to meet a budget, None where nothing was asked for or had to be.
+        tuning: what was tried to make it faster, None where nothing was asked for.
         engine: it was built from a graph, for one machine or device.
         taken: when the earlier run built it that it is taken from, in UTC; "" where this run has built it.
     """
@@ -71,6 +73,7 @@ class ArtifactResult:
     candidate: Path | None = None
     likeness: Likeness | None = None
     repair: RepairRecord | None = None
+    tuning: TuneRecord | None = None
     engine: bool = False
     taken: str = ""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qexport.backends.info import OPSET, BackendInfo
-from qexport.planning.runtime_profiles import ONNXRUNTIME, for_saturating_cpus
+from qexport.planning.runtime_profiles import ONNXRUNTIME, ONNXRUNTIME_ARM, for_saturating_cpus
 from qexport.programs.onnx.session import PACKAGES
-from qexport.system.machine import ANY, AVX2
+from qexport.system.machine import ANY, ARM, AVX2
 
 INFO = BackendInfo(
     name="onnx",
@@ -13,7 +13,7 @@ INFO = BackendInfo(
     suffix=".onnx",
     runtime="ONNX Runtime, CPU execution provider",
     precisions=frozenset({"fp32", "fp16", "int8", "int8-dynamic"}),
-    profiles={"int8": {ANY: ONNXRUNTIME, AVX2: for_saturating_cpus(ONNXRUNTIME)}},
+    profiles={"int8": {ANY: ONNXRUNTIME, ARM: ONNXRUNTIME_ARM, AVX2: for_saturating_cpus(ONNXRUNTIME)}},
     modules=PACKAGES,
     packages=("onnx", "onnxruntime"),
     install="qexport[onnx]",

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from qexport.backends.registry import display_name
 from qexport.reporting.page import charts, content, gallery
 from qexport.reporting.page.environment import filled
-from qexport.reporting.page.pareto import pareto
+from qexport.reporting.page.pareto import pareto, tuning
 from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.provenance import taken_lines
@@ -31,6 +31,7 @@ def render(report: Report) -> str:
         "format_name": display_name,
         "drawn": gallery,
         "pareto": pareto,
+        "tuning": tuning,
     }
     return filled(
         "page.html",

@@ -85,6 +85,7 @@ FORMS: Mapping[str, Form] = {
     "after": Form(".4g"),
     "noise": Form(".2g"),
     "seconds": Form(".1f"),
+    "limit": COUNT,
     "distance": Form(".4g"),
     "float_macs": SHARE,
     "float_macs_before": SHARE,
