@@ -170,8 +170,7 @@ def artifact_report(
     """One artifact's figures, beside those of `reference`, the float artifact of the same runtime.
 
     Args:
-        overlap: evaluation images that were calibrated on.
-        names, peaks: of the model's classes; of the runtime on this machine.
+        overlap, names, peaks: evaluation images that were calibrated on; of the model's classes; of the runtime here.
     """
     artifact, behind, exact = item.artifact, evidence or Evidence(), reference or Figures()
     return ArtifactReport(

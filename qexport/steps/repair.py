@@ -96,10 +96,9 @@ def repaired(
     candidate, own = made_from(request, first, program), built_by or request
     if candidate is None or not candidate.measurable:
         return _noted(first, NOT_MEASURABLE)
-    replan = replanner(request, candidate)
+    replan, images = replanner(request, candidate), request.images or request.samples
     if replan is None:
         return _noted(first, "its plan is given")
-    images = request.images or request.samples
     with progress.step("measuring the float program") as advance:
         held_out = hold_out(candidate.reference, judging_images(images), advance)
     start = distance(candidate, held_out)
@@ -115,8 +114,8 @@ def repaired(
             build(own)
             raise
     notes = (f"a plan with more in float was not written: {error}" for error in failed)
-    told = replace(best.result, warnings=(*best.result.warnings, *notes))
-    return replace(told, passes=first.passes, tuning=first.tuning, repair=_record(rounds, best, max_drop))
+    told = replace(best.result, warnings=(*best.result.warnings, *notes), tuning=first.tuning)
+    return replace(told, passes=first.passes, repair=_record(rounds, best, max_drop))
 
 
 @dataclass(frozen=True)
