@@ -114,12 +114,6 @@ def export_command(
     repair: Annotated[
         bool | None, _accuracy("Keep in float what it takes to meet --max-drop, and no more.", "--repair")
     ] = None,
-    tune: Annotated[
-        str | None, _runtime("latency: search on this machine for the fastest plan no farther from FP32.", "--tune")
-    ] = None,
-    tune_seconds: Annotated[
-        str | None, _runtime("Most seconds of that search, a format. Default: 120.", "--tune-seconds")
-    ] = None,
     optimise: Annotated[
         str | None,
         _accuracy(f"Passes over the weights instead, comma-separated: {', '.join(PASSES.own)}.", "--optimise"),
@@ -164,6 +158,12 @@ def export_command(
         int | None, _runtime("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
     ] = None,
     jobs: Annotated[int | None, _runtime("Processes that score images at once. Default: 1.", "--jobs", "-j")] = None,
+    tune: Annotated[
+        str | None, _runtime("latency: search on this machine for the fastest plan no farther from FP32.", "--tune")
+    ] = None,
+    tune_seconds: Annotated[
+        str | None, _runtime("Most seconds of that search, a format. Default: 120.", "--tune-seconds")
+    ] = None,
     cpu: Annotated[
         str | None,
         _runtime("CPU to plan for: vnni, avx2, arm; onnx=arm,openvino=vnni. Default: target's, this one.", "--cpu"),
