@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TOOLS := build/tools
 SITE := build/site-tools
+WEB := build/web
 
 # Two OpenMP threads were slow and erratic beside other processes: see docs/decisions/007-*.md.
 export OMP_NUM_THREADS := 1
@@ -15,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults bench-snippets bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-interop bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +62,14 @@ $(SITE)/.ready: locks/docs.txt
 	$(call create_environment,$(SITE))
 	$(SITE)/bin/python $(LOCKED) locks/docs.txt
 	@touch $@
+
+# What programs in JavaScript import; nothing of it runs when it is installed.
+$(WEB)/.ready: locks/web/package.json locks/web/package-lock.json
+	@mkdir -p $(WEB) && cp $^ $(WEB)
+	npm ci --prefix $(WEB) --ignore-scripts --no-audit --no-fund --fetch-retries 1 --fetch-timeout 60000
+	@touch $@
+
+web: $(WEB)/.ready  ## install onnxruntime-web and sharp into build/web, for the programs that `qexport snippet --lang js` prints (needs npm)
 
 # Hashes of every file of each version, so that any of the platforms in `tool.uv` finds its own. What is there is kept
 # where it may be: for newer tools remove locks/tools.txt first.
@@ -141,6 +150,10 @@ faults: setup  ## end runs by signals and a full disk at each step of the walk a
 
 bench-snippets: setup  ## run the programs of `qexport snippet` on files of every task, and compare what they find
 	$(PY) benchmarks/snippets.py
+
+bench-interop: setup  ## let everything that people use read files of ours, and compare what it finds (PYTHONS=… with other versions)
+	@$(MAKE) --no-print-directory web || echo "without onnxruntime-web" >&2
+	$(PY) benchmarks/interop.py $(PYTHONS:%=--python %)
 
 bench-limits: setup  ## measure what memory grows by with images, calibrated on and scored, and with exports in one process
 	$(PY) benchmarks/limits.py

@@ -29,6 +29,7 @@ from qexport.decode import (
     read_model_info,
 )
 from qexport.decode.masks import image_masks
+from qexport.decode.metadata import openvino_metadata
 
 
 def main(model: str, image: str) -> None:
@@ -67,8 +68,10 @@ def outputs_of(model: str, info: ModelInfo, pixels: Any) -> list[Any]:
     if Path(model).is_dir():
         import openvino
 
-        exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(next(Path(model).glob("*.xml")), "CPU", exact)
+        # As the package runs them: where a CPU has BF16, whose steps are half a pixel at a hundred, other files use it.
+        exact = openvino_metadata(Path(model)).get("precision") == "fp32"
+        hints = {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
+        compiled = openvino.Core().compile_model(next(Path(model).glob("*.xml")), "CPU", hints)
         return [each.copy() for each in compiled.create_infer_request().infer({0: as_input(pixels)}).to_tuple()]
     if model.endswith(".onnx"):
         import onnxruntime
