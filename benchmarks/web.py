@@ -1,4 +1,4 @@
-"""Run a program of `qexport snippet FILE --lang js` as it is, in Node.js and in a browser, with the real onnxruntime-web.
+"""Run a program of `qexport snippet FILE --lang js` as it is, in Node.js and in a browser, with onnxruntime-web itself.
 
 `make web` installs what the program imports into build/web, at the versions of locks/web; the browser is Chromium, which
 Playwright drives.
@@ -125,7 +125,7 @@ class _Files(SimpleHTTPRequestHandler):
 
     extensions_map: ClassVar[dict[str, str]] = {".html": "text/html", ".mjs": "text/javascript", "": "application/wasm"}
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 
