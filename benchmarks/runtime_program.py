@@ -2,7 +2,7 @@
 
     python benchmarks/runtime_program.py RUNTIME FILE GIVEN.npz FOUND.npz
 
-GIVEN has the array `images`; FOUND gets the outputs as `0`, `1`, …, a file of integers alone its scales as `scale 0`, ….
+GIVEN has the array `images`; FOUND gets the outputs as `0`, `1`, …; integers become floats by their scales.
 Prints the runtime's version. `benchmarks/interop.py` runs it, also in environments with other versions than its own.
 """
 

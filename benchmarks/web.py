@@ -1,6 +1,6 @@
 """Run a program of `qexport snippet FILE --lang js` as it is, in Node.js and in a browser, with onnxruntime-web itself.
 
-`make web` installs what the program imports into build/web, at the versions of locks/web; the browser is Chromium, which
+`make web` installs what it imports into build/web, with the versions of locks/web; the browser is Chromium that
 Playwright drives.
 """
 
