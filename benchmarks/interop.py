@@ -177,7 +177,7 @@ def wanted(case: Case, image: Path) -> list[dict[str, Any]]:
 
 
 def differences(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> Found:
-    """Match objects with the nearest of their name, best first, each once, no further off than a quarter of its size."""
+    """Match objects with the nearest of their name, each once, no further off than a quarter of their size."""
     import numpy as np
 
     left, scores, pixels, missing = list(found), [0.0], [0.0], 0

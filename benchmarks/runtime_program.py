@@ -6,12 +6,15 @@ GIVEN has the array `images`; FOUND gets the outputs as `0`, `1`, …; integers 
 Prints the runtime's version. `benchmarks/interop.py` runs it, also in environments with other versions than its own.
 """
 
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 import numpy as np
 
 
-def main(runtime, model, given, found):
+def main(runtime: Any, model: Any, given: Any, found: Any) -> None:
     """Run the file and keep what comes out."""
     with np.load(given) as arrays:
         images = arrays["images"]
@@ -20,7 +23,7 @@ def main(runtime, model, given, found):
     print(version)
 
 
-def onnx_runtime(model, images):
+def onnx_runtime(model: Any, images: Any) -> Any:
     """As any program would call it; before 1.9 a session needs no providers, before 1.4 it takes none."""
     import onnxruntime
 
@@ -31,7 +34,7 @@ def onnx_runtime(model, images):
     return onnxruntime.__version__, session.run(None, {session.get_inputs()[0].name: images})
 
 
-def opencv(model, images):
+def opencv(model: Any, images: Any) -> Any:
     """The engine that OpenCV chooses."""
     import cv2
 
@@ -40,7 +43,7 @@ def opencv(model, images):
     return cv2.__version__, network.forward(network.getUnconnectedOutLayersNames())
 
 
-def openvino_runtime(model, images):
+def openvino_runtime(model: Any, images: Any) -> Any:
     """Of a folder or an `.onnx` file, with floats in FP32, so that a CPU with BF16 gives the same."""
     import os
 
@@ -51,7 +54,7 @@ def openvino_runtime(model, images):
     return openvino.__version__, [each.copy() for each in compiled(images).to_tuple()]
 
 
-def litert(model, images):
+def litert(model: Any, images: Any) -> Any:
     """Floats, or integers as floats where the file has no others."""
     from importlib.metadata import version
 
@@ -67,7 +70,7 @@ def litert(model, images):
     return version("ai-edge-litert"), values
 
 
-def tflite_micro(model, images):
+def tflite_micro(model: Any, images: Any) -> Any:
     """TensorFlow Lite Micro's interpreter, which knows scales and places of inputs and outputs, too."""
     from importlib.metadata import version
 
@@ -82,20 +85,20 @@ def tflite_micro(model, images):
     return version("tflite_micro"), values
 
 
-def outputs_of(model):
+def outputs_of(model: Any) -> Any:
     """The outputs as LiteRT names them: the other one does not say how many there are."""
     from ai_edge_litert.interpreter import Interpreter
 
     return Interpreter(model).get_output_details()
 
 
-def scale_of(details):
+def scale_of(details: Any) -> Any:
     """Scale and zero point, of lists with one of each."""
     parameters = details["quantization_parameters"]
     return float(parameters["scales"][0]), int(parameters["zero_points"][0])
 
 
-def fitting(images, dtype, quantization):
+def fitting(images: Any, dtype: Any, quantization: Any) -> Any:
     """Images (n, 3, height, width) as they are, for a file of integers as those, (n, height, width, 3)."""
     if not np.issubdtype(dtype, np.integer):
         return images
@@ -105,7 +108,7 @@ def fitting(images, dtype, quantization):
     return np.ascontiguousarray(np.clip(steps, limits.min, limits.max).astype(dtype))
 
 
-def as_floats(values, quantization):
+def as_floats(values: Any, quantization: Any) -> Any:
     """Integers by their scale, floats as they are."""
     if not np.issubdtype(values.dtype, np.integer):
         return values
