@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +234,8 @@ def consumers(pythons: Sequence[str], scratch: Path) -> Iterator[Consumer]:
                 )
                 yield Consumer(f"{name} {version}", takes, finds)
         if version := version_of(python, "supervision"):
-            finds = lambda case, image, python=python: by_supervision(python, case, image)  # noqa: E731
-            yield Consumer(f"Supervision {version}, `sv.Detections`", lambda case: case.format == "onnx", finds)
+            draws = partial(by_supervision, python)
+            yield Consumer(f"Supervision {version}, `sv.Detections`", lambda case: case.format == "onnx", draws)
 
 
 MODULES = {
@@ -269,8 +270,10 @@ def by_ultralytics(case: Case, image: Path) -> list[dict[str, Any]]:
 
     from qexport.snippets.facts import facts_of
 
-    facts, model = facts_of(case.path), YOLO(str(case.path), task="detect")
+    facts = facts_of(case.path)
+    model: Any = YOLO(str(case.path), task="detect")
     least = facts.least_scores
+    result: Any
     (result,) = model.predict(str(image), imgsz=SIZE, conf=float(least.min()), verbose=False, device="cpu")
     boxes: Any = result.boxes
     rows = zip(boxes.cls.int().tolist(), boxes.conf.tolist(), boxes.xyxy.tolist(), strict=True)

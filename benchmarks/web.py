@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 PACKAGES = Path(__file__).resolve().parents[1] / "build" / "web" / "node_modules"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -123,7 +123,11 @@ def _done(context: Any, place: str) -> dict[str, Any]:
 class _Files(SimpleHTTPRequestHandler):
     """A folder's files, with the types that a browser asks of modules, and without a line for each."""
 
-    extensions_map: ClassVar[dict[str, str]] = {".html": "text/html", ".mjs": "text/javascript", "": "application/wasm"}
+    extensions_map = {  # noqa: RUF012
+        ".html": "text/html",
+        ".mjs": "text/javascript",
+        "": "application/wasm",
+    }
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
