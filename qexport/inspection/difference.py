@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from qexport.reporting.load import load_report
 from qexport.reporting.report import ArtifactReport, Report
 from qexport.reporting.rule import NumberFormat
 from qexport.verification.plan_check import furthest, own_names, scales_differ
-from qexport.verification.tolerances import listed
+from qexport.verification.tolerances import MAX_LISTED, listed
 
 UNSEEN = 0.005
 """Difference of scores, and of the overlap of boxes from one, that is taken for none."""
@@ -203,43 +204,81 @@ def _tensors(stored: StoredGraph, artifact: Path) -> Mapping[str, StoredTensor]:
 
 
 def tensor_rows(a: Mapping[str, StoredTensor], b: Mapping[str, StoredTensor]) -> Iterator[Row]:
-    """How many named tensors there are, and in how many of them types, scales and weights differ."""
+    """How many named tensors there are, and in how many of those that both have types, scales and weights differ.
+
+    What only one of two has, such as the scale of a tensor that the other has in floats, is counted as that: it is
+    neither equal nor different.
+    """
     yield _row("named tensors", str(len(a)), str(len(b)))
     both = [name for name in a if name in b]
     alone = [[name for name in one if name not in other] for one, other in ((a, b), (b, a))]
     if any(alone):
         yield Row("only in one", False, *map(_listed, alone))
     pairs = {name: (a[name], b[name]) for name in both}
-    for what, differs, shown in (
-        ("precision of tensors", lambda one, other: one.dtype != other.dtype, lambda one, _: one.dtype),
-        ("scales", scales_differ, lambda one, other: _furthest(one.scale, other.scale)),
-        ("zero points", _zero_points_differ, lambda one, other: _furthest(one.zero_point, other.zero_point)),
-        ("weights", _integers_differ, lambda *_: "INT8"),
-    ):
-        names = [name for name, pair in pairs.items() if differs(*pair)]
-        if not names:
-            yield _row(what, f"equal in {len(both)}", f"equal in {len(both)}")
-            continue
-        sides = ([f"{name} {shown(*pairs[name][::order])}" for name in names] for order in (1, -1))
-        yield Row(f"{what}: {len(names)} of {len(both)}", False, *map(_listed, sides))
+    told: set[str] = set()
+    for aspect in ASPECTS:
+        having = {name: tuple(map(aspect.has, pair)) for name, pair in pairs.items()}
+        alone = [[name for name, has in having.items() if has == one] for one in ((True, False), (False, True))]
+        if not told.issuperset(alone[0] + alone[1]):
+            told.update(*alone)
+            yield Row(f"{aspect.name} in one alone", False, *map(_counted, alone))
+        yield from _aspect_rows(aspect, {name: pairs[name] for name, has in having.items() if all(has)})
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """Something that tensors have: whether one has it, whether two have it differently, and how it is shown."""
+
+    name: str
+    has: Callable[[StoredTensor], bool]
+    differs: Callable[[StoredTensor, StoredTensor], bool]
+    shown: Callable[[StoredTensor, StoredTensor], str]
+
+
+ASPECTS = (
+    Aspect("precision of tensors", lambda _: True, lambda a, b: a.dtype != b.dtype, lambda one, _: one.dtype),
+    Aspect("scales", lambda one: bool(one.scale), scales_differ, lambda a, b: _furthest(a.scale, b.scale)),
+    Aspect(
+        "zero points",
+        lambda one: bool(one.zero_point),
+        lambda one, other: one.zero_point != other.zero_point,
+        lambda one, other: _furthest(one.zero_point, other.zero_point),
+    ),
+    Aspect(
+        "weights in integers",
+        lambda one: one.integers is not None,
+        lambda one, other: not np.array_equal(one.integers, other.integers),
+        lambda one, _: one.dtype,
+    ),
+)
+
+
+def _aspect_rows(aspect: Aspect, pairs: Mapping[str, tuple[StoredTensor, StoredTensor]]) -> Iterator[Row]:
+    """In how many of those that have it on both sides it is equal, or in which not; no row where there are none."""
+    names = [name for name, pair in pairs.items() if aspect.differs(*pair)]
+    if not names:
+        if pairs:
+            yield _row(aspect.name, f"equal in {len(pairs)}", f"equal in {len(pairs)}")
+        return
+    kinds = Counter((aspect.shown(*pairs[name]), aspect.shown(*pairs[name][::-1])) for name in names)
+    if len(kinds) == 1 and len(names) > MAX_LISTED:
+        sides = ([text] for text in next(iter(kinds)))
+    else:
+        sides = ([f"{name} {aspect.shown(*pairs[name][::order])}" for name in names] for order in (1, -1))
+    yield Row(f"{aspect.name}: {len(names)} of {len(pairs)}", False, *map(_listed, sides))
+
+
+def _counted(names: Sequence[str]) -> str:
+    """A few by their names, of more how many there are."""
+    return f"{len(names)} tensors" if len(names) > MAX_LISTED else _listed(names)
 
 
 def _furthest(one: Sequence[float], other: Sequence[float]) -> str:
     """A tensor's number in the channel in which it is furthest from another's."""
     if len(one) != len(other):
-        return f"of {len(one)} channels"
+        return f"of {len(one)} {'channel' if len(one) == 1 else 'channels'}"
     channel = furthest(one, other)
     return f"{one[channel]:.6g}{f' in channel {channel}' if len(one) > 1 else ''}"
-
-
-def _zero_points_differ(one: StoredTensor, other: StoredTensor) -> bool:
-    return one.zero_point != other.zero_point
-
-
-def _integers_differ(one: StoredTensor, other: StoredTensor) -> bool:
-    if one.integers is None or other.integers is None:
-        return False
-    return not np.array_equal(one.integers, other.integers)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -266,16 +305,17 @@ def _found_row(a: Sequence[Findings], b: Sequence[Findings], layout: HeadLayout)
     same = compare_all(a, b, layout)
     if layout.classifier:
         share = same.share or 0.0
-        return Row(f"answers in {len(a)} images", share > 1 - UNSEEN, *(f"{share:.1%} of the probability",) * 2)
+        what = f"answers in {len(a)} images: {share:.1%} of the probability shared"
+        return Row(what, share > 1 - UNSEEN, str(len(a)), str(len(b)))
     text, equal = "nothing found", True
     if same.share is not None:
         text = f"{math.floor(same.share * 1000) / 10:.1f}% shared"
         equal = same.share == 1.0
     if same.overlap is not None and same.shift is not None:
-        text += f", boxes overlap by {same.overlap:.3f}, scores {same.shift:+.3f}"
+        text += f", boxes overlap by {same.overlap:.3f}, B's scores {same.shift:+.3f}"
         equal = equal and same.overlap > 1 - UNSEEN and float(np.abs(same.shifts).max()) < UNSEEN
     counts = (sum(int((each.detections.scores >= CONFIDENCE).sum()) for each in side) for side in (a, b))
-    return Row(f"detections in {len(a)} images", equal, *(f"{count}, {text}" for count in counts))
+    return Row(f"detections in {len(a)} images: {text}", equal, *map(str, counts))
 
 
 def _samples_beside(artifact: Path) -> Samples | None:

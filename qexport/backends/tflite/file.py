@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 VALUE = re.compile(r"qexport_(\w+)")
 """How the name of a tensor begins that helps to compute a value of the program; "a;;b": of b, merged into a."""
+BARRIER = "float_barrier"
+"""What barriers own in place of a value, so that a file's tensors tell them from a program's own operators."""
 
 
 def append_metadata(path: Path, metadata: Mapping[str, Any]) -> None:

@@ -17,16 +17,13 @@ import torchao.quantization.pt2e  # noqa: F401  (registers the quantized_decompo
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from qexport.backends.tflite.file import load_file, operator_names, save_file
+from qexport.backends.tflite.file import BARRIER, load_file, operator_names, save_file
 from qexport.programs.program import INPUT, Program, Region
 from qexport.programs.tags import OWNER
 from qexport.simulation.insert import SEEN
 
 if TYPE_CHECKING:
     from qexport.planning.plan import QuantPlan
-
-BARRIER = "float_barrier"
-"""What barriers own in place of a value, so that a file's tensors tell them from a program's own operators."""
 
 quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
 dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.backends.tflite.biases import AXES, bias_of, weight_of
-from qexport.backends.tflite.file import VALUE, load_file, operator_names, type_names
+from qexport.backends.tflite.file import BARRIER, VALUE, load_file, operator_names, type_names
 from qexport.backends.tflite.needs import needs_of
 from qexport.errors import VerificationError
 from qexport.lowering.stored import StoredGraph, StoredTensor
@@ -76,12 +76,15 @@ def _arithmetic(types: list[str]) -> str:
 
 
 def _owner(kind: str, inputs: list[Any], output: Any) -> str:
-    """The value that an operator computes, "" where no name is left; behind an output's own name the weight has it."""
+    """The value that an operator computes, "" where no name is left; behind an output's own name the weight has it.
+
+    What is left of a barrier computes no value of the program.
+    """
     if kind in ("DEQUANTIZE", "PAD"):
         return ""
     named = (output, inputs[1]) if kind in AXES else (output,)
     owners = (VALUE.match(tensor.name.decode()) for tensor in named)
-    return next((owner[1] for owner in owners if owner), "")
+    return next((owner[1] for owner in owners if owner and owner[1] != BARRIER), "")
 
 
 def _stored(tensor: Any, types: dict[int, str], integers: NDArray[np.integer] | None = None) -> StoredTensor:
