@@ -176,6 +176,9 @@ def test_a_reader_is_told_which_threshold_to_use() -> None:
     assert advice(replace(each, accuracy=None, likeness=Likeness(8, {}, thresholds=same))) == ""
     calibrated = replace(each, accuracy=None, likeness=Likeness(32, {}, thresholds=FOUND))
     assert advice(calibrated) == line.replace("evaluation", "calibration")
+    both = replace(each, likeness=Likeness(32, {}, thresholds=replace(FOUND, everything=0.232, images=24)))
+    carried = "; its metadata, and so qexport snippet, have 0.23, by 24 calibration images)"
+    assert advice(both) == line.removesuffix(")") + carried
 
 
 def test_a_plan_by_hand_fails_a_strict_run_and_everything_is_kept(

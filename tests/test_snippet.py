@@ -295,6 +295,25 @@ def test_a_program_alone_finds_what_the_package_finds(
     assert list(tmp_path.glob("CANARY")) == []
 
 
+def test_a_copied_program_runs_beside_a_copied_file(artifact: Path, tmp_path: Path, logging_level: None) -> None:
+    device, elsewhere = tmp_path / "device", tmp_path / "elsewhere"
+    device.mkdir()
+    elsewhere.mkdir()
+    assert main(["snippet", str(artifact), "--out", str(device / "run.py")]) == 0
+    image = demo_images("val", 2)[1]
+    wanted = snippets.expected(facts_of(artifact), image)
+    moved, text = tmp_path / "before" / artifact.name, (device / "run.py").read_text()
+    (device / "run.py").write_text(text.replace(repr(str(artifact)).replace("'", '"'), f'"{moved}"'))
+    (shutil.copytree if artifact.is_dir() else shutil.copy)(artifact, device / artifact.name)
+    words = [sys.executable, "-I", "-c", snippets.ALONE, "", str(device / "run.py"), str(image)]
+    ran = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, check=True, timeout=120)
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert list(snippets.compared(found, wanted)) == []
+    assert f'MODEL = "{moved}"' in (device / "run.py").read_text()
+    assert ran.stderr.splitlines()[-1] == "drawn in detections.png"
+    assert Image.open(elsewhere / "detections.png").size == Image.open(image).size
+
+
 REFUSED: list[tuple[Sequence[str], dict[str, Any], str]] = [
     (["m.onnx"], {"task": ""}, "does not say its task"),
     (["m.onnx"], {"names": "{1: 'a'}"}, "metadata of m.onnx are not as qexport writes them"),

@@ -39,9 +39,10 @@ def snippet_command(
     quiet_libraries()
     with library_output():
         from qexport.snippets.facts import facts_of
-        from qexport.snippets.program import program_of
+        from qexport.snippets.program import instructions, program_of
 
-        text = program_of(facts_of(file), lang, image)
+        facts = facts_of(file)
+        text = program_of(facts, lang, image)
     if out is None:
         for line in text.splitlines():
             say(line)
@@ -49,4 +50,6 @@ def snippet_command(
     from qexport.system.files import write_text
 
     write_text(out, text)
-    say(f"wrote {out}")
+    say(f"wrote {out}; to run it, here or beside a copy of {file.name}:")
+    for line in instructions(facts, lang, out):
+        say(f"  {line}")

@@ -28,7 +28,18 @@ def advice(artifact: ArtifactReport) -> str:
     if own == f"{found.reference:.2f}":
         return ""
     shift = f"scores are {found.shift:+.3f} off on average"
-    return f"use a threshold of {own} where you used {found.reference:.2f} ({shift}, {found.images} {images} images)"
+    text = f"use a threshold of {own} where you used {found.reference:.2f}"
+    return f"{text} ({shift}, {found.images} {images} images{_in_file(artifact, own, images)})"
+
+
+def _in_file(artifact: ArtifactReport, own: str, images: str) -> str:
+    """Which other one the file carries, of calibration images, for those who meet it in a program."""
+    carried = artifact.likeness.thresholds if artifact.likeness else None
+    if images == "calibration" or carried is None or f"{carried.everything:.2f}" == own:
+        return ""
+    return (
+        f"; its metadata, and so qexport snippet, have {carried.everything:.2f}, by {carried.images} calibration images"
+    )
 
 
 def furthest(found: Thresholds) -> list[str]:

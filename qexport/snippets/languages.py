@@ -43,13 +43,13 @@ def _python_parts(facts: Facts) -> tuple[str, ...]:
     ends = "read_arguments", f"main_{facts.task}", "end"
     if facts.layout.classifier:
         raw: tuple[str, ...] = ("raw_classify",) if facts.integers else ()
-        return f"about_{facts.format}", "centre_crop", run, *raw, *ends
+        return f"about_{facts.format}", "centre_crop", run, *raw, "label", *ends
     rotated = facts.layout.extras == "angles"
     suppression = "nms_rotated" if rotated else "nms"
     decode = ("rows",) if facts.layout.end2end else ("columns", suppression)
     image = "resized", "letterbox", *(["interpolated"] if facts.task == "segment" else [])
     raw = _raw_parts(facts) if facts.integers else ()
-    return f"about_{facts.format}", *image, run, *raw, "least_scores", *decode, "labelled", *ends
+    return f"about_{facts.format}", *image, run, *raw, "least_scores", *decode, "label", "labelled", *ends
 
 
 def _raw_parts(facts: Facts) -> tuple[str, ...]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.resources import files
+from itertools import takewhile
+from pathlib import Path
 
+from qexport.detections.matching import CONFIDENCE
 from qexport.detections.numpy_decode import MAX_CANDIDATES
 from qexport.errors import InputError, UsageError
 from qexport.snippets.facts import Facts
@@ -38,6 +42,19 @@ def program_of(facts: Facts, language: str, image: str = IMAGE) -> str:
     return f"{first}\n{''.join(constants)}\n\n{body}"
 
 
+def instructions(facts: Facts, language: str, program: Path) -> tuple[str, ...]:
+    """What the program says itself about how it is run, in lines with the name that it was given.
+
+    It stands in its first part, behind the first empty line and up to the next.
+    """
+    known = LANGUAGES[language]
+    head = _part(known, known.parts(facts)[0]).splitlines()
+    lines = [line.removeprefix("//").removeprefix(" ").rstrip() for line in head]
+    rest = lines[lines.index("") + 1 :]
+    paragraph = takewhile(lambda line: line not in ("", '"""'), rest)
+    return tuple(re.sub(r"THIS_FILE(\.\w+)?", lambda _: shlex.quote(str(program)), line.strip()) for line in paragraph)
+
+
 def _part(language: Language, name: str) -> str:
     folder = files(__package__) / "templates" / language.folder
     return (folder / f"{name}.txt").read_text(encoding="ascii")
@@ -57,6 +74,13 @@ def _check_known(facts: Facts, known: Language, language: str) -> None:
         raise UsageError(f"--lang {language} does not decode integer-only files", "give --lang python, or an int8 file")
 
 
+def _source(facts: Facts) -> str:
+    """Where the file's thresholds are from: a report has others of its own."""
+    if facts.threshold == CONFIDENCE and not facts.class_thresholds:
+        return ""
+    return f" where FP32 counts from {CONFIDENCE}, by calibration images; a report's is by evaluation images"
+
+
 def _constants(facts: Facts, image: str) -> dict[str, tuple[Value, str]]:
     """Name → value and meaning of everything that the parts may use."""
     layout = facts.layout
@@ -68,7 +92,7 @@ def _constants(facts: Facts, image: str) -> dict[str, tuple[Value, str]]:
         "WIDTH": (layout.imgsz[1], "Pixels of the model's input."),
         "BATCH": (facts.batch, "Images in one run: this program gives the same one to each place."),
         "NAMES": (facts.names, "The classes, by number."),
-        "THRESHOLD": (facts.threshold, "The score from which a detection counts."),
+        "THRESHOLD": (facts.threshold, f"The score from which a detection counts{_source(facts)}."),
         "CLASS_THRESHOLDS": (facts.class_thresholds, "Those of classes that have another one, by number."),
         "IOU": (IOU, "Overlap from which of two boxes of a class the worse one goes."),
         "MAX_DETECTIONS": (layout.max_detections, "Detections in an image at most."),
