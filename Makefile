@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-interop bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-install bench-interop bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -154,6 +154,9 @@ bench-snippets: setup  ## run the programs of `qexport snippet` on files of ever
 bench-interop: setup  ## let everything that people use read files of ours, and compare what it finds (PYTHONS=… with other versions)
 	@$(MAKE) --no-print-directory web || echo "without onnxruntime-web" >&2
 	$(PY) benchmarks/interop.py $(PYTHONS:%=--python %)
+
+bench-install: setup  ## add up what each extra of the package takes on the disk
+	$(PY) benchmarks/install_size.py
 
 bench-limits: setup  ## measure what memory grows by with images, calibrated on and scored, and with exports in one process
 	$(PY) benchmarks/limits.py
