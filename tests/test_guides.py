@@ -46,7 +46,11 @@ RUN_BY: Mapping[str, tuple[str, ...]] = {
 }
 """Page → which file of tests runs each of its Python blocks."""
 QEXPORT = ("qexport", ".venv/bin/qexport")
-NOT_RUN = {"pip": "installs from PyPI", "docker": "needs its daemon", "python": "build_engine.py needs TensorRT, run.py LiteRT"}
+NOT_RUN = {
+    "pip": "installs from PyPI",
+    "docker": "needs its daemon",
+    "python": "build_engine.py needs TensorRT, run.py LiteRT",
+}
 """Commands that are not tried, and why; of make's the target has to be there."""
 
 

@@ -140,6 +140,11 @@ def test_warnings_come_first_and_stand_beside_each_figure_that_they_concern(page
     for name in ("fidelity", "classes", "confidence", "gallery"):
         (section,) = page.all("section", id=name)
         assert [each.text for each in section.all("p", class_="caution")] == [f"⚠ {FEW}"] * 2
+    (drawn,) = page.all("section", id="summary")[0].all("p", class_="caution")
+    led = [(each.attributes["href"], each.attributes["title"]) for each in drawn.all("a")]
+    at = {each.attributes["id"]: each.text for each in header.all("li") if "id" in each.attributes}
+    assert [title for _, title in led] == [FEW, RESTLESS], "the plot's, by links: their text is on the same screen"
+    assert all(at[href.removeprefix("#")].endswith(title) for href, title in led)
 
 
 def test_the_header_says_what_came_out_and_which_rules_do_not_hold(page: Element) -> None:

@@ -167,6 +167,21 @@ def test_wide_tables_scroll_inside_their_box_on_a_phone(page: Any) -> None:
     assert page.locator(".summary th[scope=row]").first.evaluate("e => getComputedStyle(e).position") == "sticky"
 
 
+@pytest.mark.parametrize("name", ["#summary .scroll", "#sections"])
+def test_what_goes_on_to_the_right_fades_and_what_ends_does_not(name: str, page: Any) -> None:
+    masked = "name => getComputedStyle(document.querySelector(name)).maskImage !== 'none'"
+    look(page, PHONE, "light")
+    for place, wanted in ((0, True), (9999, False), (0, True)):
+        page.evaluate("([name, place]) => { document.querySelector(name).scrollLeft = place; }", [name, place])
+        page.wait_for_function(f"([name, wanted]) => ({masked})(name) === wanted", arg=[name, wanted])
+    page.emulate_media(media="print")
+    assert not page.evaluate(masked, name)
+
+
+def test_nothing_fades_that_is_whole(page: Any) -> None:
+    page.wait_for_function("getComputedStyle(document.getElementById('sections')).maskImage === 'none'")
+
+
 def test_a_click_on_a_heading_sorts(page: Any, report: dict[str, Any]) -> None:
     table = "[data-rows='artifacts.0.accuracy.per_class']"
     rows = report["artifacts"][0]["accuracy"]["per_class"]

@@ -22,6 +22,13 @@ const reading = new IntersectionObserver((changes) => {
 }, { rootMargin: "-20% 0px -75% 0px" });
 links.forEach((_, section) => reading.observe(section));
 
+// What goes on to the right fades there: a figure that is cut could be taken for a whole one.
+for (const box of all(".scroll, #sections")) {
+  const fade = () => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  box.addEventListener("scroll", fade, { passive: true });
+  new ResizeObserver(fade).observe(box);
+}
+
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
