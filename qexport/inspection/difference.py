@@ -247,7 +247,7 @@ ASPECTS = (
     Aspect(
         "weights in integers",
         lambda one: one.integers is not None,
-        lambda one, other: not np.array_equal(one.integers, other.integers),
+        lambda one, other: not np.array_equal(np.asarray(one.integers), np.asarray(other.integers)),
         lambda one, _: one.dtype,
     ),
 )
