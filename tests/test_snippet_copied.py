@@ -31,6 +31,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (tmp_path / "device").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    if patched := sys.modules.get("ultralytics.utils.patches"):
+        monkeypatch.setattr(Image, "open", patched._image_open)  # a device has Pillow's own
     space: dict[str, Any] = {"__name__": "program", "__file__": str(tmp_path / "device" / "run.py")}
     exec(compile(program_of(FACTS, "python"), "program", "exec"), space)
     return space
