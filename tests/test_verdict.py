@@ -19,6 +19,7 @@ from qexport.reporting.report import (
     CalibrationInfo,
     EvaluationInfo,
     Gate,
+    LatencyInfo,
     ModelInfo,
     Outcome,
     Report,
@@ -288,7 +289,7 @@ def test_an_engine_is_judged_in_place_of_its_graph() -> None:
     graph = replace(INT8, format="tensorrt", accuracy=None, speedup=None)
     report = replace(REPORT, artifacts=(graph, replace(graph, engine=True, accuracy=ACCURACY)))
     (found,) = verdicts(report, lambda artifact: artifact.label)
-    assert found.text == "engine int8 keeps 99.3 % of mAP50-95: fit to ship"
+    assert found.text == "engine int8 keeps 99.3 % of mAP50-95: fit to ship (not timed here)"
 
 
 def test_a_rule_that_its_graph_breaks_is_said_of_an_engine() -> None:
@@ -298,6 +299,47 @@ def test_a_rule_that_its_graph_breaks_is_said_of_an_engine() -> None:
     report = replace(REPORT, artifacts=(graph, engine), gate=Gate(False, (TOO_BIG,)))
     (found,) = verdicts(report, lambda artifact: artifact.label)
     assert found.text == "engine int8 keeps 99.3 % of mAP50-95: not fit to ship by --max-size"
+
+
+DROP = Outcome("max-drop", "m_int8.tflite", 0.24, (-2.81, 3.8512), 2.0, True, "")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "rules", "open_"),
+    [
+        ({"retention_interval": (0.9612, 1.02), "images": 100}, (), "100 images cannot rule out a loss of 3.9 %"),
+        ({"retention_interval": (0.9699, 1.02)}, (), "5000 images cannot rule out a loss of 3.01 %"),
+        ({"retention_interval": (0.971, 1.02)}, (), ""),
+        ({}, (DROP,), "5000 images cannot rule out a loss of 3.9 %"),
+        ({"retention_interval": (0.95, 1.02)}, (replace(DROP, bound=6.0),), ""),
+        ({}, (replace(DROP, interval=None),), ""),
+        (
+            {},
+            (replace(DROP, rule="min-retention", figure=0.99, interval=(0.965, 1.01), bound=0.98),),
+            "5000 images cannot rule out a loss of 3.5 %",
+        ),
+        (
+            {},
+            (DROP, replace(DROP, rule="min-fidelity", figure=0.94, interval=(0.9127, 0.96), bound=0.93)),
+            "5000 images cannot rule out a loss of 3.9 % or a fidelity of 0.913",
+        ),
+        ({}, (replace(DROP, rule="max-size", interval=(1.0, 3.0)),), ""),
+    ],
+)
+def test_what_the_images_cannot_rule_out_is_said_behind_fit(
+    accuracy: Mapping[str, Any], rules: tuple[Outcome, ...], open_: str
+) -> None:
+    found = verdict({"accuracy": replace(ACCURACY, **accuracy)}, {"gate": Gate(True, rules)} if rules else {})
+    assert found == ("fit", f"{KEEPS}: fit to ship{f' ({open_})' if open_ else ''}", "")
+
+
+def test_what_was_not_timed_is_said_so() -> None:
+    untimed = "tflite int8 keeps 99.3 % of mAP50-95, 3.4× smaller: fit to ship"
+    assert verdict({"speedup": None}, {})[1] == f"{untimed} (not timed here)"
+    alone = LatencyInfo(p50=3.0, p95=3.1)
+    assert verdict({"speedup": None, "latency_ms": alone}, {})[1] == untimed
+    crossed = {"speedup": None, "accuracy": replace(ACCURACY, retention_interval=(0.9, 1.0))}
+    assert verdict(crossed, {})[1] == f"{untimed} (5000 images cannot rule out a loss of 10.0 %; not timed here)"
 
 
 def test_every_rendering_has_the_verdict() -> None:

@@ -6,7 +6,7 @@ It is derived from the report, and shown by all its renderings.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,9 +14,10 @@ from qexport.optimisation.effort import BEST
 from qexport.reporting.gate import RULES, accuracy_of
 from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION, STRICT
 from qexport.reporting.provenance import stand_in
-from qexport.reporting.report import ACCURACY, LATENCY, LIKENESS, ArtifactReport, Report
+from qexport.reporting.report import ACCURACY, LATENCY, LIKENESS, ArtifactReport, Outcome, Report
+from qexport.reporting.rule import NumberFormat
 from qexport.targets import INTEGERS_ONLY
-from qexport.vocabulary import listed
+from qexport.vocabulary import alternatives, listed
 
 FIT, DOUBTFUL, UNFIT = "fit", "doubtful", "unfit"
 MIN_FACTOR = 1.05
@@ -27,6 +28,9 @@ UNPLANNED = ("fp16", "int8-dynamic")
 """Precisions without scales of activations, which no pass works on."""
 OF_ACCURACY = ("max-drop", "min-retention", "min-fidelity", STRICT)
 """Rules that more effort may meet."""
+OF_LOSS = {"max-drop", "min-retention"}
+"""Those that are asked for in place of `MIN_RETENTION`."""
+PERCENT = NumberFormat(1, " %")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,33 @@ def _judgements(artifact: ArtifactReport, report: Report) -> Iterator[tuple[str,
         yield DOUBTFUL, "slower than FP32 here, of use for its size alone", _elsewhere(report)
     if runtime := stand_in(artifact):
         yield DOUBTFUL, f"looks fit to ship as {runtime} runs it: try it where it belongs", ""
-    yield FIT, "fit to ship", ""
+    open_ = "; ".join([*_not_ruled_out(artifact, report, rules), *_not_timed(artifact)])
+    yield FIT, f"fit to ship ({open_})" if open_ else "fit to ship", ""
+
+
+def _not_ruled_out(artifact: ArtifactReport, report: Report, rules: Sequence[Outcome]) -> Iterator[str]:
+    """Bounds that the figure keeps and the far end of its interval does not: other images may break them."""
+    found = artifact.accuracy
+    spans = [(each.rule, each.interval, each.bound) for each in rules if each.rule in OF_ACCURACY]
+    if found and found.retention is not None and not {rule for rule, *_ in spans} & OF_LOSS:
+        spans.append(("min-retention", found.retention_interval, MIN_RETENTION))
+    worst = [_worst(rule, span, bound) for rule, span, bound in spans if span and span[0] < bound < span[1]]
+    if found and worst:
+        yield f"{found.images} images cannot rule out {alternatives(list(dict.fromkeys(worst)))}"
+
+
+def _worst(rule: str, interval: tuple[float, float], bound: float) -> str:
+    """The far end of a figure's interval, in words that it is told by."""
+    if rule == "min-fidelity":
+        return f"a fidelity of {NumberFormat(3).pair(interval[0], bound)[0]}"
+    if rule == "max-drop":
+        return f"a loss of {PERCENT.pair(interval[1], bound)[0]}"
+    return f"a loss of {PERCENT.pair(100 * (1 - interval[0]), 100 * (1 - bound))[0]}"
+
+
+def _not_timed(artifact: ArtifactReport) -> Iterator[str]:
+    if artifact.latency_ms is None and artifact.speedup is None:
+        yield "not timed here"
 
 
 def _option(rule: str) -> str:
@@ -114,7 +144,7 @@ def _of_accuracy(artifact: ArtifactReport, report: Report, rules: set[str]) -> I
         yield DOUBTFUL, "whether it is fit is not known: there is nothing of FP32's to compare it with", ""
     elif retention is None:
         yield DOUBTFUL, "near FP32; without labels nobody knows how good that is", ""
-    elif retention < MIN_RETENTION and not rules & {"max-drop", "min-retention"}:
+    elif retention < MIN_RETENTION and not rules & OF_LOSS:
         yield (
             DOUBTFUL,
             f"loses more than {100 * (1 - MIN_RETENTION):.0f} % of FP32's accuracy",
