@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -50,6 +51,10 @@ CPU_ALIASES = {
 }
 
 
+NEAR = 0.6
+"""How like a name a word has to be so that the name is suggested."""
+
+
 def listed(words: Sequence[str]) -> str:
     """A, B and C."""
     return " and ".join(", ".join(words).rsplit(", ", 1))
@@ -95,9 +100,31 @@ def guess(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] 
     return f"; did you mean {meant}" if meant else ""
 
 
-def closest(word: str, names: Sequence[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str:
-    """The name that was probably meant, "" if none is near."""
-    known = {plain(name): name for name in names}
-    known |= {alias: name for name, others in (aliases or {}).items() if name in names for alias in others}
-    found = difflib.get_close_matches(plain(word), known, 1)
-    return known[found[0]] if found else ""
+def closest(
+    word: str, names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None, least: float = NEAR
+) -> str:
+    """The name that was probably meant, "" if none is near; of names that are as near, the one that comes first.
+
+    Args:
+        least: how near it has to be, 0..1 (`difflib.SequenceMatcher`); an ending that both have, ".yaml" say, does
+            not count.
+    """
+    names = tuple(names)
+    spellings = [(name, name) for name in names]
+    spellings += [(alias, name) for name, others in (aliases or {}).items() if name in names for alias in others]
+    best, found = least, ""
+    for spelling, name in spellings:
+        likeness = _likeness(word, spelling, best)
+        if likeness > best or (likeness == best and not found):
+            best, found = likeness, name
+    return found
+
+
+def _likeness(word: str, spelling: str, least: float) -> float:
+    """How alike two words are, 0..1; 0 where it is surely less than `least`."""
+    suffix = os.path.splitext(word)[1]
+    if suffix == os.path.splitext(spelling)[1]:
+        word, spelling = word.removesuffix(suffix), spelling.removesuffix(suffix)
+    matcher = difflib.SequenceMatcher(None, plain(spelling), plain(word))
+    near = matcher.real_quick_ratio() >= least and matcher.quick_ratio() >= least
+    return matcher.ratio() if near else 0.0

@@ -114,6 +114,12 @@ def test_an_unknown_name_gets_the_nearest_known_one() -> None:
         resolve_model("yolo26nn.pt")
     with pytest.raises(InputError, match=r"dataset coco88\.yaml does not exist: .* did you mean coco8\.yaml"):
         resolve_data("coco88.yaml")
+    with pytest.raises(InputError, match=r"model yolo26\.pt does not exist: .* did you mean yolo26n\.pt$"):
+        resolve_model("yolo26.pt")
+    with pytest.raises(InputError, match=r"model yolov8-seg\.pt does not exist: .* did you mean yolov8n-seg\.pt$"):
+        resolve_model("yolov8-seg.pt")
+    with pytest.raises(InputError, match=r"dataset missing\.yaml does not exist: give the path of a dataset YAML$"):
+        resolve_data("missing.yaml")
 
 
 @pytest.mark.usefixtures("online")

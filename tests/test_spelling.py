@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from refusals import INPUT, USAGE
 
+import qexport
 from qexport.cli.app import export_app, main, verb_first
 from qexport.cli.spelling import Spelled, Vocabulary, join_pairs, known_to, spell
 from qexport.errors import UsageError
+from qexport.vocabulary import closest
 
 EXPORT = known_to(export_app, "")
 QAT = Vocabulary(frozenset({"resume"}), frozenset({"epochs", "precision"}), mode="train")
@@ -88,10 +90,6 @@ def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, monkeypatch: pytes
             "a.pt quantize=4",
             "quantize=4 is out of range: give 32, fp32, w32a32, 16, fp16, w16a16, 8, int8, w8a8, w8a16 or w8a32",
         ),
-        (
-            "a.pt keras=True",
-            "keras=True has no meaning here: leave it out, as TFLite files are written without Keras",
-        ),
         ("a.pt name=exp", "name=exp has no meaning here: give --out FOLDER, or --target DEVICE"),
         (
             "a.pt conf=0.4",
@@ -110,6 +108,24 @@ def test_what_is_not_needed_is_said_where_it_asks_for_something() -> None:
     found = spell(["a.pt", "simplify=True", "optimize=False", "keras=False"], EXPORT)
     assert found.words == ("a.pt",)
     assert found.notes == ("simplify=True is not needed: each format has the graph that suits its runtime",)
+
+
+def test_every_key_of_ultralytics_is_understood_by_an_export() -> None:
+    """Its export takes them all, whether or not it reads them: a line that works there ends in no error about a key."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    assert {"keras", *DEFAULT_CFG_DICT} - {key for key in (*DEFAULT_CFG_DICT, "keras") if EXPORT.knows(key)} == set()
+    harmless = {"keras": "True", "save": "True", "plots": "True", "seed": "7", "scale": "0.4", "optimize": "True"}
+    found = spell(["a.pt", *(f"{key}={value}" for key, value in harmless.items())], EXPORT)
+    assert found.words == ("a.pt",)
+    assert [note.partition("=")[0] for note in found.notes] == list(harmless)
+    assert found.notes[0] == "keras=True is not needed: TFLite files are written without Keras"
+    assert found.notes[1] == "save=True is not needed: an export does not read it"
+
+
+def test_keys_of_training_are_not_left_out_of_a_training() -> None:
+    with pytest.raises(UsageError, match=r"^cos_lr=True is neither a file nor an option: "):
+        spell(["a.pt", "cos_lr=True"], QAT, ["qat"])
 
 
 def test_a_verb_has_its_own_options() -> None:
@@ -193,7 +209,9 @@ def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
             ["snippet", "m.onnx", "--lang", "pyhton"],
             "--lang pyhton is out of range: give python, js, cpp or kotlin; did you mean python",
         ),
-        (["cache", "--clean"], "No such option: --clean (Possible options: --clear)"),
+        (["a.pt", "--dat", "d.yaml"], "No such option: --dat: did you mean --data"),
+        (["a.pt", "--zzz"], "No such option: --zzz: see qexport --help"),
+        (["cache", "--clean"], "No such option: --clean: did you mean --clear"),
         (["a.pt", "--config", "absent"], "config absent cannot be read (No such file or directory): give a YAML file"),
         (["", "--half"], "no model given: qexport MODEL.pt --format tflite --int8 --data DATA.yaml"),
         (["a.pt", "--data", ""], "--data cannot be '': give another value"),
@@ -254,3 +272,26 @@ def test_a_word_that_is_none_gets_the_one_that_was_meant(
 ) -> None:
     assert main(words) == USAGE
     assert capsys.readouterr().err == f"qexport: error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "names", "expected"),
+    [
+        ("dat", ("batch", "data", "dla"), "data"),
+        ("yolo26.pt", ("yolo26n.pt", "yolo26x.pt"), "yolo26n.pt"),
+        ("yolo26.pt", ("yolo26x.pt", "yolo26n.pt"), "yolo26x.pt"),
+        ("missing.yaml", ("lvis.yaml",), ""),
+        ("missing", ("lvis",), ""),
+        ("coco.yml", ("lvis.yaml", "coco.yaml"), "coco.yaml"),
+        ("Calib_Images", ("calib-images",), "calib-images"),
+        ("a.b", ("a_c", "a-b"), "a-b"),
+    ],
+)
+def test_what_is_suggested_is_near_and_of_equals_the_first(word: str, names: tuple[str, ...], expected: str) -> None:
+    assert closest(word, names) == expected
+
+
+def test_one_function_finds_what_was_meant() -> None:
+    source = Path(qexport.__file__).parent
+    users = [path.relative_to(source) for path in source.rglob("*.py") if "difflib" in path.read_text("utf-8")]
+    assert users == [Path("vocabulary.py")]

@@ -336,7 +336,7 @@ def test_what_the_images_cannot_rule_out_is_said_behind_fit(
 def test_what_was_not_timed_is_said_so() -> None:
     untimed = "tflite int8 keeps 99.3 % of mAP50-95, 3.4× smaller: fit to ship"
     assert verdict({"speedup": None}, {})[1] == f"{untimed} (not timed here)"
-    alone = LatencyInfo(p50=3.0, p95=3.1)
+    alone = LatencyInfo(p50=3.0, p95=3.1, min=2.9)
     assert verdict({"speedup": None, "latency_ms": alone}, {})[1] == untimed
     crossed = {"speedup": None, "accuracy": replace(ACCURACY, retention_interval=(0.9, 1.0))}
     assert verdict(crossed, {})[1] == f"{untimed} (5000 images cannot rule out a loss of 10.0 %; not timed here)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import sys
@@ -37,7 +36,7 @@ from qexport.plugins import BACKENDS, names
 from qexport.targets import TARGETS
 from qexport.tasks import SCORING
 from qexport.version import __version__
-from qexport.vocabulary import PRECISIONS, alternatives, unknown
+from qexport.vocabulary import PRECISIONS, alternatives, closest, unknown
 
 if TYPE_CHECKING:
     from qexport.job.options import ExportJob
@@ -371,13 +370,13 @@ def ended(command: Callable[[], int]) -> int:
         return unexpected(error, "")
 
 
-def _mistyped(word: str) -> str | None:
+def _mistyped(word: str) -> str:
     """The verb that a first word nearly is, where it is neither a file's name nor an option."""
     if Path(word).suffix or word.startswith("-") or "=" in word or Path(word).exists():
-        return None
+        return ""
     if word in ELSEWHERE:
         return ELSEWHERE[word]
-    return next(iter(difflib.get_close_matches(word, (*VERBS, *CHECKS, *SAME, "export", "help"), 1, 0.75)), None)
+    return closest(word, (*VERBS, *CHECKS, *SAME, "export", "help"), least=0.75)
 
 
 def _checks() -> typer.Typer:

@@ -22,6 +22,7 @@ from qexport.system.files import out_of_room
 from qexport.system.launch import launched
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
+from qexport.vocabulary import closest
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 MAX_SECONDS = 1e7
@@ -123,7 +124,12 @@ def misused(error: typer.TyperException) -> str:
     said = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "qexport"
-    return said if "(Possible options: " in said else ": ".join(filter(None, (said, f"see {command} --help")))
+    wrong, known = getattr(error, "option_name", "") or "", getattr(error, "possibilities", None)
+    if not known:
+        return ": ".join(filter(None, (said, f"see {command} --help")))
+    near = closest(wrong.lstrip("-"), [name.lstrip("-") for name in known])
+    hint = f"did you mean --{near}" if near else f"see {command} --help"
+    return f"{said.partition(' (Possible')[0]}: {hint}"
 
 
 def tell(line: str) -> None:

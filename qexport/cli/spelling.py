@@ -5,7 +5,6 @@ Its arguments: `ultralytics/cfg/default.yaml` and the tables of `ultralytics/eng
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -17,8 +16,9 @@ import typer
 
 from qexport.cli.completion import MODELS
 from qexport.errors import UsageError
-from qexport.vocabulary import alternatives
+from qexport.vocabulary import alternatives, closest
 
+EXPORT = "export"
 ON, OFF = ("true", "1"), ("false", "0", "0.0", "none")
 KEY = re.compile(r"[A-Za-z]\w*(?:-\w+)*=?")
 PAIR = re.compile(r"([A-Za-z]\w*(?:-\w+)*)=(.*)", re.DOTALL)
@@ -38,11 +38,24 @@ NEEDLESS = {
     "optimize": "--effort says how much is done",
     "verbose": "--quiet prints errors only",
     "workers": "--threads is what artifacts are measured with",
+    "keras": "TFLite files are written without Keras",
     "exist_ok": "a folder takes as many runs of one model as you like",
 }
 """What changes nothing here, and why: it is said, and the run goes on."""
+OF_OTHERS = frozenset(
+    (
+        *["time", "patience", "save", "save_period", "cache", "pretrained", "cls_remap", "optimizer", "seed", "deterministic", "single_cls"],
+        *["rect", "cos_lr", "close_mosaic", "resume", "amp", "profile", "freeze", "multi_scale", "compile", "channels_last", "overlap_mask"],
+        *["mask_ratio", "dropout", "val", "save_json", "dnn", "plots", "vid_stride", "stream_buffer", "visualize", "augment", "classes"],
+        *["retina_masks", "embed", "show", "save_frames", "save_txt", "save_conf", "save_crop", "show_labels", "show_conf", "show_boxes"],
+        *["line_width", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "distill_model"],
+        *["dis", "box", "cls", "cls_pw", "dfl", "pose", "kobj", "rle", "angle", "dlog", "dgrad", "dlam", "nbs", "hsv_h", "hsv_s", "hsv_v", "degrees", "translate"],
+        *["scale", "shear", "perspective", "flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode", "auto_augment"],
+        *["erasing", "tracker"],
+    )
+)
+"""What Ultralytics' export takes and does not read: it is said, and an export goes on."""
 INSTEAD = {
-    "keras": "leave it out, as TFLite files are written without Keras",
     "project": "give --out FOLDER",
     "name": "give --out FOLDER, or --target DEVICE",
     "save_dir": "give --out FOLDER",
@@ -84,7 +97,7 @@ class Vocabulary:
     flags: frozenset[str]
     values: frozenset[str]
     before_value: frozenset[str] = frozenset()
-    mode: str = "export"
+    mode: str = EXPORT
 
     @property
     def meanings(self) -> Mapping[str, Callable[[str], list[str]]]:
@@ -105,12 +118,15 @@ class Vocabulary:
         return tuple(name.replace("-", "_") for name in known)
 
     def knows(self, key: str) -> bool:
-        """Whether a key means something."""
-        return key.replace("-", "_") in self.names
+        """Whether a key means something, or nothing that would be missed."""
+        return key.replace("-", "_") in self.names or bool(self.needless(key))
 
-    def ignores(self, key: str) -> bool:
-        """Whether a key changes nothing."""
-        return key in NEEDLESS and key.replace("_", "-") not in self.flags | self.values
+    def needless(self, key: str) -> str:
+        """Why a key changes nothing; "" where it does."""
+        if key.replace("_", "-") in self.flags | self.values:
+            return ""
+        other = self.mode == EXPORT and key in OF_OTHERS
+        return NEEDLESS.get(key, "an export does not read it" if other else "")
 
     def spelled(self, key: str, value: str) -> list[str]:
         """A key that is known, and its value, as words of this command line.
@@ -164,7 +180,7 @@ def known_to(app: typer.Typer, verb: str) -> Vocabulary:
     options = [each for each in (command.commands[verb] if verb else command).params if each.opts[0].startswith("-")]
     flags = {name for each in options if each.is_flag for name in each.opts}
     others = {name for each in options if not each.is_flag for name in each.opts}
-    return Vocabulary(_long(flags), _long(others), frozenset(others), "train" if verb == "qat" else "export")
+    return Vocabulary(_long(flags), _long(others), frozenset(others), "train" if verb == "qat" else EXPORT)
 
 
 def _long(names: Iterable[str]) -> frozenset[str]:
@@ -202,8 +218,8 @@ def spell(words: Sequence[str], known: Vocabulary, verb: Sequence[str] = ()) -> 
         key, value = pair[1], pair[2].strip().rstrip(",").strip("\"'")
         if not known.knows(key):
             raise _unknown(key, value, found, rest, known, verb)
-        if known.ignores(key) and value.lower() not in OFF:
-            notes.append(f"{key}={value} is not needed: {NEEDLESS[key]}")
+        if (why := known.needless(key)) and value.lower() not in OFF:
+            notes.append(f"{key}={value} is not needed: {why}")
         place = 0 if key == "model" else len(found)
         found[place:place] = known.spelled(key, value)
     return Spelled(tuple(found), tuple(notes))
@@ -236,11 +252,11 @@ def _unknown(
     """What is said of a key that is none: the one that was probably meant, and the line to type."""
     what = f"{key}={value} is neither a file nor an option"
     names = ("model",) if value.endswith(MODELS) else known.names
-    near = difflib.get_close_matches(key.replace("-", "_").lower(), names, 1)
+    near = closest(key, names)
     if not near:
         return UsageError(what, f"see {shlex.join(['qexport', *verb, '--help'])}")
     try:
-        line = spell([*before, f"{near[0]}={value}", *rest], known, verb)
+        line = spell([*before, f"{near}={value}", *rest], known, verb)
     except UsageError:
-        return UsageError(what, f"did you mean {near[0]}={value}")
-    return UsageError(what, f"did you mean {near[0]}={value}, which is {shlex.join(['qexport', *verb, *line.words])}")
+        return UsageError(what, f"did you mean {near}={value}")
+    return UsageError(what, f"did you mean {near}={value}, which is {shlex.join(['qexport', *verb, *line.words])}")

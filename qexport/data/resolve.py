@@ -6,8 +6,8 @@ and nothing more, whatever its `download:` key says.
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -19,9 +19,12 @@ from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
 from qexport.system.given_files import special_kind
+from qexport.vocabulary import closest
 
 _DOWNLOAD_HOST = "github.com"
 _CONNECT_SECONDS = 3.0
+SIZES = "nsmlx"
+"""Letters of Ultralytics' models, from the smallest to the largest."""
 
 
 def resolve_model(name: str) -> Path:
@@ -49,7 +52,7 @@ def resolve_model(name: str) -> Path:
     for folder in (Path(), Path(SETTINGS["weights_dir"])):
         if (folder / asset).is_file():
             return folder / asset
-    released = sorted(known for known in GITHUB_ASSETS_NAMES if known.endswith(".pt"))
+    released = sorted((known for known in GITHUB_ASSETS_NAMES if known.endswith(".pt")), key=_by_size)
     if asset not in released:
         raise _unknown("model", name, "the path of a .pt checkpoint", released)
     _fetch(f"model {name}", _DOWNLOAD_HOST, lambda: attempt_download_asset(asset, retry=1))
@@ -154,7 +157,13 @@ def _fetch(what: str, host: str, download: Callable[[], object]) -> None:
         raise InputError(f"{what} could not be downloaded ({reason})", "fetch it by hand and give its path") from error
 
 
+def _by_size(name: str) -> tuple[int, str]:
+    """What sorts released models, the smallest first, which is the likeliest to be meant."""
+    size = re.search(rf"(?<=\d)[{SIZES}]", name)
+    return SIZES.index(size[0]) if size else 0, name
+
+
 def _unknown(kind: str, name: str, wanted: str, known: list[str]) -> InputError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f", or did you mean {near[0]}" if near else ""
+    near = closest(name, known)
+    hint = f", or did you mean {near}" if near else ""
     return InputError(f"{kind} {name} does not exist", f"give {wanted}{hint}")

@@ -6,7 +6,6 @@ Everything that can be refused without looking into a model is refused here, bef
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from qexport.job.export_job import ExportJob
 from qexport.job.parsing import converted
 from qexport.system.machine import choices
 from qexport.targets import TARGETS, preset
+from qexport.vocabulary import closest
 
 __all__ = ["ExportJob", "make_job", "read_config"]
 
@@ -111,6 +111,6 @@ def _check_names(options: Mapping[str, Any], place: str) -> None:
     """Raise `UsageError` where an option is none."""
     for name in options:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1)
-            hint = f"did you mean {near[0]}" if near else f"known options are {', '.join(FIELDS)}"
+            near = closest(name, FIELDS)
+            hint = f"did you mean {near}" if near else f"known options are {', '.join(FIELDS)}"
             raise UsageError(f"unknown option {name}{place}", hint)

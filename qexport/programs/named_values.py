@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from qexport.errors import UsageError
 from qexport.programs.program import Program, Region, Value
+from qexport.vocabulary import closest
 
 
 def named_values(
@@ -24,8 +24,8 @@ def named_values(
     for name in given:
         known = (name,) if name in values else tuple(each for each in names.get(name, ()) if each in values)
         if not known:
-            near = difflib.get_close_matches(name, [*names, *values], n=1)
-            hint = f"did you mean {near[0]}" if near else "plan.json has the names"
+            near = closest(name, (*names, *values))
+            hint = f"did you mean {near}" if near else "plan.json has the names"
             raise UsageError(f"{option} {name} is not in the model", hint)
         found.update(dict.fromkeys(known))
     return tuple(found)
