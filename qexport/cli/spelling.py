@@ -44,14 +44,16 @@ NEEDLESS = {
 """What changes nothing here, and why: it is said, and the run goes on."""
 OF_OTHERS = frozenset(
     (
-        *["time", "patience", "save", "save_period", "cache", "pretrained", "cls_remap", "optimizer", "seed", "deterministic", "single_cls"],
-        *["rect", "cos_lr", "close_mosaic", "resume", "amp", "profile", "freeze", "multi_scale", "compile", "channels_last", "overlap_mask"],
-        *["mask_ratio", "dropout", "val", "save_json", "dnn", "plots", "vid_stride", "stream_buffer", "visualize", "augment", "classes"],
-        *["retina_masks", "embed", "show", "save_frames", "save_txt", "save_conf", "save_crop", "show_labels", "show_conf", "show_boxes"],
-        *["line_width", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "distill_model"],
-        *["dis", "box", "cls", "cls_pw", "dfl", "pose", "kobj", "rle", "angle", "dlog", "dgrad", "dlam", "nbs", "hsv_h", "hsv_s", "hsv_v", "degrees", "translate"],
-        *["scale", "shear", "perspective", "flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode", "auto_augment"],
-        *["erasing", "tracker"],
+        *("time", "patience", "save", "save_period", "cache", "pretrained", "cls_remap", "optimizer", "seed"),
+        *("deterministic", "single_cls", "rect", "cos_lr", "close_mosaic", "resume", "amp", "profile", "freeze"),
+        *("multi_scale", "compile", "channels_last", "overlap_mask", "mask_ratio", "dropout", "val", "save_json"),
+        *("dnn", "plots", "vid_stride", "stream_buffer", "visualize", "augment", "classes", "retina_masks"),
+        *("embed", "show", "save_frames", "save_txt", "save_conf", "save_crop", "show_labels", "show_conf"),
+        *("show_boxes", "line_width", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs"),
+        *("warmup_momentum", "warmup_bias_lr", "distill_model", "dis", "box", "cls", "cls_pw", "dfl", "pose"),
+        *("kobj", "rle", "angle", "dlog", "dgrad", "dlam", "nbs", "hsv_h", "hsv_s", "hsv_v", "degrees"),
+        *("translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic", "mixup", "cutmix"),
+        *("copy_paste", "copy_paste_mode", "auto_augment", "erasing", "tracker"),
     )
 )
 """What Ultralytics' export takes and does not read: it is said, and an export goes on."""
