@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cache as remembered
+from pathlib import Path
 
 from qexport.calibration.calibrate import calibrate, described, passes_for, preprocess_name
 from qexport.calibration.calibration_table import CalibrationTable, check_table, load_table, save_table
@@ -68,8 +69,9 @@ class Run:
 
 def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Read model and data, and leave out the images that cannot be used."""
-    with clock.step("read", "Reading model and data"):
+    with clock.step("read", "Reading model and data") as advance:
         run = read_run(job, clock, beside)
+        advance(_resolved(job, run))
     images, channels = run.images, run.source.program.input.channels
     count = len({*images.calibration, *images.evaluation})
     if not count:
@@ -81,11 +83,24 @@ def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     return replace(run, images=images)
 
 
+def _resolved(job: ExportJob, run: Run) -> str:
+    """What bare names were found to mean, "" where none was."""
+    data = run.images.calibration_dataset, run.images.evaluation_data
+    found = {job.model: run.source.checkpoint.path}
+    found |= {name: each.root for name, each in zip((job.data, job.eval_data), data, strict=True) if name and each}
+    bare = {name: path for name, path in found.items() if Path(name).name == name and not Path(name).exists()}
+    return ", ".join(f"{name} is {path}" for name, path in bare.items() if str(path) != name)
+
+
 def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     """Resolve, read and capture, and refuse what cannot be done with it."""
     choice = image_choice(job)
-    images = select_images(choice, task_known=has_task_metadata(job))
-    path, options = resolve_model(job.model), _capture_options(job)
+    try:
+        images = select_images(choice, task_known=has_task_metadata(job))
+    except InputError as error:
+        raise _with_model(error, job.model) from error
+    path = resolve_model(job.model)
+    options = _capture_options(job)
     reading = Task(read_source, (path, options))
     if beside:
         beside.submit(Task(ready, (), reading))
@@ -102,6 +117,15 @@ def read_run(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:
     here = Inline({reading: source}, clock.progress)
     plan, cache = _given_plan(job, source), open_cache(not job.no_cache)
     return Run(job, source, images, reading, clock, here, beside, plan, cache=cache)
+
+
+def _with_model(error: InputError, model: str) -> InputError:
+    """What is wrong with the data, and with the model where that is not to be had either: one error says both."""
+    try:
+        resolve_model(model, download=False)
+    except InputError as other:
+        return InputError(f"{other.what}; {error.what}", other.remedy)
+    return error
 
 
 def _capture_options(job: ExportJob) -> CaptureOptions:

@@ -76,6 +76,26 @@ def test_another_model_gets_a_folder_of_its_own_where_none_was_given(
     assert {path.name for path in first.iterdir()} == {"best_int8.onnx", "best_int8.onnx.manifest.json"}
 
 
+def test_a_folder_that_is_not_the_announced_one_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    class Told(Silent):
+        @contextmanager
+        def step(self, title: str, total: int | None = None) -> Any:
+            yield lambda note="": told.append(f"{title}: {note}")
+
+    with run_folder(Path("out/best"), False, OWN, Told()) as folder:
+        leave(folder, OWN)
+    assert told == []
+    with run_folder(Path("out/best"), False, OTHERS["program"], Told()) as folder:
+        pass
+    held = "out/best holds artifacts of best.pt with another image size, batch or head"
+    assert told == [f"Choosing a folder: {held}, so files go to {folder}"]
+
+
 def test_the_same_model_adds_up_and_a_folder_without_artifacts_is_anyones(tmp_path: Path) -> None:
     leave(tmp_path, OWN)
     assert chosen(ExportJob("best.pt", out=tmp_path), OWN) == tmp_path

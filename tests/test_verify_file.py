@@ -323,7 +323,7 @@ def test_without_the_files_beside_it_less_is_checked(copied: Path, submit: Any) 
     ("words", "code", "message"),
     [
         (("verify", "absent.onnx"), 3, "absent.onnx does not exist: give an artifact that qexport wrote"),
-        (("verify", str(MODEL)), 3, "there is no report at "),
+        (("verify", str(MODEL)), 3, "shapes26.pt is no artifact of qexport: give a .tflite or .onnx file"),
         (("diff", "absent.onnx", str(MODEL)), 3, "absent.onnx does not exist: give two artifacts, or two report.json"),
         (("diff", str(MODEL), str(MODEL)), 3, "shapes26.pt is no artifact of qexport: give a .tflite or .onnx file"),
     ],
@@ -332,6 +332,15 @@ def test_what_cannot_be_looked_at_is_one_line(words: tuple[str, ...], code: int,
     found, output, errors = submit(*words)
     assert (found, output, len(errors)) == (code, [], 1)
     assert message in errors[0]
+
+
+def test_a_file_that_was_copied_alone_is_told_what_belongs_to_it(tmp_path: Path, submit: Any) -> None:
+    (tmp_path / ONNX).write_bytes(b"")
+    code, _, errors = submit("verify", tmp_path / ONNX)
+    along = f"report.json, {ONNX}.manifest.json, plan and samples"
+    assert code == 3
+    assert f"there is no report at {tmp_path / 'report.json'}: give --report, or copy along what lies" in errors[0]
+    assert errors[0].endswith(f"beside it: {along}")
 
 
 def test_a_report_of_other_files_is_refused(copied: Path, submit: Any) -> None:

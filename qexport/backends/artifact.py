@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.errors import InputError
-from qexport.system.given_files import read_bytes, special_kind
+from qexport.system.given_files import or_nearby, read_bytes, special_kind
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_artifact(path: Path, remedy: str = "") -> None:
         InputError: it says what it is.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist", remedy or GIVE)
+        raise InputError(f"{path} does not exist", (remedy or GIVE) + or_nearby(path))
     for file in (path, *(path.iterdir() if path.is_dir() else ())):
         if kind := special_kind(file):
             raise InputError(f"{file} is {kind}, not a file", remedy or GIVE)

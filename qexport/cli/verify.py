@@ -15,6 +15,7 @@ from qexport.cli.console import SETTINGS, Timeout, fail, library_output
 from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
+from qexport.system.given_files import or_nearby
 from qexport.vocabulary import unknown
 
 if TYPE_CHECKING:
@@ -64,14 +65,18 @@ def verify(
 
 
 def _recheck(file: Path, report: Path | None, data: str | None, threads: int, jobs: int) -> list[Check]:
-    from qexport.backends.artifact import check_artifact
+    from qexport.backends.artifact import SUFFIX, check_artifact
 
     check_artifact(file)
+    from qexport.inspection.difference import find_format
     from qexport.inspection.run_folder import report_beside
 
+    find_format(file)
     saved = report or report_beside(file)
     if not saved.exists():
-        raise InputError(f"there is no report at {saved}", "give --report")
+        along = f", or copy along what lies beside it: report.json, {file.name}{SUFFIX}, plan and samples"
+        remedy = f"give --report{or_nearby(saved) if report else along}"
+        raise InputError(f"there is no report at {saved}", remedy)
     from qexport.reporting.load import load_report
 
     known = load_report(saved)

@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -27,10 +28,13 @@ SIZES = "nsmlx"
 """Letters of Ultralytics' models, from the smallest to the largest."""
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, download: bool = True) -> Path:
     """The checkpoint that `name` means: a file, or a released checkpoint of Ultralytics, fetched if needed.
 
     A fetched checkpoint is written where Ultralytics puts it: into the working directory.
+
+    Args:
+        download: without, it is found out whether it could be fetched, and where it would be then.
 
     Raises:
         InputError: there is no such file or released checkpoint, or it cannot be fetched.
@@ -55,6 +59,9 @@ def resolve_model(name: str) -> Path:
     released = sorted((known for known in GITHUB_ASSETS_NAMES if known.endswith(".pt")), key=_by_size)
     if asset not in released:
         raise _unknown("model", name, "the path of a .pt checkpoint", released)
+    if not download:
+        _check_reachable(f"model {name}", _DOWNLOAD_HOST)
+        return Path(asset)
     _fetch(f"model {name}", _DOWNLOAD_HOST, lambda: attempt_download_asset(asset, retry=1))
     if not os.path.isfile(asset):
         raise InputError(f"model {name} could not be downloaded", "fetch it by hand and give its path")
@@ -71,20 +78,34 @@ def resolve_data(name: str) -> Dataset:
         return _own_dataset(Path(name))
     if not _is_bare(name):
         raise InputError(f"dataset {name} does not exist", "give the path of a dataset YAML")
-    quiet_ultralytics()
-    from ultralytics.utils import ROOT, SETTINGS
-
-    bundled = Path(ROOT) / "cfg" / "datasets"
-    file = next((f for f in (bundled / name, bundled / f"{name}.yaml") if f.is_file()), None)
+    file = bundled_data(name)
     if file is None:
-        known = sorted(f.name for f in bundled.glob("*.yaml"))
-        raise _unknown("dataset", name, "the path of a dataset YAML", known)
+        raise _unknown("dataset", name, "the path of a dataset YAML", known_data())
+    quiet_ultralytics()
+    from ultralytics.utils import SETTINGS
+
     datasets_dir = Path(SETTINGS["datasets_dir"])
     dataset = load_dataset(file, datasets_dir)
     if dataset.download and not _is_complete(dataset):
         _fetch_dataset(dataset)
         dataset = load_dataset(file, datasets_dir)
     return dataset
+
+
+def bundled_data(name: str) -> Path | None:
+    """The YAML of a data set that Ultralytics knows by name; None for no such. Ultralytics is not imported."""
+    folder = _bundled()
+    return next((file for file in (folder / name, folder / f"{name}.yaml") if file.is_file()), None)
+
+
+def known_data() -> list[str]:
+    """Names of the data sets that come with Ultralytics."""
+    return sorted(file.name for file in _bundled().glob("*.yaml"))
+
+
+def _bundled() -> Path:
+    found = find_spec("ultralytics")
+    return Path(*(found.submodule_search_locations or ())[:1] if found else ()) / "cfg" / "datasets"
 
 
 def is_reachable(host: str, port: int = 443, seconds: float = _CONNECT_SECONDS) -> bool:
@@ -144,12 +165,16 @@ def _fetch_dataset(dataset: Dataset) -> None:
     _fetch(f"dataset {dataset.yaml.name}", host, lambda: check_det_dataset(str(dataset.yaml)))
 
 
-def _fetch(what: str, host: str, download: Callable[[], object]) -> None:
+def _check_reachable(what: str, host: str) -> None:
     if not is_reachable(host):
         raise InputError(
             f"{what} is not on this machine and {host} cannot be reached to download it",
             "give the path of a local file, or connect and try again",
         )
+
+
+def _fetch(what: str, host: str, download: Callable[[], object]) -> None:
+    _check_reachable(what, host)
     try:
         download()
     except Exception as error:  # Ultralytics raises from OSError to SyntaxError here, and each means the same

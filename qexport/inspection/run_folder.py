@@ -57,7 +57,9 @@ def run_folder(wanted: Path, named: bool, model: Model, progress: Progress) -> I
     digest = hashlib.sha256(f"{model.weights} {model.program}".encode()).hexdigest()[:8]
     own = wanted.with_name(f"{wanted.name}-{digest}")
     for folder in (wanted,) if named else (wanted, own):
-        if not named and _of_another(folder, model) and folder != own:
+        if not named and folder != own and (held := _of_another(folder, model)):
+            with progress.step("Choosing a folder") as advance:
+                advance(f"{folder} holds {held}, so files go to {own}")
             continue
         make_folder(folder)
         with locked(folder, progress):

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from qexport.data.resolve import bundled_data, known_data
 from qexport.errors import InputError
 from qexport.job.export_job import ExportJob
 from qexport.system.files import check_folder
-from qexport.system.given_files import special_kind
+from qexport.system.given_files import or_nearby, special_kind
+from qexport.vocabulary import closest, listed
 
 
 def check_paths(job: ExportJob) -> None:
-    """Refuse files that are not there or are none, before anything slow is imported; bare names are resolved later.
+    """Refuse files that are not there or are none, before anything slow is imported; all that are missing in one line.
+
+    Bare names that Ultralytics may know are resolved later.
 
     Raises:
         InputError: a path does not exist, or leads to a pipe or a device.
     """
-    options: dict[str, str | Path | None]
-    options = {"model": job.model, "--data": job.data, "--eval-data": job.eval_data}
-    files = {"--calibration": job.calibration, "--plan": job.plan, "--candidate": job.candidate}
-    files |= {"--baseline": job.baseline}
-    for option, given in {**options, **files}.items():
-        path = Path(given) if given else None
-        if path and not os.path.exists(path) and (option in files or path.name != str(given)):
-            raise InputError(f"{option} {given} does not exist", "check the path")
-        kind = special_kind(path) if path else ""
-        if path and (kind or (option in files and path.is_dir())):
-            raise InputError(f"{option} {given} is {kind or 'a folder'}, not a file", "check the path")
+    data: dict[str, str | Path | None] = {"--data": job.data, "--eval-data": job.eval_data}
+    files: dict[str, str | Path | None] = {"--calibration": job.calibration, "--plan": job.plan}
+    files |= {"--candidate": job.candidate, "--baseline": job.baseline}
+    given = {option: path for option, path in {"model": job.model, **data, **files}.items() if path}
+    missing = {option: path for option, path in given.items() if not os.path.exists(path)}
+    for option in ("model", *data):
+        name = str(missing.get(option, ""))
+        known = not job.from_onnx if option == "model" else bundled_data(name)
+        if name and name == Path(name).name and known:
+            del missing[option]
+    if missing:
+        raise _not_there(missing)
+    for option, path in given.items():
+        kind = special_kind(path)
+        if kind or (option in files and Path(path).is_dir()):
+            raise InputError(f"{option} {path} is {kind or 'a folder'}, not a file", "check the path")
+
+
+def _not_there(missing: Mapping[str, str | Path]) -> InputError:
+    """One line for everything that is missing, with what was probably meant."""
+    what = listed([f"{option} {path}" for option, path in missing.items()])
+    hints = [or_nearby(path) for path in missing.values()]
+    bare = [str(path) for option, path in missing.items() if option.endswith("data") and Path(path).name == str(path)]
+    hints += [f"; did you mean {near}" for near in (closest(name, known_data()) for name in bare) if near]
+    several = len(missing) > 1
+    return InputError(
+        f"{what} {'do' if several else 'does'} not exist",
+        f"check the path{'s' if several else ''}{''.join(dict.fromkeys(hints))}",
+    )
 
 
 def check_places(job: ExportJob) -> None:

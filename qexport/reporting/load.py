@@ -13,7 +13,7 @@ from typing import Any
 from qexport.errors import InputError
 from qexport.reporting.report import SCHEMA, BaselineInfo, Report, from_json
 from qexport.reporting.thresholds import thresholds_of
-from qexport.system.given_files import MAX_TEXT, read_bytes
+from qexport.system.given_files import MAX_TEXT, or_nearby, read_bytes
 from qexport.system.json_form import parse_json
 
 SCHEMAS = (1, SCHEMA)
@@ -58,7 +58,8 @@ def load_baseline(path: Path) -> Baseline:
         content = parse_json(raw, parse_constant=lambda _: None, parse_float=_figure)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not JSON"
-        raise InputError(f"report {path} cannot be read ({reason})", REMEDY) from error
+        remedy = REMEDY + ("" if path.exists() else or_nearby(path))
+        raise InputError(f"report {path} cannot be read ({reason})", remedy) from error
     if isinstance(content, dict) and content.get("schema", 0) not in SCHEMAS:
         wanted = " or ".join(map(str, SCHEMAS))
         raise InputError(f"report {path} has schema {content.get('schema')}", f"this version reads {wanted}")

@@ -29,6 +29,8 @@ UNPACKING = 100
 """Times its size that an archive of arrays may unpack to: histograms are mostly zeros."""
 ALWAYS_UNPACKED = 2**26
 """Bytes that any archive may unpack to, however small it is."""
+MAX_NEARBY, MAX_NAMED = 1000, 3
+"""Folders that are looked into for a file that is not where it should be, and files there that are named."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -46,6 +48,21 @@ class UnfitFileError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def or_nearby(path: str | Path) -> str:
+    """What goes behind the advice on a file that is not there: "; did you mean PATH", "" where there is none.
+
+    Looked for is the same name in folders that lie in its folder, or beside that.
+    """
+    path = Path(path)
+    try:
+        folders = [each for place in {path.parent, path.parent.parent} if place.is_dir() for each in place.iterdir()]
+        found = [folder / path.name for folder in folders[:MAX_NEARBY] if (folder / path.name).exists()]
+    except (OSError, ValueError):  # no system takes the name, or a folder that may not be read
+        return ""
+    names = [str(each) for each in sorted(set(found))[:MAX_NAMED]]
+    return f"; did you mean {' or '.join(names)}" if names and path.name else ""
 
 
 def open_given(path: str | Path, most: int = MAX_BYTES) -> BinaryIO:

@@ -1,0 +1,95 @@
+"""Files that are not there: all of a command in one line, before anything slow, with what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qexport.backends.artifact import check_artifact
+from qexport.clock import Clock
+from qexport.errors import InputError
+from qexport.job.options import make_job
+from qexport.job.places import check_paths
+from qexport.opening import read_run
+from qexport.progress import Silent
+from qexport.reporting.load import load_report
+from qexport.system.given_files import or_nearby
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/best", "out/best-1a2b", "out/other"):
+        Path(name).mkdir(parents=True)
+    for name in ("out/best-1a2b/m.onnx", "out/best-1a2b/report.json", "out/other/report.json"):
+        Path(name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("out/best/m.onnx", "; did you mean out/best-1a2b/m.onnx"),
+        ("out/m.onnx", "; did you mean out/best-1a2b/m.onnx"),
+        ("out/best/report.json", "; did you mean out/best-1a2b/report.json or out/other/report.json"),
+        ("m.onnx", ""),
+        ("out/best/absent.onnx", ""),
+        ("nowhere/at/all.onnx", ""),
+        (f"out/{'x' * 300}/m.onnx", ""),
+        ("out/best/a\0b", ""),
+        (".", ""),
+    ],
+)
+def test_the_same_name_in_a_folder_nearby_is_named(path: str, hint: str) -> None:
+    assert or_nearby(path) == hint
+
+
+def test_whoever_misses_a_file_names_the_one_nearby() -> None:
+    with pytest.raises(InputError, match=r"wrote; did you mean out/best-1a2b/m\.onnx$"):
+        check_artifact(Path("out/best/m.onnx"))
+    with pytest.raises(InputError, match=r"wrote; did you mean out/best-1a2b/report\.json or out/other/report\.json$"):
+        load_report("out/best/report.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"model": "a/b.pt", "data": "c/d.yaml", "int8": True},
+            "model a/b.pt and --data c/d.yaml do not exist: check the paths",
+        ),
+        (
+            {"model": "yolo26n.pt", "data": "coco88.yaml", "int8": True},
+            "--data coco88.yaml does not exist: check the path; did you mean coco8.yaml",
+        ),
+        (
+            {"model": "a.onnx", "data": "missing.yaml", "int8": True, "format": "onnx"},
+            "model a.onnx and --data missing.yaml do not exist: check the paths",
+        ),
+        (
+            {"model": "out/best/m.onnx", "baseline": Path("out/best/none.json"), "format": "onnx", "half": True},
+            "model out/best/m.onnx and --baseline out/best/none.json do not exist: check the paths; "
+            "did you mean out/best-1a2b/m.onnx",
+        ),
+    ],
+)
+def test_all_that_is_missing_is_one_line(options: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_paths(make_job(options))
+    assert str(refused.value) == line
+
+
+def test_names_that_ultralytics_may_know_are_left_for_later() -> None:
+    check_paths(make_job({"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}))
+    check_paths(make_job({"model": "yolo26n.pt", "data": "coco8", "int8": True}))
+
+
+def test_offline_model_and_data_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.data.resolve.is_reachable", lambda host: False)
+    job = make_job({"model": "yolo26n.pt", "data": "dota8.yaml", "int8": True})
+    with pytest.raises(InputError, match=r"^model yolo26n\.pt is not on .*; dataset dota8\.yaml is not on .*: give"):
+        read_run(job, Clock(Silent()), None)
+    Path("yolo26n.pt").touch()
+    with pytest.raises(InputError, match=r"^dataset dota8\.yaml is not on this machine"):
+        read_run(job, Clock(Silent()), None)
