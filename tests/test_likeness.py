@@ -164,7 +164,7 @@ def test_strict_is_a_rule_of_the_gate() -> None:
 def test_a_reader_is_told_which_threshold_to_use() -> None:
     told = report(artifact(accuracy={**accuracy(), "thresholds": vars(FOUND)}))
     (each,) = told.artifacts
-    line = "use a threshold of 0.21 where you used 0.25 (scores are -0.031 off on average, 32 evaluation images)"
+    line = "use a threshold of 0.21 where you used 0.25 (by 32 evaluation images)"
     assert advice(each) == line
     assert f"`yolo26n_int8.onnx`: {line}" in to_markdown(told)
     assert furthest(FOUND) == ["0", "2"]  # 0.05 and 0.03 off; class 1 was found too seldom to have its own

@@ -112,7 +112,7 @@ def test_what_is_not_needed_is_said_where_it_asks_for_something() -> None:
 
 def test_every_key_of_ultralytics_is_understood_by_an_export() -> None:
     """Its export takes them all, whether or not it reads them: a line that works there ends in no error about a key."""
-    from ultralytics.cfg import DEFAULT_CFG_DICT
+    from ultralytics.utils import DEFAULT_CFG_DICT
 
     assert {"keras", *DEFAULT_CFG_DICT} - {key for key in (*DEFAULT_CFG_DICT, "keras") if EXPORT.knows(key)} == set()
     harmless = {"keras": "True", "save": "True", "plots": "True", "seed": "7", "scale": "0.4", "optimize": "True"}

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qexport.cli.terminal import print_report
+from qexport.cli.terminal import _notes, print_report
 from qexport.measurement.attempt import Unmeasured
-from qexport.optimisation.pass_record import PassRecord
+from qexport.optimisation.pass_record import NO_INTEGERS, PassRecord, gained_text, not_run
+from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.report import (
     AccuracyInfo,
     ArtifactReport,
@@ -173,7 +174,7 @@ def test_a_format_that_failed_has_a_row_and_leaves_its_reason_to_the_error_line(
 @pytest.mark.parametrize(
     ("cpu", "here", "words"),
     [
-        ("any", "vnni", "planned: yolo26n_int8.tflite for any CPU"),
+        ("any", "vnni", "planned: yolo26n_int8.tflite for any CPU (TFLite has one plan for all)"),
         ("vnni", "vnni", "planned: yolo26n_int8.tflite for vnni, as this machine is"),
         ("arm", "vnni", "planned: yolo26n_int8.tflite for arm, which this machine (vnni) is not"),
         ("avx2", "arm", "planned: yolo26n_int8.tflite for avx2, which this machine (arm) is not"),
@@ -292,6 +293,26 @@ def test_what_was_verified_and_where_the_evidence_lies() -> None:
     words = "321 tensors as planned, 97% of the detections on 4 images as simulated (at least 65% to pass)"
     assert f"verified: yolo26n_int8.tflite: {words}" in text
     assert "report: out/report.json" in printed(REPORT)
+
+
+def test_a_page_does_not_hide_the_report_behind_it() -> None:
+    lines = [sentence.plain for sentence in _notes(replace(REPORT, saved="out/report.json"), Path("page.html"))]
+    assert "report: page.html and out/report.json" in lines
+    lines = [sentence.plain for sentence in _notes(replace(REPORT, saved="out/report.json"), Path("out/report.json"))]
+    assert "report: out/report.json" in lines
+
+
+def test_passes_that_were_not_run_for_one_reason_share_a_line_and_floats_have_none() -> None:
+    skipped = [PassRecord(name, False, reason=f"not run: {why}") for name, why in (("a", "x"), ("b", "y"), ("c", "x"))]
+    assert list(pass_lines(skipped)) == ["a and c not run: x", "b not run: y"]
+    assert list(pass_lines([*not_run(("a", "b"), NO_INTEGERS), PassRecord("d", True)])) == ["d kept"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "text"), [(0.056, "5.6 % nearer, give or take 3.3"), (-0.056, "5.6 % farther, give or take 3.3")]
+)
+def test_which_way_a_pass_has_gone_is_a_word(gain: float, text: str) -> None:
+    assert gained_text(gain, 0.033) == text
 
 
 def test_what_became_of_passes_is_said() -> None:

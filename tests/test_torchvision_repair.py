@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qexport.compat.torchvision import advice
+from qexport.compat.torchvision import advice, remedy
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,7 +118,26 @@ def test_what_does_not_fit_is_said_with_what_helps(nms: Any, fault: str, monkeyp
     assert line.startswith("torchvision does not fit this torch (")
     assert fault in line
     assert "pip install --force-reinstall torch==" in line
-    assert line.endswith(" torchvision --index-url https://download.pytorch.org/whl/cpu")
+    assert line.endswith(" --index-url https://download.pytorch.org/whl/cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pinned"),
+    [
+        (["numpy", "torch (==2.13.0)"], "torchvision==0.28.0"),
+        (["torch==2.13.0"], "torchvision==0.28.0"),
+        (["torch==2.12.0"], "torchvision"),
+        (None, "torchvision"),
+    ],
+)
+def test_the_remedy_pins_torchvision_where_it_is_the_one_for_this_torch(
+    wanted: list[str] | None, pinned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"torch": "2.13.0+cu130", "torchvision": "0.28.0+cpu"}
+    monkeypatch.setattr("qexport.compat.torchvision.version", versions.__getitem__)
+    monkeypatch.setattr("qexport.compat.torchvision.requires", lambda _: wanted)
+    index = "--index-url https://download.pytorch.org/whl/cpu"
+    assert remedy() == f"pip install --force-reinstall torch==2.13.0 {pinned} {index}"
 
 
 UNREPAIRED = """

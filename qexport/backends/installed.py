@@ -69,6 +69,13 @@ def _state(name: str) -> FormatState:
     return FormatState(name, info.title, tuple(sorted(info.precisions)), packages, problem, remedy, _engine_state(info))
 
 
+def unbuilt(state: FormatState) -> str:
+    """What a format cannot do here although its file can be written: build its engine; "" where it can."""
+    if state.engine is None or state.engine.found:
+        return ""
+    return f"writes the file, builds no engine: {state.engine.builder} is not installed"
+
+
 def _engine_state(info: BackendInfo) -> EngineState | None:
     if info.engine is None or not info.engine.builder:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from qexport.backends.installed import FormatState
+from qexport.backends.installed import FormatState, unbuilt
 from qexport.cli.output import Rows, say, sentence, show
 from qexport.compat.torchvision import unfit
 from qexport.measurement.peaks import FP32, INT8, Peaks
@@ -128,11 +128,11 @@ def _format(state: FormatState) -> Iterator[Line]:
         yield Line("", state.remedy, command=True)
         return
     runtime = ", ".join(f"{name} {version}" for name, version in state.packages.items())
-    if state.engine is None or state.engine.found:
+    lacking = unbuilt(state)
+    if state.engine is None or not lacking:
         yield _signed(GOOD, state.format, runtime)
         return
-    lacking = f"{state.engine.builder} is not installed"
-    yield _signed(PART, state.format, f"{runtime}; writes the file, builds no engine: {lacking}")
+    yield _signed(PART, state.format, f"{runtime}; {lacking}")
     yield Line("", state.engine.remedy, command=True)
 
 

@@ -29,8 +29,11 @@ def _format(state: FormatState, other: str | None) -> str:
     of = f", a plug-in of {other}" if other else ""
     if state.problem:
         return f"not installed ({state.remedy}){of}"
+    from qexport.backends.installed import unbuilt
+
+    lacking = unbuilt(state)
     there = ", ".join(f"{package} {version}" for package, version in state.packages.items())
-    return ", ".join(state.precisions) + (f" ({there})" if there else "") + of
+    return ", ".join(state.precisions) + (f" ({there})" if there else "") + of + (f"; {lacking}" if lacking else "")
 
 
 def _besides() -> Iterator[str]:

@@ -207,7 +207,8 @@ def _notes(report: Report, saved: Path) -> list[Text]:
     lines += [sentence(f"taken from the cache: {line}") for line in taken_lines(report)]
     if taken := listed_seconds(report):
         lines.append(sentence(f"took {taken}"))
-    lines.append(sentence(f"report: {saved}"))
+    also = f" and {report.saved}" if report.saved and Path(report.saved) != saved else ""
+    lines.append(sentence(f"report: {saved}{also}"))
     for verdict in verdicts(report, _in_words):
         lines.append(sentence(f"verdict: {verdict.text}", style=f"bold {STYLES[verdict.kind]}"))
         lines += [sentence(f"try: {verdict.then}")] if verdict.then else []
@@ -245,12 +246,13 @@ def _verified(artifact: ArtifactReport) -> str:
 def _planned(report: Report) -> list[str]:
     """For which kind of CPU each file with a plan was planned."""
     here = report.environment.cpu_kind
-    kinds = {ANY: "any CPU", here: f"{here}, as this machine is"}
+    kinds = {here: f"{here}, as this machine is"}
     lines = []
     for artifact in report.artifacts:
         cpu = (artifact.quantisation or {}).get("cpu")
         if cpu and not artifact.engine:
-            kind = kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
+            every = f"any CPU ({display_name(artifact.format)} has one plan for all)"
+            kind = every if cpu == ANY else kinds.get(cpu, f"{cpu}, which this machine ({here or 'unknown'}) is not")
             lines.append(f"planned: {artifact.file_name} for {kind}")
     return lines
 

@@ -16,14 +16,16 @@ from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
 from qexport.system.given_files import or_nearby
-from qexport.vocabulary import unknown
+from qexport.vocabulary import listed, unknown
 
 if TYPE_CHECKING:
     from qexport.inspection.difference import Row
     from qexport.inspection.recheck import Check
+    from qexport.progress import Progress
 
 RUNTIMES = ("tensorflow",)
 DIFFERENT = 1
+COMPARING = "Comparing"
 SIGNS = {True: "ok", False: "FAILED", None: "–"}
 
 checks_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
@@ -59,12 +61,14 @@ def verify(
     if runtime is not None and data is not None:
         _cross_check(file, data, images, threads, json_, timeout)
         return 0
-    with library_output() as terminal, shown_progress(terminal, True, timeout):
-        checks = _recheck(file, report, data, threads, jobs)
+    with library_output() as terminal, shown_progress(terminal, json_, timeout) as progress:
+        checks = _recheck(file, report, data, threads, jobs, progress)
     return _show_checks(file, checks, json_)
 
 
-def _recheck(file: Path, report: Path | None, data: str | None, threads: int, jobs: int) -> list[Check]:
+def _recheck(
+    file: Path, report: Path | None, data: str | None, threads: int, jobs: int, progress: Progress
+) -> list[Check]:
     from qexport.backends.artifact import SUFFIX, check_artifact
 
     check_artifact(file)
@@ -87,7 +91,7 @@ def _recheck(file: Path, report: Path | None, data: str | None, threads: int, jo
 
     repair()
     with scoring_processes(jobs) as elsewhere:
-        return list(recheck(file, known, resolve_data(data) if data else None, threads, elsewhere))
+        return list(recheck(file, known, resolve_data(data) if data else None, threads, elsewhere, progress))
 
 
 def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
@@ -99,6 +103,8 @@ def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
         for check in checks:
             text = "" if check.passed is False else check.text  # its error line has it
             say(f"{check.name:9} {SIGNS[check.passed]:6} {text}".rstrip())
+        if all(check.passed is not False for check in checks):
+            say(_passed(file, checks))
     code = 0
     for check in checks:
         if check.passed is False:
@@ -106,9 +112,16 @@ def _show_checks(file: Path, checks: list[Check], as_json: bool) -> int:
     return code
 
 
+def _passed(file: Path, checks: list[Check]) -> str:
+    """The last line where nothing failed, which does not count what there was nothing to check by."""
+    passed, open_ = sum(check.passed is True for check in checks), [each.name for each in checks if each.passed is None]
+    counted = f"all {passed} checks passed" if not open_ else f"{passed} of {len(checks)} checks passed"
+    return f"{file.name}: {counted}{f', nothing to check {listed(open_)} by' if open_ else ''}"
+
+
 def _cross_check(file: Path, data: str, images: int, threads: int, as_json: bool, timeout: float | None) -> None:
     """Run a .tflite file with TensorFlow's reference kernels, too, and compare the detections with LiteRT's."""
-    with library_output() as terminal, shown_progress(terminal, True, timeout):
+    with library_output() as terminal, shown_progress(terminal, as_json, timeout) as progress, progress.step(COMPARING):
         from qexport.backends.artifact import check_artifact
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data
@@ -143,7 +156,7 @@ def diff(
     from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
-    with library_output():
+    with library_output() as terminal, shown_progress(terminal, json_) as progress, progress.step(COMPARING):
         from qexport.compat.torchvision import repair
         from qexport.data.dataset import image_list
         from qexport.data.resolve import resolve_data

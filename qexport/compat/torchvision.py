@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from qexport.compat.patches import OPERATOR_CHECK, replace_for_good
@@ -59,12 +60,20 @@ def fault() -> str:
 
 
 def remedy() -> str:
-    """The command that installs torchvision beside this torch."""
+    """The command that installs torchvision beside this torch, of the release that says it is for it."""
+    torch, vision = _pinned("torch"), "torchvision"
+    with suppress(PackageNotFoundError):
+        wanted = [re.sub(r"[ ()]", "", each) for each in requires(vision) or ()]
+        vision = _pinned(vision) if torch in wanted else vision
+    return f"pip install --force-reinstall {torch} {vision} --index-url {CPU_INDEX}"
+
+
+def _pinned(package: str) -> str:
+    """A package in the release that is installed, of whatever build."""
     try:
-        pinned = f"torch=={version('torch').partition('+')[0]}"
+        return f"{package}=={version(package).partition('+')[0]}"
     except PackageNotFoundError:
-        pinned = "torch"
-    return f"pip install --force-reinstall {pinned} torchvision --index-url {CPU_INDEX}"
+        return package
 
 
 def advice() -> str:

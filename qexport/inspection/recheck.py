@@ -27,6 +27,7 @@ from qexport.errors import InputError, QexportError, named_reason
 from qexport.inspection.manifest import read_manifest, recorded_names, samples_of
 from qexport.inspection.samples import Samples, detect, load_samples
 from qexport.planning.plan import load_plan
+from qexport.progress import Progress, Silent
 from qexport.reporting.report import ArtifactReport, ModelInfo, Report
 from qexport.system.given_files import read_bytes
 from qexport.verification.coverage import covers_the_same
@@ -35,6 +36,7 @@ from qexport.verification.plan_check import compare_plan
 if TYPE_CHECKING:
     from qexport.measurement.measure import Elsewheres
 
+SILENT = Silent()
 MAP_TOLERANCE = 0.01
 """mAP that another CPU's rounding may cost."""
 MAX_REASON = 120
@@ -69,13 +71,19 @@ def find_entry(artifact: Path, report: Report) -> ArtifactReport:
 
 
 def recheck(
-    artifact: Path, report: Report, data: Dataset | None, threads: int, elsewhere: Elsewheres | None = None
+    artifact: Path,
+    report: Report,
+    data: Dataset | None,
+    threads: int,
+    elsewhere: Elsewheres | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[Check]:
     """Ask every question; yield the answers one by one.
 
     Args:
         data: data set whose val split accuracy is measured on, None to leave that out.
         elsewhere: processes that score beside this one.
+        progress: shows each question.
 
     Raises:
         InputError: the report is of other artifacts.
@@ -92,7 +100,9 @@ def recheck(
     if data is not None:
         questions["accuracy"] = lambda: _accuracy(artifact, entry, report, backend, data, threads, elsewhere)
     for name, submit in questions.items():
-        yield _answered(name, submit)
+        with progress.step(f"Checking {name}"):
+            answer = _answered(name, submit)
+        yield answer
 
 
 def _answered(name: str, submit: Callable[[], tuple[bool | None, str]]) -> Check:

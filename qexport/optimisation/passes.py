@@ -14,7 +14,7 @@ from qexport.data.choice import take
 from qexport.data.views import ENOUGH, with_views
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.distance import Distance, HeldOut, distance, hold_out, log_margin, margin
-from qexport.optimisation.pass_record import PassRecord, not_run
+from qexport.optimisation.pass_record import PassRecord, gained_text, not_run
 from qexport.optimisation.sparsity import filled
 from qexport.planning.plan import QuantPlan
 from qexport.progress import Progress
@@ -156,7 +156,7 @@ def _judged(record: PassRecord, before: Distance, after: Distance) -> PassRecord
         f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     )
     gain, its_noise = log_margin(before, after)
-    figures += f"; image by image it is {100 * gain:+.1f} % nearer, give or take {100 * its_noise:.1f}"
+    figures += f"; image by image it is {gained_text(gain, its_noise)}"
     if after.shift is not None:
         figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
     return replace(record, before=before.mean, after=after.mean, noise=noise, reason=figures)

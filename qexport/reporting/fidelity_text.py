@@ -24,7 +24,7 @@ def fidelity_text(artifact: ArtifactReport) -> str:
         parts.append(f"at IoU 0.50 {with_interval(found.fidelity50, found.fidelity50_interval, 'fidelity50')}")
     parts += _boxes(found)
     if found.confidence:
-        parts.append(f"confidence {typeset(found.confidence.shift, form_of('shift'))}")
+        parts.append(f"confidence {typeset(found.confidence.shift, form_of('shift'))} where FP32 is confident")
     return "; ".join(parts)
 
 

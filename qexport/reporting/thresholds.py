@@ -27,9 +27,8 @@ def advice(artifact: ArtifactReport) -> str:
     own = f"{found.everything:.2f}"
     if own == f"{found.reference:.2f}":
         return ""
-    shift = f"scores are {found.shift:+.3f} off on average"
     text = f"use a threshold of {own} where you used {found.reference:.2f}"
-    return f"{text} ({shift}, {found.images} {images} images{_in_file(artifact, own, images)})"
+    return f"{text} (by {found.images} {images} images{_in_file(artifact, own, images)})"
 
 
 def _in_file(artifact: ArtifactReport, own: str, images: str) -> str:

@@ -21,7 +21,7 @@ from qexport.lowering.request import Target
 from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.candidate_file import load_candidate, save_candidate
 from qexport.optimisation.mixed_precision import Replan
-from qexport.optimisation.pass_record import PassRecord, not_run
+from qexport.optimisation.pass_record import NO_INTEGERS, PassRecord, not_run
 from qexport.planning.learned_ranges import learned_ranges
 from qexport.planning.plan import QuantPlan, save_plan
 from qexport.planning.registry import DEFAULT_RANGES
@@ -212,7 +212,7 @@ def optimised(
     if not request.passes:
         return candidate, ()
     if candidate is None or not candidate.plan.integer:
-        return candidate, not_run(request.passes, "nothing is computed in integers")
+        return candidate, not_run(request.passes, NO_INTEGERS)
     if request.learned:
         return candidate, not_run(request.passes, "weights and scales were learned in training")
     made = f"{request.target.format} {request.target.precision}"
