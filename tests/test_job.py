@@ -13,6 +13,7 @@ import pytest
 
 from qexport.errors import InputError, MissingExtraError, UsageError
 from qexport.job.options import ExportJob, make_job
+from qexport.system.machine import cores
 
 PASS = ("bias-correction",)
 GOOD: dict[str, Any] = {"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}
@@ -22,7 +23,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     job = make_job({"model": "a/yolo26n.pt", "data": "coco8.yaml"})
     assert job == ExportJob(model="a/yolo26n.pt", data="coco8.yaml")
     assert (job.format, job.precision, job.imgsz, job.head, job.batch) == (("tflite",), "fp32", None, None, 1)
-    assert (job.fraction, job.calib_images, job.range_method, job.threads) == (1.0, None, "auto", 2)
+    assert (job.fraction, job.calib_images, job.range_method, job.threads) == (1.0, None, "auto", min(2, cores()))
     assert (job.opset, job.dynamic, job.cpu, job.no_build) == (None, False, "auto", False)
     assert (job.workspace, job.timing_cache, job.dla) == (None, None, None)
     assert (job.stem, job.folder) == ("yolo26n", Path("qexport_out/yolo26n"))
@@ -294,3 +295,12 @@ def test_an_effort_is_passes_and_those_that_are_named_go_before_them(tmp_path: P
     config = tmp_path / "c.yaml"
     config.write_text("effort: fast\n", encoding="utf-8")
     assert make_job({"model": "m.pt", "int8": True, "data": "d.yaml"}, config).effort == "fast"
+
+
+@pytest.mark.parametrize(("there", "threads"), [(1, 1), (2, 2), (64, 2)])
+def test_no_more_threads_than_cores_unless_somebody_says_so(
+    there: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qexport.system.machine.cores", lambda: there)
+    assert make_job({"model": "a.pt"}).threads == threads
+    assert make_job({"model": "a.pt", "threads": 3}).threads == 3

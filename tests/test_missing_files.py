@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from qexport.clock import Clock
 from qexport.errors import InputError
 from qexport.job.options import make_job
 from qexport.job.places import check_paths
-from qexport.opening import read_run
+from qexport.opening import _resolved, read_run
 from qexport.progress import Silent
 from qexport.reporting.load import load_report
 from qexport.system.given_files import or_nearby
@@ -93,3 +95,19 @@ def test_offline_model_and_data_are_both_named(monkeypatch: pytest.MonkeyPatch) 
     Path("yolo26n.pt").touch()
     with pytest.raises(InputError, match=r"^dataset dota8\.yaml is not on this machine"):
         read_run(job, Clock(Silent()), None)
+
+
+def test_what_a_bare_name_was_found_to_be_is_told() -> None:
+    def told(options: dict[str, object], model: str, *roots: str) -> str:
+        data = [SimpleNamespace(root=Path(root)) for root in roots] + [None, None]
+        images = SimpleNamespace(calibration_dataset=data[0], evaluation_data=data[1])
+        source = SimpleNamespace(checkpoint=SimpleNamespace(path=Path(model)))
+        run: Any = SimpleNamespace(images=images, source=source)
+        return _resolved(make_job(options), run)
+
+    bare = {"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True}
+    assert told(bare, "/w/yolo26n.pt", "/d/coco8") == "yolo26n.pt is /w/yolo26n.pt, coco8.yaml is /d/coco8"
+    assert told(bare, "yolo26n.pt", "/d/coco8") == "coco8.yaml is /d/coco8"
+    Path("coco8.yaml").touch()
+    assert told(bare, "yolo26n.pt", "/d") == ""
+    assert told({"model": "a/b.pt", "data": "c/d.yaml", "int8": True}, "a/b.pt", "/c") == ""

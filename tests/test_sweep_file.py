@@ -13,6 +13,7 @@ from refusals import DATA
 from qexport.cli.app import main
 from qexport.errors import InputError, UsageError
 from qexport.job.sweep_file import MAX_NAME, MAX_RUNS, SweepRun, read_sweep
+from qexport.system.machine import default_threads
 
 A, B = str(DEMO / "shapes26.pt"), str(DEMO / "shapes26-seg.pt")
 QUICK = {"no-eval": True, "no-latency": True}
@@ -40,14 +41,14 @@ def test_lists_are_a_grid_less_what_is_excluded_and_what_is_included(tmp_path: P
         if r.job
     ]
     assert found == [
-        (A, ("onnx",), "fp16", (64, 64), 2),
-        (A, ("onnx",), "fp16", (64, 96), 2),
-        (A, ("onnx",), "fp16", (96, 96), 2),
-        (A, ("openvino",), "fp16", (64, 96), 2),
-        (A, ("openvino",), "fp16", (96, 96), 2),
-        (B, ("onnx",), "fp16", (64, 64), 2),
-        (B, ("onnx",), "fp16", (96, 96), 2),
-        (B, ("openvino",), "fp16", (96, 96), 2),
+        (A, ("onnx",), "fp16", (64, 64), default_threads()),
+        (A, ("onnx",), "fp16", (64, 96), default_threads()),
+        (A, ("onnx",), "fp16", (96, 96), default_threads()),
+        (A, ("openvino",), "fp16", (64, 96), default_threads()),
+        (A, ("openvino",), "fp16", (96, 96), default_threads()),
+        (B, ("onnx",), "fp16", (64, 64), default_threads()),
+        (B, ("onnx",), "fp16", (96, 96), default_threads()),
+        (B, ("openvino",), "fp16", (96, 96), default_threads()),
         (B, ("tflite",), "int8-dynamic", (32, 32), 1),
     ]
 

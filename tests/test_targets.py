@@ -15,7 +15,7 @@ from qexport.job.options import ExportJob, make_job
 from qexport.reporting.warnings import cpu_warnings
 from qexport.steps.plan import make_target
 from qexport.system import machine as cpu_module
-from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, kind_for
+from qexport.system.machine import ANY, ARM, AVX2, KINDS, VNNI, default_threads, kind_for
 from qexport.targets import TARGETS
 from qexport.vocabulary import CPU_ALIASES, FORMAT_ALIASES, OTHER_FORMATS, PRECISION_ALIASES, PRECISIONS, canonical
 
@@ -40,8 +40,8 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         ("intel", ("openvino",), "int8", VNNI, 4),
         ("intel-avx2", ("openvino",), "int8", AVX2, 4),
         ("android", ("tflite",), "int8", ARM, 4),
-        ("coral", ("edgetpu",), "int8-full", "auto", 2),
-        ("mcu", ("tflite",), "int8-full", "auto", 2),
+        ("coral", ("edgetpu",), "int8-full", "auto", default_threads()),
+        ("mcu", ("tflite",), "int8-full", "auto", default_threads()),
     ],
 )
 def test_what_a_target_stands_for(

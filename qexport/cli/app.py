@@ -154,7 +154,8 @@ def export_command(
         _gate("An earlier report.json; fail where this run is worse by more than noise.", "--baseline"),
     ] = None,
     threads: Annotated[
-        int | None, _runtime("CPU threads to run artifacts with. Default: 2, or the target's.", "--threads")
+        int | None,
+        _runtime("CPU threads to run artifacts with. Default: 2 where there are cores, or the target's.", "--threads"),
     ] = None,
     jobs: Annotated[int | None, _runtime("Processes that score images at once. Default: 1.", "--jobs", "-j")] = None,
     tune: Annotated[

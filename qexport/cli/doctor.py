@@ -12,23 +12,25 @@ from qexport.cli.console import fail, library_output
 from qexport.cli.console import option as _option
 from qexport.cli.output import say_json
 from qexport.errors import MissingExtraError, UsageError
+from qexport.system.machine import default_threads
 
 if TYPE_CHECKING:
     from qexport.progress import Progress
     from qexport.reporting.diagnosis import Diagnosis, Fit
 
-THREADS = 2
-"""As many as an export runs artifacts with."""
 MAX_TRYING = 120
 """Seconds until torchvision is given up."""
 
 
 def doctor_command(
     no_benchmark: Annotated[bool, _option("Time nothing, and load no library.", "--no-benchmark")] = False,
-    threads: Annotated[int, _option(f"CPU threads to time with. Default: {THREADS}.", "--threads")] = THREADS,
+    threads: Annotated[
+        int | None, _option("CPU threads to time with. Default: 2 where there are cores, as exports.", "--threads")
+    ] = None,
     json_: Annotated[bool, _option("Print one JSON object, and nothing else.", "--json")] = False,
 ) -> int:
     """Say what this machine has, what each format lacks and how to add it, and what INT8 is worth here."""
+    threads = default_threads() if threads is None else threads
     if threads < 1:
         raise UsageError(f"--threads {threads} is out of range", "give 1 or more")
     from qexport.cli.progress import shown_progress

@@ -16,6 +16,7 @@ from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
 from qexport.system.given_files import or_nearby
+from qexport.system.machine import default_threads
 from qexport.vocabulary import listed, unknown
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def verify(
         str | None, typer.Option(help="tensorflow: compare LiteRT with TensorFlow's reference kernels instead.")
     ] = None,
     images: Annotated[int, typer.Option(help="How many images to run with --runtime.")] = 20,
-    threads: Annotated[int, typer.Option(help="CPU threads to run the file with.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to run the file with. Default: 2, as exports.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes that score images of --data at once.")] = 1,
     timeout: Timeout = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
@@ -57,6 +60,7 @@ def verify(
     from qexport.job.value_rules import check_value
 
     check_value("jobs", jobs)
+    threads = default_threads() if threads is None else threads
     quiet_libraries()
     if runtime is not None and data is not None:
         _cross_check(file, data, images, threads, json_, timeout)
@@ -149,7 +153,9 @@ def diff(
         str | None, typer.Option(help="Data set YAML: run two artifacts on its val split, not on stored samples.")
     ] = None,
     images: Annotated[int, typer.Option(help="How many images of --data.")] = 20,
-    threads: Annotated[int, typer.Option(help="CPU threads to run artifacts with.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads to run artifacts with. Default: 2, as exports.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> int:
     """Compare two artifacts or two reports: sizes, scales, precision of layers, outputs, accuracy."""
@@ -164,7 +170,7 @@ def diff(
 
         repair()
         chosen = image_list(resolve_data(data), "val")[:images] if data else ()
-        rows = difference(a, b, chosen, threads)
+        rows = difference(a, b, chosen, default_threads() if threads is None else threads)
     equal = are_equal(rows)
     if json_:
         say_json(json.dumps({"equal": equal, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))

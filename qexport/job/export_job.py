@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
 from qexport.planning.registry import DEFAULT_RANGES
+from qexport.system.machine import default_threads
 from qexport.targets import INTEGERS_ONLY, TARGETS
 
 TUNE_SECONDS = 120.0
@@ -99,7 +100,7 @@ class ExportJob:
     nms: bool = False
     head: str | None = None
     ranges: str | None = None
-    threads: int = 2
+    threads: int = field(default_factory=default_threads)
     jobs: int = 1
     opset: int | None = None
     dynamic: bool = False

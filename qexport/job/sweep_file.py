@@ -22,6 +22,7 @@ from qexport.job.options import FIELDS, TYPED, check_from_file, make_job, read_m
 from qexport.job.parsing import converted
 from qexport.job.places import check_paths
 from qexport.job.value_rules import check_value
+from qexport.system.machine import DEFAULT_THREADS
 from qexport.vocabulary import closest
 
 PLURALS = {"models": "model", "formats": "format", "precisions": "precision"}
@@ -256,7 +257,8 @@ def _words(values: Mapping[str, Any], key: str, taken: Container[str]) -> list[s
     parts = [_model(model), "-".join(formats), precision or values.get("target") or "fp32"]
     if size := values.get("imgsz"):
         parts.append("x".join(map(str, dict.fromkeys(size))))
-    special = [name for name in FIELDS if name in values and values[name] != FIELDS[name].default]
+    default = {**vars(ExportJob(str(model))), "threads": DEFAULT_THREADS}  # names are the same on every machine
+    special = [name for name in FIELDS if name in values and values[name] != default[name]]
     parts += [_part(name, values[name]) for name in special if name not in ELSEWHERE]
     words = [word for part in parts if (word := _word(part))]
     apart = [_word(_part(name, values[name])) for name in special if name in TELLING]

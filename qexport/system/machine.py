@@ -56,6 +56,8 @@ def choices(text: str) -> dict[str, str]:
     return {name.strip(): kind.strip() for name, _, kind in parts}
 
 
+DEFAULT_THREADS = 2
+"""CPU threads that artifacts are run with, where there are as many cores."""
 PACKAGES = ("torch", "ultralytics", "numpy")
 """What every run needs."""
 
@@ -149,6 +151,11 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def default_threads() -> int:
+    """CPU threads that artifacts are run with where nobody says how many: no more than this process has cores."""
+    return min(DEFAULT_THREADS, cores())
 
 
 def cores() -> int:
