@@ -301,7 +301,7 @@ def test_it_fits_80_columns_but_for_commands(capsys: pytest.CaptureFixture[str])
         "GPU Orin, driver 540",
         "! ultralytics 8.5.1, outside the tested range pip install 'ultralytics>=8.4.190,<8.5'",
         "✗ tflite needs a, b pip install 'c'",
-        "! tensorrt onnx 1; writes the file, builds no engine: x is not installed pip install x",
+        "! tensorrt onnx 1; writes the file, builds no engine (x is not installed) pip install x",
         "FP32 FP16 INT8",
         "40 80 42",
         "2 of 3 formats can be written here.",

@@ -1,13 +1,16 @@
-"""What `verify` says while it works, and at its end."""
+"""What `verify` says while it works and at its end, and `formats` of what cannot be built."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qexport.backends.installed import EngineState, FormatState
+from qexport.cli.formats import _format
 from qexport.cli.verify import _show_checks
 from qexport.inspection import recheck as rechecking
 from qexport.inspection.recheck import Check
@@ -55,3 +58,12 @@ def test_each_question_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         == [f"Checking {check.name}" for check in found]
         == [f"Checking {name}" for name in ("hash", "plan", "coverage", "outputs")]
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "end"), [(True, ""), (False, "; writes the file, builds no engine (x is not installed)")]
+)
+def test_formats_that_build_engines_say_where_they_cannot(found: bool, end: str) -> None:
+    state = FormatState("a", "A", ("fp16", "int8"), {"p": "1"}, engine=EngineState("x", found))
+    assert _format(state, None) == f"fp16, int8 (p 1){end}"
+    assert _format(replace(state, engine=None), None) == "fp16, int8 (p 1)"

@@ -73,7 +73,7 @@ def unbuilt(state: FormatState) -> str:
     """What a format cannot do here although its file can be written: build its engine; "" where it can."""
     if state.engine is None or state.engine.found:
         return ""
-    return f"writes the file, builds no engine: {state.engine.builder} is not installed"
+    return f"writes the file, builds no engine ({state.engine.builder} is not installed)"
 
 
 def _engine_state(info: BackendInfo) -> EngineState | None:
