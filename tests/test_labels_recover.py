@@ -64,7 +64,7 @@ def test_labels_win_back_what_four_bits_lose(demo_program: Program, tmp_path: Pa
     program, images, data = demo_program, demo_images("train", 64), load_dataset(SHAPES)
     assert program.input.imgsz == SMALL
     names = dict(enumerate(data.names.values()))
-    unseen = make_evaluation_set(data, demo_images("val", 60), tmp_path / "val", names)
+    unseen = make_evaluation_set(data, demo_images("val", 100), tmp_path / "val", names)
     plan = make_plan(program, calibrate(program, images[:16], lambda: None).statistics, OPENVINO)
     start = Candidate(program, four_bits(plan), program)
 
@@ -72,7 +72,7 @@ def test_labels_win_back_what_four_bits_lose(demo_program: Program, tmp_path: Pa
         folder = tmp_path / ("train" if needed else "held-out")
         return labelled(data, chosen, demo_checkpoint().task_spec, program, 8, 0, folder, needed=needed)
 
-    recipe = Recipe(epochs=3, rate_weights=0.01, labels=0.5)
+    recipe = Recipe(epochs=6, rate_weights=0.01, labels=0.5)
     trained = train(start, images, recipe=recipe, labelled=with_labels)
     whole, before = accuracy(program, None, unseen), accuracy(program, start.plan, unseen)
     after = accuracy(trained.candidate.program, trained.candidate.plan, unseen)

@@ -91,7 +91,9 @@ def test_the_backend_is_found_by_name() -> None:
 
 def test_the_profile_depends_on_the_cpu() -> None:
     backend = OnnxBackend()
-    assert profile_for(backend.info, "int8", VNNI) == profile_for(backend.info, "int8", ARM) == ONNXRUNTIME
+    assert profile_for(backend.info, "int8", VNNI) == ONNXRUNTIME
+    of_arm = profile_for(backend.info, "int8", ARM)
+    assert replace(of_arm, alternatives=ONNXRUNTIME.alternatives) == ONNXRUNTIME  # it only has more to try
     assert profile_for(backend.info, "int8", AVX2).saturating_pair_accumulation
     assert not profile_for(backend.info, "int8", VNNI).saturating_pair_accumulation
 

@@ -291,8 +291,9 @@ def test_runs_of_one_model_add_up_and_all_of_their_files_are_still_verified(
     capfd.readouterr()
     for name in names:
         assert main(["verify", str(out / name)]) == 0
-        lines = capfd.readouterr().out.splitlines()
+        *lines, last = capfd.readouterr().out.splitlines()
         assert [line.split()[1] for line in lines] == ["ok"] * 4, lines
+        assert last == f"{name}: all 4 checks passed"
     assert main([str(MODEL), "--format", "onnx", "--imgsz", "96", *place[2:]]) == 3
     error = capfd.readouterr().err
     assert error.startswith(f"{PREFIX}folder {out} holds artifacts of shapes26.pt with another image size")
