@@ -204,6 +204,12 @@ def integer_weights(proto: onnx.ModelProto) -> None:
     proto.graph.node.insert(0, helper.make_node("Cast", ["small"], ["large"], to=TensorProto.FLOAT))
 
 
+def judged_later(folder: Path) -> str:
+    """A description of data that is there, which is all that is looked at before the model is, and no good."""
+    (folder / "bad.yaml").write_text("path: nowhere\n", encoding="utf-8")
+    return "bad.yaml"
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -221,7 +227,7 @@ def test_a_quantised_file_is_told_before_its_data_are_judged(
     refused: Refusal, tmp_path: Path, change: Callable[[onnx.ModelProto], None], word: str
 ) -> None:
     spoilt(tmp_path / "small.onnx", change)
-    line = refused("small.onnx", "--data", "nowhere.yaml", "--int8", code=INPUT)
+    line = refused("small.onnx", "--data", judged_later(tmp_path), "--int8", code=INPUT)
     assert f"small.onnx is quantised already ({word})" in line
 
 
@@ -234,7 +240,7 @@ def test_weights_of_other_floats_are_named(kind: type, refused: Refusal, tmp_pat
         proto.graph.node.insert(0, helper.make_node("Cast", ["other"], ["weight"], to=TensorProto.FLOAT))
 
     spoilt(tmp_path / "half.onnx", add)
-    line = refused("half.onnx", "--data", "nowhere.yaml", "--int8", code=INPUT)
+    line = refused("half.onnx", "--data", judged_later(tmp_path), "--int8", code=INPUT)
     assert f"half.onnx has {'float16' if kind is np.float16 else 'double'} weights (other)" in line
 
 
@@ -248,4 +254,4 @@ def test_other_faults_of_the_file_are_told_first_too(refused: Refusal, tmp_path:
         proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
 
     spoilt(tmp_path / "half.onnx", half)
-    assert "half.onnx takes float16" in refused("half.onnx", "--data", "nowhere.yaml", "--int8", code=INPUT)
+    assert "half.onnx takes float16" in refused("half.onnx", "--data", judged_later(tmp_path), "--int8", code=INPUT)

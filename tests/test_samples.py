@@ -159,15 +159,15 @@ def output_row(tmp_path: Path, one: Samples, other: Samples, *runners: Scenes) -
 @pytest.mark.parametrize("at", HEADS[:4], ids=lambda at: f"{at.head} {at.extras}")
 def test_diff_compares_what_each_head_writes(at: HeadLayout, tmp_path: Path) -> None:
     same = output_row(tmp_path, kept(at), kept(at), Scenes(at), Scenes(at))
-    assert (same.what, same.same) == ("detections in 2 images", True)
-    assert same.a == "12, 100.0% shared, boxes overlap by 1.000, scores +0.000"
+    told = "detections in 2 images: 100.0% shared, boxes overlap by 1.000, B's scores +0.000"
+    assert (same.what, same.same, same.a, same.b) == (told, True, "12", "12")
 
 
 def test_diff_tells_noise_and_reads_each_artifact_by_its_own_head(tmp_path: Path) -> None:
     dense, rows = layout("one2many"), layout("end2end")
     noise = output_row(tmp_path, kept(dense), kept(dense), Scenes(dense), Scenes(dense, noise=2))
     assert noise.same is False
-    assert "shared, boxes overlap by 0.9" in noise.a
+    assert "shared, boxes overlap by 0.9" in noise.what
     both = output_row(make(tmp_path / "heads"), kept(dense), kept(rows), Scenes(dense), Scenes(rows))
     assert both.same is True
 
