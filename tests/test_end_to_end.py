@@ -228,8 +228,9 @@ def test_the_terminal_shows_the_figures_of_the_report_in_80_columns(demo: Run) -
     accuracy, coverage = demo.artifact("int8")["accuracy"], demo.artifact("int8")["int8_mac_coverage"]
     for figure in (f"{accuracy['map']:.4f}", f"{accuracy['retention']:.1%}", f"{coverage:.1%}"):
         assert figure in demo.output
-    assert lines[-2] == f"report: {demo.folder / 'report.json'}"
-    assert lines[-1].startswith("verdict: INT8 TFLite keeps ")
+    _, verdict, *advice = lines[lines.index(f"report: {demo.folder / 'report.json'}") :]
+    assert verdict.startswith("verdict: INT8 TFLite keeps ")
+    assert all(line.startswith("try: qexport ") for line in advice)  # where INT8 is slower on this CPU
 
 
 def test_no_library_talks_on_stderr(demo: Run) -> None:
