@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache as remembered
 from pathlib import Path
@@ -31,11 +32,16 @@ from qexport.steps.build import ready
 from qexport.steps.plan import check_given, check_request, computes_in_integers, make_target, needs_table
 from qexport.steps.reuse import Fingerprint, calibration_key, keep_table, kept_table, open_cache
 from qexport.system.cache import Cache
+from qexport.verification.result import ArtifactResult
 
 SILENT = Silent()
 NO_CACHE = Cache()
 TABLE = "calibration.npz"
 FLOAT_WEIGHTS = "have the float weights from before training: what it learned is for integer arithmetic"
+
+
+def _told_nobody(written: ArtifactResult) -> None:
+    """What is written says nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Run:
         cache: what earlier runs have left.
         fingerprint: of the run's images, each found out once.
         elsewhere: processes that score images in place of this one; None for none.
+        written: is told of each artifact as soon as it is there, from any thread.
     """
 
     job: ExportJob
@@ -65,6 +72,7 @@ class Run:
     cache: Cache = NO_CACHE
     fingerprint: Fingerprint = field(default_factory=lambda: remembered(fingerprint))
     elsewhere: Elsewheres | None = None
+    written: Callable[[ArtifactResult], None] = _told_nobody
 
 
 def opened(job: ExportJob, clock: Clock, beside: Executor | None) -> Run:

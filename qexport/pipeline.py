@@ -30,7 +30,7 @@ from qexport.optimisation.candidate import Candidate
 from qexport.optimisation.sensitivity_record import Sensitivity
 from qexport.optimisation.tune_record import TuneRecord
 from qexport.progress import Progress, Silent
-from qexport.publish import begin_report, check_baseline, inputs_of, measure_run, publish
+from qexport.publish import Standing, begin_report, check_baseline, inputs_of, measure_run, publish
 from qexport.reporting.load import load_baseline
 from qexport.reporting.report import Report
 from qexport.steps.build import BuildRequest, Built, companion_path, planned_candidate
@@ -86,11 +86,17 @@ def _exported(job: ExportJob, clock: Clock, command: str, beside: Executor | Non
         pending = _submit_float(run)
         table, taken = calibrated(run)
         run = replace(run, images=replace(run.images, notes=(*run.images.notes, *table_notes(run, table))))
-        pending |= _submit_calibrated(run, table)
-        written, failures = write_all(run, table, pending)
         inputs = inputs_of(run.job, command, run.source, table, run.images, taken)
-        begun = begin_report(inputs, written, failures, clock)
-        measured = measure_run(run.source, run.job, run.images, table, written, begun, clock, run.cache, run.elsewhere)
+        standing = Standing(run.source, run.job, table, inputs)
+        run = replace(run, written=standing.add)
+        pending |= _submit_calibrated(run, table)
+        for reply in pending.values():
+            reply.add_done_callback(partial(_tell, run))
+        written, failures = write_all(run, table, pending)
+        begun = begin_report(inputs, written, failures, clock.seconds)
+        measured = measure_run(
+            run.source, run.job, run.images, table, written, begun, clock, standing, run.cache, run.elsewhere
+        )
         return publish(measured, run.job, baseline)
 
 
@@ -138,6 +144,12 @@ def _submitted(run: Run, beside: Executor, asked: Sequence[BuildRequest]) -> Pen
         for each, key in zip(asked, keys, strict=True)
         if not run.cache.holds(key)
     }
+
+
+def _tell(run: Run, reply: Future[Built]) -> None:
+    """Tell of what was built beside; what failed there is told where it is waited for."""
+    if not reply.cancelled() and reply.exception() is None:
+        run.written(reply.result().result)
 
 
 def _submit(run: Run, executor: Executor, asked: BuildRequest, key: str) -> Future[Built]:
@@ -188,6 +200,7 @@ def write_all(
     for name in sorted(job.format, key=lambda name: (name, job.precision) in pending):
         try:
             for item in _write_format(run, table, find_backend(name), pending):
+                run.written(item)
                 written[name].append(item)
         except QexportError as error:
             errors[name] = error
@@ -286,4 +299,5 @@ def _built(run: Run, asked: BuildRequest, pending: Pending) -> ArtifactResult:
         key = artifact_key(run.cache, run.source, asked, run.fingerprint)
         built = _submit(run, run.here, asked, key).result()
         clock.add(built.seconds)
+        run.written(built.result)
         return built.result

@@ -6,11 +6,12 @@ manifests and a report without figures come first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from qexport.data.selection import RunImages
 from qexport.detections.agreement import Findings
 from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
-from qexport.inspection.run_folder import REPORT, companion, companions, free_name, keep_report, manifests_in
+from qexport.inspection.run_folder import REPORT, companion, companions, free_name, keep_report, manifests_in, speaks_of
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
 from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
@@ -103,11 +104,61 @@ def begin_report(
     inputs: Inputs,
     written: Sequence[ArtifactResult],
     failures: Sequence[tuple[str, QexportError]],
-    clock: Clock,
+    seconds: Mapping[str, float],
 ) -> Report:
     """The report of what was written, before any of it is measured."""
     report = make_report(inputs, environment(reported_packages()), failures)
-    return with_artifacts(report, Measured(written), inputs, clock.seconds)
+    return with_artifacts(report, Measured(written), inputs, seconds)
+
+
+class Standing:
+    """What a run has written until now, with what its folder says of it: manifests, and a report without figures.
+
+    An artifact of an earlier run goes where one of its name comes, and what was said of it with it.
+
+    Args:
+        inputs: of the run's report.
+    """
+
+    def __init__(self, source: Source, job: ExportJob, table: CalibrationTable | None, inputs: Inputs) -> None:
+        self._source, self._job, self._table, self._inputs = source, job, table, inputs
+        self._alone, self._written = Lock(), dict[Path, ArtifactResult]()
+        self._before, self._kept = companions(job.folder), list[Path]()
+
+    def add(self, written: ArtifactResult) -> None:
+        """Say what an artifact is as soon as it is there, from any thread; what is built elsewhere is a trial."""
+        path = written.artifact.path
+        with self._alone:
+            if path.parent == self._job.folder and self._written.get(path) is not written:
+                self._written[path] = written
+                every = list(self._written.values())
+                with attempt([], REPORT):  # all of it is written once more
+                    self._describe(every, begin_report(self._inputs, every, (), {}))
+
+    def describe(self, written: Sequence[ArtifactResult], report: Report) -> None:
+        """Say what everything is, before any of it is measured.
+
+        Raises:
+            InputError: a manifest cannot be written.
+        """
+        with self._alone:
+            self._describe(written, report)
+
+    def tidy(self) -> None:
+        """Remove files that belonged to artifacts that were replaced."""
+        for name in self._before - companions(self._job.folder):
+            (self._job.folder / name).unlink(missing_ok=True)
+        for report in self._kept:
+            if not speaks_of(report, self._job.folder):
+                report.unlink(missing_ok=True)
+
+    def _describe(self, written: Sequence[ArtifactResult], report: Report) -> None:
+        job, names = self._job, {item.artifact.path.name for item in written}
+        if job.report_json == job.folder / REPORT and (kept := keep_report(job.folder, names)):
+            self._kept.append(kept)
+        _write_manifests(self._source, job.range_method, self._table, written, report, None)
+        with attempt([], REPORT):  # the report that comes last says so
+            save_report(replace(report, warnings=(*report.warnings, Warning(RUN, UNFINISHED))), job.report_json)
 
 
 def measure_run(
@@ -118,18 +169,13 @@ def measure_run(
     written: Sequence[ArtifactResult],
     report: Report,
     clock: Clock,
+    standing: Standing,
     cache: Cache = NO_CACHE,
     elsewhere: Elsewheres | None = None,
 ) -> Report:
     """Measure everything that was written, and keep samples of it; return the report with all figures."""
     missing: list[Unmeasured] = []
-    before = companions(job.folder)
-    names = {item.artifact.path.name for item in written}
-    if job.report_json == job.folder / REPORT:
-        keep_report(job.folder, names)
-    _write_manifests(source, job.range_method, table, written, report, None)
-    with attempt([], REPORT):  # the report that comes last says so
-        save_report(replace(report, warnings=(*report.warnings, Warning(RUN, UNFINISHED))), job.report_json)
+    standing.describe(written, report)
     task = source.checkpoint.task
     figures = measure(
         source.program,
@@ -149,8 +195,7 @@ def measure_run(
     with attempt(missing, "samples"), clock.step("samples", "Keeping samples"):
         samples = _save_samples(source.program, job, images.samples, written, missing)
     _write_manifests(source, job.range_method, table, written, report, samples)
-    for name in before - companions(job.folder):  # of artifacts that were replaced
-        (job.folder / name).unlink(missing_ok=True)
+    standing.tidy()
     of_run = [each for each in missing if not each.artifact]
     of_artifacts = [each for each in missing if each.artifact]
     inputs = inputs_of(job, report.command, source, table, images)

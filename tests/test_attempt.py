@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from qexport.cli.app import main
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
 from qexport.errors import InputError, MeasurementError
+from qexport.inspection.run_folder import report_beside
 from qexport.job.options import ExportJob
 from qexport.measurement import accuracy, measure
 from qexport.measurement.accuracy import Accuracy
@@ -300,6 +301,7 @@ def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, mo
     monkeypatch.setattr(publish, "make_manifest", lambda *_: {"artifact": "a.onnx"})
     source: Any = SimpleNamespace(checkpoint=SimpleNamespace(task="detect"), program=None)
     begun = Report("qexport", MODEL_INFO, None, None, (), {}, 2)
+    inputs: Any = None
     with pytest.raises(KeyboardInterrupt):
         publish.measure_run(
             source,
@@ -309,7 +311,64 @@ def test_a_run_that_is_ended_leaves_a_report_of_what_it_wrote(tmp_path: Path, mo
             [written(str(tmp_path / "a.onnx"))],
             begun,
             Clock(Silent()),
+            publish.Standing(source, ExportJob("a.pt", out=tmp_path), None, inputs),
         )
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert content["warnings"] == ["the run ended before everything was measured"]
     assert json.loads((tmp_path / "a.onnx.manifest.json").read_text(encoding="utf-8")) == {"artifact": "a.onnx"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a report says of artifacts, as little as its readers need."""
+
+    artifacts: tuple[Mapping[str, str], ...]
+    warnings: tuple[Warning, ...] = ()
+    environment: None = None
+    command: str = ""
+
+
+def said(items: Iterable[ArtifactResult]) -> Any:
+    entries = [(each.artifact.path.name, each.artifact.sha256, each.artifact.format) for each in items]
+    return Said(tuple({"path": a, "sha256": b, "format": c, "precision": "int8"} for a, b, c in entries))
+
+
+def lies_there(path: Path, content: str) -> ArtifactResult:
+    """An artifact that was written; what is in it stands for its hash."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    name = path.suffix.removeprefix(".")
+    return ArtifactResult(Artifact(path, name, "int8", content, 3), find_backend(name))
+
+
+def reports_in(folder: Path) -> dict[str, dict[str, str]]:
+    """What each report of a folder says: name of an artifact → its hash."""
+    contents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("report*.json")}
+    return {name: {each["path"]: each["sha256"] for each in said["artifacts"]} for name, said in contents.items()}
+
+
+def test_what_is_there_is_told_before_the_next_one_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is ended between two formats leaves no file that another run's report is of."""
+    monkeypatch.setattr(publish, "begin_report", lambda _, items, *__: said(items))
+    monkeypatch.setattr(publish, "make_manifest", lambda _, item, *__: {"sha256": item.artifact.sha256})
+    monkeypatch.setattr(publish, "save_report", lambda report, path: path.write_text(json.dumps(asdict(report))))
+    out, old, new = tmp_path / "out", {"a.onnx": "old", "a.tflite": "old"}, {"a.onnx": "new", "a.tflite": "new"}
+    source: Any = None
+    inputs: Any = None
+    standing = publish.Standing(source, ExportJob("a.pt", out=out), None, inputs)
+    first = [lies_there(out / name, "old") for name in old]
+    standing.describe(first, said(first))
+    assert reports_in(out) == {"report.json": old}
+
+    standing, kept = publish.Standing(source, ExportJob("a.pt", out=out), None, inputs), "report_onnx-tflite_int8.json"
+    standing.add(lies_there(tmp_path / "a.onnx", "a trial"))
+    assert reports_in(out) == {"report.json": old}
+    standing.add(lies_there(out / "a.onnx", "new"))
+    assert reports_in(out) == {"report.json": {"a.onnx": "new"}, kept: old}
+    assert report_beside(out / "a.onnx").name == "report.json"
+    assert report_beside(out / "a.tflite").name == kept
+    standing.tidy()
+    assert (out / kept).is_file()  # the figures of a.tflite
+    standing.add(lies_there(out / "a.tflite", "new"))
+    standing.tidy()
+    assert reports_in(out) == {"report.json": new}

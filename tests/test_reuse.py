@@ -25,6 +25,7 @@ from qexport.calibration.calibration_table import save_table
 from qexport.cli.app import main
 from qexport.clock import Clock
 from qexport.data.dataset import fingerprint
+from qexport.inspection.run_folder import manifests_in
 from qexport.job import offload
 from qexport.measurement import measure
 from qexport.planning.plan import QuantPlan, TensorQuant
@@ -341,6 +342,12 @@ def test_a_run_that_ended_behind_its_artifacts_is_gone_on_with(
         patch.setattr(pipeline, "measure_run", ends)
         with pytest.raises(SystemExit):
             main([*words, "--out", str(begun)])
+    left = json.loads((begun / "report.json").read_text(encoding="utf-8"))
+    assert [Path(each["path"]).name for each in left["artifacts"]] == ["shapes26_int8.onnx", "shapes26_fp32.onnx"]
+    assert left["warnings"][-1] == "the run ended before everything was measured"
+    assert {each["sha256"] for each in left["artifacts"]} == {
+        manifest["sha256"] for manifest in manifests_in(begun).values()
+    }
     monkeypatch.setattr(reuse, "build", ends)
     monkeypatch.setattr(opening, "calibrate", ends)
     capfd.readouterr()

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +138,14 @@ def companions(folder: Path) -> set[str]:
     return {name for name in every if (folder / name).is_file()}
 
 
-def keep_report(folder: Path, written: set[str]) -> None:
+def keep_report(folder: Path, written: Set[str]) -> Path | None:
     """Give the folder's report another name where artifacts that are not written anew have their figures in it.
 
     Args:
         written: names of the artifacts of the run whose report comes next.
+
+    Returns:
+        Where it is now; None where it stays, to be replaced.
     """
     path = folder / REPORT
     entries = _entries(path)
@@ -150,7 +153,16 @@ def keep_report(folder: Path, written: set[str]) -> None:
     if kept:
         formats = "-".join(dict.fromkeys(str(each["format"]) for each in entries))
         precision = next((str(each["precision"]) for each in kept if each["precision"] != "fp32"), "fp32")
-        os.replace(path, folder / f"report_{formats}_{precision}.json")
+        place = folder / f"report_{formats}_{precision}.json"
+        os.replace(path, place)
+        return place
+    return None
+
+
+def speaks_of(report: Path, folder: Path) -> bool:
+    """Whether any artifact of a folder has its figures in a report, of the bytes that its manifest is of."""
+    manifests = manifests_in(folder)
+    return any(each["sha256"] == manifests.get(_file(each), {}).get("sha256") for each in _entries(report))
 
 
 def report_beside(artifact: Path) -> Path:
