@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-install bench-interop bench-limits bench-sweep bench-training bench-processes fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-install bench-interop bench-limits bench-sweep bench-training bench-processes tables fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -124,7 +124,7 @@ run: setup  ## the main job on the embedded default: model, data set and report
 test: setup  ## all tests
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench: setup  ## measure the main job on the real models in ../shared, against the bounds
+bench: setup  ## measure the main job on the real models in ../shared, against the bounds; write results.json and the tables
 	$(PY) benchmarks/main_job.py
 
 bench-formats: setup  ## compare ONNX, OpenVINO and TensorRT files with Ultralytics' own exports
@@ -170,6 +170,9 @@ bench-training: setup  ## measure a step of quantisation-aware training on the r
 
 bench-processes: setup  ## train in two processes of torchrun, of which one is killed or interrupted: as one process does
 	$(PY) benchmarks/processes.py
+
+tables: setup  ## write the tables of the documentation from benchmarks/results.json, without measuring
+	$(PY) benchmarks/results.py
 
 fuzz: setup  ## read hostile files of every kind, made by a seed: CASES=10000 SEED=0
 	$(PY) tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0)

@@ -1,6 +1,6 @@
-"""Measure what each range estimator and each pass is worth on the real models, and print a table.
+"""Measure what each range estimator and each pass is worth on the real models, and write their table.
 
-    make bench-ablation    (or: .venv/bin/python benchmarks/ablation.py [--models NAME …] [--format F] [--imgsz N] …)
+    make bench-ablation    (or: .venv/bin/python benchmarks/ablation.py [--models M …] [--imgsz N] [--results FILE] …)
 
 Plans are simulated, calibrated on coco128, and compared with the float program by their distance (decision 044) on
 images of one half of coco-val100. Every row is compared with one of the table, image by image: the gain is the mean
@@ -15,6 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from results import SHARED, begin, keep, table
+from tables import Column
 
 from qexport import calibrate, make_target, optimise, plan, read_model
 from qexport.calibration.calibration_table import CalibrationTable
@@ -30,32 +34,35 @@ from qexport.programs.program import Program
 MODELS = ("yolo26n", "yolo11n", "yolov8n")
 CHOSEN = EFFORTS["best"]
 NUDGE = 1e-6
+GAIN = "{:+.3f} ± {:.3f}"
 
 
 def main() -> int:
     """Measure every row of every model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--format", default="tflite")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--images", type=int, default=24, help="that distances are measured on")
     parser.add_argument("--half", choices=("first", "second"), default="second")
-    given = parser.parse_args()
+    given, bench = begin(parser, "make bench-ablation")
     every = sorted((given.shared / "datasets/coco-val100/images/val2017").glob("*.jpg"))
     middle = len(every) // 2
     judged = take(every[:middle] if given.half == "first" else every[middle:], count=given.images)
-    print("| model | what | against | distance | gain, standard error |\n| --- | --- | --- | --- | --- |")
+    found: dict[str, list[Row]] = {}
     for name in given.models:
         program = read_model(given.shared / f"models/{name}.pt", imgsz=given.imgsz).program
         seen = sorted((given.shared / "datasets/coco128/images/train2017").glob("*.jpg"))
-        table = calibrate(program, seen, importance=True)
+        statistics = calibrate(program, seen, importance=True)
         target = make_target(given.format)
-        for row in rows(Setup(program, table, target, seen, hold_out(program, judged))):
-            print(
-                f"| {name} | {row.what} | {row.against} | {row.distance:.4f} | {row.gain:+.3f} ± {row.noise:.3f} |",
-                flush=True,
-            )
+        for row in rows(Setup(program, statistics, target, seen, hold_out(program, judged))):
+            print(f"{name}, {row.what}: distance {row.distance:.4f}, {row.gain:+.3f} ± {row.noise:.3f}", flush=True)
+            found.setdefault(name, []).append(row)
+    about = f"plans for {given.format} at {given.imgsz} pixels, calibrated on coco128, simulated, compared "
+    about += f"on {len(judged)} images of the {given.half} half of coco-val100"
+    columns = [Column("what"), Column("against"), *(Column(name, GAIN) for name in found)]
+    keep(bench, table(bench, "ablation", about, columns, side_by_side(found)))
     return 0
 
 
@@ -100,6 +107,12 @@ class Row:
     distance: float
     gain: float
     noise: float
+
+
+def side_by_side(found: Mapping[str, Sequence[Row]]) -> Iterator[list[Any]]:
+    """A line for each row, with gain and noise of each model."""
+    for several in zip(*found.values(), strict=True):
+        yield [several[0].what, several[0].against, *([row.gain, row.noise] for row in several)]
 
 
 def rows(setup: Setup) -> Iterator[Row]:

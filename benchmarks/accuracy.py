@@ -1,6 +1,6 @@
-"""Measure how near INT8 is to FP32 on the real models, effort by effort, and print the tables of the documentation.
+"""Measure how near INT8 is to FP32 on the real models, effort by effort, and write the tables of it.
 
-    make bench-accuracy    (or: .venv/bin/python benchmarks/accuracy.py [--effort EFFORT …] [--half H] …)
+    make bench-accuracy    (or: .venv/bin/python benchmarks/accuracy.py [--effort E …] [--half H] [--results FILE] …)
 
 Detectors in four formats and integer-only, calibrated on coco128 (and the default once more on the four images of
 coco8), masks and keypoints in three formats. Scored on one half of coco-val100's images: settings were chosen on the
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import SHARED, Run, begin, ended, keep, missed, table
+from tables import Column, cell, grid
+
 QEXPORT = Path(sys.executable).with_name("qexport")
 DETECTORS = ("yolo26n", "yolo11n", "yolov8n")
 FORMATS = "tflite,onnx,openvino,tensorrt"
@@ -27,6 +31,20 @@ BOUNDS = {"balanced": (0.960, 0.945, 0.03), "best": (0.975, 0.965, 0.01)}
 """Effort → least mean fidelity, least fidelity of any file, largest mean shift of confidence."""
 MIN_FULL, MIN_COCO8, MIN_TASK, MIN_RETENTION = 0.955, 0.94, 0.95, 0.985
 MAX_SECONDS = {"best": 480.0}
+SCORED = {
+    "first": "scored on the first half of the images, which settings were chosen on",
+    "second": "scored on the second half of the images, which nothing was chosen on",
+    "both": "scored on all images, of which settings were chosen on the first half",
+}
+"""Half → of which images figures are, those of coco-val100 for detectors."""
+COLUMNS = (
+    Column("model"),
+    Column("format"),
+    Column("fidelity", "{:.4f}"),
+    Column("95 % interval", "{:.3f} to {:.3f}"),
+    Column("mAP50-95, share of FP32's", "{:.1%}"),
+    Column("shift of confidence", "{:+.3f}"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,26 +61,37 @@ class Row:
         """mAP50-95 against FP32's detections."""
         return float(self.accuracy["fidelity"])
 
+    def cells(self) -> list[Any]:
+        """Its line of the table."""
+        span, kept = self.accuracy.get("fidelity_interval"), self.accuracy.get("retention")
+        return [self.model, self.format, self.fidelity, span, kept, shift_of(self)]
+
 
 def main() -> int:
     """Run everything, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--effort", nargs="*", default=["balanced", "best"])
     parser.add_argument("--models", nargs="*", default=list(DETECTORS))
     parser.add_argument("--half", choices=("first", "second", "both"), default="second")
     parser.add_argument("--only-detectors", action="store_true", help="no integer-only files, coco8, masks, keypoints")
-    given = parser.parse_args()
+    given, bench = begin(parser, "make bench-accuracy")
     broken: list[str] = []
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         runs = Runs(given.shared, Path(scratch), given.half)
         for effort in given.effort:
-            broken += list(judge(effort, *runs.detectors(given.models, effort)))
+            rows, seconds = runs.detectors(given.models, effort)
+            lost = list(judge(effort, rows, seconds))
+            remark = (
+                f"Mean {mean(rows):.4f}, least {min(row.fidelity for row in rows):.4f}. Seconds, scoring included: "
+            )
+            remark += ", ".join(f"{model} {taken:.0f}" for model, taken in seconds.items()) + "."
+            about = f"`--effort {effort}`, calibrated on coco128, {SCORED[given.half]}"
+            keep_rows(bench, f"accuracy-{effort}", about, rows, bounds_of(effort), lost, remark)
+            broken += lost
         if not given.only_detectors:
-            broken += list(others(runs, given.models))
-    for name in broken:
-        print(f"BROKEN {name}")
-    return 1 if broken else 0
+            broken += others(bench, runs, given.models)
+    return ended(broken)
 
 
 @dataclass(frozen=True)
@@ -113,43 +142,81 @@ class Runs:
         return rows, seconds
 
 
+def mean(rows: Sequence[Row]) -> float:
+    """Mean fidelity."""
+    return sum(row.fidelity for row in rows) / len(rows)
+
+
 def judge(effort: str, rows: Sequence[Row], seconds: dict[str, float]) -> Iterator[str]:
-    """Print one effort's table, and yield the bounds that are broken."""
-    print_table(f"--effort {effort}", rows)
-    mean = sum(row.fidelity for row in rows) / len(rows)
-    print(f"\nmean {mean:.4f}, least {min(row.fidelity for row in rows):.4f}; seconds a model: {seconds}\n")
+    """Bounds of an effort that are broken."""
     if effort not in BOUNDS:
         return
     least_mean, least, shift = BOUNDS[effort]
-    if mean < least_mean:
-        yield f"{effort}: mean fidelity {mean:.4f} is under {least_mean}"
+    yield from missed(f"{effort}: mean fidelity", mean(rows), least=least_mean, form=".4f")
     for row in rows:
-        if row.fidelity < least:
-            yield f"{effort} {row.model} {row.format}: fidelity {row.fidelity:.4f} is under {least}"
-        moved = shift_of(row)
-        if moved is not None and abs(moved) > shift:
-            yield f"{effort} {row.model} {row.format}: confidence moves by {moved:+.4f}"
+        name = f"{effort} {row.model} {row.format}:"
+        yield from missed(f"{name} fidelity", row.fidelity, least=least, form=".4f")
+        yield from missed(f"{name} shift of confidence", shift_of(row) or 0, least=-shift, most=shift, form="+.4f")
     for model, taken in seconds.items():
-        if taken > MAX_SECONDS.get(effort, taken):
-            yield f"{effort} {model}: {taken:.0f} s"
+        yield from missed(f"{effort} {model}: seconds", taken, most=MAX_SECONDS.get(effort, math.inf), form=".0f")
 
 
-def others(runs: Runs, models: Sequence[str]) -> Iterator[str]:
-    """Integer-only files, few calibration images, masks and keypoints; yield the bounds that are broken."""
-    half = runs.evaluation("coco-val100")
-    full = [r for m in models for r in runs.rows(m, "full", "tflite", "coco128", half, "--precision", "int8-full")]
-    print_table("integer-only", full)
+def bounds_of(effort: str) -> str:
+    """An effort's bounds in words; "" where it has none."""
+    if effort not in BOUNDS:
+        return ""
+    least_mean, least, shift = BOUNDS[effort]
+    time_too = f"; {MAX_SECONDS[effort]:.0f} s a model" if effort in MAX_SECONDS else ""
+    return (
+        f"fidelity {least_mean:.3f} on average and {least:.3f} of each file; shift of confidence {shift:.2f}{time_too}"
+    )
+
+
+def others(bench: Run, runs: Runs, models: Sequence[str]) -> list[str]:
+    """Integer-only files, few calibration images, masks and keypoints: keep their tables; bounds that are broken."""
+    half, scored = runs.evaluation("coco-val100"), SCORED[runs.half]
+    full = [r for m in models for r in runs.rows(m, "int8-full", "tflite", "coco128", half, "--precision", "int8-full")]
+    broken = [said for row in full for said in too_far(row, MIN_FULL)]
+    keep_rows(
+        bench,
+        "accuracy-integer-only",
+        f"default effort, calibrated on coco128, {scored}",
+        full,
+        f"fidelity {MIN_FULL:.3f}",
+        broken,
+    )
     few = [r for m in models for r in runs.rows(m, "coco8", FORMATS, "coco8", half, "--int8")]
-    print_table("four calibration images", few)
+    lost = [said for row in few for said in too_far(row, MIN_COCO8)]
+    about = f"default effort, calibrated on the four training images of coco8, {scored}"
+    keep_rows(bench, "accuracy-few-images", about, few, f"fidelity {MIN_COCO8:.2f}", lost, f"Mean {mean(few):.4f}.")
     three = "tflite,onnx,openvino"
-    masks = runs.rows("yolo11n-seg", "masks", three, "coco128", runs.evaluation("coco-val100-seg"), "--int8")
-    points = runs.rows("yolo26n-pose", "keypoints", three, "coco128", runs.evaluation("coco-val25-pose"), "--int8")
-    print_table("masks and keypoints", [*masks, *points])
-    for rows, least in ((full, MIN_FULL), (few, MIN_COCO8), ([*masks, *points], MIN_TASK)):
-        for row in (row for row in rows if row.fidelity < least):
-            yield f"{row.what} {row.model} {row.format}: fidelity {row.fidelity:.4f} is under {least}"
-    for row in (row for row in [*masks, *points] if row.accuracy["retention"] < MIN_RETENTION):
-        yield f"{row.what} {row.model} {row.format}: retention {row.accuracy['retention']:.4f}"
+    other = runs.rows("yolo11n-seg", "masks", three, "coco128", runs.evaluation("coco-val100-seg"), "--int8")
+    other += runs.rows("yolo26n-pose", "keypoints", three, "coco128", runs.evaluation("coco-val25-pose"), "--int8")
+    apart = [said for row in other for said in (*too_far(row, MIN_TASK), *too_little(row))]
+    about = f"default effort, calibrated on coco128, {SCORED[runs.half]} that have masks or keypoints"
+    bounds = f"fidelity {MIN_TASK:.2f}; retention {MIN_RETENTION:.1%}"
+    keep_rows(bench, "accuracy-tasks", about, other, bounds, apart)
+    return [*broken, *lost, *apart]
+
+
+def too_far(row: Row, least: float) -> list[str]:
+    """What is said of a file that is too far from FP32."""
+    return missed(f"{row.what} {row.model} {row.format}: fidelity", row.fidelity, least=least, form=".4f")
+
+
+def too_little(row: Row) -> list[str]:
+    """What is said of a file that keeps too little of FP32's mAP."""
+    name = f"{row.what} {row.model} {row.format}: retention"
+    return missed(name, row.accuracy["retention"], least=MIN_RETENTION, form=".1%")
+
+
+def keep_rows(
+    bench: Run, name: str, about: str, rows: Sequence[Row], bounds: str, broken: Sequence[str], remark: str = ""
+) -> None:
+    """Keep a table of artifacts."""
+    remarks = [remark] if remark else []
+    cells = [row.cells() for row in rows]
+    keep(bench, table(bench, name, about, COLUMNS, cells, bounds, broken if bounds else None, remarks))
 
 
 def shift_of(row: Row) -> float | None:
@@ -159,15 +226,9 @@ def shift_of(row: Row) -> float | None:
 
 
 def print_table(title: str, rows: Iterable[Row]) -> None:
-    """Print Markdown."""
-    print(f"\n{title}\n\n| model | what | format | fidelity | mAP50-95, share of FP32's | shift of confidence |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        span, kept, moved = row.accuracy.get("fidelity_interval"), row.accuracy.get("retention"), shift_of(row)
-        interval = f" ({span[0]:.3f} to {span[1]:.3f})" if span else ""
-        share, shift = f"{100 * kept:.1f} %" if kept else "", "" if moved is None else f"{moved:+.3f}"
-        line = f"| {row.model} | {row.what} | {row.format} | {row.fidelity:.4f}{interval} | {share} | {shift} |"
-        print(line, flush=True)
+    """Print Markdown, without keeping it."""
+    lines = [[row.what, *map(cell, row.cells(), COLUMNS)] for row in rows]
+    print(f"\n{title}\n\n{grid(['what', *(column.title for column in COLUMNS)], lines)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Compare qexport's ONNX, OpenVINO and TensorRT files with Ultralytics' own exports, side by side.
+"""Compare qexport's ONNX, OpenVINO and TensorRT files with Ultralytics' own exports, and write the tables of it.
 
-    make bench-formats    (or: .venv/bin/python benchmarks/against_incumbent.py [--shared DIR] [--keep DIR] [MODEL …])
+    make bench-formats    (or: .venv/bin/python benchmarks/against_incumbent.py [--keep DIR] [MODEL …] [--results FILE])
 
 For each model: both tools export FP32 and INT8, calibrated on coco128 and scored on coco-val100, each INT8 file against
 the FP32 file of its own tool and format (fidelity, retention); then all files of a runtime are timed in turns. At last
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shutil
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from results import SHARED, begin, ended, keep, missed, table
+from tables import Column
 
 from qexport.compat.quiet import quiet_ultralytics
 
@@ -47,6 +48,46 @@ MAX_SECONDS = 90.0
 BLOCKS = 40
 """Turns of all files. The machine's speed changes within seconds: two files are compared turn by turn, and the median
 ratio counts."""
+ABOUT = (
+    "files of 640 pixels, default effort, calibrated on coco128, scored on coco-val100; fidelity and retention are "
+    "against the FP32 file of the same tool and format; files of a model and runtime are timed in turns, ratios are "
+    "medians of forty turns; TensorRT's graph is scored on ONNX Runtime, no engine is built"
+)
+BOUNDS = "; ".join(
+    [
+        f"fidelity {', '.join(f'{name} {least:.2f}' for name, least in MIN_FIDELITY.items())}",
+        f"retention {MIN_RETENTION:.1%}",
+        f"{MIN_COVERAGE:.0%} of the arithmetic in INT8",
+        f"time of FP32's {', '.join(f'{name} {most:.2f}' for name, most in MAX_OF_FLOAT.items())}",
+        f"time of the incumbent's {', '.join(f'{name} {most:.2f}' for name, most in MAX_OF_INCUMBENT.items())}",
+        f"{MAX_SECONDS:.0f} s for four formats",
+    ]
+)
+COLUMNS = (
+    Column("model"),
+    Column("format"),
+    Column("tool"),
+    Column("fidelity", "{:.3f}"),
+    Column("retention", "{:.1%}"),
+    Column("mAP50-95 FP32 → INT8", "{:.4f} → {:.4f}"),
+    Column("INT8 MACs", "{:.1%}"),
+    Column("INT8 ms", "{:.1f}"),
+    Column("of FP32", "{:.3f}"),
+    Column("of incumbent's", "{:.3f}"),
+)
+SHORT_ABOUT = (
+    "INT8 files of 640 pixels, default effort, calibrated on coco128, scored on coco-val100; fidelity is agreement "
+    "with the FP32 file of the same tool and format, mAP kept the share of its mAP50-95"
+)
+SHORT_COLUMNS = (
+    Column("model"),
+    Column("format"),
+    Column("fidelity: qexport", "{:.3f}"),
+    Column("Ultralytics", "{:.3f}"),
+    Column("mAP kept: qexport", "{:.1%}"),
+    Column("Ultralytics", "{:.1%}"),
+    Column("time, of Ultralytics' file", "{:.3f}"),
+)
 
 
 @dataclass
@@ -64,29 +105,65 @@ class Row:
     ms: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Compared:
+    """An INT8 file beside the FP32 file of its tool and format; ratios of times are None where none were taken."""
+
+    row: Row
+    whole: Row
+    of_float: float | None
+    of_incumbent: float | None
+
+    @property
+    def retention(self) -> float:
+        """Share of FP32's mAP50-95."""
+        return self.row.map / self.whole.map
+
+    def cells(self) -> list[Any]:
+        """Its line of the table."""
+        row, took = self.row, statistics.median(self.row.ms) if self.row.ms else None
+        scores = [self.whole.map, row.map]
+        named = [row.model, row.format, row.tool]
+        return [*named, row.fidelity, self.retention, scores, row.coverage, took, self.of_float, self.of_incumbent]
+
+    def broken(self) -> list[str]:
+        """Bounds that it does not hold, as one of our files."""
+        of, form = f"{self.row.model} {self.row.format}:", self.row.format
+        return [
+            *missed(f"{of} fidelity", self.row.fidelity or 0, least=MIN_FIDELITY[form]),
+            *missed(f"{of} retention", self.retention, least=MIN_RETENTION, form=".1%"),
+            *missed(f"{of} INT8 MACs", self.row.coverage or 0, least=MIN_COVERAGE, form=".1%"),
+            *missed(f"{of} INT8 / FP32", self.of_float or 0, most=MAX_OF_FLOAT.get(form, 99.0)),
+            *missed(f"{of} INT8 / incumbent's", self.of_incumbent or 0, most=MAX_OF_INCUMBENT.get(form, 99.0)),
+        ]
+
+
 def main() -> int:
     """Run everything, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--no-timing", action="store_true", help="export and score only")
-    given = parser.parse_args()
+    given, bench = begin(parser, "make bench-formats")
+    seconds = None
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         folder = (given.keep or Path(scratch)).resolve()
         rows = [row for model in given.models for row in rows_of(given.shared.resolve(), model, folder / model)]
-        if given.no_timing:
-            return 0
-        for model in given.models:
-            time_rows([row for row in rows if row.model == model], given.shared)
-        seconds = four_formats(given.shared, folder)
-    print(f"{machine()}\n")
-    broken = print_rows(rows)
-    print(f"\nfour formats without evaluation: {seconds:.0f} s")
-    broken += ["time of four formats"] * (seconds > MAX_SECONDS)
-    for name in broken:
-        print(f"BROKEN {name}")
-    return 1 if broken else 0
+        if not given.no_timing:
+            for model in given.models:
+                time_rows([row for row in rows if row.model == model], given.shared)
+            seconds = four_formats(given.shared, folder)
+    compared = compare(rows)
+    broken = [said for each in compared if each.row.tool == "qexport" for said in each.broken()]
+    broken += missed("seconds of four formats", seconds or 0, most=MAX_SECONDS, form=".0f")
+    remarks = [f"Four formats in one run without evaluation: {seconds:.0f} s."] if seconds else []
+    full = table(
+        bench, "against-incumbent", ABOUT, COLUMNS, [each.cells() for each in compared], BOUNDS, broken, remarks
+    )
+    short = table(bench, "against-incumbent-short", SHORT_ABOUT, SHORT_COLUMNS, side_by_side(compared))
+    keep(bench, full, short)
+    return ended(broken)
 
 
 def rows_of(shared: Path, model: str, folder: Path) -> list[Row]:
@@ -217,59 +294,36 @@ def yaml_of(shared: Path, name: str) -> Path:
     return shared / f"datasets/{name}/{name}.yaml"
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    from qexport.system.machine import cpu_kind, processor_name
-
-    return f"{processor_name()} ({cpu_kind()}), {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
-
-
-def print_rows(rows: list[Row]) -> list[str]:
-    """Print Markdown, and return the bounds that are broken."""
-    print(
-        "| model | format | tool | fidelity | retention | mAP50-95 | INT8 MACs | INT8 ms | of FP32 | of incumbent's |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    broken = []
+def compare(rows: list[Row]) -> list[Compared]:
+    """Every INT8 file beside what it is measured against."""
     found = {(row.model, row.tool, row.format, row.precision): row for row in rows}
+    compared = []
     for row in (row for row in rows if row.precision == "int8"):
         whole = found[row.model, row.tool, row.format, "fp32"]
         other = found.get((row.model, "ultralytics", row.format, "int8"))
-        retention = row.map / whole.map
-        of_float = ratio(row, whole)
         of_other = ratio(row, other) if other and other is not row else None
-        figures = (row.coverage, statistics.median(row.ms) if row.ms else None, of_float, of_other)
-        cells = [shown(value, form) for value, form in zip(figures, (".1%", ".1f", ".3f", ".3f"), strict=True)]
-        print(
-            f"| {row.model} | {row.format} | {row.tool} | {shown(row.fidelity, '.3f')} | {retention:.1%} "
-            f"| {whole.map:.4f} → {row.map:.4f} | {' | '.join(cells)} |"
-        )
-        if row.tool == "qexport":
-            broken += broken_bounds(row, retention, of_float, of_other)
-    return broken
+        compared.append(Compared(row, whole, ratio(row, whole), of_other))
+    return compared
+
+
+def side_by_side(compared: list[Compared]) -> list[list[Any]]:
+    """A line for each model and format that both tools write."""
+    by_file = {(each.row.model, each.row.format, each.row.tool): each for each in compared}
+    pairs = [(one, by_file.get((one.row.model, one.row.format, "ultralytics"))) for one in compared]
+    return [
+        [
+            *(one.row.model, one.row.format, one.row.fidelity, other.row.fidelity),
+            *(one.retention, other.retention, one.of_incumbent),
+        ]
+        for one, other in pairs
+        if other and other is not one
+    ]
 
 
 def ratio(row: Row, other: Row) -> float | None:
     """Median over blocks of how long one file takes as a share of another."""
     pairs = list(zip(row.ms, other.ms, strict=True))
     return statistics.median(one / two for one, two in pairs) if pairs else None
-
-
-def shown(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:{form}}"
-
-
-def broken_bounds(row: Row, retention: float, of_float: float | None, of_other: float | None) -> list[str]:
-    """Names of the bounds that one of our files does not hold."""
-    held = {
-        "fidelity": (row.fidelity or 0) >= MIN_FIDELITY[row.format],
-        "retention": retention >= MIN_RETENTION,
-        "coverage": (row.coverage or 0) >= MIN_COVERAGE,
-        "latency against FP32": (of_float or 0) <= MAX_OF_FLOAT.get(row.format, 99.0),
-        "latency against the incumbent": (of_other or 0) <= MAX_OF_INCUMBENT.get(row.format, 99.0),
-    }
-    return [f"{row.model} {row.format}: {name}" for name, good in held.items() if not good]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Measure TFLite's precisions on the real YOLO26n and print the table of docs/measured.md.
+"""Measure TFLite's precisions on the real YOLO26n, and write their table (results.json, docs/measured.md).
 
-    make bench-precisions    (or: .venv/bin/python benchmarks/precisions.py [--shared DIR] [PRECISION …])
+    make bench-precisions    (or: .venv/bin/python benchmarks/precisions.py [PRECISION …] [--results FILE])
 
 Runs the installed `qexport` for both heads and each precision, calibrated on coco128 and scored on coco-val100, then
 `qexport verify` on the integer-only files. Exits with 1 if a bound is broken.
@@ -17,11 +17,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import SHARED, begin, ended, keep, missed, table
+from tables import Column
+
 QEXPORT = Path(sys.executable).with_name("qexport")
 HEADS = ("end2end", "one2many")
 MIN_FIDELITY = {"fp16": 0.98, "int8-dynamic": 0.93, "w8a16": 0.95, "int8-full": 0.87}
 MAX_OF_FLOAT_BYTES = {"fp16": 0.52, "int8-dynamic": 0.30, "w8a16": 0.30, "int8-full": 0.30}
 MIN_RETENTION = 0.965
+ABOUT = "YOLO26n at 640 pixels as TFLite, default effort, calibrated on coco128, scored on coco-val100"
+BOUNDS = "; ".join(
+    [
+        *(
+            f"{name}: fidelity {least:.2f}, {MAX_OF_FLOAT_BYTES[name]:.0%} of FP32's bytes"
+            for name, least in MIN_FIDELITY.items()
+        ),
+        f"retention {MIN_RETENTION:.1%}",
+    ]
+)
+COLUMNS = (
+    Column("precision"),
+    Column("head"),
+    Column("fidelity", "{:.3f}"),
+    Column("retention", "{:.1%}"),
+    Column("mAP50-95 FP32 → file", "{:.4f} → {:.4f}"),
+    Column("MB", "{:.2f}"),
+    Column("of FP32", "{:.2f}"),
+    Column("p50 of FP32", "{:.2f}"),
+)
+AGREES = "TensorFlow's reference kernels agree on the integer-only files (`qexport verify --runtime tensorflow`)."
 
 
 @dataclass(frozen=True)
@@ -40,32 +64,37 @@ class Row:
 
     def broken(self) -> list[str]:
         """Bounds that this run does not hold."""
-        accuracy = self.artifact["accuracy"]
-        held = {
-            "fidelity": accuracy["fidelity"] >= MIN_FIDELITY[self.precision],
-            "retention": accuracy["retention"] >= MIN_RETENTION,
-            "size": self.size <= MAX_OF_FLOAT_BYTES[self.precision],
-        }
-        return [f"{self.precision} {self.head}: {name}" for name, good in held.items() if not good]
+        accuracy, of = self.artifact["accuracy"], f"{self.precision} {self.head}:"
+        return [
+            *missed(f"{of} fidelity", accuracy["fidelity"], least=MIN_FIDELITY[self.precision]),
+            *missed(f"{of} retention", accuracy["retention"], least=MIN_RETENTION, form=".1%"),
+            *missed(f"{of} share of FP32's bytes", self.size, most=MAX_OF_FLOAT_BYTES[self.precision]),
+        ]
+
+    def cells(self) -> list[Any]:
+        """Its line of the table."""
+        accuracy, of = self.artifact["accuracy"], [self.precision, self.head]
+        ratio = self.artifact["latency_ms"]["p50"] / self.artifact["latency_float_ms"]["p50"]
+        scores = [accuracy["map_float"], accuracy["map"]]
+        size = self.artifact["bytes"] / 1e6
+        return [*of, accuracy["fidelity"], accuracy["retention"], scores, size, self.size, ratio]
 
 
 def main() -> int:
     """Run everything, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("precisions", nargs="*", default=list(MIN_FIDELITY))
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
-    given = parser.parse_args()
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    given, bench = begin(parser, "make bench-precisions")
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         folder = Path(scratch)
         rows = [run(given.shared, head, name, folder) for name in given.precisions for head in HEADS]
-        print_table(rows)
-        broken = [name for row in rows for name in row.broken()]
-        broken += [
-            f"verify {row.head}" for row in rows if row.precision == "int8-full" and not agrees(given.shared, row)
-        ]
-    for name in broken:
-        print(f"BROKEN {name}")
-    return 1 if broken else 0
+        integers = [row for row in rows if row.precision == "int8-full"]
+        apart = [f"verify {row.head}: TensorFlow differs" for row in integers if not agrees(given.shared, row)]
+    broken = [name for row in rows for name in row.broken()] + apart
+    remarks = [AGREES] if integers and not apart else []
+    keep(bench, table(bench, "precisions", ABOUT, COLUMNS, [row.cells() for row in rows], BOUNDS, broken, remarks))
+    return ended(broken)
 
 
 def run(shared: Path, head: str, precision: str, scratch: Path) -> Row:
@@ -86,20 +115,6 @@ def agrees(shared: Path, row: Row) -> bool:
     words = [str(QEXPORT), "verify", row.artifact["path"], "--runtime", "tensorflow", "--data", data]
     print(f"\n{row.precision} {row.head}")
     return subprocess.run(words, check=False).returncode == 0
-
-
-def print_table(rows: list[Row]) -> None:
-    """Print Markdown."""
-    print("| precision | head | fidelity | retention | mAP50-95 FP32 → | MB | of FP32 | p50 of FP32 |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        accuracy = row.artifact["accuracy"]
-        ratio = row.artifact["latency_ms"]["p50"] / row.artifact["latency_float_ms"]["p50"]
-        print(
-            f"| {row.precision} | {row.head} | {accuracy['fidelity']:.3f} | {accuracy['retention']:.1%} "
-            f"| {accuracy['map_float']:.4f} → {accuracy['map']:.4f} | {row.artifact['bytes'] / 1e6:.2f} "
-            f"| {row.size:.2f} | {ratio:.2f} |"
-        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Measure INT8 of every task on the demo models of the repository and print the table of docs/measured.md.
+"""Measure INT8 of every task on the repository's demo models, and write its table (results.json, docs/measured.md).
 
-    make bench-tasks    (or: .venv/bin/python benchmarks/tasks.py [TASK …])
+    make bench-tasks    (or: .venv/bin/python benchmarks/tasks.py [TASK …] [--results FILE])
 
 Runs the installed `qexport` on each task's demo model, calibrated on the rendered training images and scored on the
 rendered validation images, in three formats from one calibration; then once more for the integer-only TFLite file.
@@ -17,28 +17,48 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from results import begin, ended, keep, missed, table
+from tables import Column
+
 from qexport.cli.demo import DEMOS, Demo, demo_folder
 
 QEXPORT = Path(sys.executable).with_name("qexport")
 RUNS = {"int8": "tflite,onnx,openvino", "int8-full": "tflite"}
 """Precision → formats."""
 MIN_RETENTION = 0.97
+ABOUT = (
+    "the small models of `calibration_data/`, where all images are rendered, default effort, calibrated on the train "
+    "split, scored on the 100 images or 192 crops of the val split"
+)
+COLUMNS = (
+    Column("task"),
+    Column("metric"),
+    Column("format"),
+    Column("FP32 → INT8", "{:.4f} → {:.4f}"),
+    Column("retention", "{:.1%}"),
+    Column("fidelity", "{:.3f}"),
+    Column("INT8 MACs", "{:.1%}"),
+)
 
 
 def main() -> int:
     """Run everything, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", default=list(DEMOS))
-    given = parser.parse_args()
+    given, bench = begin(parser, "make bench-tasks")
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         reports = {
             task: [run(DEMOS[task], precision, Path(scratch) / task / precision) for precision in RUNS]
             for task in given.tasks
         }
-    broken = print_table(reports)
-    for name in broken:
-        print(f"BROKEN {name}")
-    return 1 if broken else 0
+    rows = [row for task, several in reports.items() for report in several for row in rows_of(task, report)]
+    broken = [
+        said
+        for task, _, name, _, kept, *_ in rows
+        for said in missed(f"{task} {name}: retention", kept, least=MIN_RETENTION, form=".1%")
+    ]
+    keep(bench, table(bench, "tasks", ABOUT, COLUMNS, rows, f"retention {MIN_RETENTION:.0%}", broken))
+    return ended(broken)
 
 
 def run(demo: Demo, precision: str, out: Path) -> dict[str, Any]:
@@ -50,22 +70,16 @@ def run(demo: Demo, precision: str, out: Path) -> dict[str, Any]:
     return report
 
 
-def print_table(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Print Markdown, and return the bounds that are broken."""
-    print("| task | metric | format | FP32 → INT8 | retention | fidelity | INT8 MACs |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    broken = []
-    for task, report in ((task, report) for task, several in reports.items() for report in several):
-        for entry in (entry for entry in report["artifacts"] if entry["precision"] in RUNS):
-            accuracy, name = entry["accuracy"], f"{entry['format']} {entry['precision']}"
-            print(
-                f"| {task} | {report['evaluation']['metrics'][0]} | {name} "
-                f"| {accuracy['map_float']:.4f} → {accuracy['map']:.4f} | {accuracy['retention']:.1%} "
-                f"| {accuracy['fidelity']:.3f} | {entry['int8_mac_coverage']:.1%} |"
-            )
-            if accuracy["retention"] < MIN_RETENTION:
-                broken.append(f"{task} {name}: retention")
-    return broken
+def rows_of(task: str, report: dict[str, Any]) -> list[list[Any]]:
+    """A line of the table for each INT8 file."""
+    metric = report["evaluation"]["metrics"][0]
+    rows = []
+    for entry in (entry for entry in report["artifacts"] if entry["precision"] in RUNS):
+        accuracy, name = entry["accuracy"], f"{entry['format']} {entry['precision']}"
+        scores = [accuracy["map_float"], accuracy["map"]]
+        inside = entry["int8_mac_coverage"]
+        rows.append([task, metric, name, scores, accuracy["retention"], accuracy["fidelity"], inside])
+    return rows
 
 
 if __name__ == "__main__":
