@@ -229,10 +229,10 @@ def _filled(page: Path, text: str, marked: Mapping[Path, Sequence[Place]], table
 
 
 def _links(page: Path, marked: Mapping[Path, Sequence[Place]]) -> dict[str, str]:
-    """Name of a table → link, of the pages in the folder of one of them."""
+    """Name of a table → link, of the pages in the folder of one of them, which comes first itself."""
     return {
         place.name: f"[{place.under}]({other.name if other != page else ''}#{anchor(place.under)})"
-        for other, places in marked.items()
+        for other, places in sorted(marked.items(), key=lambda item: item[0] != page)
         if other.parent == page.parent
         for place in places
         if place.name != OVERVIEW
