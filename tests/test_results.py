@@ -15,6 +15,7 @@ results = pytest.importorskip("results", reason="a source distribution has no be
 tables = pytest.importorskip("tables")
 MODULES = {name: pytest.importorskip(name) for name in ("main_job", "precisions", "tasks", "accuracy")}
 incumbent = pytest.importorskip("against_incumbent")
+ablation = pytest.importorskip("ablation")
 HELD = {"map": 0.44, "map_float": 0.45, "retention": 0.99, "fidelity": 0.98, "fidelity_interval": [0.95, 0.99]}
 
 TABLE = tables.Table(
@@ -297,3 +298,16 @@ def test_a_run_without_options_writes_file_and_pages(tmp_path: Path, monkeypatch
     shown = page.read_text(encoding="utf-8").splitlines()
     assert shown[2].startswith("`make bench-tasks`, 20")
     assert "| segment | mAP50-95 | onnx int8 | 0.4500 → 0.4400 | 99.0% | 0.980 | 98.0% |" in shown
+
+
+def test_gains_of_several_models_stand_side_by_side() -> None:
+    row = ablation.Row
+    found = {
+        "m": [row("all", "auto", 0.2, 0.5, 0.07), row("none", "auto", 0.3, -0.1, 0.02)],
+        "n": [row("all", "auto", 0.1, 0.25, 0.01), row("none", "auto", 0.4, 0.0, 0.03)],
+    }
+    assert list(ablation.side_by_side(found)) == [
+        ["all", "auto", [0.5, 0.07], [0.25, 0.01]],
+        ["none", "auto", [-0.1, 0.02], [0.0, 0.03]],
+    ]
+    assert tables.cell([-0.1, 0.02], tables.Column("m", ablation.GAIN)) == "-0.100 ± 0.020"
