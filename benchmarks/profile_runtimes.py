@@ -7,13 +7,14 @@ each format in a process of its own: ONNX Runtime's trace, OpenVINO's counters, 
 interface, which XNNPACK tells its operators to. Profilers slow a run: what one takes without them stands beside. The
 peak is what `qexport doctor` times, convolutions of 3 by 3 with 128 channels. Of everything the quickest of some rounds
 counts: other programs make it longer, never shorter. With --keep the files are kept, and a second call takes what is
-there.
+there. With --keep-float INT8 files with some operations in float are timed in turns with the INT8 file instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from qexport.backends.registry import find_backend
 from qexport.compat.quiet import quiet_libraries
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.lowering.convolutions import ConvolutionStack
-from qexport.measurement.latency import PAUSE, measure_latency
+from qexport.measurement.latency import PAUSE, in_turns, measure_latency
 from qexport.measurement.peaks import FP32, INT8
 from qexport.programs.program import INPUT, Program
 from qexport.system.machine import cpu_kind, processor_name
@@ -43,6 +44,7 @@ QEXPORT = Path(sys.executable).with_name("qexport")
 MODELS = ("yolo26n", "yolo11n", "yolov8n")
 FORMATS = ("onnx", "openvino", "tflite")
 PRECISIONS = ("fp32", "int8")
+SIZE = (640, 640)
 ROUNDS = 15
 SHOWN = 0.01
 """Milliseconds from which on an operator has a line; what is below counts in its part."""
@@ -75,37 +77,70 @@ def main() -> int:
     parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--keep-float", nargs="*", default=[], metavar="NAME,…", help="time these INT8 files instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print_profile(given, given.one)
+        (print_variants if given.keep_float else print_profile)(given, given.one)
         return 0
     print(f"{processor_name()} ({cpu_kind()}), {given.threads} thread(s), {time.strftime('%Y-%m-%d')}", flush=True)
+    if given.keep_float:
+        print("\n| model | format | in float | INT8, ms | these in float | ratio | median of the rounds' | won |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         given.keep = (given.keep or Path(scratch)).resolve()
         for model in given.models:
-            export(given, model)
+            for precision, floats in [("int8", name) for name in ("", *given.keep_float)] + [("fp32", "")]:
+                export(given, model, precision, floats)
             for name in given.formats:
                 words = [sys.executable, __file__, model, "--one", name, "--keep", str(given.keep)]
                 words += ["--threads", str(given.threads), "--rounds", str(given.rounds)]
-                subprocess.run([*words, "--shared", str(given.shared)], check=True)
+                words += ["--keep-float", *given.keep_float, "--shared", str(given.shared)]
+                subprocess.run(words, check=True)
     return 0
 
 
-def export(given: argparse.Namespace, model: str) -> None:
-    """Write what is not there yet."""
-    for precision in PRECISIONS:
-        missing = [name for name in given.formats if not file_of(given.keep, model, name, precision).exists()]
-        if missing:
-            words = [str(QEXPORT), str(given.shared / f"models/{model}.pt"), "--precision", precision, "--quiet"]
-            words += ["--format", ",".join(missing), "--effort", "none", "--no-eval", "--no-latency"]
-            words += ["--data", str(given.shared / "datasets/coco128/coco128.yaml")] * (precision == "int8")
-            subprocess.run([*words, "--out", str(given.keep / model / precision)], check=True)
+def export(given: argparse.Namespace, model: str, precision: str, floats: str = "") -> None:
+    """Write what is not there yet of one precision, with the operations `floats` in float."""
+    files = {name: file_of(given.keep, model, name, precision, floats) for name in given.formats}
+    missing = [name for name, path in files.items() if not path.exists()]
+    if missing:
+        words = [str(QEXPORT), str(given.shared / f"models/{model}.pt"), "--precision", precision, "--quiet"]
+        words += ["--format", ",".join(missing), "--effort", "none", "--no-eval", "--no-latency"]
+        words += ["--data", str(given.shared / "datasets/coco128/coco128.yaml")] * (precision == "int8")
+        words += ["--keep-float", floats] * bool(floats)
+        subprocess.run([*words, "--out", str(files[missing[0]].parent)], check=True)
 
 
-def file_of(folder: Path, model: str, name: str, precision: str) -> Path:
+def file_of(folder: Path, model: str, name: str, precision: str, floats: str = "") -> Path:
     """Where `export` leaves a file."""
-    return folder / model / precision / f"{model}_{precision}{find_backend(name).info.suffix}"
+    kind = "+".join([precision, *filter(None, floats.split(","))])
+    return folder / model / kind / f"{model}_{precision}{find_backend(name).info.suffix}"
+
+
+def print_variants(given: argparse.Namespace, name: str) -> None:
+    """Time INT8 files with more in float in turns with the one that has none, and print what the rounds say."""
+    quiet_libraries()
+    (model,) = given.models
+    names = ["", *given.keep_float]
+    backend = find_backend(name)
+    runners = {each: backend.runner(file_of(given.keep, model, name, "int8", each), given.threads) for each in names}
+    rounds = [turn for turn in in_turns(runners, image_of(given, SIZE), given.rounds) if turn]
+    quickest = [{each: min(turn[each]) for each in names} for turn in rounds]
+    for each in names[1:]:
+        ratios = [turn[each] / turn[""] for turn in quickest]
+        least = [min(turn[kind] for turn in quickest) for kind in ("", each)]
+        print(
+            f"| {model} | {backend.info.title} | {each} | {least[0]:.1f} | {least[1]:.1f} | {least[1] / least[0]:.3f} "
+            f"| {statistics.median(ratios):.3f} | {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |",
+            flush=True,
+        )
+
+
+def image_of(given: argparse.Namespace, size: tuple[int, int]) -> NDArray[np.float32]:
+    """One image of coco-val100, (1, 3, height, width) in 0..1."""
+    image = sorted((given.shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
+    return to_tensor(letterbox(read_image(image), size))[None]
 
 
 def print_profile(given: argparse.Namespace, name: str) -> None:
@@ -115,8 +150,7 @@ def print_profile(given: argparse.Namespace, name: str) -> None:
     quiet_libraries()
     (model,) = given.models
     program = read_model(given.shared / f"models/{model}.pt").program
-    image = sorted((given.shared / "datasets/coco-val100/images").rglob("*.jpg"))[0]
-    batch = to_tensor(letterbox(read_image(image), program.input.imgsz))[None]
+    batch = image_of(given, program.input.imgsz)
     files = {precision: file_of(given.keep, model, name, precision) for precision in PRECISIONS}
     sides = profiled(files, name, batch, given, kernels_of(program))
     peaks = peak_rates(name, given)
