@@ -10,8 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, wraps
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from once import forget, remember
 from refusals import Refusal
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from qexport.compat.torchvision import repair
 from qexport.data.evaluation_set import EvaluationSet
 from qexport.data.images import letterbox, read_image, to_tensor
 from qexport.detections.layout import HeadLayout
+from qexport.job import offload
 from qexport.lowering.request import Lowering, Target
 from qexport.planning.plan import QuantPlan
 from qexport.programs.capture import capture
@@ -64,31 +65,26 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_onnx_graph_for_each_program() -> Iterator[None]:
-    """Runs of the demo model in this process export its float graph to ONNX once, which is most of what they do.
-
-    Whole runs of the command, and all that compares two processes, export it anew.
-    """
-    if find_spec("onnx_ir") is None:
-        yield
-        return
-    import onnx
-    from onnx_ir import serde
-
-    from qexport.lowering.onnx import export
-
-    exported, known = export._export, dict[tuple[Any, ...], bytes]()
-
-    @wraps(exported)
-    def once(program: Program, opset: int, half: bool, full: frozenset[str], warn: Callable[[str], None]) -> Any:
-        key = (program.fingerprint, program.input, opset, half, full)
-        if key not in known:
-            known[key] = serde.serialize_model(exported(program, opset, half, full, warn)).SerializeToString()
-        return serde.deserialize_model(onnx.ModelProto.FromString(known[key]))
-
+def _exporters_are_asked_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whole networks are exported once in tests, see `once`: traced in each of their processes, converted in one."""
+    folder = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_export", once)
+        remember(patch, (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported-once")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_in_this_process_start_no_second_one() -> Iterator[None]:
+    """Which would read, capture and import once more what is here; whole runs of the installed command start it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offload, "cores", lambda: 1)
+        yield
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken from other tests: for those that compare two ways to the same file."""
+    forget(monkeypatch)
 
 
 class TinyDecode(nn.Module):

@@ -17,8 +17,8 @@ SHAPES = ROOT / "calibration_data" / "shapes"
 DATA = str(SHAPES / "shapes.yaml")
 USAGE, INPUT, CONVERSION, NOT_BUILT = 2, 3, 5, 8  # as documented in qexport/errors.py
 PREFIX = "qexport: error: "
-TOLD = ("→ ", "✓ ")
-"""What lines begin with that say what a run is going to do, and that a step has ended."""
+TOLD = ("→ ", "✓ ", "… ")
+"""What lines begin with that say what a run is going to do, that a step has ended, and that one takes its time."""
 UNMEASURED = ("--no-eval", "--no-latency")
 FLOAT = (str(MODEL), *UNMEASURED)
 INT8 = (*FLOAT, "--int8", "--imgsz", "96", "--effort", "none")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from guides import DOCS, blocks, page
 from refusals import CONVERSION, DATA, INPUT, MODEL, NOT_BUILT, PREFIX, UNMEASURED
 
 from qexport.backends.registry import find_backend
+from qexport.cli.app import main
 from qexport.data.images import letterbox, read_image, to_tensor
 
 COMMAND = str(Path(sys.executable).with_name("qexport"))
@@ -62,6 +66,17 @@ def run(folder: Path, *words: str, code: int = 0) -> Run:
     return Run(folder, done.stdout, errors)
 
 
+def here(folder: Path, *words: str, code: int = 0) -> Run:
+    """The same in this process: what another option changes is in the files and on stderr."""
+    level = logging.getLogger().level
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            assert main([str(MODEL), "--effort", "none", *words, "--quiet", "--out", str(folder)]) == code
+    finally:
+        logging.getLogger().setLevel(level)  # which the command line silences for good
+    return Run(folder, "", errors.getvalue())
+
+
 def artifacts(names: tuple[str, ...], *precisions: str) -> set[str]:
     """Artifacts, each with its manifest."""
     files = (f"shapes26_{precision}{SUFFIXES[name]}" for name in names for precision in precisions)
@@ -89,7 +104,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, scored: str) -> Run:
     """FP16, scored."""
     folder = tmp_path_factory.mktemp("half") / "out"
     words = ("--data", DATA, "--eval-data", scored, "--no-latency", "--no-build")
-    return run(folder, "--format", ",".join(HALVED), "--half", *words)
+    return here(folder, "--format", ",".join(HALVED), "--half", "--imgsz", "192", *words)
 
 
 def test_every_format_is_written_beside_its_plan(every: Run) -> None:
@@ -269,7 +284,7 @@ def test_without_tensorrt_the_graph_is_written_and_the_run_says_how_to_build(eve
 def test_a_format_that_cannot_be_converted_does_not_lose_the_other(tmp_path: Path) -> None:
     """Operator set 18 has no FP16 scales, which TensorRT's graph is made of."""
     words = ("--format", "tensorrt,onnx", "--opset", "18", "--int8", *FEW, *UNMEASURED, "--no-build")
-    partly = run(tmp_path / "out", *words, code=CONVERSION)
+    partly = here(tmp_path / "out", *words, "--imgsz", "96", code=CONVERSION)
     (line,) = partly.errors.splitlines()
     assert line.startswith(f"{PREFIX}tensorrt: ")
     assert "--opset" in line
@@ -283,7 +298,7 @@ def test_a_place_that_is_taken_does_not_lose_the_other_format(tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     taken = tmp_path / "out" / "shapes26_fp32_openvino_model"
     taken.write_text("a file of the user's")
-    partly = run(tmp_path / "out", "--format", "openvino,onnx", *UNMEASURED, code=INPUT)
+    partly = here(tmp_path / "out", "--format", "openvino,onnx", *UNMEASURED, "--imgsz", "96", code=INPUT)
     assert "shapes26_fp32_openvino_model cannot be written" in partly.errors
     assert partly.files == artifacts(("onnx",), "fp32") | {"shapes26_fp32_openvino_model", "report.json"}
     assert taken.read_text() == "a file of the user's"
@@ -291,8 +306,8 @@ def test_a_place_that_is_taken_does_not_lose_the_other_format(tmp_path: Path) ->
 
 def test_the_number_of_images_can_be_left_open(tmp_path: Path) -> None:
     words = ("--format", "onnx,openvino", "--int8", "--dynamic", *FEW, *UNMEASURED)
-    finished = run(tmp_path / "out", *words)
-    images = np.random.default_rng(0).random((3, 3, 192, 192), dtype=np.float32)
+    finished = here(tmp_path / "out", *words, "--imgsz", "96", "160")  # as test_dynamic
+    images = np.random.default_rng(0).random((3, 3, 96, 160), dtype=np.float32)
     for name in ("onnx", "openvino"):
         path = Path(finished.artifact(name, "int8")["path"])
         opened = find_backend(name).runner(path, 2)

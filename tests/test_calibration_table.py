@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +161,15 @@ def too_few_rows(path: Path) -> None:
         np.savez(stream, **(arrays | {"counts": arrays["counts"][:1]}))
 
 
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """A collection looks through what the test has made, and not through the million objects of torch and its like."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize(
     "write",
     [

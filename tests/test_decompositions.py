@@ -25,9 +25,12 @@ from qexport.programs.program import Program
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
 
-pytestmark = pytest.mark.skipif(
-    not decompositions.is_tested("litert-torch", "torch"), reason="with other versions converters run as they are"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not decompositions.is_tested("litert-torch", "torch"), reason="with other versions converters run as they are"
+    ),
+    pytest.mark.usefixtures("anew"),
+]
 
 converted = unwrap(export._export)  # other tests share its results
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import demo_checkpoint, demo_images, lowering
+from small_models import saved, small_model
 
 from qexport.backends.device_fit import DeviceFit, Lacking
 from qexport.backends.edgetpu.backend import EdgeTPUBackend
@@ -246,10 +247,10 @@ def test_tensorflow_lite_micro_gives_the_same_integers(integer_file: Path, demo_
         assert np.quantile(apart, 0.99) <= 12, number
 
 
-def command(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run the installed `qexport` on the demo model; return how it ended and its report."""
+def command(folder: Path, model: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Run the installed `qexport`; return how it ended and its report."""
     shapes = DEMO / "shapes/shapes.yaml"
-    line = [QEXPORT, str(DEMO / "shapes26.pt"), "--data", str(shapes), "--imgsz", "96", "--calib-images", "8"]
+    line = [QEXPORT, str(model), "--data", str(shapes), "--imgsz", "96", "--calib-images", "8"]
     line += ["--effort", "none"]
     line += ["--no-eval", "--no-latency", "--out", str(folder), *words]
     done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
@@ -261,7 +262,7 @@ def command(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str]
 
 def test_an_edge_tpu_run_says_what_it_left_to_do(tmp_path: Path) -> None:
     """No compiler is installed here: the file is ready, the run ends with the code for that."""
-    done, report = command(tmp_path, "--format", "edgetpu", "--io", "uint8")
+    done, report = command(tmp_path, DEMO / "shapes26.pt", "--format", "edgetpu", "--io", "uint8")
     assert done.returncode == 8
     assert done.stderr.startswith("qexport: error: edgetpu: shapes26_int8-full.tflite is ready but not compiled")
     assert len(done.stderr.splitlines()) == 1
@@ -282,10 +283,11 @@ def test_an_edge_tpu_run_says_what_it_left_to_do(tmp_path: Path) -> None:
 
 
 def test_a_microcontroller_run_writes_the_array_beside_the_file(tmp_path: Path) -> None:
-    done, report = command(tmp_path, "--target", "mcu")
+    model = saved(small_model("Detect", nc=6, end2end=True, reg_max=1), tmp_path / "small.pt")
+    done, report = command(tmp_path / "out", model, "--target", "mcu")
     assert (done.returncode, done.stderr) == (0, "")
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"shapes26_int8-full.tflite", "shapes26_int8-full.cc", "shapes26_int8-full.h"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"small_int8-full.tflite", "small_int8-full.cc", "small_int8-full.h"}
     device = report["artifacts"][0]["device"]
     assert device["device"] == "TensorFlow Lite Micro"
     assert device["lacking"] == []

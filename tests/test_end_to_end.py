@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_models import saved, small_model
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
@@ -92,17 +93,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def again(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The job of the other head, calibrated anew, not measured, reported as JSON."""
-    return run(tmp_path_factory.mktemp("again") / "out", *JOB, *OTHER_HEAD, *UNMEASURED, "--json")
-
-
-@pytest.fixture(scope="module")
 def one2many(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The other head, scored, in silence, with a page of the report."""
     folder = tmp_path_factory.mktemp("one2many")
     page = str(folder / "page.html")
     return run(folder / "out", *JOB, *OTHER_HEAD, "--no-latency", "--quiet", "--report", page)
+
+
+@pytest.fixture(scope="module")
+def again(one2many: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same job with the other's calibration, not measured, reported as JSON."""
+    table = str(one2many.folder / "calibration.npz")
+    folder = tmp_path_factory.mktemp("again") / "out"
+    return run(folder, *JOB, *OTHER_HEAD, *UNMEASURED, "--json", "--calibration", table)
 
 
 @pytest.fixture(scope="module")
@@ -269,33 +272,30 @@ def test_json_prints_the_report_and_nothing_else(again: Run) -> None:
     assert again.errors == ""
 
 
-def test_an_unmeasured_run_writes_no_float_file(again: Run) -> None:
-    assert below(again.folder) == FULL - {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
+def test_an_unmeasured_run_writes_no_float_file_and_none_that_it_was_given(again: Run) -> None:
+    floats = {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
+    assert below(again.folder) == FULL - {"calibration.npz", *floats}
     (entry,) = again.report["artifacts"]
     assert entry["precision"] == "int8"
     assert (entry["accuracy"], entry["latency_ms"], entry["speedup"]) == (None, None, None)
     assert again.report["evaluation"] is None
 
 
-@pytest.mark.parametrize("name", ["plan.json", "calibration.npz", "shapes26_int8.tflite"])
-def test_two_runs_write_equal_files(one2many: Run, again: Run, name: str) -> None:
-    assert again.bytes_of(name) == one2many.bytes_of(name)
-
-
-def test_a_saved_calibration_gives_the_same_plan_and_file(one2many: Run, tmp_path: Path) -> None:
-    table = str(one2many.folder / "calibration.npz")
-    reused = run(tmp_path / "out", *JOB, *UNMEASURED, *OTHER_HEAD, "--calibration", table)
-    assert reused.bytes_of("plan.json") == one2many.bytes_of("plan.json")
-    assert reused.bytes_of("shapes26_int8.tflite") == one2many.bytes_of("shapes26_int8.tflite")
-    assert reused.report["calibration"]["table"] == table
-    assert "calibrate" not in reused.report["seconds"]
+def test_a_saved_calibration_gives_the_same_plan_and_file_in_another_process(one2many: Run, again: Run) -> None:
+    """`test_verify_file.py` has that two processes calibrate to the same table."""
+    for name in ("plan.json", "shapes26_int8.tflite"):
+        assert again.bytes_of(name) == one2many.bytes_of(name)
+    assert again.report["calibration"]["table"] == str(one2many.folder / "calibration.npz")
+    assert "calibrate" not in again.report["seconds"]
 
 
 def test_float_export_without_data(tmp_path: Path) -> None:
-    finished = run(tmp_path / "out", MODEL, "--imgsz", "96", "128", *UNMEASURED, "--report", str(tmp_path / "r.json"))
-    assert below(finished.folder) == {"shapes26_fp32.tflite", "shapes26_fp32.tflite.manifest.json"}
+    model = saved(small_model("Detect", end2end=True, reg_max=1), tmp_path / "small.pt")
+    words = (str(model), "--imgsz", "64", "96", *UNMEASURED, "--report", str(tmp_path / "r.json"))
+    finished = run(tmp_path / "out", *words)
+    assert below(finished.folder) == {"small_fp32.tflite", "small_fp32.tflite.manifest.json"}
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["model"]["imgsz"] == [96, 128]
+    assert report["model"]["imgsz"] == [64, 96]
     assert report["calibration"] is None
     assert report["artifacts"][0]["precision"] == "fp32"
     assert report["artifacts"][0]["int8_mac_coverage"] is None

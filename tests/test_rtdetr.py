@@ -35,7 +35,7 @@ CONVOLUTIONS = ("HGStem", "HGBlock", "DWConv", "Conv", "RepC3")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """RT-DETR-L with a quarter of its channels, half of its blocks' layers and of its decoder's."""
+    """RT-DETR-L with a quarter of its channels, a third of its blocks and of its decoder's layers."""
     from ultralytics.nn.tasks import yaml_model_load
     from untrained import untrained
 
@@ -43,9 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for _, _, module, arguments in (*drawn["backbone"], *drawn["head"]):
         if module in CONVOLUTIONS:
             arguments[:2] = [each // 4 if each > 8 else each for each in arguments[:2]]
-    drawn["head"][-1][-1] = ["nc", 64, 300, 4, 8, 3]
+    drawn["head"][-1][-1] = ["nc", 64, 300, 4, 8, 2]
     path = tmp_path_factory.mktemp("drawn") / "rtdetr-small.yaml"
-    path.write_text(yaml.safe_dump({**drawn, "scales": {"small": [0.5, 1.0, 1024]}}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**drawn, "scales": {"small": [0.34, 1.0, 1024]}}), encoding="utf-8")
     made = untrained(str(path), pixels())
     generator = torch.Generator().manual_seed(0)
     for layer in made.model[-1].decoder.layers:  # built as copies of one, which converters take for one

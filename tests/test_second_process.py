@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import DEMO, SMALL
+from small_models import saved, small_model
 
 from qexport.errors import InputError
 from qexport.execution.executor import Inline, Task, WorkerDiedError
@@ -31,29 +31,33 @@ from qexport.steps.plan import make_target
 from qexport.system import machine
 
 pytest.importorskip("litert_torch", reason="needs the extra qexport[tflite]")
-MODEL = DEMO / "shapes26.pt"
 
 
-READING = Task(read_source, (MODEL, CaptureOptions(imgsz=SMALL)))
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """What reads a model of a few layers, whose head chooses boxes itself."""
+    path = tmp_path_factory.mktemp("model") / "small.pt"
+    saved(small_model("Detect", end2end=True, reg_max=1), path)
+    return Task(read_source, (path, CaptureOptions(imgsz=(64, 64))))
 
 
-def building(out: Path, reading: Task = READING, model: str | None = None) -> Task:
+def building(out: Path, reading: Task, model: str | None = None) -> Task:
     """The task of building the FP32 TFLite file of a model."""
-    digest = hashlib.sha256(MODEL.read_bytes()).hexdigest() if model is None else model
-    path = out / "shapes26_fp32.tflite"
+    digest = hashlib.sha256(reading.arguments[0].read_bytes()).hexdigest() if model is None else model
+    path = out / "small_fp32.tflite"
     return Task(build, (BuildRequest(make_target("tflite", "fp32"), path, out / "plan.json", (), digest),), reading)
 
 
 @pytest.mark.slow
-def test_it_writes_the_file_that_this_process_writes(tmp_path: Path) -> None:
+def test_it_writes_the_file_that_this_process_writes(reading: Task, tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for folder in (theirs, ours):
         folder.mkdir()
     with worker_process() as worker:
-        reply: Future[Built] = worker.submit(building(theirs))
-        here: Built = Inline().submit(building(ours)).result()
+        reply: Future[Built] = worker.submit(building(theirs, reading))
+        here: Built = Inline().submit(building(ours, reading)).result()
         there = reply.result()
-    assert there.result.artifact.path == theirs / "shapes26_fp32.tflite"
+    assert there.result.artifact.path == theirs / "small_fp32.tflite"
     assert there.result.artifact.path.read_bytes() == here.result.artifact.path.read_bytes()
     assert there.result.artifact.sha256 == here.result.artifact.sha256
     assert there.seconds.keys() == {"plan_tflite_fp32", "lower_tflite_fp32", "verify_tflite_fp32"}
@@ -144,10 +148,10 @@ def test_a_process_that_was_killed_is_reported(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_one_that_is_stopped_at_work_leaves_no_file_behind(tmp_path: Path) -> None:
+def test_one_that_is_stopped_at_work_leaves_no_file_behind(reading: Task, tmp_path: Path) -> None:
     with worker_process() as worker:
-        worker.submit(Task(ready, (), READING)).result()
-        worker.submit(building(tmp_path))
+        worker.submit(Task(ready, (), reading)).result()
+        worker.submit(building(tmp_path, reading))
         time.sleep(1)  # it is converting now; the block's end does not wait for it
     assert list(tmp_path.iterdir()) == []
 
@@ -197,9 +201,9 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
     assert machine.cores() == 1
 
 
-def test_a_model_that_was_exchanged_in_between_is_not_written(tmp_path: Path) -> None:
+def test_a_model_that_was_exchanged_in_between_is_not_written(reading: Task, tmp_path: Path) -> None:
     """The first process then writes the file itself, of the bytes whose hash the report has."""
     source: Any = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint="of other bytes"))
-    task = building(tmp_path, model="of these bytes")
+    task = building(tmp_path, reading, model="of these bytes")
     with pytest.raises(WorkerDiedError, match="another one"):
-        Inline({READING: source}).submit(task).result()
+        Inline({reading: source}).submit(task).result()

@@ -26,6 +26,7 @@ from conftest import (
     synthetic_statistics,
 )
 from numpy.typing import NDArray
+from small_models import small_model
 from torch import Tensor, nn
 
 from qexport.backends.tflite.backend import TFLiteBackend
@@ -37,7 +38,9 @@ from qexport.lowering.stored import StoredGraph
 from qexport.planning.plan import QuantPlan
 from qexport.planning.planner import make_plan
 from qexport.planning.runtime_profiles import TFLITE
+from qexport.programs.capture import capture
 from qexport.programs.captured_graph import module_of
+from qexport.programs.heads import split_head
 from qexport.programs.program import Program
 from qexport.programs.sample_inputs import sample_inputs
 from qexport.simulation.rewrite import simulated
@@ -309,20 +312,23 @@ def test_metadata_is_readable_as_ultralytics_reads_it(demo_program: Program, low
 
 
 @pytest.mark.slow
-def test_a_float_file_is_the_program_and_its_boxes_come_back_in_pixels(demo_one2many: Program, tmp_path: Path) -> None:
+def test_a_float_file_is_the_program_and_its_boxes_come_back_in_pixels(tmp_path: Path) -> None:
     """The one-to-many file holds coordinates in 0..1, as Ultralytics expects; the runner gives pixels."""
-    metadata = artifact_metadata(demo_checkpoint(), demo_one2many, "fp32", None)
-    path = tmp_path / "demo_fp32.tflite"
-    TFLiteBackend().lower(lowering(demo_one2many, "fp32", None, metadata), path)
-    image = demo_image((320, 320))
+    size = (96, 160)  # not square, so that a wrong order of height and width is found
+    program = capture(split_head(small_model(nc=6), "one2many", size), size)
+    metadata = artifact_metadata(demo_checkpoint(), program, "fp32", None)
+    path = tmp_path / "small_fp32.tflite"
+    TFLiteBackend().lower(lowering(program, "fp32", None, metadata), path)
+    image = demo_image(size)
     with torch.no_grad():
-        expected = demo_one2many.graph(image).numpy()
+        expected = program.graph(image).numpy()
     np.testing.assert_allclose(TFLiteBackend().runner(path, 2)(image.numpy())[0], expected, atol=0.05, rtol=1e-3)
     loaded = interpreter(path)
     loaded.set_tensor(loaded.get_input_details()[0]["index"], image.numpy())
     loaded.invoke()
     raw = loaded.get_tensor(loaded.get_output_details()[0]["index"])
-    np.testing.assert_allclose(raw[:, :4] * 320, expected[:, :4], atol=0.05, rtol=1e-3)
+    unit = np.array([160, 96, 160, 96])[:, None]
+    np.testing.assert_allclose(raw[:, :4] * unit, expected[:, :4], atol=0.05, rtol=1e-3)
     stored = TFLiteBackend().read(path)
     assert stored.coverage == 0
-    assert stored.total_macs == pytest.approx(sum(v.macs for v in demo_one2many.values.values()), rel=0.02)
+    assert stored.total_macs == pytest.approx(sum(v.macs for v in program.values.values()), rel=0.02)
