@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -20,6 +21,10 @@ FOLDERS = {
 """Variable → where matplotlib and Keras keep what they write on import, below the home folder. torch's is for compiled
 code, in /tmp by a name that anybody can take first: nothing here compiles with it, and it is given another."""
 
+SELDOM = (100_000, 20, 20)
+"""Thresholds of Python's garbage collector. Tracing and conversion make objects by the million that stay: with its own
+thresholds it goes through all of them again and again, which is a tenth of the CPU time of an export."""
+
 
 def quiet_ultralytics() -> None:
     """Set Ultralytics' switches for this process; call it before anything imports `ultralytics`.
@@ -35,7 +40,8 @@ def quiet_ultralytics() -> None:
 
 
 def quiet_libraries() -> None:
-    """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread.
+    """For the command line, before torch is imported: no warnings, no log lines below errors, one OpenMP thread, and
+    garbage that is collected seldom.
 
     One OpenMP thread: with two, runs beside other busy processes were slow and erratic (docs/decisions/007). Whole
     images are spread over threads instead. The library use of qexport leaves these switches alone, so that a
@@ -46,6 +52,7 @@ def quiet_libraries() -> None:
     set_variables(ONE_THREAD, TENSORFLOW_LOG, LITERT_PROGRESS)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+    gc.set_threshold(*SELDOM)
 
 
 def _have_home() -> None:
