@@ -92,8 +92,10 @@ def test_names_can_be_read_in_images_of_any_size(
     heights = []
     for side in (320, 3200):
         image = Image.new("RGB", (side, side), "blue")
-        outline = np.array([[side - 5, -3], [side + 9, -3], [side + 9, 40], [side - 5, 40]])
-        program["labelled"](image, outline, "a\nlong name, \u00e9", 0.5)
+        outlines = np.array([[[side - 5, -3], [side + 9, -3], [side + 9, 40], [side - 5, 40]]])
+        program["NAMES"] = ["a\nlong name, \u00e9"]
+        program["outlined"](image, outlines)
+        program["labelled"](image, outlines, np.array([0]), np.array([0.5]))
         bar = np.argwhere(np.asarray(image)[:, : side - 20, 0] == 255)  # red or white, left of the box
         heights.append(int(np.ptp(bar[:, 0])) + 1)
         assert bar[:, 0].min() == 0, "inside the image, at the top"
