@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import qexport
-from qexport.cli.app import join_sizes, main
+from qexport.cli.app import main
+from qexport.cli.spelling import join_sizes
 from qexport.job.options import make_job, read_config
 from qexport.system.machine import version_of
 

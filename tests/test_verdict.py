@@ -249,7 +249,7 @@ def verdict(changes: Mapping[str, Any], of_report: Mapping[str, Any]) -> tuple[s
             (
                 "unfit",
                 "tflite int8 keeps 99.3 % of mAP50-95, 3.4× smaller: far from FP32, not fit to ship",
-                "--effort best",
+                "qexport m.pt --format tflite --int8 --data d.yaml --imgsz 640,640 --effort best",
             ),
         ),
         (

@@ -26,7 +26,7 @@ from qexport.cli.qat import qat_command, with_share
 from qexport.cli.report import report_command
 from qexport.cli.sensitivity import sensitivity_command
 from qexport.cli.snippet import snippet_command
-from qexport.cli.spelling import is_pair, join_pairs, known_to, spell
+from qexport.cli.spelling import is_pair, join_pairs, join_sizes, known_to, spell
 from qexport.cli.sweep import sweep_command
 from qexport.errors import OUT_OF_MEMORY, GateError, InputError, QexportError, UsageError, is_out_of_memory
 from qexport.optimisation.effort import DEFAULT_EFFORT, EFFORTS
@@ -219,6 +219,9 @@ def export_command(
 @verbs_app.command(cls=texts.Command, epilog=texts.DEMO)
 def demo(
     task: Annotated[str, _option(f"{alternatives(tuple(SCORING))}. Default: detect.", "--task")] = "detect",
+    format_: Annotated[
+        str | None, _option(f"{', '.join(names(BACKENDS))}; comma-separated. Default: tflite.", "--format", "-f")
+    ] = None,
     out: Annotated[Path | None, _option("Folder for all files. Default: qexport_out/demo.", "--out")] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
@@ -229,7 +232,7 @@ def demo(
     """Run the main job offline on a small model and data set that come with qexport."""
     from qexport.cli.demo import demo_job
 
-    return _run(demo_job(out, task), context.obj, quiet, json_, timeout)
+    return _run(demo_job(out, task, format_), context.obj, quiet, json_, timeout)
 
 
 def _run(
@@ -384,14 +387,3 @@ def _checks() -> typer.Typer:
     from qexport.cli.verify import checks_app  # it uses what is in this module
 
     return checks_app
-
-
-def join_sizes(words: list[str]) -> list[str]:
-    """Let `--imgsz 480 640` mean what it means to `yolo`: click options take one word each."""
-    joined: list[str] = []
-    for word in words:
-        if word.isdigit() and len(joined) > 1 and joined[-2] == "--imgsz" and joined[-1].isdigit():
-            joined[-1] += f",{word}"
-        else:
-            joined.append(word)
-    return joined

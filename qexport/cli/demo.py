@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import qexport
-from qexport.errors import InputError
+from qexport.backends.registry import find_backend
+from qexport.errors import InputError, MissingExtraError
 from qexport.job.options import ExportJob, make_job
+from qexport.reporting.verdict import CPU_FORMATS
 from qexport.vocabulary import unknown
+
+FORMAT = "tflite"
+"""What is written where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,15 @@ def demo_folder() -> Path:
     raise InputError("the demo model is not part of this installation", "install qexport again")
 
 
-def demo_job(out: Path | None = None, task: str = "detect") -> ExportJob:
+def demo_job(out: Path | None = None, task: str = "detect", formats: str | None = None) -> ExportJob:
     """The main job on the embedded default.
 
+    Args:
+        formats: comma-separated; None for the default, `FORMAT`.
+
     Raises:
-        UsageError: no such task.
+        UsageError: no such task or format.
+        MissingExtraError: a format's packages are missing; for the default's with the line to type that does without.
     """
     if task not in DEMOS:
         raise unknown(f"--task {task}", task, tuple(DEMOS))
@@ -54,9 +64,25 @@ def demo_job(out: Path | None = None, task: str = "detect") -> ExportJob:
     options = {
         "model": str(folder / demo.model),
         "data": str(folder / demo.data),
-        "format": "tflite",
+        "format": formats or FORMAT,
         "int8": True,
         "imgsz": demo.imgsz,
         "out": out or Path("qexport_out") / ("demo" if task == "detect" else f"demo-{task}"),
     }
-    return make_job(options)
+    try:
+        return make_job(options)
+    except MissingExtraError as error:
+        other = "" if formats else next(filter(_installed, CPU_FORMATS), "")
+        if not other:
+            raise
+        words = ["qexport", "demo", *([] if task == "detect" else ["--task", task]), "--format", other]
+        raise MissingExtraError(error.what, f"{error.remedy}, or type {shlex.join(words)}") from error
+
+
+def _installed(name: str) -> bool:
+    """Whether what a format needs is there."""
+    try:
+        find_backend(name)
+    except MissingExtraError:
+        return False
+    return True

@@ -243,6 +243,17 @@ def join_pairs(words: Sequence[str]) -> list[str]:
     return joined + rest
 
 
+def join_sizes(words: list[str]) -> list[str]:
+    """Let `--imgsz 480 640` mean what it means to `yolo`: click options take one word each."""
+    joined: list[str] = []
+    for word in words:
+        if word.isdigit() and len(joined) > 1 and joined[-2] == "--imgsz" and joined[-1].isdigit():
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _goes_on(key: str, word: str) -> bool:
     """Whether a word is a sign of equality, with a value or without, or the value behind one."""
     return (word[:1] == "=") != key.endswith("=") and not (word[:1] == "-" or is_pair(word))

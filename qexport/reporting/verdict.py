@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from qexport.backends.registry import known
 from qexport.optimisation.effort import BEST
 from qexport.reporting.gate import RULES, accuracy_of
 from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION, STRICT
@@ -24,6 +25,10 @@ MIN_FACTOR = 1.05
 """What is faster or smaller by less is as fast, or as large."""
 CPU_FORMATS = ("tflite", "onnx", "openvino")
 """What runs on CPUs, each with kernels of its own: which is fastest nobody knows before."""
+OF_ONE_FORMAT = {"--candidate", "--cpu", "--layout", "--normalised-boxes", "--option", "--plan", "--target"}
+"""Options that a run may have with one format and not with others."""
+OF_DEMO = ("--format",)
+"""Options of `qexport demo` that change what it comes to."""
 UNPLANNED = ("fp16", "int8-dynamic")
 """Precisions without scales of activations, which no pass works on."""
 OF_ACCURACY = ("max-drop", "min-retention", "min-fidelity", STRICT)
@@ -195,10 +200,10 @@ def _nearer(artifact: ArtifactReport, report: Report) -> str:
     """What brings an artifact nearer to FP32 that the run has not tried; "" for what nothing is chosen of."""
     if artifact.precision in UNPLANNED:
         return ""
-    tried = {each.name for each in artifact.passes}
-    if not report.training and not tried.issuperset(BEST):
+    tried, given = {each.name for each in artifact.passes}, {word.partition("=")[0] for word in _words(report.command)}
+    if not report.training and not tried.issuperset(BEST) and not given & {"--candidate"}:
         return _again(report, "--effort", "best")
-    if artifact.repair is None and artifact.precision != INTEGERS_ONLY:
+    if artifact.repair is None and artifact.precision != INTEGERS_ONLY and not given & {"--candidate", "--plan"}:
         return _again(report, "--max-drop", f"{100 * (1 - MIN_RETENTION):.0f}", "--repair")
     data = report.calibration.data if report.calibration else None
     words = ["qexport", "sensitivity", report.model.path, "--data", data or "DATA.yaml"]
@@ -211,22 +216,42 @@ def _scored(report: Report) -> str:
 
 
 def _elsewhere(report: Report) -> str:
-    """The other runtimes that are timed here, where the run had one format."""
-    formats = {each.format for each in report.artifacts}
-    return _again(report, "--format", ",".join(CPU_FORMATS)) if len(formats) == 1 else ""
+    """The other runtimes that are timed here, where the run had one format and no option that others lack."""
+    given = {word.partition("=")[0] for word in _words(report.command)}
+    if given & OF_ONE_FORMAT or len({each.format for each in report.artifacts}) != 1:
+        return ""
+    precisions = {each.precision for each in report.artifacts} - {"fp32"}
+    from_onnx = report.model.path.lower().endswith(".onnx")
+    able = [info.name for info in known(CPU_FORMATS) if precisions <= info.precisions and info.from_onnx >= from_onnx]
+    others = [name for name in CPU_FORMATS if name in able]
+    return _again(report, "--format", ",".join(others)) if len(others) > 1 else ""
 
 
 def _again(report: Report, name: str, value: str | None, *flags: str) -> str:
-    """The run's own command with another option; the option alone where the run was no export of the command line."""
+    """The run's own command with another option; the option alone where the run was not of the command line.
+
+    What `qexport demo` does not take is for the export that it stands for.
+    """
     added = [name, value or "DATA.yaml", *flags]
     words = _words(report.command)
-    if words[:1] != ["qexport"] or words[1:2] in ([], ["demo"]):
+    if words[:1] != ["qexport"] or not words[1:]:
         return shlex.join(added)
+    if words[1] == "demo" and name not in OF_DEMO:
+        words = _as_export(report)
     options, dashes, last = words, [], []
     if "--" in words:
         place = words.index("--")
         options, dashes, last = words[:place], ["--"], words[place + 1 :]
     return shlex.join([*_without(options, name), *added, *dashes, *last])
+
+
+def _as_export(report: Report) -> list[str]:
+    """The export that a run of `qexport demo` was, with what it has of its own spelled out."""
+    formats = dict.fromkeys(each.format for each in report.artifacts)
+    data = (report.calibration and report.calibration.data) or "DATA.yaml"
+    size = ",".join(map(str, report.model.imgsz))
+    words = ["--format", ",".join(formats), "--int8", "--data", data, "--imgsz", size]
+    return ["qexport", report.model.path, *words]
 
 
 def _without(words: list[str], name: str) -> list[str]:
