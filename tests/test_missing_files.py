@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("out/best/report.json", "; did you mean out/best-1a2b/report.json or out/other/report.json"),
         ("m.onnx", ""),
         ("out/best/absent.onnx", ""),
+        ("out/best-1a2b/n.onnx", ""),
+        ("out/best-1a2b/reprt.json", "; did you mean out/best-1a2b/report.json"),
+        ("out/best-1a2b/m.png", ""),
         ("nowhere/at/all.onnx", ""),
         (f"out/{'x' * 300}/m.onnx", ""),
         ("out/best/a\0b", ""),
@@ -80,6 +85,48 @@ def test_all_that_is_missing_is_one_line(options: dict[str, object], line: str) 
     with pytest.raises(InputError) as refused:
         check_paths(make_job(options))
     assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "line"),
+    [
+        ("my_shapes.yaml", {"data": "my_shape.yml"}, "--data my_shape.yml does not exist: {} my_shapes.yaml"),
+        ("d/shapes.yaml", {"data": "d/shapes.yml"}, "--data d/shapes.yml does not exist: {} d/shapes.yaml"),
+        ("other.yaml", {"data": "coco8.yml"}, "--data coco8.yml does not exist: {} coco8.yaml"),
+        ("best.pt", {"model": "bets.pt"}, "model bets.pt does not exist: {} best.pt"),
+        ("runs/best.pt", {"model": "runs/best.onnx"}, "model runs/best.onnx does not exist: {} runs/best.pt"),
+    ],
+)
+def test_a_name_that_lies_beside_is_named(there: str, options: dict[str, str], line: str) -> None:
+    Path(there).parent.mkdir(exist_ok=True)
+    Path(there).touch()
+    form = "onnx" if "onnx" in options.get("model", "") else "tflite"
+    with pytest.raises(InputError) as refused:
+        check_paths(make_job({"model": "yolo26n.pt", "data": "coco8.yaml", "int8": True, "format": form, **options}))
+    assert str(refused.value) == line.format("check the path; did you mean")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\x1c\0\0\0TFL3" + bytes(64), "is a TFLite file"),
+        (b"\x89PNG\r\n\x1a\n", "is an image"),
+        (b"", "is empty"),
+        (b"names: [cat]\n", "is not a checkpoint"),
+    ],
+)
+def test_other_files_are_refused_before_anything_is_announced(content: bytes, what: str, folder: Path) -> None:
+    (folder / "given.tflite").write_bytes(content)
+    code = (
+        "import sys; from qexport.cli.app import main; code = main(sys.argv[1:]); "
+        "print([each for each in ('torch', 'ultralytics', 'tensorflow') if each in sys.modules]); sys.exit(code)"
+    )
+    words = [sys.executable, "-c", code, "given.tflite", "--int8", "--data", "coco8.yaml"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "[]\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"qexport: error: given.tflite {what}")
+    assert "float .onnx file" in line or what == "is empty"
 
 
 def test_names_that_ultralytics_may_know_are_left_for_later() -> None:

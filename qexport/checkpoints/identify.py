@@ -21,13 +21,15 @@ from qexport.system.given_files import exceeded, open_given
 
 LEARNED = "qexport"
 """Key of a checkpoint whose bytes are this package's own."""
-GIVE = "give the .pt file that a YOLO training wrote"
+GIVE = "give the .pt file that a YOLO training wrote, or a float .onnx file"
 ONNX = "export it there to ONNX and give the .onnx file"
 AGAIN = "download it again, or give another .pt file"
 TRUST = "pass --trust-checkpoint only if you trust where the file comes from: loading it can run any code"
 OWN_SAVE = "write it with its own save(), as YOLO(…).save('model.pt') does"
 UNPACKING = 16
 """Times its size that a checkpoint may unpack to: torch.save does not compress, but people pack files again."""
+BEGINNING = 1024
+"""Bytes that tell what a file is."""
 LOOKED_AT = 200_000
 """Operations of a pickle that are looked at for names."""
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -90,6 +92,21 @@ def refuse_other_files(data: bytes, path: Path) -> None:
             raise InputError(f"{path} {what}", remedy)
     if not data.startswith(PICKLE):
         raise InputError(f"{path} is not a checkpoint", f"{GIVE}; this file begins with {data[:12]!r}")
+
+
+def refuse_by_beginning(path: Path) -> None:
+    """Refuse a file that is surely no checkpoint by its first bytes, before anything slow is imported.
+
+    Raises:
+        InputError: that says what it is.
+    """
+    try:
+        with open_given(path) as stream:
+            beginning = stream.read(BEGINNING)
+    except OSError:  # said where it is read
+        return
+    if not beginning.startswith(ZIP):
+        refuse_other_files(beginning, path)
 
 
 def _refuse_other_archives(data: bytes, path: Path) -> None:

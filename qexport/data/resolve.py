@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
-from qexport.system.given_files import special_kind
+from qexport.system.given_files import names_beside, special_kind
 from qexport.vocabulary import closest
 
 _DOWNLOAD_HOST = "github.com"
@@ -189,6 +189,6 @@ def _by_size(name: str) -> tuple[int, str]:
 
 
 def _unknown(kind: str, name: str, wanted: str, known: list[str]) -> InputError:
-    near = closest(name, known)
+    near = closest(name, [*names_beside(name), *known])
     hint = f", or did you mean {near}" if near else ""
     return InputError(f"{kind} {name} does not exist", f"give {wanted}{hint}")

@@ -6,12 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from qexport.checkpoints.identify import refuse_by_beginning
 from qexport.data.resolve import bundled_data, known_data
 from qexport.errors import InputError
 from qexport.job.export_job import ExportJob
 from qexport.system.files import check_folder
-from qexport.system.given_files import or_nearby, special_kind
+from qexport.system.given_files import names_beside, or_nearby, special_kind
 from qexport.vocabulary import closest, listed
+
+RELEASED = ("yolo", "rtdetr")
+"""What the names of checkpoints begin with that Ultralytics has for download."""
 
 
 def check_paths(job: ExportJob) -> None:
@@ -29,7 +33,7 @@ def check_paths(job: ExportJob) -> None:
     missing = {option: path for option, path in given.items() if not os.path.exists(path)}
     for option in ("model", *data):
         name = str(missing.get(option, ""))
-        known = not job.from_onnx if option == "model" else bundled_data(name)
+        known = _may_be_released(job, name) if option == "model" else bundled_data(name)
         if name and name == Path(name).name and known:
             del missing[option]
     if missing:
@@ -38,14 +42,21 @@ def check_paths(job: ExportJob) -> None:
         kind = special_kind(path)
         if kind or (option in files and Path(path).is_dir()):
             raise InputError(f"{option} {path} is {kind or 'a folder'}, not a file", "check the path")
+    if not job.from_onnx and os.path.isfile(job.model):
+        refuse_by_beginning(Path(job.model))
+
+
+def _may_be_released(job: ExportJob, name: str) -> bool:
+    """Whether a bare name may be a checkpoint that Ultralytics knows; it is not asked, which takes seconds."""
+    own = name.startswith(RELEASED) or not closest(name, names_beside(name))
+    return own and not job.from_onnx
 
 
 def _not_there(missing: Mapping[str, str | Path]) -> InputError:
     """One line for everything that is missing, with what was probably meant."""
     what = listed([f"{option} {path}" for option, path in missing.items()])
-    hints = [or_nearby(path) for path in missing.values()]
-    bare = [str(path) for option, path in missing.items() if option.endswith("data") and Path(path).name == str(path)]
-    hints += [f"; did you mean {near}" for near in (closest(name, known_data()) for name in bare) if near]
+    bare = {option for option, path in missing.items() if option.endswith("data") and Path(path).name == str(path)}
+    hints = [or_nearby(path, known_data() if option in bare else ()) for option, path in missing.items()]
     several = len(missing) > 1
     return InputError(
         f"{what} {'do' if several else 'does'} not exist",
