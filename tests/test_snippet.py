@@ -295,11 +295,16 @@ def test_a_program_alone_finds_what_the_package_finds(
     assert list(tmp_path.glob("CANARY")) == []
 
 
-def test_a_copied_program_runs_beside_a_copied_file(artifact: Path, tmp_path: Path, logging_level: None) -> None:
+def test_a_copied_program_runs_beside_a_copied_file(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_level: None
+) -> None:
     device, elsewhere = tmp_path / "device", tmp_path / "elsewhere"
     device.mkdir()
     elsewhere.mkdir()
-    assert main(["snippet", str(artifact), "--out", str(device / "run.py")]) == 0
+    for done in ("wrote", "replaced"):
+        capsys.readouterr()
+        assert main(["snippet", str(artifact), "--out", str(device / "run.py")]) == 0
+        assert capsys.readouterr().out.startswith(f"{done} {device / 'run.py'}; to run it")
     image = demo_images("val", 2)[1]
     wanted = snippets.expected(facts_of(artifact), image)
     moved, text = tmp_path / "before" / artifact.name, (device / "run.py").read_text()

@@ -49,7 +49,8 @@ def snippet_command(
         return
     from qexport.system.files import write_text
 
+    done = "replaced" if out.exists() else "wrote"
     write_text(out, text)
-    say(f"wrote {out}; to run it, here or beside a copy of {file.name}:")
+    say(f"{done} {out}; to run it, here or beside a copy of {file.name}:")
     for line in instructions(facts, lang, out):
         say(f"  {line}")

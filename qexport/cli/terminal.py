@@ -18,6 +18,7 @@ from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, taken_lines, verified
 from qexport.reporting.report import ACCURACY, LATENCY, AccuracyInfo, ArtifactReport, Report, file_name
 from qexport.reporting.runtime_facts import listed_arithmetic, listed_needs
+from qexport.reporting.shown import shown
 from qexport.reporting.thresholds import advice
 from qexport.reporting.tuning_lines import tuning_lines
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
@@ -41,6 +42,7 @@ STYLES = {FIT: "green", DOUBTFUL: "yellow", UNFIT: "red"}
 
 def render(report: Report, saved: Path, console: Console) -> Group:
     """Return the table, what its signs mean, intervals that it has no room for, warnings, and what was verified."""
+    report = shown(report)
     wide = console.options.update(max_width=UNBOUNDED)
     compared = any(_drop(artifact) or _spread(artifact) for artifact in report.artifacts)
     for columns in COLUMNS if compared else ("",):

@@ -17,7 +17,9 @@ def with_interval(figure: float, interval: Interval | None, name: str) -> str:
 def fidelity_text(artifact: ArtifactReport) -> str:
     """Fidelity, what is found, how far edges moved by size of objects, and confidence; "" where nobody looked."""
     found = artifact.accuracy
-    if found is None or found.fidelity is None or found.fidelity_interval is None:
+    if found is None or found.fidelity is None:
+        return ""
+    if found.fidelity_interval is None and found.fidelity50 is None and not found.matched_boxes:
         return ""
     parts = [with_interval(found.fidelity, found.fidelity_interval, "fidelity")]
     if found.fidelity50 is not None:

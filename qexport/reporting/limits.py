@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MIN_EVALUATION_IMAGES = 50
+MIN_INTERVAL_IMAGES = 8
+"""Images below which an interval over images is not shown: it reads as certainty."""
 MIN_MEANINGFUL_MAP = 0.01
 """FP32's mAP or top-1 below which what is kept of it is chance: of untrained models, or with another model's labels."""
 MIN_RETENTION = 0.97

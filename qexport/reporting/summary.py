@@ -11,6 +11,7 @@ from qexport.reporting.pass_lines import pass_lines
 from qexport.reporting.provenance import listed_seconds, scored_on, stand_in, taken_lines, verified
 from qexport.reporting.report import ACCURACY, LATENCY, ArtifactReport, Report, file_name
 from qexport.reporting.rule import NumberFormat
+from qexport.reporting.shown import shown
 from qexport.reporting.thresholds import advice
 from qexport.reporting.tuning_lines import tuning_lines
 from qexport.reporting.verdict import DOUBTFUL, FIT, UNFIT, verdicts
@@ -25,6 +26,7 @@ PERCENT, DECIMAL = NumberFormat(1, "%", 100), NumberFormat(3)
 
 def to_markdown(report: Report) -> str:
     """Render a report: figures with intervals, warnings, and the gate."""
+    report = shown(report)
     parts = [_title(report), _verdicts(report), _table(report), _legend(report), _warnings(report), _failures(report)]
     parts += [
         _fidelity(report),

@@ -19,26 +19,21 @@ def thresholds_of(artifact: ArtifactReport) -> tuple[Thresholds, str] | None:
 
 
 def advice(artifact: ArtifactReport) -> str:
-    """In one line which threshold to use; "" where none is known, or FP32's does."""
-    known = thresholds_of(artifact)
+    """In one sentence which threshold to use: the file's own, which programs of `qexport snippet` have.
+
+    Where the file carries none it is evaluation's; "" where none is known, or FP32's does.
+    """
+    carried = artifact.likeness.thresholds if artifact.likeness else None
+    known = (carried, "") if carried else thresholds_of(artifact)
     if known is None:
         return ""
-    found, images = known
-    own = f"{found.everything:.2f}"
-    if own == f"{found.reference:.2f}":
+    found, _ = known
+    own, reference = f"{found.everything:.2f}", f"{found.reference:.2f}"
+    if own == reference:
         return ""
-    text = f"use a threshold of {own} where you used {found.reference:.2f}"
-    return f"{text} (by {found.images} {images} images{_in_file(artifact, own, images)})"
-
-
-def _in_file(artifact: ArtifactReport, own: str, images: str) -> str:
-    """Which other one the file carries, of calibration images, for those who meet it in a program."""
-    carried = artifact.likeness.thresholds if artifact.likeness else None
-    if images == "calibration" or carried is None or f"{carried.everything:.2f}" == own:
-        return ""
-    return (
-        f"; its metadata, and so qexport snippet, have {carried.everything:.2f}, by {carried.images} calibration images"
-    )
+    moved = "lower" if found.everything < found.reference else "higher"
+    does = "; qexport snippet does" if carried else ""
+    return f"scores are {moved} than FP32's: use a threshold of {own} where you used {reference}{does}"
 
 
 def furthest(found: Thresholds) -> list[str]:

@@ -14,11 +14,13 @@ from qexport.reporting.page.training_page import curves
 from qexport.reporting.page.typeset import NOTHING, form_of, lookup, typeset
 from qexport.reporting.provenance import taken_lines
 from qexport.reporting.report import Report, file_name
+from qexport.reporting.shown import shown
 from qexport.reporting.verdict import verdicts
 
 
 def render(report: Report) -> str:
     """The page, one HTML document that loads nothing."""
+    report = shown(report)
     entries = content.entries_of(report)
     asked = content.asked_of(entries)
     known = {
