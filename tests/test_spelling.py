@@ -204,7 +204,20 @@ def test_verbs_in_other_words(words: list[str], meant: list[str]) -> None:
         (["predict", "model=a.pt"], "predict is neither a file nor a verb: did you mean qexport snippet"),
         (["a.pt", "--int8=True"], "Option '--int8' does not take a value: see qexport --help"),
         (["a.pt", "b.pt"], "Got unexpected extra argument(s) (b.pt): see qexport --help"),
-        (["sweep"], "Missing argument 'file': see qexport sweep --help"),
+        (["a.pt", "--format", "tflite", "onnx"], "Got unexpected extra argument(s) (onnx): give --format tflite,onnx"),
+        (
+            ["a.pt", "-f", "tflite,", "ort,", "openvino"],
+            "Got unexpected extra argument(s) (ort, openvino): give --format tflite,ort,openvino",
+        ),
+        (["a.pt", "--format", "tflite", "b.pt"], "Got unexpected extra argument(s) (b.pt): see qexport --help"),
+        (
+            ["a.pt", "--format", "all"],
+            "format all is none: name those that are meant, such as --format onnx,openvino,tflite",
+        ),
+        (["verify"], "Missing argument FILE: see qexport verify --help"),
+        (["diff"], "Missing argument ONE: see qexport diff --help"),
+        (["diff", "a.onnx"], "Missing argument OTHER: see qexport diff --help"),
+        (["sweep"], "Missing argument FILE: see qexport sweep --help"),
         (
             ["snippet", "m.onnx", "--lang", "pyhton"],
             "--lang pyhton is out of range: give python, js, cpp or kotlin; did you mean python",

@@ -16,6 +16,9 @@ from qexport.plugins import BACKENDS, check_modules, lookup, names
 from qexport.targets import TARGETS
 from qexport.vocabulary import FORMAT_ALIASES, OTHER_FORMATS, guess, plain
 
+ALL = ("all", "any", "every", "*")
+"""What people write for every format: some are for devices, and two write the same files."""
+
 
 def available_formats() -> tuple[str, ...]:
     """Names of all registered backends, sorted; none of them is imported."""
@@ -116,6 +119,9 @@ def device_check(backend: Backend, target: str | None) -> Callable[[Path, Path],
 def unknown_format(name: str) -> UsageError:
     """What is said of a name that no backend has."""
     formats = available_formats()
+    if plain(name) in ALL:
+        every = ",".join(info.name for info in infos() if info.engine is None)
+        return UsageError(f"format {name} is none", f"name those that are meant, such as --format {every}")
     if plain(name) in OTHER_FORMATS:
         return UsageError(f"format {name} has no backend in qexport", f"choose from {', '.join(formats)}")
     return UsageError(

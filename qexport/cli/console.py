@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -18,11 +19,12 @@ from rich.console import Console
 from qexport.cli.completion import WORDS
 from qexport.cli.output import say
 from qexport.errors import OUT_OF_MEMORY, InputError, QexportError, UsageError, is_out_of_memory, named_reason
+from qexport.plugins import BACKENDS, names
 from qexport.system.files import out_of_room
 from qexport.system.launch import launched
 from qexport.system.scratch import scratch_folder
 from qexport.system.temporary import temporary_files
-from qexport.vocabulary import closest
+from qexport.vocabulary import FORMAT_ALIASES, canonical, closest
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 MAX_SECONDS = 1e7
@@ -124,12 +126,30 @@ def misused(error: typer.TyperException) -> str:
     said = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "qexport"
+    missing = getattr(getattr(error, "param", None), "metavar", None)
+    if missing and said.startswith("Missing argument"):
+        said = f"Missing argument {missing}"
+    if meant := _meant_as_formats(said, context):
+        return f"{said}: {meant}"
     wrong, known = getattr(error, "option_name", "") or "", getattr(error, "possibilities", None)
     if not known:
         return ": ".join(filter(None, (said, f"see {command} --help")))
     near = closest(wrong.lstrip("-"), [name.lstrip("-") for name in known])
     hint = f"did you mean --{near}" if near else f"see {command} --help"
     return f"{said.partition(' (Possible')[0]}: {hint}"
+
+
+def _meant_as_formats(said: str, context: Any) -> str:
+    """What to do about words behind the value of --format that are formats as well; "" for other words."""
+    extra = re.search(r"unexpected extra arguments?(?:\(s\))? \((.+)\)", said)
+    words = getattr(context, "obj", None) or []
+    place = next((place for place, word in enumerate(words[:-1]) if word in ("--format", "-f")), None)
+    if not extra or place is None:
+        return ""
+    more = extra[1].replace(",", " ").split()
+    if not all(canonical(each, FORMAT_ALIASES) in names(BACKENDS) for each in more):
+        return ""
+    return f"give --format {','.join([words[place + 1].strip(','), *more])}"
 
 
 def tell(line: str) -> None:

@@ -28,6 +28,8 @@ NAMED = {
     "max_size": "SIZE",
 }
 """The same of single options whose values are read later."""
+ARGUMENTS = {"a": "ONE", "b": "OTHER"}
+"""What stands for words that are given by their place, where it is not their name."""
 
 
 class Command(TyperCommand):
@@ -42,6 +44,8 @@ class Command(TyperCommand):
                 if each.metavar is None:
                     each.metavar = NAMED.get(each.name) or PLACEHOLDERS.get(each.display_type(ctx))
                 each.rich_help_panel = each.rich_help_panel or (OTHER if panels else None)
+            elif each.metavar is None:
+                each.metavar = ARGUMENTS.get(each.name, each.name.upper())
         return options
 
 
