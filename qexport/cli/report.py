@@ -12,7 +12,7 @@ from qexport.errors import UsageError
 
 
 def report_command(
-    report: Annotated[Path, typer.Argument(help="A report.json that qexport wrote.")],
+    report: Annotated[Path, typer.Argument(help="A report.json that qexport wrote, or its folder.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page. Default: beside the report.", show_default=False)
     ] = None,
@@ -22,9 +22,11 @@ def report_command(
     from qexport.compat.quiet import quiet_libraries
 
     quiet_libraries()
+    from qexport.inspection.run_folder import report_in
     from qexport.reporting.load import load_report
     from qexport.reporting.page import write_page
 
+    report = report_in(report)
     page = out or report.with_suffix(".html")
     if page.absolute() == report.absolute():
         raise UsageError(f"--out {page} is the report itself", "give another name for the page")

@@ -19,7 +19,7 @@ PYTHON = "python"
 
 
 def snippet_command(
-    file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
+    file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote, or the folder of a run.")],
     lang: Annotated[
         str, _option(f"{', '.join(LANGUAGES)}. Default: {PYTHON}.", "--lang", autocompletion=among(LANGUAGES))
     ] = PYTHON,
@@ -34,9 +34,12 @@ def snippet_command(
     lang = canonical(lang, LANGUAGE_ALIASES)
     if lang not in LANGUAGES:
         raise unknown(f"--lang {lang}", lang, tuple(LANGUAGES), LANGUAGE_ALIASES)
+    quiet_libraries()
+    from qexport.inspection.run_folder import artifact_in
+
+    file = artifact_in(file)
     if out is not None and out.absolute() == file.absolute():
         raise UsageError(f"--out {out} is the file itself", "give another name for the program")
-    quiet_libraries()
     with library_output():
         from qexport.snippets.facts import facts_of
         from qexport.snippets.program import instructions, program_of

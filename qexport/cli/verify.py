@@ -34,7 +34,7 @@ checks_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS)
 
 @checks_app.command(cls=texts.Command, epilog=texts.VERIFY)
 def verify(
-    file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote: a file, or an OpenVINO folder.")],
+    file: Annotated[Path, typer.Argument(help="An artifact that qexport wrote, or the folder of a run.")],
     report: Annotated[Path | None, typer.Option(help="Its report. Default: the one beside it.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set YAML: score its val split, too; with --runtime, images to run.")
@@ -62,6 +62,9 @@ def verify(
     check_value("jobs", jobs)
     threads = default_threads() if threads is None else threads
     quiet_libraries()
+    from qexport.inspection.run_folder import artifact_in
+
+    file = artifact_in(file)
     if runtime is not None and data is not None:
         _cross_check(file, data, images, threads, json_, timeout)
         return 0

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.backends.artifact import SUFFIX
+from qexport.backends.artifact import SUFFIX, manifest_path
 from qexport.errors import InputError
 from qexport.inspection.manifest import parsed
 from qexport.progress import Progress
 from qexport.system.files import make_folder, remove_unfinished
 from qexport.system.given_files import read_text
 from qexport.system.json_form import parse_json
+from qexport.vocabulary import alternatives
 
 REPORT = "report.json"
 KEYS = {key: re.compile(rf"([^/\\]+\.)?{key}(_\w+)?\.(json|npz)") for key in ("plan", "candidate", "samples")}
@@ -111,6 +112,31 @@ def manifests_in(folder: Path) -> dict[str, dict[str, Any]]:
         if (folder / name).exists():
             found[name] = content
     return found
+
+
+def artifact_in(path: Path) -> Path:
+    """The artifact that a run's folder, or its report, stands for: the only one in integers, or the only one.
+
+    Returns:
+        `path` itself where it is neither, or there is no artifact of a run.
+
+    Raises:
+        InputError: there are several, which it names.
+    """
+    folder = path.parent if path.suffix == ".json" else path
+    if not folder.is_dir() or (path.suffix != ".json" and manifest_path(path).exists()):
+        return path
+    found = manifests_in(folder)
+    integers = [name for name, each in found.items() if str(each.get("precision", "")).startswith(("int8", "w8"))]
+    names = integers or list(found)
+    if len(names) > 1:
+        raise InputError(f"{folder} holds several artifacts", f"give {alternatives([str(folder / n) for n in names])}")
+    return folder / names[0] if names else path
+
+
+def report_in(path: Path) -> Path:
+    """The report of a run's folder; `path` itself where it is no folder."""
+    return path / REPORT if path.is_dir() else path
 
 
 def free_name(folder: Path, wanted: str, artifact: str, key: str, same: Callable[[Mapping[str, Any]], bool]) -> str:
