@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from qexport.reporting.limits import MIN_INTERVAL_IMAGES
 from qexport.reporting.report import AccuracyInfo, Report
@@ -23,7 +24,8 @@ def shown(report: Report) -> Report:
 def _with_telling_intervals(found: AccuracyInfo) -> AccuracyInfo:
     spans = {name: getattr(found, name) for name in INTERVALS}
     few = found.images < MIN_INTERVAL_IMAGES
-    return replace(found, **{name: None for name, span in spans.items() if span and (few or span[0] == span[1])})
+    silent: dict[str, Any] = {name: None for name, span in spans.items() if span and (few or span[0] == span[1])}
+    return replace(found, **silent)
 
 
 INTERVALS = tuple(each.name for each in fields(AccuracyInfo) if each.name.endswith("_interval"))
