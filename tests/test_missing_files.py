@@ -18,7 +18,7 @@ from qexport.job.places import check_paths
 from qexport.opening import _resolved, read_run
 from qexport.progress import Silent
 from qexport.reporting.load import load_report
-from qexport.system.given_files import or_nearby
+from qexport.system.nearby import or_nearby
 
 
 @pytest.fixture(autouse=True)

@@ -179,7 +179,7 @@ def test_without_a_folder_for_temporary_files_a_run_is_one_line(
         raise error
 
     monkeypatch.setattr(f"tempfile.{asked}", none)
-    (tmp_path / "m.pt").write_bytes(b"")
+    (tmp_path / "m.pt").write_bytes(b"PK\x03\x04")
     assert main([str(tmp_path / "m.pt"), "--no-eval", "--quiet", "--out", str(tmp_path / "out")]) == 3
     line = f"no folder for temporary files can be written ({error.strerror}): set TMPDIR to one"
     assert capsys.readouterr().err == f"qexport: error: {line}\n"

@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said_once(
         return replace(REPORT, **changes)  # type: ignore[arg-type]
 
     monkeypatch.setattr(export, "export", finished)
-    (tmp_path / "m.pt").touch()
+    (tmp_path / "m.pt").write_bytes(b"PK\x03\x04")
     assert main([str(tmp_path / "m.pt"), "--no-eval", "--out", str(tmp_path / "out"), *shown]) == code
     output, errors = capsys.readouterr()
     said = [line for line in errors.splitlines() if not line.startswith(TOLD)]

@@ -83,7 +83,7 @@ def test_names_are_unique_and_stay_in_the_folder(tmp_path: Path) -> None:
     )
     for place in places:
         (tmp_path / place).parent.mkdir(parents=True)
-        (tmp_path / place).touch()
+        (tmp_path / place).write_bytes(b"PK\x03\x04")
     found = runs(tmp_path, {"models": [str(tmp_path / place) for place in places], **QUICK})
     names = [run.name for run in found]
     assert len({name.casefold() for name in names}) == len(places)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.errors import InputError
-from qexport.system.given_files import or_nearby, read_bytes, special_kind
+from qexport.system.given_files import read_bytes, special_kind
+from qexport.system.nearby import or_nearby
 
 
 @dataclass(frozen=True)

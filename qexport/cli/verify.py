@@ -15,8 +15,8 @@ from qexport.cli.console import SETTINGS, Timeout, fail, library_output
 from qexport.cli.output import Rows, say, say_json, show
 from qexport.cli.progress import shown_progress
 from qexport.errors import InputError, UsageError, VerificationError
-from qexport.system.given_files import or_nearby
 from qexport.system.machine import default_threads
+from qexport.system.nearby import or_nearby
 from qexport.vocabulary import listed, unknown
 
 if TYPE_CHECKING:

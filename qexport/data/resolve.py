@@ -19,7 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 from qexport.compat.quiet import quiet_ultralytics
 from qexport.data.dataset import Dataset, load_dataset, load_folder, load_list
 from qexport.errors import InputError
-from qexport.system.given_files import names_beside, special_kind
+from qexport.system.given_files import special_kind
+from qexport.system.nearby import names_beside
 from qexport.vocabulary import closest
 
 _DOWNLOAD_HOST = "github.com"

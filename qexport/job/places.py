@@ -11,7 +11,8 @@ from qexport.data.resolve import bundled_data, known_data
 from qexport.errors import InputError
 from qexport.job.export_job import ExportJob
 from qexport.system.files import check_folder
-from qexport.system.given_files import names_beside, or_nearby, special_kind
+from qexport.system.given_files import special_kind
+from qexport.system.nearby import names_beside, or_nearby
 from qexport.vocabulary import closest, listed
 
 RELEASED = ("yolo", "rtdetr")

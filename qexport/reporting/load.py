@@ -13,8 +13,9 @@ from typing import Any
 from qexport.errors import InputError
 from qexport.reporting.report import SCHEMA, BaselineInfo, Report, from_json
 from qexport.reporting.thresholds import thresholds_of
-from qexport.system.given_files import MAX_TEXT, or_nearby, read_bytes
+from qexport.system.given_files import MAX_TEXT, read_bytes
 from qexport.system.json_form import parse_json
+from qexport.system.nearby import or_nearby
 
 SCHEMAS = (1, SCHEMA)
 REMEDY = "give a report.json that qexport wrote"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from qexport.backends.registry import known
 from qexport.optimisation.effort import BEST
 from qexport.reporting.gate import RULES, accuracy_of
 from qexport.reporting.limits import MIN_EVALUATION_IMAGES, MIN_MEANINGFUL_MAP, MIN_RETENTION, STRICT
@@ -220,6 +219,8 @@ def _elsewhere(report: Report) -> str:
     given = {word.partition("=")[0] for word in _words(report.command)}
     if given & OF_ONE_FORMAT or len({each.format for each in report.artifacts}) != 1:
         return ""
+    from qexport.backends.registry import known  # it brings NumPy, which most reports are rendered without
+
     precisions = {each.precision for each in report.artifacts} - {"fp32"}
     from_onnx = report.model.path.lower().endswith(".onnx")
     able = [info.name for info in known(CPU_FORMATS) if precisions <= info.precisions and info.from_onnx >= from_onnx]

@@ -10,13 +10,10 @@ import errno
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-
-from qexport.vocabulary import closest
 
 if TYPE_CHECKING:
     from numpy.lib.npyio import NpzFile
@@ -32,10 +29,6 @@ UNPACKING = 100
 """Times its size that an archive of arrays may unpack to: histograms are mostly zeros."""
 ALWAYS_UNPACKED = 2**26
 """Bytes that any archive may unpack to, however small it is."""
-MAX_NEARBY, MAX_NAMED = 1000, 3
-"""Folders that are looked into for a file that is not where it should be, and files there that are named."""
-SAME_KIND = ((".yaml", ".yml"), (".pt", ".onnx"))
-"""Endings of which one is taken for another."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -53,37 +46,6 @@ class UnfitFileError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
-
-
-def or_nearby(path: str | Path, others: Iterable[str] = ()) -> str:
-    """What goes behind the advice on a file that is not there: "; did you mean PATH", "" where there is none.
-
-    Looked for is the same name in folders that lie in its folder, or beside that; then a name in its folder that is
-    nearly the same.
-
-    Args:
-        others: names that may have been meant besides.
-    """
-    path = Path(path)
-    try:
-        folders = [each for place in {path.parent, path.parent.parent} if place.is_dir() for each in place.iterdir()]
-        found = [folder / path.name for folder in folders[:MAX_NEARBY] if (folder / path.name).exists()]
-    except (OSError, ValueError):  # no system takes the name, or a folder that may not be read
-        return ""
-    names = [str(each) for each in sorted(set(found))[:MAX_NAMED]]
-    if not names and (near := closest(path.name, [*names_beside(path), *others])):
-        names = [near if near in others else str(path.with_name(near))]
-    return f"; did you mean {' or '.join(names)}" if names and path.name else ""
-
-
-def names_beside(path: str | Path) -> list[str]:
-    """Names in the folder of a file that is not there, sorted, of files of its kind."""
-    path = Path(path)
-    kind = next((each for each in SAME_KIND if path.suffix in each), (path.suffix,))
-    try:
-        return [each.name for each in islice(sorted(path.parent.iterdir()), MAX_NEARBY) if each.suffix in kind]
-    except (OSError, ValueError):
-        return []
 
 
 def open_given(path: str | Path, most: int = MAX_BYTES) -> BinaryIO:
