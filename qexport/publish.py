@@ -122,14 +122,17 @@ class Standing:
 
     def __init__(self, source: Source, job: ExportJob, table: CalibrationTable | None, inputs: Inputs) -> None:
         self._source, self._job, self._table, self._inputs = source, job, table, inputs
-        self._alone, self._written = Lock(), dict[Path, ArtifactResult]()
+        self._alone, self._written, self._whole = Lock(), dict[Path, ArtifactResult](), False
         self._before, self._kept = companions(job.folder), list[Path]()
 
     def add(self, written: ArtifactResult) -> None:
-        """Say what an artifact is as soon as it is there, from any thread; what is built elsewhere is a trial."""
+        """Say what an artifact is as soon as it is there, from any thread; what is built elsewhere is a trial.
+
+        What a second process has built that nobody waits for, behind a failure, comes too late: figures may be there.
+        """
         path = written.artifact.path
         with self._alone:
-            if path.parent == self._job.folder and self._written.get(path) is not written:
+            if not self._whole and path.parent == self._job.folder and self._written.get(path) is not written:
                 self._written[path] = written
                 every = list(self._written.values())
                 with attempt([], REPORT):  # all of it is written once more
@@ -142,6 +145,7 @@ class Standing:
             InputError: a manifest cannot be written.
         """
         with self._alone:
+            self._whole = True
             self._describe(written, report)
 
     def tidy(self) -> None:

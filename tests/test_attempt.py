@@ -372,3 +372,7 @@ def test_what_is_there_is_told_before_the_next_one_is_built(tmp_path: Path, monk
     standing.add(lies_there(out / "a.tflite", "new"))
     standing.tidy()
     assert reports_in(out) == {"report.json": new}
+    standing.describe(first, said(first))  # as when measuring begins
+    standing.add(lies_there(out / "b.onnx", "too late"))
+    assert reports_in(out) == {"report.json": old}
+    assert not (out / "b.onnx.manifest.json").exists()

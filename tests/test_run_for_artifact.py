@@ -23,6 +23,10 @@ def test_the_only_artifact_in_integers_is_meant(tmp_path: Path) -> None:
     written(tmp_path, "m_fp32.onnx", "fp32")
     assert artifact_in(tmp_path) == tmp_path / "m_fp32.onnx"
     written(tmp_path, "m_int8_openvino_model", "int8")
+    (tmp_path / "report.json").touch()
+    (tmp_path / "plan.json").touch()
+    for other in ("plan.json", "absent.json"):
+        assert artifact_in(tmp_path / other) == tmp_path / other
     for given in (tmp_path, tmp_path / "report.json", tmp_path / "m_int8_openvino_model"):
         assert artifact_in(given) == tmp_path / "m_int8_openvino_model"
     assert artifact_in(tmp_path / "m_fp32.onnx") == tmp_path / "m_fp32.onnx"

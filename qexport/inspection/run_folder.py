@@ -123,8 +123,9 @@ def artifact_in(path: Path) -> Path:
     Raises:
         InputError: there are several, which it names.
     """
-    folder = path.parent if path.suffix == ".json" else path
-    if not folder.is_dir() or (path.suffix != ".json" and manifest_path(path).exists()):
+    of_report = path.name == REPORT and path.is_file()
+    folder = path.parent if of_report else path
+    if not folder.is_dir() or (not of_report and manifest_path(path).exists()):
         return path
     found = manifests_in(folder)
     integers = [name for name, each in found.items() if str(each.get("precision", "")).startswith(("int8", "w8"))]
