@@ -22,7 +22,15 @@ from qexport.data.selection import RunImages
 from qexport.detections.agreement import Findings
 from qexport.errors import InputError, QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
-from qexport.inspection.run_folder import REPORT, companion, companions, free_name, keep_report, manifests_in, speaks_of
+from qexport.inspection.run_folder import (
+    REPORT,
+    companion,
+    companions,
+    free_name,
+    is_replaced,
+    keep_report,
+    manifests_in,
+)
 from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
 from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
@@ -146,14 +154,16 @@ class Standing:
         """
         with self._alone:
             self._whole = True
+            self._written = {each.artifact.path: each for each in written}
             self._describe(written, report)
 
     def tidy(self) -> None:
         """Remove files that belonged to artifacts that were replaced."""
         for name in self._before - companions(self._job.folder):
             (self._job.folder / name).unlink(missing_ok=True)
+        names = {path.name for path in self._written}
         for report in self._kept:
-            if not speaks_of(report, self._job.folder):
+            if is_replaced(report, names):
                 report.unlink(missing_ok=True)
 
     def _describe(self, written: Sequence[ArtifactResult], report: Report) -> None:

@@ -372,6 +372,11 @@ def test_what_is_there_is_told_before_the_next_one_is_built(tmp_path: Path, monk
     standing.add(lies_there(out / "a.tflite", "new"))
     standing.tidy()
     assert reports_in(out) == {"report.json": new}
+    again = publish.Standing(source, ExportJob("a.pt", out=out), None, inputs)
+    for name in new:
+        again.add(lies_there(out / name, "new"))
+    again.tidy()
+    assert reports_in(out) == {"report.json": new}, "the same bytes, written anew"
     standing.describe(first, said(first))  # as when measuring begins
     standing.add(lies_there(out / "b.onnx", "too late"))
     assert reports_in(out) == {"report.json": old}

@@ -176,8 +176,7 @@ def keep_report(folder: Path, written: Set[str]) -> Path | None:
     """
     path = folder / REPORT
     entries = _entries(path)
-    kept = [each for each in entries if os.path.exists(folder / _file(each)) and _file(each) not in written]
-    if kept:
+    if kept := _of_others(entries, folder, written):
         formats = "-".join(dict.fromkeys(str(each["format"]) for each in entries))
         precision = next((str(each["precision"]) for each in kept if each["precision"] != "fp32"), "fp32")
         place = folder / f"report_{formats}_{precision}.json"
@@ -186,10 +185,14 @@ def keep_report(folder: Path, written: Set[str]) -> Path | None:
     return None
 
 
-def speaks_of(report: Path, folder: Path) -> bool:
-    """Whether any artifact of a folder has its figures in a report, of the bytes that its manifest is of."""
-    manifests = manifests_in(folder)
-    return any(each["sha256"] == manifests.get(_file(each), {}).get("sha256") for each in _entries(report))
+def is_replaced(report: Path, written: Set[str]) -> bool:
+    """Whether no artifact in a report's folder has its figures in it but those that were written anew."""
+    return not _of_others(_entries(report), report.parent, written)
+
+
+def _of_others(entries: list[dict[str, Any]], folder: Path, written: Set[str]) -> list[dict[str, Any]]:
+    """Entries of a report whose artifacts are there and were not written anew."""
+    return [each for each in entries if os.path.exists(folder / _file(each)) and _file(each) not in written]
 
 
 def report_beside(artifact: Path) -> Path:
