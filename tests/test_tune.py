@@ -108,7 +108,7 @@ def tried(given: Case) -> list[Variation]:
 def priced(given: Case, seed: int) -> Price:
     """Each operation takes some time in integers and another in float; most are faster in integers."""
     random = np.random.default_rng(seed)
-    costs = {name: random.uniform(0.2, 2.0, 2) * (1.0, 1.5) for name in given.candidate.plan.integer}
+    costs = {name: random.uniform(0.2, 2.0, 2) * (1.0, 1.5) for name in sorted(given.candidate.plan.integer)}
     return lambda plan: sum(float(each[int(name not in plan.integer)]) for name, each in costs.items())
 
 
