@@ -6,7 +6,8 @@ import pickle
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from contextlib import suppress
+from typing import BinaryIO, TypeVar
 
 Kept = TypeVar("Kept")
 
@@ -20,7 +21,7 @@ class Spool(Mapping[str, Kept]):
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="qexport-")  # noqa: SIM115  it is closed with this object
         self._places: dict[str, int] = {}
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
 
     def add(self, name: str, value: Kept) -> None:
         """Keep a value, which can be pickled, in place of an earlier one of that name.
@@ -48,3 +49,8 @@ class Spool(Mapping[str, Kept]):
     def __len__(self) -> int:
         """How many there are."""
         return len(self._places)
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # the disk is full: what is still to be written to it is nobody's any more
+        file.close()
