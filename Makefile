@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # What is measured is not taken from an earlier run.
 bench bench-%: export QEXPORT_CACHE := /dev/null
 
-.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-install bench-interop bench-limits bench-sweep bench-training bench-processes bench-again bench-profile tables fuzz support lint types format clean
+.PHONY: help setup lock audit sbom dist docs reference run test bench bench-formats bench-precisions bench-tasks bench-accuracy bench-ablation bench-gate faults web bench-snippets bench-install bench-interop bench-limits bench-sweep bench-training bench-processes bench-runs bench-profile tables fuzz support lint types format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -171,8 +171,8 @@ bench-training: setup  ## measure a step of quantisation-aware training on the r
 bench-processes: setup  ## train in two processes of torchrun, of which one is killed or interrupted: as one process does
 	$(PY) benchmarks/processes.py
 
-bench-again: setup  ## time a run, and the same run with another gate, which takes what the first has found
-	$(PY) benchmarks/second_run.py
+bench-runs: setup  ## time whole runs: four formats with scales alone, a scored run, and the same with another gate
+	$(PY) benchmarks/run_times.py
 
 bench-profile: setup  ## show where the time of a run goes in each runtime, and how far its convolutions are from the peak
 	$(PY) benchmarks/profile_runtimes.py $(KEEP:%=--keep %) $(MODELS)

@@ -3,8 +3,8 @@
     make bench-formats    (or: .venv/bin/python benchmarks/against_incumbent.py [--keep DIR] [MODEL …] [--results FILE])
 
 For each model: both tools export FP32 and INT8, calibrated on coco128 and scored on coco-val100, each INT8 file against
-the FP32 file of its own tool and format (fidelity, retention); then all files of a runtime are timed in turns. At last
-four formats are written in one run without evaluation, for its time. Exits with 1 if a bound is broken.
+the FP32 file of its own tool and format (fidelity, retention); then all files of a runtime are timed in turns. Exits
+with 1 if a bound is broken.
 `--keep` keeps the files; a second call takes what is there and only times it again. Remove MODEL/qexport.json there to
 export and score with qexport once more, beside the incumbent's files as they are.
 """
@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,6 @@ MIN_RETENTION = 0.965
 MIN_COVERAGE = 0.90
 MAX_OF_FLOAT = {"onnx": 0.75}
 MAX_OF_INCUMBENT = {"onnx": 0.4, "openvino": 1.0}
-MAX_SECONDS = 90.0
 BLOCKS = 40
 """Turns of all files. The machine's speed changes within seconds: two files are compared turn by turn, and the median
 ratio counts."""
@@ -60,7 +58,6 @@ BOUNDS = "; ".join(
         f"{MIN_COVERAGE:.0%} of the arithmetic in INT8",
         f"time of FP32's {', '.join(f'{name} {most:.2f}' for name, most in MAX_OF_FLOAT.items())}",
         f"time of the incumbent's {', '.join(f'{name} {most:.2f}' for name, most in MAX_OF_INCUMBENT.items())}",
-        f"{MAX_SECONDS:.0f} s for four formats",
     ]
 )
 COLUMNS = (
@@ -146,21 +143,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--no-timing", action="store_true", help="export and score only")
     given, bench = begin(parser, "make bench-formats")
-    seconds = None
     with tempfile.TemporaryDirectory(prefix="qexport-bench-") as scratch:
         folder = (given.keep or Path(scratch)).resolve()
         rows = [row for model in given.models for row in rows_of(given.shared.resolve(), model, folder / model)]
         if not given.no_timing:
             for model in given.models:
                 time_rows([row for row in rows if row.model == model], given.shared)
-            seconds = four_formats(given.shared, folder)
     compared = compare(rows)
     broken = [said for each in compared if each.row.tool == "qexport" for said in each.broken()]
-    broken += missed("seconds of four formats", seconds or 0, most=MAX_SECONDS, form=".0f")
-    remarks = [f"Four formats in one run without evaluation: {seconds:.0f} s."] if seconds else []
-    full = table(
-        bench, "against-incumbent", ABOUT, COLUMNS, [each.cells() for each in compared], BOUNDS, broken, remarks
-    )
+    full = table(bench, "against-incumbent", ABOUT, COLUMNS, [each.cells() for each in compared], BOUNDS, broken)
     short = table(bench, "against-incumbent-short", SHORT_ABOUT, SHORT_COLUMNS, side_by_side(compared))
     keep(bench, full, short)
     return ended(broken)
@@ -271,15 +262,6 @@ def time_rows(rows: list[Row], shared: Path) -> None:
         blocks = [measure_latency(dict(order[:: -1 if block % 2 else 1]), batch, rounds=1) for block in range(BLOCKS)]
         for row in timed:
             row.ms = tuple(block[row.path].p50 for block in blocks)
-
-
-def four_formats(shared: Path, folder: Path) -> float:
-    """Seconds of one run that writes four formats without evaluation."""
-    started = time.perf_counter()
-    call(shared, "yolo26n", folder / "four", ("onnx", "openvino", "tensorrt", "tflite"), "--no-eval")
-    report = json.loads((folder / "four/report.json").read_text(encoding="utf-8"))
-    assert [step for step in report["seconds"] if step.startswith("calibrate")] == ["calibrate"]
-    return time.perf_counter() - started
 
 
 def call(shared: Path, model: str, out: Path, formats: tuple[str, ...], *options: str) -> None:
