@@ -10,7 +10,6 @@ before it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -33,7 +32,6 @@ MAX_ALONE, MAX_AGAIN = 90.0, 10.0
 BOUNDS = (
     f"{MAX_ALONE:.0f} s for the first; {MAX_AGAIN:.0f} s for the last, with the bytes and figures of the one before"
 )
-FIGURES = ("map50_95", "map50", "fidelity", "retention")
 COLUMNS = (Column("run"), Column("options"), Column("seconds", "{:.1f}"))
 
 
@@ -56,23 +54,16 @@ def seconds_of(words: list[str], cache: str) -> float:
 
 
 def found(out: Path) -> dict[str, Any]:
-    """Name of an artifact → its bytes' digest and its figures."""
+    """Name of an artifact → its SHA-256 and all figures of its accuracy, as the report has them."""
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    every = {Path(each["path"]).name: each["accuracy"] for each in report["artifacts"]}
-    return {name: [digest(out / name), *map((figures or {}).get, FIGURES)] for name, figures in every.items()}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files in the order of their names."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(hashlib.sha256(each.read_bytes()).digest() for each in files)).hexdigest()
+    return {Path(each["path"]).name: [each["sha256"], each["accuracy"]] for each in report["artifacts"]}
 
 
 def differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     """What is said of artifacts that are other than those of the run before."""
     for name in sorted(first.keys() | second.keys()):
         if first.get(name) != second.get(name):
-            yield f"{name}: {first.get(name)} became {second.get(name)}"
+            yield f"{name} has other bytes or figures than in the run before"
 
 
 def main() -> int:
