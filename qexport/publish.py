@@ -7,38 +7,29 @@ manifests and a report without figures come first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Lock
-
-import numpy as np
 
 from qexport.backends.registry import reported_packages
 from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.data.selection import RunImages
-from qexport.detections.agreement import Findings
-from qexport.errors import InputError, QexportError
+from qexport.errors import QexportError
 from qexport.inspection.manifest import make_manifest, write_manifest
 from qexport.inspection.run_folder import (
     REPORT,
-    companion,
     companions,
-    free_name,
     is_replaced,
     keep_report,
-    manifests_in,
 )
-from qexport.inspection.samples import FILE, Samples, load_samples, save_samples, take_samples
+from qexport.inspection.run_samples import keep_samples
 from qexport.job.bounds import bounds_of
 from qexport.job.export_job import ExportJob
 from qexport.measurement.attempt import Unmeasured, attempt
 from qexport.measurement.evidence.gather import gather
 from qexport.measurement.measure import Elsewheres, measure
 from qexport.programs.build import Source
-from qexport.programs.program import Program
 from qexport.reporting.assemble import Inputs, Measured, evaluation_info, make_report, model_info, with_artifacts
 from qexport.reporting.baseline import compare, refuse_other
 from qexport.reporting.gate import check
@@ -204,10 +195,10 @@ def measure_run(
         cache=cache,
         elsewhere=elsewhere,
     )
-    evidence = gather(source.program, task, table, written, figures, clock, missing)
+    evidence = gather(source.program, task, table, written, figures, clock, missing, cache)
     samples = None
     with attempt(missing, "samples"), clock.step("samples", "Keeping samples"):
-        samples = _save_samples(source.program, job, images.samples, written, missing)
+        samples = keep_samples(source.program, images.samples, written, job.folder, job.threads, missing, cache)
     _write_manifests(source, job.range_method, table, written, report, samples)
     standing.tidy()
     of_run = [each for each in missing if not each.artifact]
@@ -230,44 +221,6 @@ def _write_manifests(
         kept = samples if item.runs_here else None
         manifest = make_manifest(source, item, table, report.environment, report.command, ranges, kept)
         write_manifest(manifest, item.artifact.path)
-
-
-def _save_samples(
-    program: Program,
-    job: ExportJob,
-    images: Sequence[Path],
-    written: Sequence[ArtifactResult],
-    missing: list[Unmeasured],
-) -> str | None:
-    """Keep what each artifact that runs here finds in a few images; return the file's name, None for none."""
-    folder, samples = job.folder, None
-    for item in (item for item in written if item.runs_here):
-        path = item.artifact.path
-        with attempt(missing, "samples", path):
-            load = partial(item.backend.runner, path, job.threads)  # one at a time in memory
-            taken = take_samples(program, images, {path.name: load})
-            if samples and taken:
-                taken = replace(taken, found={**samples.found, **taken.found})
-            samples = taken or samples
-    if samples is None:
-        return None
-    names = {item.artifact.path.name for item in written}
-    name, earlier = _place(folder, samples, names)
-    save_samples(replace(samples, found={**earlier, **samples.found}), folder / name)
-    return name
-
-
-def _place(folder: Path, samples: Samples, names: set[str]) -> tuple[str, dict[str, tuple[Findings, ...]]]:
-    """Name of the file for samples, and what others' artifacts found in the same images, which are in it already."""
-    others = {name: each for name, each in manifests_in(folder).items() if name not in names}
-    for name in sorted({companion(each, "samples") for each in others.values()} - {""}):
-        with suppress(InputError):
-            kept = load_samples(folder / name)
-            same = kept.layout == samples.layout and kept.input == samples.input
-            if same and np.array_equal(kept.images, samples.images):
-                return name, {artifact: found for artifact, found in kept.found.items() if artifact in others}
-    first = min(samples.found)
-    return free_name(folder, FILE, first, "samples", lambda each: each.get("artifact") in names), {}
 
 
 def judged(report: Report, job: ExportJob, baseline: Baseline | None) -> Report:

@@ -234,7 +234,7 @@ def test_a_run_with_failing_steps_leaves_everything_else(
         return accuracy.evaluate_shards(load, *given, **named)
 
     monkeypatch.setattr(measure, "evaluate_shards", scored)
-    monkeypatch.setattr(publish, "take_samples", failing(ValueError("no samples today")))
+    monkeypatch.setattr(publish, "keep_samples", failing(ValueError("no samples today")))
     monkeypatch.setattr(publish, "write_page", failing(TypeError("no page today")))
     out, names = tmp_path / "out", ("shapes26_fp32.onnx", "shapes26_fp32_openvino_model")
     words = [str(MODEL), "--imgsz", "64", "--format", "onnx,openvino", "--data", few, "--no-latency", "--out", str(out)]

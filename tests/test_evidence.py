@@ -20,7 +20,9 @@ from qexport.calibration.calibration_table import CalibrationTable
 from qexport.clock import Clock
 from qexport.detections.thresholds import Thresholds
 from qexport.measurement.accuracy import Accuracy
+from qexport.measurement.attempt import Unmeasured
 from qexport.measurement.average_precision import ImageScores
+from qexport.measurement.evidence import gather as gathering
 from qexport.measurement.evidence.gather import Evidence, gather
 from qexport.measurement.image_detections import ImageDetections, detections_of
 from qexport.measurement.measure import Figures
@@ -30,6 +32,7 @@ from qexport.planning.runtime_profiles import TFLITE
 from qexport.programs.program import Program
 from qexport.progress import Silent
 from qexport.reporting.assemble import accuracy_info
+from qexport.system.cache import Cache
 from qexport.system.json_form import to_plain
 from qexport.verification.result import ArtifactResult, float_counterparts
 
@@ -52,7 +55,7 @@ def accuracy(folder: Path, misses: Sequence[int], score: float) -> Accuracy:
         )
         seen = detections_of(boxes, torch.full((count,), score), torch.full((count,), 2.0))
         found[name] = ImageDetections(folder / name, (40, 40), seen)
-    return Accuracy(1 - 0.1 * len(misses), 1, 0.9, IMAGES, (), {}, scores=scores, found=found)
+    return Accuracy(1 - 0.1 * len(misses), 1, 0.9, IMAGES, (), {}, scores=scores, fidelity_scores=scores, found=found)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +67,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def both(folder: Path, keys: tuple[str, str]) -> dict[Path, Figures]:
+    made = Figures(accuracy(folder, [3, 7], 0.5)), Figures(accuracy(folder, [7], 0.8))
+    return {path: replace(each, key=key) for path, each, key in zip((SMALL, WHOLE), made, keys, strict=True)}
+
+
 @pytest.fixture(scope="module")
 def evidence(tiny: Program, folder: Path) -> dict[Path, Evidence]:
-    figures = {
-        SMALL: Figures(accuracy(folder, [3, 7], 0.5)),
-        WHOLE: Figures(accuracy(folder, [7], 0.8)),
-    }
-    items = [written(SMALL, "int8"), written(WHOLE, "fp32")]
-    return gather(tiny, "detect", None, items, figures, Clock(Silent()))
+    items, lost = [written(SMALL, "int8"), written(WHOLE, "fp32")], list[Unmeasured]()
+    found = gather(tiny, "detect", None, items, both(folder, ("", "")), Clock(Silent()), lost)
+    assert not lost
+    return found
 
 
 def test_each_file_is_compared_with_the_float_file_of_its_format() -> None:
@@ -120,6 +126,66 @@ def test_the_float_file_is_compared_with_nothing(evidence: dict[Path, Evidence])
     assert entry["drop_interval"] is entry["retention_interval"] is entry["confidence"] is None
     found = evidence[WHOLE]
     assert [found.gallery, found.layers, found.histograms] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "resampled", "compared"),
+    [
+        (("own", "float"), 0, set()),
+        (("own", ""), 2, {SMALL, WHOLE}),
+        (("other", "float"), 2, {SMALL}),
+        (("own", "another"), 2, {SMALL, WHOLE}),
+    ],
+)
+def test_evidence_of_the_same_accuracies_is_taken(
+    tiny: Program,
+    folder: Path,
+    tmp_path: Path,
+    evidence: dict[Path, Evidence],
+    monkeypatch: pytest.MonkeyPatch,
+    keys: tuple[str, str],
+    resampled: int,
+    compared: set[Path],
+) -> None:
+    """What is taken is what was made, to the last digit; of any other accuracy, or float file, it is made anew."""
+    cache, items = Cache(tmp_path / "cache"), [written(SMALL, "int8"), written(WHOLE, "fp32")]
+    made: list[Path] = []
+    of_accuracy, of_scores = gathering._of_accuracy, gathering.resampled
+
+    def counted(*given: Any) -> Evidence:
+        made.append(given[4])
+        return of_accuracy(*given)
+
+    monkeypatch.setattr(gathering, "_of_accuracy", counted)
+    first = gather(tiny, "detect", None, items, both(folder, ("own", "float")), Clock(Silent()), cache=cache)
+    assert made == [SMALL, WHOLE]
+    made.clear()
+    drawn: list[Any] = []
+
+    def resamples(_: str, each: dict[Path, Accuracy], *__: Any) -> dict[Path, Any]:
+        drawn.extend(each)
+        return {path: of_scores("detect", one.scores) for path, one in each.items()}
+
+    monkeypatch.setattr(gathering, "_resamples", resamples)
+    again = gather(tiny, "detect", None, items, both(folder, keys), Clock(Silent()), cache=cache)
+    assert first == again == evidence
+    assert (len(drawn), set(made)) == (resampled, compared)
+
+
+def test_evidence_that_lacks_something_is_not_kept(
+    tiny: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no")
+
+    cache, items = Cache(tmp_path / "cache"), [written(SMALL, "int8"), written(WHOLE, "fp32")]
+    given = items, both(folder, ("own", "float")), Clock(Silent())
+    lost: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering, "gallery", fails)
+        assert gather(tiny, "detect", None, *given, lost, cache)[SMALL].gallery is None
+    assert [each.what for each in lost] == ["gallery"]
+    assert gather(tiny, "detect", None, *given, cache=cache)[SMALL].gallery
 
 
 def test_without_a_float_file_there_is_nothing_to_compare_with(tiny: Program, folder: Path) -> None:

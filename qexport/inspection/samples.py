@@ -6,8 +6,8 @@ Images are kept as the network saw them (`samples.npz`), so that neither the dat
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +79,8 @@ def batches_of(images: NDArray[np.uint8], given: SampleInput) -> list[NDArray[np
     return [np.stack(each[i : i + given.batch]) for i in range(0, len(each) - given.batch + 1, given.batch)]
 
 
-def take_samples(
-    program: Program, paths: Sequence[Path], runners: Mapping[str, Callable[[], Runner]]
-) -> Samples | None:
-    """Run every artifact on the first readable images; None where there is none, or nobody knows what outputs mean.
-
-    Args:
-        runners: artifact's file name → what loads it.
-    """
+def sample_images(program: Program, paths: Sequence[Path]) -> Samples | None:
+    """The first readable images; None where there is none, or nobody knows what outputs mean."""
     from qexport.programs.sample_inputs import sample_pixels
 
     if program.layout.head == "unknown":
@@ -97,9 +91,7 @@ def take_samples(
     # The pixels were made of bytes, so that rounding gives the same bytes.
     images = np.rint(np.concatenate(pixels) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     given = program.input
-    samples = Samples(program.layout, SampleInput(given.batch, given.preprocess, given.form), images)
-    found = {name: detect(load(), samples.batches, samples.layout) for name, load in runners.items()}
-    return replace(samples, found=found)
+    return Samples(program.layout, SampleInput(given.batch, given.preprocess, given.form), images)
 
 
 def detect(runner: Runner, batches: Sequence[NDArray[np.float32]], layout: HeadLayout) -> tuple[Findings, ...]:

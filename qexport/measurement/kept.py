@@ -11,6 +11,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ from qexport.verification.result import ArtifactResult
 Noun = TypeVar("Noun")
 NOUN, ARRAYS = "noun.json", "arrays.bin"
 """Files of entries."""
+RESTLESS = timedelta(hours=1)
+"""For so long latencies of a restless machine are taken: the next run may find it quiet."""
 BLOCK = 256
 """Images that an accuracy's entry has in one file: no more are in memory at once."""
 
@@ -159,6 +162,19 @@ def timing_key(cache: Cache, items: Sequence[ArtifactResult], batch: NDArray[np.
     parts = {"files": [identity(item) for item in items], "batch": hashlib.sha256(batch.tobytes()).hexdigest()}
     machine = {"threads": threads, "host": platform.node(), "quota": control_group_limits()[0]}
     return cache.key("latency", {**parts, "shape": batch.shape, **machine})
+
+
+def still_holds(timings: Timings, made: str) -> bool:
+    """Whether latencies are to be taken that were measured at a time, see `kept`."""
+    restless = any(row.latency.restless for row in timings.rows)
+    return not restless or datetime.now(UTC) - datetime.fromisoformat(made) < RESTLESS
+
+
+def placed(cache: Cache, key: str, links: Mapping[str, Path]) -> str:
+    """Key of an accuracy whose images lie at places, see `kept_accuracy`."""
+    return cache.key(
+        "placed", {"accuracy": key, "places": {name: str(path.absolute()) for name, path in links.items()}}
+    )
 
 
 def set_digest(shards: Sequence[EvaluationSet]) -> str:

@@ -28,7 +28,9 @@ from qexport.measurement.kept import (
     keep_accuracy,
     kept,
     kept_accuracy,
+    placed,
     set_digest,
+    still_holds,
     timing_key,
     unchanged,
 )
@@ -58,7 +60,8 @@ class Figures:
 
     `outputs` is what is measured in place of accuracy where nobody knows what they mean, `by_default` an FP32 file's
     latency where its runtime would compute it in less than FP32 if nobody asked, as (type, latency). `taken` has those
-    that an earlier run has measured, "accuracy", "latency" or "outputs" → when, in UTC.
+    that an earlier run has measured, "accuracy", "latency" or "outputs" → when, in UTC. `key` is the same where the
+    accuracy is, of images at the same places; "" where nobody can tell.
     """
 
     accuracy: Accuracy | None = None
@@ -66,6 +69,7 @@ class Figures:
     outputs: tuple[OutputFidelity, ...] = ()
     by_default: tuple[str, Latency] | None = None
     taken: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
 
 
 def measure(
@@ -106,6 +110,7 @@ def measure(
             outputs.get(path, ()),
             lowered.get(path),
             {what: when for (each, what), when in run.taken.items() if each == path},
+            run.keys.get(path, ""),
         )
         for path in paths
     }
@@ -113,7 +118,10 @@ def measure(
 
 @dataclass(frozen=True)
 class _Run:
-    """What is measured, and with what; `taken` gains when an earlier run has measured what of an artifact."""
+    """What is measured, and with what.
+
+    `taken` gains when an earlier run has measured what of an artifact, `keys` by what its accuracy is known again.
+    """
 
     program: Program
     task: str
@@ -125,6 +133,7 @@ class _Run:
     cache: Cache
     elsewhere: Elsewheres | None
     taken: dict[tuple[Path, str], str] = field(default_factory=dict)
+    keys: dict[Path, str] = field(default_factory=dict)
 
 
 def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
@@ -213,7 +222,7 @@ def _timed_once(
 ) -> dict[Timed, Latency]:
     """Latencies of a runtime's files, timed in turns now, or all of them by one earlier run."""
     key, before = timing_key(run.cache, items, batch, run.threads), len(run.missing)
-    if earlier := kept(run.cache, key, Timings):
+    if (earlier := kept(run.cache, key, Timings)) and still_holds(*earlier):
         run.taken.update({(item.artifact.path, "latency"): earlier[1] for item in items})
         return {(items[row.artifact].artifact.path, row.kind): row.latency for row in earlier[0].rows}
     runners: dict[Timed, Runner] = {}
@@ -222,8 +231,7 @@ def _timed_once(
             runners |= _runners(item, run.threads)
     with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
         found = _timed(runners, batch, advance, run.missing)
-    restless = any(latency.restless for latency in found.values())
-    if len(run.missing) == before and not restless and unchanged(items):
+    if len(run.missing) == before and unchanged(items):
         places = {item.artifact.path: number for number, item in enumerate(items)}
         rows = (Timing(places[path], kind, latency) for (path, kind), latency in found.items())
         keep(run.cache, key, Timings(tuple(rows)))
@@ -279,10 +287,12 @@ def _accuracies(run: _Run) -> dict[Path, Accuracy]:
                 key = _key(run, "accuracy", item, {"reference": of_reference}, digest)
                 if earlier := kept_accuracy(run.cache, key, links):
                     found[path], run.taken[path, "accuracy"] = earlier
+                    run.keys[path] = placed(run.cache, key, links)
                 else:
                     found[path] = _accuracy(run, item, data, detections)
                     if key and unchanged((item,)) and set_digest(data) == digest:
                         keep_accuracy(run.cache, key, found[path])
+                        run.keys[path] = placed(run.cache, key, links)
                 if item.artifact.precision == "fp32":
                     references[name] = found[path].detections, key
     return found

@@ -29,10 +29,12 @@ from qexport.measurement.evidence.histograms import worst_histograms
 from qexport.measurement.evidence.layers import layers
 from qexport.measurement.evidence.matched_boxes import matched_boxes
 from qexport.measurement.evidence.parts import ConfidenceShift, Histogram, Layer, Picture
-from qexport.measurement.measure import Figures
+from qexport.measurement.kept import keep, kept
+from qexport.measurement.measure import NO_CACHE, Figures
 from qexport.measurement.top1 import class_shares, top1
 from qexport.planning.plan import load_plan
 from qexport.programs.program import Program
+from qexport.system.cache import Cache
 from qexport.tasks import SCORING
 from qexport.verification.result import ArtifactResult, float_counterparts
 
@@ -74,40 +76,61 @@ def gather(
     figures: Mapping[Path, Figures],
     clock: Clock,
     missing: list[Unmeasured] | None = None,
+    cache: Cache = NO_CACHE,
 ) -> dict[Path, Evidence]:
     """Evidence of every artifact, by path.
 
     Args:
         missing: gains what could not be made; what else can be is.
+        cache: what earlier runs made of the same accuracies.
     """
     lost = [] if missing is None else missing
-    counterparts = float_counterparts(written)
+    others, before = float_counterparts(written), len(lost)
     accuracies = {path: each.accuracy for path, each in figures.items() if each.accuracy and each.accuracy.found}
-    labelled = {path: each for path, each in accuracies.items() if each.scores}
-    resamples = _resamples(task, labelled, clock, lost) if labelled else {}
-    found: dict[Path, Evidence] = {}
+    keys = {path: _key(cache, figures[path], figures.get(others.get(path, path))) for path in accuracies}
+    found = {path: earlier[0] for path, key in keys.items() if (earlier := kept(cache, key, Evidence))}
+    anew = {each: accuracies.get(each) for path in keys if path not in found for each in (path, others.get(path, path))}
+    resamples = _resamples(task, {path: each for path, each in anew.items() if each and each.scores}, clock, lost)
     with clock.step("compare", "Comparing detections", len(written)) as advance:
         for item in written:
-            path, other = item.artifact.path, counterparts.get(item.artifact.path)
-            found[path] = Evidence()
-            with attempt(lost, "noise of layers", path):
-                noise = _noise(program, table, item)
-                found[path] = Evidence(layers=noise[0], histograms=noise[1])
-            if path in resamples:
-                with attempt(lost, "intervals of accuracy", path):
-                    bounds = intervals(resamples[path], resamples.get(other) if other else None)
-                    found[path] = replace(found[path], intervals=bounds)
-            if path in accuracies:
+            path, other = item.artifact.path, others.get(item.artifact.path)
+            if path in accuracies and path not in found:
+                found[path] = _intervals(path, other, resamples, lost)
                 pair = accuracies[path], accuracies.get(other) if other else None
                 found[path] = _of_accuracy(task, *pair, found[path], path, lost)
+                if len(lost) == before:
+                    keep(cache, keys[path], found[path])
+            with attempt(lost, "noise of layers", path):
+                noise = _noise(program, table, item)
+                found[path] = replace(found.get(path, Evidence()), layers=noise[0], histograms=noise[1])
+            found.setdefault(path, Evidence())
             advance()
     return found
+
+
+def _key(cache: Cache, own: Figures, reference: Figures | None) -> str:
+    """Key of what an accuracy shows beside the float file's; "" where nobody knows either of them again."""
+    if not own.key or (reference and not reference.key):
+        return ""
+    return cache.key("evidence", {"own": own.key, "reference": reference.key if reference else ""})
+
+
+def _intervals(
+    path: Path, other: Path | None, resamples: Mapping[Path, FloatArray], missing: list[Unmeasured]
+) -> Evidence:
+    """Evidence of nothing but intervals; of nothing where there are no resamples."""
+    if path in resamples:
+        with attempt(missing, "intervals of accuracy", path):
+            return Evidence(intervals=intervals(resamples[path], resamples.get(other) if other else None))
+    return Evidence()
 
 
 def _resamples(
     task: str, accuracies: Mapping[Path, Accuracy], clock: Clock, missing: list[Unmeasured]
 ) -> dict[Path, FloatArray]:
     found: dict[Path, FloatArray] = {}
+    if not accuracies:
+        return found
     with clock.step("bootstrap", "Resampling", len(accuracies)) as advance:
         for path, accuracy in accuracies.items():
             with attempt(missing, "intervals of accuracy", path):
