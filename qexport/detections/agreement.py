@@ -92,6 +92,11 @@ class Agreement:
         return self.kept / self.total if self.total else None
 
     @property
+    def evidence(self) -> int:
+        """Confident detections of both sides, or images of a classifier: how much the other figures are of."""
+        return self.total or len(self.probabilities)
+
+    @property
     def shift(self) -> float | None:
         """Mean difference of the scores of pairs."""
         return float(np.mean(self.shifts)) if self.shifts else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +63,13 @@ def verify(
     Raises:
         VerificationError: a tensor differs from the plan, or the runtime computes something else.
     """
-    path, backend, named = Path(path), find_backend(target.format), named_inputs(image_files(images), program)
+    path, backend, files = Path(path), find_backend(target.format), image_files(images)
+    named = named_inputs(files, program)
+    inputs, further = [given for _, given in named], _further(files, program, named)
     half = target.precision == "fp16"
     runner = FiniteRunner(backend.runner(path, threads), program, backend.info.name, half)
     try:
-        return _verified(path, backend, runner, program, target, plan, [given for _, given in named], reference)
+        return _verified(path, backend, runner, program, target, plan, inputs, reference, further)
     except NotFiniteError as error:
         names = (str(paths[error.place]) for paths, given in named if np.array_equal(given, error.batch))
         raise error.named(next(names, "that was generated")) from error
@@ -82,20 +84,32 @@ def _verified(
     plan: QuantPlan | None,
     inputs: Sequence[NDArray[np.float32]],
     reference: Program | None,
+    further: Iterable[NDArray[np.float32]],
 ) -> Verified:
     """The same with what is run, on batches of images."""
     if plan is not None and computes_in_integers(target):
         meters = metered(program, plan, reference) if program.graph.instrumentable else None
         stored = backend.read(path)
-        same = verified(program, plan, stored, runner, inputs, meters if program.graph.whole else None)
+        same = verified(program, plan, stored, runner, inputs, meters if program.graph.whole else None, further)
         if meters is not None and not program.graph.whole:
             show(meters, inputs)
         return Verified(same, summary_of(stored), sqnr_of(meters) if meters else None)
     if inputs:
-        check_outputs(program.graph, program, runner, inputs, backend.info.name)
+        check_outputs(program.graph, program, runner, inputs, backend.info.name, further)
     else:
         runner(generated_input(program))
     stored = backend.read(path)
     if plan is not None:
         check_weights(program, plan, stored)
     return Verified(None, summary_of(stored))
+
+
+def _further(
+    files: Sequence[Path], program: Program, named: list[tuple[tuple[Path, ...], NDArray[np.float32]]]
+) -> Iterator[NDArray[np.float32]]:
+    """Batches of the files behind those that are named, one at a time; `named` has the one that was yielded last."""
+    start = 1 + max((files.index(path) for paths, _ in named for path in paths), default=len(files))
+    for place in range(start, len(files), program.input.batch):
+        for pair in named_inputs(files[place : place + program.input.batch], program, count=1):
+            named[:] = [pair]
+            yield pair[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,12 +34,14 @@ def verify(
     runner: Runner,
     inputs: Sequence[NDArray[np.float32]],
     reference: Run | None = None,
+    further: Iterable[NDArray[np.float32]] = (),
 ) -> Verification:
     """Compare an artifact with its plan and with the simulated program.
 
     Args:
         inputs: batches (n, channels, height, width) of real images.
         reference: the simulated program, where the caller has one that it learns more from.
+        further: batches for where a fault shows in few detections, see `check_outputs`.
 
     Raises:
         VerificationError: a tensor differs from the plan, a planned tensor stayed float, or outputs disagree.
@@ -47,9 +49,9 @@ def verify(
     found = check_plan(program, plan, stored)
     check_biases(program, plan, stored)
     share = check_coverage(program, plan, stored)
-    same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile)
+    same = check_outputs(reference or simulation(program, plan), program, runner, inputs, plan.profile, further)
     planned = sum(not t.is_float for t in plan.tensors.values())
-    checked = Verification(found, planned - found, None, len(inputs) * program.input.batch, stored.coverage)
+    checked = Verification(found, planned - found, None, same.batches * program.input.batch, stored.coverage)
     checked = replace(checked, planned_coverage=share)
     if same.agreement is None:
         return replace(checked, cosine=same.cosine, min_agreement=MIN_COSINE)
