@@ -1,12 +1,16 @@
-"""Whole runs of the installed command on the demo model, and what they leave behind."""
+"""Whole runs on the demo model, most of them of the installed command, and what they leave behind."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from small_models import saved, small_model
+
+from qexport.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("qexport"))
@@ -76,6 +82,27 @@ def run(folder: Path, *words: str) -> Run:
     return Run(folder, done.stdout, done.stderr)
 
 
+def here(folder: Path, *words: str) -> Run:
+    """The same in this process, with everything that it or a library writes: what no other process is needed for."""
+    level = logging.getLogger().level
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2)]
+        stack.callback(logging.getLogger().setLevel, level)  # which the command line silences for good
+        for number, file in enumerate(said, 1):  # compiled code writes to the descriptor
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(file.fileno(), number)
+        stack.enter_context(redirect_stdout(said[0]))
+        stack.enter_context(redirect_stderr(said[1]))
+        code = main([*words, "--out", str(folder)])
+        for file in said:
+            file.seek(0)
+        output, errors = (file.read() for file in said)
+    assert code == 0, errors
+    return Run(folder, output, errors)
+
+
 def below(folder: Path) -> set[str]:
     """Everything in a folder, hidden files and subfolders included."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
@@ -97,7 +124,7 @@ def one2many(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The other head, scored, in silence, with a page of the report."""
     folder = tmp_path_factory.mktemp("one2many")
     page = str(folder / "page.html")
-    return run(folder / "out", *JOB, *OTHER_HEAD, "--no-latency", "--quiet", "--report", page)
+    return here(folder / "out", *JOB, *OTHER_HEAD, "--no-latency", "--quiet", "--report", page)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +309,7 @@ def test_an_unmeasured_run_writes_no_float_file_and_none_that_it_was_given(again
 
 
 def test_a_saved_calibration_gives_the_same_plan_and_file_in_another_process(one2many: Run, again: Run) -> None:
-    """`test_verify_file.py` has that two processes calibrate to the same table."""
+    """The other file was written in this process; `test_verify_file.py` has that two calibrate to the same table."""
     for name in ("plan.json", "shapes26_int8.tflite"):
         assert again.bytes_of(name) == one2many.bytes_of(name)
     assert again.report["calibration"]["table"] == str(one2many.folder / "calibration.npz")
@@ -292,7 +319,7 @@ def test_a_saved_calibration_gives_the_same_plan_and_file_in_another_process(one
 def test_float_export_without_data(tmp_path: Path) -> None:
     model = saved(small_model("Detect", end2end=True, reg_max=1), tmp_path / "small.pt")
     words = (str(model), "--imgsz", "64", "96", *UNMEASURED, "--report", str(tmp_path / "r.json"))
-    finished = run(tmp_path / "out", *words)
+    finished = here(tmp_path / "out", *words)
     assert below(finished.folder) == {"small_fp32.tflite", "small_fp32.tflite.manifest.json"}
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["model"]["imgsz"] == [64, 96]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from far_tasks import fails, steps
 from small_models import saved, small_model
 
 from qexport.errors import InputError
@@ -25,7 +26,7 @@ from qexport.job.offload import offloaded_formats
 from qexport.job.options import ExportJob
 from qexport.programs.build import read_source
 from qexport.programs.options import CaptureOptions
-from qexport.progress import Advance, Progress
+from qexport.progress import Advance
 from qexport.steps.build import BuildRequest, Built, build, ready
 from qexport.steps.plan import make_target
 from qexport.system import machine
@@ -97,19 +98,6 @@ class Noted:
             yield lambda note="": self.notes.append(f"one more {note}".strip())
         finally:
             self.notes.append(f"{title} is over")
-
-
-def steps(count: int, *, progress: Progress) -> int:
-    """A task that is imported by name in the other process."""
-    with progress.step("counting", count) as advance, progress.step("besides"):
-        for number in range(count):
-            advance(f"behind {number}" if number else "")
-    return count
-
-
-def fails(*, progress: Progress) -> None:
-    with progress.step("trying"):
-        raise InputError("no", "stop")
 
 
 def test_steps_of_another_process_are_shown_here() -> None:

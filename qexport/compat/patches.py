@@ -85,6 +85,12 @@ ONNX_DECOMPOSITIONS = Patch(
     "torch 2.13",
     "it traces the whole graph to rewrite a tenth of it (lowering/decompositions.py)",
 )
+TRACED_MODULES = Patch(
+    "torch.fx._lazy_graph_module",
+    "_make_graph_module",
+    "torch 2.13",
+    "what is traced is written as Python and compiled, which nobody runs (lowering/decompositions.py)",
+)
 OPERATOR_CHECK = Patch(
     "torchvision.ops.boxes",
     "_assert_has_ops",
@@ -104,6 +110,7 @@ PATCHES = (
     DECOMPOSITIONS,
     DECOMPOSITIONS_AS_IMPORTED,
     ONNX_DECOMPOSITIONS,
+    TRACED_MODULES,
     OPERATOR_CHECK,
     PLOT_SETTINGS,
 )

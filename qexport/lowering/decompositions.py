@@ -19,10 +19,13 @@ import torch
 from torch._guards import detect_fake_mode
 from torch.export.graph_signature import TensorArgument
 from torch.fx import Graph, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
+
+from qexport.compat.patches import TRACED_MODULES, replaced
 
 TESTED = {"litert-torch": "0.10.", "torch": "2.13."}
 """Versions (their beginnings) that this was compared with; with others the converters run as they are."""
@@ -60,13 +63,14 @@ def run_decompositions(exported: Any, table: Table | None, known: Known) -> Any:
         known: kept from run to run.
     """
     known.expansions.clear()  # another run has another table
+    operators = dict(table or {})  # torch's own kind of table counts and copies all of itself whenever it is asked
     graph: Graph = exported.graph_module.graph
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes if node.op == "placeholder"])
     assert mode is not None
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), replaced(TRACED_MODULES, _LazyGraphModule):
         for node in list(graph.nodes):
             if node.op == "call_function" and not node._erased:
-                _visit(graph, node, table or {}, known)
+                _visit(graph, node, operators, known)
     for node in graph.nodes:
         _describe(node)
     graph.eliminate_dead_code()
@@ -93,7 +97,7 @@ def _visit(graph: Graph, node: Node, table: Table, known: Known) -> None:
         return
     node.meta = dict(node.meta)  # passes give several nodes one dictionary
     if expands:
-        _expand(graph, node, table.get(target, target), args, kwargs, table, known)
+        _expand(graph, node, target, args, kwargs, table, known)
         return
     # A pass may have changed the order in memory since a view of it was made; files know no such order.
     computes = aten.reshape.default if target is aten.view.default else target
@@ -162,7 +166,7 @@ def _traced(call: Callable[..., Any], examples: list[torch.Tensor], table: Table
     """The operators that a call consists of."""
     if table:
         functional = torch.func.functionalize(call, remove="mutations")
-        traced: Graph = make_fx(functional, decomposition_table=dict(table))(*examples).graph
+        traced: Graph = make_fx(functional, decomposition_table=table)(*examples).graph
         return traced
     # Before dispatch, so that composite operators inside a pass's function stay whole.
     composite: Graph = make_fx(call, pre_dispatch=True)(*examples).graph

@@ -24,6 +24,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
@@ -42,7 +43,7 @@ def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:
     _propagate(graph.graph, tensors)
     results, spec = _outputs(graph.graph)
     made = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
-    return ExportedProgram(
+    program = ExportedProgram(
         root=graph,
         graph=graph.graph,
         graph_signature=ExportGraphSignature(specs, made),
@@ -51,6 +52,9 @@ def exported_program(module: GraphModule, *examples: Tensor) -> ExportedProgram:
         module_call_graph=[ModuleCallEntry("", _call(given, results, spec))],
         example_inputs=(examples, {}),
     )
+    # Passes end with code written anew for their graph, which nobody runs: this kind writes it when it is run.
+    program._graph_module = _LazyGraphModule.from_graphmodule(program.graph_module)
+    return program
 
 
 def _lift(graph: GraphModule, given: list[Node], tensors: dict[Node, Tensor]) -> list[InputSpec]:
