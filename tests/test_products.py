@@ -96,7 +96,7 @@ def test_what_each_factor_has_lost_comes_back(program: Program) -> None:
         Candidate(program, plan, program).with_parameters(lost), (ScoreShift(),), demo_images("train", 24), Silent()
     )
     assert record.kept
-    assert record.reason.count("confidences have shifted by")
+    assert record.reason.count("left out of the fit in its turn, have shifted by")
     for name in lost:
         back = made.program.graph.parameter(name) - program.graph.parameter(name)
         assert back.abs().max() < 0.1, name

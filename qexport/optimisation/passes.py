@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qexport.data.choice import take
 from qexport.data.views import ENOUGH, with_views
@@ -60,6 +62,35 @@ class Aimed(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class CrossFit:
+    """A candidate fitted to all images, and what images say that a fit was left without.
+
+    Attributes:
+        before, after: (images, 2) of `confidence_shift`, of the same images; `after` of each image as fitted to all
+            folds but its own.
+    """
+
+    candidate: Candidate
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+
+@runtime_checkable
+class CrossFitted(Aimed, Protocol):
+    """A pass whose gain is hardly more than chance moves it by, so that it needs all images to be fitted to.
+
+    It is judged by them, too: each by what was fitted to all folds but its own (Stone, "Cross-Validatory Choice and
+    Assessment of Statistical Predictions", 1974). `gained` is given distances with the confidences of those.
+    """
+
+    def cross_fitted(
+        self, candidate: Candidate, folds: Sequence[Sequence[Path]], progress: Progress, /
+    ) -> CrossFit | None:
+        """Fit to all folds, and to all but each; None where fewer than two of them say anything."""
+        ...
+
+
 @runtime_checkable
 class Replanning(Protocol):
     """A pass that plans anew, so that what is quantised changes; it has to be given what makes plans."""
@@ -91,17 +122,38 @@ def optimise(
     if reason:
         return candidate, not_run((each.name for each in passes), reason)
     if not views or len(images) >= ENOUGH:
-        return _one_after_the_other(candidate, passes, judged, seen, progress)
+        given = _Pictures(judged, seen, _folds(judged, seen, candidate.program.input.batch))
+        return _one_after_the_other(candidate, passes, given, progress)
     wanted = candidate.program.input
     with with_views(judged, wanted) as more_judged, with_views(seen, wanted) as more_seen:
-        made, records = _one_after_the_other(candidate, passes, more_judged, more_seen, progress)
+        made, records = _one_after_the_other(candidate, passes, _Pictures(more_judged, more_seen), progress)
     return made, tuple(replace(each, images=len(judged)) for each in records)
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """What passes are judged on, what they see, and both in parts that say something of each other.
+
+    Attributes:
+        folds: none of views: those of one image are too much alike.
+    """
+
+    judged: Sequence[Path]
+    seen: Sequence[Path]
+    folds: Sequence[Sequence[Path]] = ()
+
+
+def _folds(judged: Sequence[Path], seen: Sequence[Path], size: int) -> list[Sequence[Path]]:
+    """Batch by batch, of those that are judged on and of as many as those may be of the others."""
+    halves = judged, take(seen, count=MAX_JUDGED)
+    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+
+
 def _one_after_the_other(
-    candidate: Candidate, passes: Sequence[WeightPass], judged: Sequence[Path], seen: Sequence[Path], progress: Progress
+    candidate: Candidate, passes: Sequence[WeightPass], given: _Pictures, progress: Progress
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes on pictures that are seen, and judge them on others."""
+    judged = given.judged
     with progress.step("measuring held-out images", 2 * len(judged)) as advance:
         held_out = hold_out(candidate.reference, judged, advance)
         start = _Measured(candidate, distance(candidate, held_out, advance))
@@ -110,11 +162,11 @@ def _one_after_the_other(
         started = time.perf_counter()
         if isinstance(each, Aimed):  # it is judged by something else, which says nothing of what is open
             tried_on, open_records = kept, []
-        reason, made = _tried(tried_on, each, seen, held_out, progress)
+        reason, made = _tried(tried_on, each, given, held_out, progress)
         record = PassRecord(each.name, False, images=len(judged), reason=reason)
         if made:
-            record, before = _judged(record, tried_on.distance, made.distance), tried_on.distance
-            if _gained(each, kept.distance, made.distance):
+            record, before = _judged(record, tried_on.distance, made), tried_on.distance
+            if _gained(each, kept.distance, made):
                 for index in open_records:
                     records[index] = _kept_with(records[index], each.name)
                 kept, tried_on, open_records, record = made, made, [], replace(record, kept=True)
@@ -128,37 +180,47 @@ def _one_after_the_other(
 
 @dataclass(frozen=True)
 class _Measured:
-    """A candidate and its distance on the held-out images."""
+    """A candidate and its distance on the held-out images; of one that saw those, too, what others say of it."""
 
     candidate: Candidate
     distance: Distance
+    fit: CrossFit | None = None
+
+    def beside(self, before: Distance) -> tuple[Distance, Distance]:
+        """What it is judged by: a distance before it and its own, with confidences that it did not see."""
+        if not self.fit:
+            return before, self.distance
+        return replace(before, confidences=self.fit.before), replace(self.distance, confidences=self.fit.after)
 
 
 def _tried(
-    given: _Measured, each: WeightPass, seen: Sequence[Path], held_out: HeldOut, progress: Progress
+    tried_on: _Measured, each: WeightPass, given: _Pictures, held_out: HeldOut, progress: Progress
 ) -> tuple[str, _Measured | None]:
     """Run one pass and measure what it made; or say why there is nothing."""
-    reason = each.requires(given.candidate)
+    old = tried_on.candidate
+    reason = each.requires(old)
     if reason:
         return f"not run: {reason}", None
-    changed = each(given.candidate, seen, progress)
-    reason = broken(given.candidate, changed, isinstance(each, Replanning)) or each.ensures(given.candidate, changed)
+    fit = each.cross_fitted(old, given.folds, progress) if given.folds and isinstance(each, CrossFitted) else None
+    changed = fit.candidate if fit else each(old, given.seen, progress)
+    reason = broken(old, changed, isinstance(each, Replanning)) or each.ensures(old, changed)
     if reason:
         return f"refused: {reason}", None
     with progress.step(f"judging {each.name}", len(held_out.inputs)) as advance:
-        return "", _Measured(changed, distance(changed, held_out, advance))
+        return "", _Measured(changed, distance(changed, held_out, advance), fit)
 
 
-def _judged(record: PassRecord, before: Distance, after: Distance) -> PassRecord:
+def _judged(record: PassRecord, given: Distance, made: _Measured) -> PassRecord:
     """The record with the figures that a pass is judged by."""
+    before, after = made.beside(given)
     noise = margin(before, after)[1]
-    figures = (
-        f"the distance on images that it did not see is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
-    )
+    of_images = "held-out images" if made.fit else "images that it did not see"
+    figures = f"the distance on {of_images} is {after.mean:.3g}, it was {before.mean:.3g} (noise {noise:.2g})"
     gain, its_noise = log_margin(before, after)
     figures += f"; image by image it is {gained_text(gain, its_noise)}"
     if after.shift is not None:
-        figures += f"; confidences have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
+        whose = f" of {len(after.confidences)} images, each left out of the fit in its turn," if made.fit else ""
+        figures += f"; confidences{whose} have shifted by {after.shift:+.3f}, before by {before.shift or 0:+.3f}"
     return replace(record, before=before.mean, after=after.mean, noise=noise, reason=figures)
 
 
@@ -168,8 +230,9 @@ def _kept_with(record: PassRecord, other: str) -> PassRecord:
     return replace(record, kept=True, reason=f"{reason}; within noise alone, kept with {other}")
 
 
-def _gained(each: WeightPass, before: Distance, after: Distance) -> bool:
+def _gained(each: WeightPass, given: Distance, made: _Measured) -> bool:
     """Whether more than noise is gained."""
+    before, after = made.beside(given)
     gain, noise = log_margin(before, after)
     if not isinstance(each, Aimed):
         return gain > MIN_GAIN * noise

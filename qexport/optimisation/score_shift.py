@@ -11,17 +11,19 @@ class. It is shrunk towards the mean of many where few were seen (James and Stei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from qexport.data.choice import take
 from qexport.optimisation.candidate import Candidate, batch_count, batches, changed_parameters
-from qexport.optimisation.confidences import Factor, Peaks, peaks, score_levels
+from qexport.optimisation.confidences import CONFIDENT, Factor, Peaks, peaks, score_levels
 from qexport.optimisation.distance import Distance, raw_outputs, shift_margin
+from qexport.optimisation.passes import CrossFit
 from qexport.programs.program import Program
 from qexport.progress import Progress
 from qexport.simulation.fused import Fused
@@ -34,7 +36,9 @@ PRIOR = 32.0
 """So many peaks say as much as what is expected without them: of all nothing, of a level the shift of all, of a class
 that of its level."""
 MIN_PEAKS = 16
-"""Of a class in a level, below which it has the level's shift."""
+"""Of a class in a level, below which it has the shift of all such classes there."""
+MIN_FOLDS = 2
+"""With peaks or without, of which one can be left out."""
 LARGEST = 4.0
 """Differences of logits are cut there: an object that is lost altogether is not found again by moving all others."""
 
@@ -52,19 +56,28 @@ class ScoreShift:
 
     def __call__(self, candidate: Candidate, images: Sequence[Path], progress: Progress, /) -> Candidate:
         """Measure the shift on images, and move biases by as much."""
-        program, images = candidate.program, take(images, count=MAX_IMAGES)
-        exact = raw_outputs(candidate.reference)
-        quantised = raw_outputs(program, insert(program, candidate.plan, Fused))
-        seen = {name: _Seen() for name in program.raw.scores}
-        count = batch_count(program, images)
-        with torch.no_grad(), progress.step("measuring shifts of scores", count) as advance:
-            for batch in batches(program, images):
-                found = peaks(program, exact(batch), quantised(batch), LEAST)
-                for level in found:
-                    for name, factor in level.factors.items():
-                        seen[name].add(level, factor, program.values[name].shape[1])
-                advance()
-        return candidate.with_parameters(_moved(program, seen))
+        folds = _seen(candidate, [take(images, count=MAX_IMAGES)], progress)
+        return _moved(candidate, _shifts(candidate.program, folds))
+
+    def cross_fitted(
+        self, candidate: Candidate, folds: Sequence[Sequence[Path]], progress: Progress, /
+    ) -> CrossFit | None:
+        """Measure the shift on all folds, and on all but each what of that fold's own would be left.
+
+        What is left is that of raw outputs as they were, with the bias' shift added: where a fold is small and they are
+        in integers, nobody runs the program once more for it.
+        """
+        seen = [fold for fold in _seen(candidate, folds, progress) if fold.batches]
+        if len(seen) < MIN_FOLDS:
+            return None
+        program = candidate.program
+        before, after = list[Tensor](), list[Tensor]()
+        for fold in seen:
+            others = _shifts(program, [other for other in seen if other is not fold])
+            before += [_left(program, batch, {}) for batch in fold.batches]
+            after += [_left(program, batch, others) for batch in fold.batches]
+        moved = _moved(candidate, _shifts(program, seen))
+        return CrossFit(moved, torch.cat(before).numpy(), torch.cat(after).numpy())
 
     def gained(self, before: Distance, after: Distance, /) -> tuple[float, float]:
         """How much nearer to nothing the mean shift is: that of one object is noise, which a bias cannot undo."""
@@ -84,34 +97,94 @@ def _biases(program: Program) -> dict[str, str]:
     return {name: bias for name in program.raw.scores if (bias := program.values[name].bias)}
 
 
-@dataclass
-class _Seen:
-    """What was seen of a level's classes: sum of weighted differences, sum of weights and number of peaks."""
+@dataclass(frozen=True)
+class _Batch:
+    """The peaks of each level, and how many images they are of."""
 
-    sums: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-
-    def add(self, level: Peaks, factor: Factor, classes: int) -> None:
-        """Take in the peaks of a batch, and what the output that is looked at has there."""
-        weight = level.real.to(torch.float64) * (-factor.real.to(torch.float64)).sigmoid()
-        lost = (factor.real - factor.approximate).to(torch.float64).clamp(-LARGEST, LARGEST)
-        each = torch.stack((weight * lost, weight, torch.ones_like(weight)), dim=1)
-        self.sums = self.sums + torch.zeros(classes, 3, dtype=torch.float64).index_add_(0, factor.channels, each)
+    images: int
+    levels: tuple[Peaks, ...]
 
 
-def _moved(program: Program, seen: Mapping[str, _Seen]) -> dict[str, Tensor]:
-    """Biases of scores with the shifts of their levels and classes; levels that share a bias are one."""
-    of_bias: dict[str, Tensor] = {}
-    for name, path in _biases(program).items():
-        of_bias[path] = of_bias.get(path, torch.zeros((), dtype=torch.float64)) + seen[name].sums
-    every = torch.stack([sums.sum(dim=0) for sums in of_bias.values()]).sum(dim=0)
+@dataclass(frozen=True)
+class _Fold:
+    """What was seen of images that are left out together.
+
+    Attributes:
+        sums: of each raw output with scores, by name, (classes, 3): weighted differences, weights and numbers of peaks.
+    """
+
+    batches: tuple[_Batch, ...]
+    sums: Mapping[str, Tensor]
+
+
+def _seen(candidate: Candidate, folds: Sequence[Sequence[Path]], progress: Progress) -> list[_Fold]:
+    """Run both programs over all images."""
+    program = candidate.program
+    exact, quantised = raw_outputs(candidate.reference), raw_outputs(program, insert(program, candidate.plan, Fused))
+    count, found = sum(batch_count(program, fold) for fold in folds), []
+    with torch.no_grad(), progress.step("measuring shifts of scores", count) as advance:
+        for fold in folds:
+            seen = []
+            for batch in batches(program, fold):
+                seen.append(_Batch(len(batch), tuple(peaks(program, exact(batch), quantised(batch), LEAST))))
+                advance()
+            found.append(_Fold(tuple(seen), _sums(program, seen)))
+    return found
+
+
+def _sums(program: Program, seen: Sequence[_Batch]) -> dict[str, Tensor]:
+    sums = {name: torch.zeros(program.values[name].shape[1], 3, dtype=torch.float64) for name in program.raw.scores}
+    for level in (level for batch in seen for level in batch.levels):
+        for name, factor in level.factors.items():
+            sums[name].index_add_(0, factor.channels, _weighted(level, factor))
+    return sums
+
+
+def _weighted(level: Peaks, factor: Factor) -> Tensor:
+    """Of each peak what the output has lost there, weighted, the weight, and one: (peaks, 3)."""
+    weight = level.real.to(torch.float64) * (-factor.real.to(torch.float64)).sigmoid()
+    lost = (factor.real - factor.approximate).to(torch.float64).clamp(-LARGEST, LARGEST)
+    return torch.stack((weight * lost, weight, torch.ones_like(weight)), dim=1)
+
+
+def _shifts(program: Program, folds: Iterable[_Fold]) -> dict[str, Tensor]:
+    """What is added to each bias, (classes,) by path, for its level and classes; levels that share one are one."""
+    of_bias: dict[str, list[Tensor]] = {}
+    for fold in folds:
+        for name, path in _biases(program).items():
+            of_bias.setdefault(path, []).append(fold.sums[name])
+    summed = {path: torch.stack(each).sum(dim=0) for path, each in of_bias.items()}
+    every = torch.stack([sums.sum(dim=0) for sums in summed.values()]).sum(dim=0)
     overall = _shrunk(every, torch.zeros((), dtype=torch.float64))
-    moved = {}
-    for path, sums in of_bias.items():
-        level = _shrunk(sums.sum(dim=0), overall)
-        shift = torch.where(sums[:, 2] >= MIN_PEAKS, _shrunk(sums, level), level)
-        bias = program.graph.parameter(path)
-        moved[path] = (bias.to(torch.float64) + shift.view_as(bias)).to(bias.dtype)
-    return moved
+    shifts = {}
+    for path, sums in summed.items():
+        level, many = _shrunk(sums.sum(dim=0), overall), sums[:, 2] >= MIN_PEAKS
+        # Of classes seen too seldom only what they lost themselves: with that of others, which have it back, it is not
+        # made up for on average.
+        shifts[path] = torch.where(many, _shrunk(sums, level), _shrunk(sums[~many].sum(dim=0), level))
+    return shifts
+
+
+def _moved(candidate: Candidate, shifts: Mapping[str, Tensor]) -> Candidate:
+    biases = {path: candidate.program.graph.parameter(path) for path in shifts}
+    return candidate.with_parameters(
+        {path: (old.to(torch.float64) + shifts[path].view_as(old)).to(old.dtype) for path, old in biases.items()}
+    )
+
+
+def _left(program: Program, batch: _Batch, shifts: Mapping[str, Tensor]) -> Tensor:
+    """What `confidence_shift` would be of a batch with biases moved: (images, 2)."""
+    biases, sums = _biases(program), torch.zeros(batch.images, 2, dtype=torch.float64)
+    for level in batch.levels:
+        logs = torch.zeros_like(level.real, dtype=torch.float64)
+        for name, factor in level.factors.items():
+            shift = shifts.get(biases.get(name, ""))
+            moved = factor.approximate.to(torch.float64)
+            logs += logsigmoid(moved if shift is None else moved + shift[factor.channels])
+        gained = logs.exp() - level.real.to(torch.float64)
+        each = torch.stack((gained, torch.ones_like(gained)), dim=1)[level.real >= CONFIDENT]
+        sums.index_add_(0, level.images[level.real >= CONFIDENT], each)
+    return sums
 
 
 def _shrunk(sums: Tensor, expected: Tensor) -> Tensor:

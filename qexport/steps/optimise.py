@@ -32,8 +32,8 @@ def optimise(
 ) -> tuple[Candidate, tuple[PassRecord, ...]]:
     """Run passes over a candidate's weights one after the other, and keep those after which it loses less.
 
-    That is judged on every second image, which passes do not see, and has to exceed noise: three images are needed at
-    least.
+    That is judged on every second image, which passes do not see, or by a fit that is left without each image in its
+    turn, and has to exceed noise: three images are needed at least.
 
     Args:
         passes: names, such as "bias-correction", or passes of your own.
