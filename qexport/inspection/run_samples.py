@@ -62,11 +62,13 @@ def _found(item: ArtifactResult, samples: Samples, threads: int, cache: Cache) -
     """What an artifact finds now, or found in an earlier run; nobody knows the GPU of an engine."""
     given = {"layout": to_json(samples.layout), "input": asdict(samples.input), "threads": threads}
     pixels = {"shape": samples.images.shape, "pixels": hashlib.sha256(samples.images.tobytes()).hexdigest()}
-    key = "" if item.engine else cache.key("samples", {"file": identity(item), **given, **pixels})
+    key = (
+        "" if item.engine or cache.folder is None else cache.key("samples", {"file": identity(item), **given, **pixels})
+    )
     if earlier := kept(cache, key, Found):
         return earlier[0].images
     found = detect(item.backend.runner(item.artifact.path, threads), samples.batches, samples.layout)
-    if unchanged((item,)):
+    if key and unchanged((item,)):
         keep(cache, key, Found(found))
     return found
 

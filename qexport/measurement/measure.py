@@ -154,7 +154,7 @@ def _outputs(run: _Run) -> dict[Path, tuple[OutputFidelity, ...]]:
             with run.clock.step(*title, len(paths)) as advance:
                 reference = item.backend.runner(exact.artifact.path, run.threads)
                 found[path] = _compared(program, reference, _finite(item, run), paths, advance)
-            if unchanged((item, exact)):
+            if key and unchanged((item, exact)):
                 keep(run.cache, key, Compared(found[path]))
     return found
 
@@ -231,7 +231,7 @@ def _timed_once(
             runners |= _runners(item, run.threads)
     with run.clock.step("latency", f"Timing {name}", WARM_UP + ROUNDS) as advance:
         found = _timed(runners, batch, advance, run.missing)
-    if len(run.missing) == before and unchanged(items):
+    if key and len(run.missing) == before and unchanged(items):
         places = {item.artifact.path: number for number, item in enumerate(items)}
         rows = (Timing(places[path], kind, latency) for (path, kind), latency in found.items())
         keep(run.cache, key, Timings(tuple(rows)))
